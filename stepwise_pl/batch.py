@@ -1,0 +1,72 @@
+"""CoTBatch: tokens, and which part each of them belongs to."""
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # the label that cross entropy leaves out
+
+
+class Part(IntEnum):
+    """The part of an example that a token belongs to.
+
+    The prompt owns the first separator; the CoT is everything strictly between the two
+    separators; the answer owns the second separator, itself and the final end token.
+    """
+
+    PROMPT = 0
+    COT = 1
+    ANSWER = 2
+    PAD = 3
+
+
+@dataclass
+class CoTBatch:
+    """A batch of examples, padded on the right.
+
+    Attributes:
+        tokens: token ids, [batch, seq] int64.
+        part: `Part` of each token, [batch, seq] int8; within a row parts only ascend.
+        position: position id of each token, [batch, seq] int64. `collate` counts from 0.
+        draw: number of each example in the endless training stream, [batch] int64 (in an
+            evaluation split, its index). Random offsets are a function of it.
+    """
+
+    tokens: Tensor
+    part: Tensor
+    position: Tensor
+    draw: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """1 where there is a token, 0 at padding; [batch, seq] int64."""
+        return (self.part != Part.PAD).long()
+
+    @property
+    def is_target(self) -> Tensor:
+        """Where the token is to be predicted: all but prompt and padding; [batch, seq] bool."""
+        return (self.part == Part.COT) | (self.part == Part.ANSWER)
+
+    @property
+    def labels(self) -> Tensor:
+        """The tokens to be predicted, `IGNORE` elsewhere; not shifted; [batch, seq] int64."""
+        return self.tokens.masked_fill(~self.is_target, IGNORE)
+
+    def length_of(self, part: Part) -> Tensor:
+        """Tokens of `part` in each example; [batch] int64."""
+        return (self.part == part).sum(1)
+
+    def select(self, rows: Tensor) -> "CoTBatch":
+        """The examples `rows` (indices or a mask)."""
+        return CoTBatch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
+        """The batch on another device."""
+        return CoTBatch(
+            **{field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)}
+        )

@@ -1,0 +1,141 @@
+"""When to validate, what to save, and what to show while training."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
+
+from stepwise_pl.module import StepwiseModule
+
+log = logging.getLogger(__name__)
+
+
+class ValidationTimes(Callback):
+    """Decides after which batches Lightning validates: it asks after `on_train_batch_end`.
+
+    At the end of every `every_epochs`-th epoch (0: none); just before the next token
+    leaves, once `every_removed` more are gone than at the last validation (0: never), so
+    that each number of removed tokens is measured when it has been trained on for as long
+    as it will be; and after the very last step.
+    """
+
+    NEVER = 1 << 62
+
+    def __init__(self, every_epochs: int, every_removed: int) -> None:
+        self.every_epochs, self.every_removed = every_epochs, every_removed
+        self.validated_at: int | None = None  # removed tokens at the last validation
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, StepwiseModule)
+        # Lightning validates if the number of batches of this epoch is a multiple of this.
+        trainer.val_check_batch = batch_idx + 1 if self._due(trainer, pl_module, batch_idx) else self.NEVER
+
+    def _due(self, trainer: L.Trainer, module: StepwiseModule, batch_idx: int) -> bool:
+        epoch_ends = batch_idx + 1 == trainer.num_training_batches
+        if epoch_ends and self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
+            return True
+        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step == trainer.max_steps or (epoch_ends and last_epoch):
+            return True
+        now = module.removed_tokens
+        leaves = min(module.schedule.removed(trainer.global_step), module.max_cot) > now
+        waited = self.validated_at is None or now - self.validated_at >= self.every_removed
+        return leaves and waited and self.every_removed > 0
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, StepwiseModule)
+        self.validated_at = pl_module.removed_tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validated_at": self.validated_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validated_at = state_dict["validated_at"]
+
+
+class Checkpoints(Checkpoint):
+    """Writes `last.ckpt` and `best.ckpt`.
+
+    `last.ckpt` is written every so many optimizer steps, at every validation, at the end,
+    and when training fails or is stopped between two steps. A failure inside a step
+    writes nothing: half a step is no state to go on from.
+
+    `best.ckpt` is the validation with the most removed tokens, and the highest answer
+    accuracy among those (`val/selection_score`).
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int) -> None:
+        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        self.every_n_steps = every_n_steps
+        self.best_score = float("-inf")
+        self._saved_step = 0
+        self._between_steps = False
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self._between_steps = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self._between_steps = True
+        step = trainer.global_step
+        if step != self._saved_step and step % self.every_n_steps == 0:
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics["val/selection_score"])
+        better = score > self.best_score
+        self.best_score = max(score, self.best_score)
+        if better:
+            trainer.save_checkpoint(self.best)
+        self._save_last(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self._save_last(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._between_steps and trainer.global_step != self._saved_step and not isinstance(exception, OSError):
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.last)
+        self._saved_step = trainer.global_step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+
+class StageProgressBar(TQDMProgressBar):
+    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=5)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        return progress(trainer, pl_module)
+
+
+class StageLog(Callback):
+    """One line of progress at every validation: for log files, where a redrawn bar is noise."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shown = ", ".join(f"{key} {value}" for key, value in progress(trainer, pl_module).items())
+        log.info("epoch %d, step %d: %s", trainer.current_epoch, trainer.global_step, shown)
+
+
+def progress(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+    """What a person wants to see while it trains."""
+    assert isinstance(module, StepwiseModule)
+    shown = {"removed": f"{module.removed_tokens}/{module.max_cot}"}
+    for name, key in (("loss", "train/loss"), ("accuracy", "val/answer_accuracy")):
+        if key in trainer.callback_metrics:
+            shown[name] = f"{float(trainer.callback_metrics[key]):.3f}"
+    return shown

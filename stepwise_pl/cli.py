@@ -1,0 +1,211 @@
+"""Hydra, in one place: from the command line to checked dataclasses, and errors in one line.
+
+Only this module imports hydra and omegaconf.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stepwise_pl import config as schemas
+from stepwise_pl import registry
+from stepwise_pl.errors import UserError, disk_error
+
+T = TypeVar("T")
+
+_PACKAGE = Path(__file__).parent
+# In a wheel the YAML files lie inside the package; in a checkout, at the top of the repository.
+CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
+
+GROUPS = {
+    "model": schemas.ModelConfig,
+    "optimizer": schemas.OptimizerConfig,
+    "trainer": schemas.TrainerConfig,
+    "logger": schemas.LoggerConfig,
+}
+# Overrides that change neither what is learned nor how: they do not name a run.
+_UNNAMED = ("run_dir", "resume", "seed", "logger", "trainer", "experiment")
+
+
+def register_schemas() -> None:
+    """Make every dataclass known to Hydra: `_<group>`, or `_<kind>` for a task or schedule."""
+    store = ConfigStore.instance()
+    for name, schema in (
+        ("_train", schemas.Config),
+        ("_evaluate", schemas.EvaluateConfig),
+        ("_export", schemas.ExportConfig),
+        ("_write_data", schemas.WriteDataConfig),
+    ):
+        store.store(name, schema)
+    for group, schema in GROUPS.items():
+        store.store(f"_{group}", schema, group=group)
+    for (group, kind), schema in registry.load_all().items():
+        store.store(f"_{kind}", schema, group=group)
+
+
+def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
+    """Compose `conf/<config_name>.yaml` with the command line, check it, and call `run` with the object.
+
+    A `UserError` and whatever Hydra, the configuration or the disk complains about becomes
+    one line on standard error and exit status 2; a defect keeps its traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    register_schemas()
+
+    def job(cfg: DictConfig) -> Any:
+        try:
+            return run(to_object(cfg))
+        except UserError as error:
+            if HydraConfig.get().mode is RunMode.RUN:
+                raise SystemExit(fail(str(error))) from None
+            raise
+
+    main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
+    try:
+        return main()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SystemExit(fail(explain(error))) from None
+    except UserError as error:
+        raise SystemExit(fail(str(error))) from None
+    except Exception as error:
+        if (trouble := disk_error(error)) is None:
+            raise
+        raise SystemExit(fail(f"{trouble}: free space there, or choose another folder")) from None
+
+
+def say(text: str) -> None:
+    """Print for the person at the keyboard."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def fail(message: str) -> int:
+    """Print one line for the person at the keyboard; return the exit status."""
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return 2
+
+
+def to_object(cfg: DictConfig) -> Any:
+    """A composed config as its dataclass, refusing keys that the dataclass does not have."""
+    cfg = OmegaConf.create(cfg)  # a copy
+    _refuse_unknown(cfg, "")
+    try:
+        return OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from None
+
+
+def _refuse_unknown(node: DictConfig, prefix: str) -> None:
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = [field.name for field in dataclasses.fields(schema)]
+    for key in node:
+        if key not in known:
+            raise UserError(unknown_key(f"{prefix}{key}", known))
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _refuse_unknown(child, f"{prefix}{key}.")
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """`key`, in full, is not among the `known` names of its group."""
+    group, _, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {group + '.' if group else ''}{close[0]}?" if close else ""
+    return f"{key}: no such key.{hint} {group or 'The top level'} has: {', '.join(known)}"
+
+
+def explain(error: Exception) -> str:
+    """What Hydra or OmegaConf complains about, in one line that names the key and what is allowed."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = str(error)
+    if match := re.search(r"Could not find '([\w./-]+)/([\w.-]+)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S):
+        group, name, options = match.groups()
+        allowed = sorted(option for option in options.split() if not option.startswith("_"))
+        return f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
+    if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
+        return f"{match[1]}: no such config group"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        if "Could not override" in text or "not in" in str(cause):
+            parent = cause.parent_node
+            known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
+            return unknown_key(cause.full_key, known)
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    return text
+
+
+def run_name() -> str:
+    """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
+
+    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any.
+    """
+    hydra_cfg = HydraConfig.get()
+    choices = hydra_cfg.runtime.choices
+    groups = ("task", "model", "schedule")
+    name = choices.get("experiment") or "-".join(str(choices[group]) for group in groups)
+    named = (*_UNNAMED, *groups) if not choices.get("experiment") else _UNNAMED
+    rest = [
+        override
+        for override in hydra_cfg.overrides.task
+        if (key := override.split("=")[0].lstrip("+~")) not in named and not key.startswith(("logger.", "trainer."))
+    ]
+    return "/".join([name, *([re.sub(r"[^\w.=,+-]", "_", ",".join(sorted(rest)))] if rest else [])])
+
+
+def job_label() -> str:
+    """The overrides of this command line or sweep job, for display."""
+    return str(HydraConfig.get().job.override_dirname)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain containers (numbers, strings, lists, dicts)."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def save_yaml(data: Mapping[str, Any], path: Path) -> None:
+    """Write plain containers as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(data))), encoding="utf-8")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read plain containers from YAML. Raises `UserError` if the file is not a YAML mapping."""
+    try:
+        data = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: is not a YAML mapping")
+    return {str(key): value for key, value in data.items()}
+
+
+def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
+    """The dataclass from plain containers, such as a run folder's config.yaml; `kind` selects task and schedule."""
+    kinds = registry.load_all()
+    cfg = OmegaConf.structured(schema)
+    for key, value in plain.items():
+        kind = (key, value.get("kind")) if isinstance(value, dict) else None
+        if kind in kinds:
+            value = OmegaConf.merge(OmegaConf.structured(kinds[kind]), value)  # type: ignore[index]
+        elif key not in cfg:
+            raise UserError(unknown_key(key, [str(name) for name in cfg]))
+        try:
+            cfg[key] = OmegaConf.merge(cfg[key], value) if isinstance(value, dict) else value
+        except OmegaConfBaseException as error:
+            raise UserError(explain(error)) from None
+    return to_object(cfg)  # type: ignore[no-any-return]

@@ -1,0 +1,231 @@
+"""The configuration as dataclasses: every key, its type, its default and its range.
+
+Free of torch, so that a bad configuration is refused before anything heavy is imported.
+The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `task` and
+`schedule` are the dataclasses in `stepwise_pl.tasks` and `stepwise_pl.schedules`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.errors import UserError, one_of, require
+from stepwise_pl.schedules import Schedule
+from stepwise_pl.tasks import Task
+
+PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
+
+
+@dataclass
+class ModelConfig:
+    """Which causal LM, which tokenizer, which weights to start from."""
+
+    # Hub name or folder of a pretrained model; with `pretrained=false` not read.
+    name: str = "gpt2"
+    pretrained: bool = False
+    # `symbols` (the small offline tokenizer), or a Hub name or folder of a Hugging Face tokenizer.
+    tokenizer: str = "symbols"
+    # Architecture of a model with random weights: a transformers model type and its size.
+    type: str = "gpt2"
+    layers: int = 3
+    heads: int = 4
+    width: int = 128
+    positions: int = 512
+    # One rate for every dropout of the model; null leaves the model's own.
+    dropout: float | None = None
+    # Further keys of the model's transformers config, by their own names.
+    config: dict[str, Any] = field(default_factory=dict)
+    # Weights to start from: a run folder, a Hugging Face folder, or a checkpoint folder of the
+    # reference implementation (state_dict.bin and config.json).
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "heads", "width", "positions"):
+            require(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "must be at least 1")
+        require(self.width % self.heads == 0, "model.heads", self.heads, f"must divide model.width={self.width}")
+        if self.dropout is not None:
+            require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
+        if self.pretrained and self.tokenizer == "symbols":
+            raise UserError(
+                "model.tokenizer=symbols does not fit pretrained weights: set model.pretrained=false, "
+                f"or the model's own tokenizer, model.tokenizer={self.name}"
+            )
+
+
+@dataclass
+class DataConfig:
+    """How examples become batches."""
+
+    # Examples per optimizer step, over all devices and accumulated micro-batches together.
+    batch_size: int = 32
+    # Examples per epoch; null: the size of the training set. Δ counts tokens per epoch.
+    epoch_size: int | None = None
+    eval_batch_size: int = 200
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
+        require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "must be at least 1")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
+        if self.epoch_size is not None:
+            require(self.epoch_size >= self.batch_size, "data.epoch_size", self.epoch_size,
+                    f"must be at least data.batch_size={self.batch_size}")  # fmt: skip
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its learning rate: warm-up, constant, and by choice a linear fall at the end."""
+
+    lr: float = 5e-5
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    # The last `decay_steps` of trainer.max_steps fall linearly to 0.
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optimizer.lr", self.lr, "must be above 0")
+        require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+                "optimizer.betas", self.betas, "must be two numbers of at least 0 and below 1")  # fmt: skip
+        require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
+        for key in ("weight_decay", "warmup_steps", "decay_steps"):
+            require(getattr(self, key) >= 0, f"optimizer.{key}", getattr(self, key), "must be at least 0")
+
+
+@dataclass
+class TrainerConfig:
+    """What is handed to the Lightning trainer."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    precision: str = "32-true"
+    max_epochs: int = 200
+    # Optimizer steps; -1: no limit but max_epochs.
+    max_steps: int = -1
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float = 1.0
+    # Validate every so many epochs; 0: only as `validate_every_removed` says.
+    validate_every_epochs: int = 1
+    # Validate as well whenever so many more tokens are about to be gone; 0: never.
+    validate_every_removed: int = 0
+    log_every_n_steps: int = 50
+    # Write checkpoints/last.ckpt every so many steps (and at every validation).
+    checkpoint_every_n_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu", "mps", "auto"))
+        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true", "16-mixed"))
+        for key in ("devices", "max_epochs", "accumulate_grad_batches", "log_every_n_steps",
+                    "checkpoint_every_n_steps"):  # fmt: skip
+            require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+        require(self.max_steps == -1 or self.max_steps >= 1, "trainer.max_steps", self.max_steps,
+                "must be at least 1, or -1 for no limit")  # fmt: skip
+        for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed"):
+            require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides metrics.csv in the run folder, which is always written."""
+
+    wandb: bool = False
+    # W&B without network or account; `wandb sync` uploads the folder later.
+    offline: bool = False
+    project: str = "stepwise_pl"
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class Config:
+    """One training run."""
+
+    task: Task = field(default_factory=Task)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = 0
+    # Everything the run writes goes here; null: a new folder under outputs/ named after the run.
+    run_dir: str | None = None
+    # Go on from checkpoints/last.ckpt in run_dir.
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        share = self.trainer.devices * self.trainer.accumulate_grad_batches
+        require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
+                f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
+        if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
+            raise UserError(
+                f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "
+                f"steps (it is {self.trainer.max_steps})"
+            )
+        if self.schedule.keep_position and not self.task.cot_length_known():
+            raise UserError(
+                "schedule.keep_position=true needs a task whose CoT length follows from the prompt, because "
+                f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
+            )
+
+
+@dataclass
+class EvaluateConfig:
+    """One evaluation of a trained run: `python -m stepwise_pl.evaluate run=<folder>`."""
+
+    # The run folder.
+    run: str = ""
+    # `best`, `last`, or a checkpoint file.
+    checkpoint: str = "best"
+    split: str = "test"
+    # CoT tokens to remove; null: as many as the checkpoint was trained with.
+    removed_tokens: int | None = None
+    # Examples to score; null: the whole split.
+    limit: int | None = None
+    batch_size: int = 200
+    # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
+    speed_problems: int = 50
+
+    def __post_init__(self) -> None:
+        require_run(self.run, "evaluate")
+        one_of("split", self.split, ("train", "validation", "test"))
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
+        require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
+        for key in ("removed_tokens", "limit"):
+            value = getattr(self, key)
+            require(value is None or value >= (key == "limit"), key, value, "is too small")
+
+
+@dataclass
+class ExportConfig:
+    """A standard Hugging Face folder from a run: `python -m stepwise_pl.export run=<folder>`."""
+
+    run: str = ""
+    checkpoint: str = "best"
+    # Where to write; null: `export` in the run folder.
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        require_run(self.run, "export")
+
+
+@dataclass
+class WriteDataConfig:
+    """Write a task's splits as text files: `python -m stepwise_pl.write_data task=mult4x4 out=data`."""
+
+    task: Task = field(default_factory=Task)
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise UserError("out is not set: python -m stepwise_pl.write_data task=<task> out=<folder>")
+
+
+def require_run(run: str, command: str) -> None:
+    """Raise `UserError` unless `run` is a run folder."""
+    if not run:
+        raise UserError(f"run is not set: python -m stepwise_pl.{command} run=<run folder>")
+    if not (Path(run) / "config.yaml").is_file():
+        raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")

@@ -1,0 +1,32 @@
+"""The one exception a person at the keyboard is meant to read."""
+
+import errno
+
+
+class UserError(Exception):
+    """Something the user can put right: what is wrong, where, and what to do, in one line.
+
+    Entry points print it without a traceback and exit with status 2.
+    """
+
+
+def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise `UserError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
+
+
+def require(ok: bool, key: str, value: object, rule: str) -> None:
+    """Raise `UserError` naming the config key, its value and the rule it breaks, unless `ok`."""
+    if not ok:
+        raise UserError(f"{key}={value}: {rule}")
+
+
+def disk_error(error: BaseException) -> str | None:
+    """What to tell the user if `error` is the disk's, however deep in the chain; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return str(cause.strerror)
+        cause = cause.__cause__ or cause.__context__
+    return None

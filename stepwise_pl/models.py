@@ -1,0 +1,164 @@
+"""Building the causal LM, and the weights it starts from."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from stepwise_pl.config import ModelConfig
+from stepwise_pl.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
+REFERENCE_PREFIX = "base_model."  # of the same in a checkpoint of the reference implementation
+
+
+def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model in float32: pretrained, with random weights from torch's generator, or from `cfg.init_from`.
+
+    Raises:
+        UserError: the model or its weights cannot be loaded, or do not fit together.
+    """
+    if cfg.init_from is not None:
+        folder = Path(cfg.init_from)
+        if not folder.is_dir():
+            raise UserError(f"model.init_from={folder}: no such folder; give a run, Hugging Face or reference folder")
+        if (folder / "config.json").is_file() and not (folder / "state_dict.bin").is_file():
+            model = _pretrained(str(folder), "model.init_from")
+        else:
+            model = _random(cfg, tokenizer)
+            load_weights(model, read_weights(folder), f"model.init_from={folder}{_base_model(folder)}")
+    elif cfg.pretrained:
+        model = _pretrained(cfg.name, "model.name")
+        if cfg.dropout is not None:
+            _set_dropout(model.config, cfg.dropout)  # for attention, which reads it from the config
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = cfg.dropout
+    else:
+        model = _random(cfg, tokenizer)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"model.tokenizer={cfg.tokenizer}: has {len(tokenizer)} tokens, the model embeds only {rows}; "
+            "use the model's own tokenizer"
+        )
+    return model
+
+
+def _pretrained(name: str, key: str) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{key}={name}: cannot be loaded ({reason}); without network give a local folder, or random weights with "
+            "model.pretrained=false and a local model.tokenizer (a folder, or symbols)"
+        ) from None
+    return model
+
+
+def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    try:
+        config = AutoConfig.for_model(
+            cfg.type,
+            num_hidden_layers=cfg.layers,
+            num_attention_heads=cfg.heads,
+            hidden_size=cfg.width,
+            max_position_embeddings=cfg.positions,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    except ValueError:
+        raise UserError(f"model.type={cfg.type}: no such model type in transformers (gpt2, llama, mistral, ...)") from None
+    known = config.to_dict()
+    for key, value in cfg.config.items():
+        if key not in known:
+            raise UserError(f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}")
+        setattr(config, key, value)
+    if cfg.dropout is not None:
+        _set_dropout(config, cfg.dropout)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+def _set_dropout(config: Any, rate: float) -> None:
+    for key in config.to_dict():
+        if key.endswith(("pdrop", "dropout")) and isinstance(getattr(config, key), int | float):
+            setattr(config, key, rate)
+
+
+def _base_model(folder: Path) -> str:
+    """What a reference checkpoint says of its base model, for messages."""
+    try:
+        return f" (made from base model {json.loads((folder / 'config.json').read_text())['base_model']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The causal LM's weights from a run folder or a reference checkpoint folder, without running code from it.
+
+    Raises:
+        UserError: there is no checkpoint, or it holds anything but tensors and plain containers.
+    """
+    reference = folder / "state_dict.bin"
+    checkpoints = [folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    path = next((path for path in (reference, *checkpoints) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"{folder}: neither state_dict.bin nor checkpoints/best.ckpt nor checkpoints/last.ckpt is there")
+    state = read_checkpoint(path)
+    prefix = REFERENCE_PREFIX if path == reference else PREFIX
+    weights = state if path == reference else state.get("state_dict", {})
+    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if not found:
+        raise UserError(f"{path}: holds no weights whose names begin with {prefix}")
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file on the CPU; only tensors and plain containers, never code.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{path}: damaged, or not a checkpoint of weights only ({reason[:120]})") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: is not a checkpoint")
+    return state
+
+
+def load_weights(model: PreTrainedModel, weights: dict[str, Tensor], where: str) -> None:
+    """Put `weights` into `model`; they must fit exactly.
+
+    Old GPT-2 checkpoints carry their causal masks as buffers, which are no weights, and
+    may leave out a tied output layer.
+
+    Raises:
+        UserError: names or shapes differ; `where` says of what.
+    """
+    own = model.state_dict()
+    weights = {key: value for key, value in weights.items() if not key.endswith((".attn.bias", ".attn.masked_bias"))}
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    missing, extra = own.keys() - weights.keys() - tied, weights.keys() - own.keys()
+    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    if missing or extra or shapes:
+        name = sorted(missing or extra or shapes)[0]
+        raise UserError(
+            f"{where}: the weights do not fit the model ({len(missing)} missing, {len(extra)} unknown, {len(shapes)} of "
+            f"another shape; {name} for one); choose the model they were trained with"
+        )
+    model.load_state_dict(weights, strict=False)

@@ -1,0 +1,228 @@
+"""StepwiseModule: what Lightning trains."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepwise_pl.batch import CoTBatch
+from stepwise_pl.config import OptimizerConfig
+from stepwise_pl.datamodule import CoTDataModule
+from stepwise_pl.decoding import answered_right, forward
+from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
+from stepwise_pl.removal import REMOVE_ALL, offsets, remove
+from stepwise_pl.schedules import Schedule
+
+
+class StepwiseModule(L.LightningModule):
+    """A causal LM whose chain of thought is removed while it trains (arXiv 2405.14838).
+
+    At every optimizer step: ask the schedule how many CoT tokens are gone, remove them
+    (and each example's random offset more) from the batch, and minimise the cross entropy
+    of what is left. When more tokens are gone than before, the optimizer's moments are
+    cleared.
+
+    Args:
+        model: any causal LM of transformers.
+        tokenizer: its tokenizer; the end token separates prompt, CoT and answer.
+        schedule: decides s(t).
+        optimizer: AdamW's settings.
+        seed: of the offsets.
+        max_steps: where the learning rate's fall ends, if `optimizer.decay_steps` is set.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        schedule: Schedule,
+        optimizer: OptimizerConfig | None = None,
+        seed: int = 0,
+        max_steps: int = -1,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.schedule = model, tokenizer, schedule
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.seed, self.max_steps = seed, max_steps
+        self.removed_tokens = 0  # s(t), at most m_max
+        self.reset_step = 0  # of the last optimizer reset
+        self.max_cot = 0
+        self.evaluation = EvaluationMetrics()
+        self._step_sums: TokenSums | None = None  # of the micro-batches since the last optimizer step
+        self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
+
+    @property
+    def data(self) -> CoTDataModule:
+        """The data module of the trainer at work."""
+        data: CoTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    # The schedule
+
+    def setup(self, stage: str) -> None:
+        self.max_cot = self.data.max_cot
+        self.schedule.bind(self.data.steps_per_epoch, self.max_cot)
+        if stage == "fit":
+            self.removed_tokens = min(self.schedule.removed(0), self.max_cot)
+
+    def on_train_epoch_start(self) -> None:
+        self.follow_schedule()
+
+    def on_train_batch_start(self, batch: CoTBatch, batch_idx: int) -> None:
+        # Not called at the epoch's start alone: s grows within epochs, and a run that is
+        # resumed inside one gets no `on_train_epoch_start`.
+        self.follow_schedule()
+
+    def follow_schedule(self) -> None:
+        """Move to the schedule's s(t), reset the optimizer if s grew, and set the learning rate.
+
+        Keyed on optimizer steps, so that it may be called any number of times within one.
+        Growth is measured on s capped at m_max: once all CoT is gone, nothing is reset.
+        """
+        step = self.trainer.global_step
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        removed = min(self.schedule.removed(step), self.max_cot)
+        if removed > self.removed_tokens and self.schedule.reset_optimizer:
+            # In place: a new optimizer would restart the learning rate and miss the next checkpoint.
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.state.clear()
+            self.reset_step = step
+        self.removed_tokens = removed
+        for group in optimizer.param_groups:
+            group["lr"] = self.optimizer_config.lr * self.lr_factor(step)
+
+    def lr_factor(self, step: int) -> float:
+        """The learning rate at `step` as a fraction of `optimizer.lr`."""
+        warmup, decay = self.optimizer_config.warmup_steps, self.optimizer_config.decay_steps
+        rewarmup = self.schedule.rewarmup_steps if self.reset_step else 0
+        return min(
+            1.0,
+            (step + 1) / warmup if warmup else 1.0,
+            (step - self.reset_step + 1) / rewarmup if rewarmup else 1.0,
+            max(0, self.max_steps - step) / decay if decay else 1.0,
+        )
+
+    def removal_count(self, batch: CoTBatch, training: bool) -> Tensor | int:
+        """CoT tokens to remove from each example: s, in training s + o; all of them once s is m_max."""
+        if self.removed_tokens >= self.max_cot:
+            return REMOVE_ALL
+        if not training:
+            return self.removed_tokens
+        smoothing = self.schedule.smoothing_at(self.trainer.global_step)
+        return torch.from_numpy(self.removed_tokens + offsets(batch.draw.numpy(), smoothing, self.seed))
+
+    def remove(self, batch: CoTBatch, training: bool) -> CoTBatch:
+        """The batch as the schedule wants it at this step."""
+        count = self.removal_count(batch, training)
+        return remove(batch, count, self.schedule.side, self.schedule.keep_position)
+
+    # Training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        cfg = self.optimizer_config
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=cfg.lr, betas=(cfg.betas[0], cfg.betas[1]), eps=cfg.eps, weight_decay=cfg.weight_decay, fused=True,
+        )  # fmt: skip
+
+    def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
+        batch = self.remove(batch, training=True)
+        sums = token_sums(forward(self.model, batch), batch)
+        detached = TokenSums(*(value.detach() for value in sums))
+        before = self._step_sums
+        self._step_sums = detached if before is None else TokenSums(*map(torch.add, before, detached))
+        if self._gradient_shares() == 1:
+            return sums.loss / sums.targets
+        # Targets of the other micro-batches and ranks are not known yet: a constant
+        # divisor now, the right one in `on_before_optimizer_step`.
+        return sums.loss / len(batch)
+
+    def _gradient_shares(self) -> int:
+        """Over how many micro-batches and ranks Lightning averages the gradient of one optimizer step."""
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the gradient that of the mean over all target tokens of the step; log the step."""
+        assert self._step_sums is not None
+        sums = self._step_sums
+        if self.trainer.world_size > 1:
+            gathered = self.trainer.strategy.reduce(torch.stack([s.double() for s in sums]), reduce_op="sum")
+            assert isinstance(gathered, Tensor)
+            sums = TokenSums(*gathered.unbind())
+        shares = self._gradient_shares()
+        if shares > 1:
+            micro_batch = self.data.data.batch_size // shares
+            scale = micro_batch * shares / sums.targets
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale)
+        self._step_sums = None
+        metrics = {"train/loss": sums.loss / sums.targets, "train/token_accuracy": sums.correct / sums.targets}
+        self.schedule.observe(self.trainer.global_step, metrics)
+        self._log({**metrics, "train/lr": optimizer.param_groups[0]["lr"]})
+
+    def _log(self, metrics: Mapping[str, Any], **kwargs: Any) -> None:
+        """Log metrics together with the number of removed tokens, which they are plotted against."""
+        self.log_dict({**metrics, "schedule/removed_tokens": float(self.removed_tokens)}, **kwargs)
+
+    # Evaluation
+
+    def validation_step(self, batch: CoTBatch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def test_step(self, batch: CoTBatch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def _evaluate(self, batch: CoTBatch) -> None:
+        """Teacher-forced sums and greedy answers at s removed tokens, without offset."""
+        batch = self.remove(batch, training=False)
+        sums = token_sums(forward(self.model, batch), batch)
+        bound = self.data.max_new_tokens(self.removed_tokens)
+        right, _, _ = answered_right(self.model, batch, self.tokenizer, bound)
+        self.evaluation.update(sums, right)
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self._evaluated("val")
+        # Best checkpoint: the most removed tokens first, then the highest accuracy.
+        metrics["val/selection_score"] = 2.0 * self.removed_tokens + metrics["val/answer_accuracy"]
+        self._log(metrics)
+        self.schedule.observe(self.trainer.global_step, metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log(self._evaluated("test"))
+
+    def _evaluated(self, split: str) -> dict[str, Any]:
+        metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}
+        self.evaluation.reset()
+        return metrics
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        step = self.trainer.global_step
+        checkpoint["stepwise"] = {
+            "removed_tokens": self.removed_tokens,
+            "max_cot": self.max_cot,
+            "reset_step": self.reset_step,
+            "schedule": self.schedule.state_dict(step),
+            # Dropout's generators; everything else random is a function of the seed.
+            "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["stepwise"]
+        self.removed_tokens, self.reset_step = state["removed_tokens"], state["reset_step"]
+        self._rng = state["rng"]
+        if self.schedule.steps_per_epoch:
+            self.schedule.load_state_dict(state["schedule"])
+
+    def on_train_start(self) -> None:
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"])
+            if len(self._rng["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._rng["cuda"])
+            self._rng = None

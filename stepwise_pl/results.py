@@ -1,0 +1,67 @@
+"""From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepwise_pl.loggers import read_metrics
+from stepwise_pl.metrics import wilson
+
+
+@dataclass
+class Stage:
+    """The last validation at one number of removed tokens."""
+
+    removed_tokens: int
+    step: int
+    accuracy: float
+    examples: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson(self.accuracy, self.examples)
+
+
+def read_stages(metrics_file: Path) -> list[Stage]:
+    """One `Stage` per number of removed tokens that was validated, ascending."""
+    stages: dict[int, Stage] = {}
+    for row in read_metrics(metrics_file) if metrics_file.is_file() else []:
+        if row.get("val/answer_accuracy"):
+            removed = round(float(row["schedule/removed_tokens"]))
+            stages[removed] = Stage(
+                removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"]))
+            )
+    return [stages[removed] for removed in sorted(stages)]
+
+
+def percent(accuracy: float, examples: int) -> str:
+    """An accuracy with its interval and sample size, for reading."""
+    low, high = wilson(accuracy, examples)
+    return f"{accuracy:6.1%}  [{low:.1%}, {high:.1%}]  n={examples}"
+
+
+def stage_table(stages: list[Stage]) -> str:
+    """The stages as text, one line each."""
+    lines = ["removed tokens    step  validation accuracy [95% Wilson interval]"]
+    lines += [f"{s.removed_tokens:14d}  {s.step:6d}  {percent(s.accuracy, s.examples)}" for s in stages]
+    return "\n".join(lines)
+
+
+def plot_stages(stages: list[Stage], title: str, stem: Path) -> None:
+    """Accuracy versus removed tokens with intervals, written as `<stem>.png` and `<stem>.svg`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    x = [stage.removed_tokens for stage in stages]
+    y = [stage.accuracy for stage in stages]
+    errors = [[s.accuracy - s.interval[0] for s in stages], [s.interval[1] - s.accuracy for s in stages]]
+    axes.errorbar(x, y, yerr=errors, marker="o", markersize=5, capsize=3, linewidth=1.5, color="#0072b2")
+    axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03), title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    for suffix in (".png", ".svg"):
+        figure.savefig(stem.with_suffix(suffix), dpi=150)
+    plt.close(figure)

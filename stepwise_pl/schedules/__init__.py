@@ -1,0 +1,6 @@
+"""How many CoT tokens are gone at each optimizer step."""
+
+from stepwise_pl.schedules.base import Schedule
+from stepwise_pl.schedules.linear import Linear
+
+__all__ = ["Linear", "Schedule"]

@@ -1,0 +1,71 @@
+"""The interface of a removal schedule, and what all schedules share."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stepwise_pl.errors import UserError, one_of, require
+
+
+@dataclass
+class Schedule:
+    """Decides s(t), the number of CoT tokens removed at optimizer step t.
+
+    Pure Python: no torch, no trainer. The training module calls `bind` once, then
+    `removed` at every step boundary and `observe` whenever there is something to learn
+    from. An open-loop schedule ignores what it observes; a closed-loop one keeps what it
+    learns in `state_dict`, because it must decide the same after a resume and on every
+    process of a distributed run.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    kind: str = ""
+    # Tokens leave from this side of the CoT. The paper removes from the left (section 3).
+    side: str = "left"
+    # λ of removal smoothing, P(o) = (1 - e^-λ) e^-λo; inf draws no extra offset.
+    smoothing: float = 4.0
+    # Clear the optimizer's moments whenever a token leaves (section 3, "Optimizer reset").
+    reset_optimizer: bool = True
+    # Optimizer steps over which the learning rate climbs back to full after a reset (0: none).
+    rewarmup_steps: int = 0
+    # Tokens behind the gap keep the positions they had with the whole CoT in place.
+    keep_position: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("schedule.side", self.side, ("left", "right"))
+        require(self.smoothing > 0, "schedule.smoothing", self.smoothing, "must be above 0 (inf: none)")
+        require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
+        self.steps_per_epoch = 0
+        self.max_cot = 0
+
+    def bind(self, steps_per_epoch: int, max_cot: int) -> None:
+        """Learn T, the optimizer steps in an epoch, and m_max, the longest CoT trained on (tokens)."""
+        if steps_per_epoch < 1:
+            raise UserError("an epoch has no step: data.batch_size exceeds data.epoch_size or the training set")
+        self.steps_per_epoch = steps_per_epoch
+        self.max_cot = max_cot
+
+    def removed(self, step: int) -> int:
+        """s(t): CoT tokens removed at optimizer step `step`; `max_cot` or more means all of them."""
+        raise NotImplementedError
+
+    def smoothing_at(self, step: int) -> float:
+        """The λ in force at `step`; inf where no offset is drawn."""
+        return self.smoothing
+
+    def rate(self) -> float:
+        """Δ: CoT tokens removed per epoch in the long run; nan if that is not known beforehand."""
+        return math.nan
+
+    def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take note of metrics measured at `step` (0-d tensors or numbers). Open loop: nothing to do."""
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on from `step`; plain numbers and strings only."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` left off. Called after `bind`."""

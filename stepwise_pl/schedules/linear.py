@@ -1,0 +1,91 @@
+"""The paper's schedule: tokens leave at a constant rate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Union
+
+from stepwise_pl.errors import UserError, require
+from stepwise_pl.registry import register
+from stepwise_pl.schedules.base import Schedule
+
+
+@register("schedule")
+@dataclass
+class Linear(Schedule):
+    """s(t) = remove_start_from + floor(Δ · max(0, t - t_pretrain) / T)  (arXiv 2405.14838, section 3).
+
+    s grows by one every T/Δ optimizer steps, inside the epoch, in exact integer
+    arithmetic. Explicit CoT is Δ = 0. No CoT is Δ = 0 with `remove_all_beyond` = 0.
+
+    A run that is resumed with another Δ (or another T) goes on from the s it had reached.
+
+    Raises:
+        UserError: a value is out of range, or `delta` is no number.
+    """
+
+    kind: str = "linear"
+    # Δ: CoT tokens removed per epoch; an integer, a decimal or a fraction such as 1/2.
+    delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
+    # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn.
+    pretrain_epochs: float = 0
+    remove_start_from: int = 0
+    # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39).
+    remove_all_beyond: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            self.rate_exact = Fraction(str(self.delta))
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f"schedule.delta={self.delta}: must be a number, such as 8, 0.5 or 1/2") from None
+        require(self.rate_exact >= 0, "schedule.delta", self.delta, "must be at least 0")
+        require(self.pretrain_epochs >= 0, "schedule.pretrain_epochs", self.pretrain_epochs, "must be at least 0")
+        require(self.remove_start_from >= 0, "schedule.remove_start_from", self.remove_start_from, "must be at least 0")
+        require(
+            self.remove_all_beyond is None or self.remove_all_beyond >= 0,
+            "schedule.remove_all_beyond", self.remove_all_beyond, "must be at least 0",
+        )  # fmt: skip
+
+    def bind(self, steps_per_epoch: int, max_cot: int) -> None:
+        super().bind(steps_per_epoch, max_cot)
+        # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
+        self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
+        self.removed_from = self.remove_start_from
+
+    def removed(self, step: int) -> int:
+        rate = self.rate_exact
+        elapsed = max(0, step - self.step_from)
+        removed = self.removed_from + (rate.numerator * elapsed) // (rate.denominator * self.steps_per_epoch)
+        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
+            return max(removed, self.max_cot)
+        return removed
+
+    def smoothing_at(self, step: int) -> float:
+        return self.smoothing if step >= self.pretrain_steps else float("inf")
+
+    def rate(self) -> float:
+        return float(self.rate_exact)
+
+    def _line(self) -> dict[str, Any]:
+        return {
+            "delta": str(self.rate_exact),
+            "steps_per_epoch": self.steps_per_epoch,
+            "pretrain_steps": self.pretrain_steps,
+            "remove_start_from": self.remove_start_from,
+        }
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        return {
+            "line": self._line(),
+            "step_from": self.step_from,
+            "removed_from": self.removed_from,
+            "step": step,
+            "removed": self.removed(step),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["line"] == self._line():
+            self.step_from, self.removed_from = state["step_from"], state["removed_from"]
+        else:
+            self.step_from, self.removed_from = max(state["step"], self.pretrain_steps), state["removed"]

@@ -1,0 +1,268 @@
+"""Long multiplication with its partial products and running sums as the chain of thought."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stepwise_pl.errors import one_of, require
+from stepwise_pl.registry import register
+from stepwise_pl.tasks.base import Example, Examples, Task
+
+log = logging.getLogger(__name__)
+
+Digits = npt.NDArray[np.uint8]
+
+ENUMERATED = 2_000_000  # up to this many ordered pairs they are all listed, so that none is missed
+CHUNK = 1 << 16  # random pairs drawn at a time
+EVERY = 5  # at most one class in this many goes to the test set, and one to validation
+
+
+@register("task")
+@dataclass
+class Multiplication(Task):
+    """Products of two numbers of `digits` digits, least significant digit first.
+
+    Example line for `digits=2`, 38 * 57 = 2166:
+    `8 3 * 7 5||6 6 2 + 0 0 9 1 #### 6 6 1 2`
+
+    Row i of the CoT is the first operand times digit i of the second, shifted by i; after
+    every row but the first and the last the running sum stands in brackets. Where operands
+    have different lengths (`min_digits` below `digits`), row i has (digits of the first
+    operand) + 1 + i digits and the answer has as many digits as both operands together.
+
+    No operand pair of validation or test occurs in training. With `split="unordered"`
+    b * a does not either. Where there are too few pairs, the splits come out smaller than
+    asked for and the shortage is logged; they never overlap. Validation and test do not
+    depend on `train_size`.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    kind: str = "multiplication"
+    digits: int = 4
+    # Operand lengths are drawn uniformly from min_digits..digits; null: all have `digits` digits.
+    min_digits: int | None = None
+    split: str = "ordered"
+    train_size: int = 808_000
+    validation_size: int = 1_000
+    test_size: int = 1_000
+    # Seed of the split, apart from the run's seed: runs of different seeds share a test set.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.digits <= 100, "task.digits", self.digits, "must be between 1 and 100")
+        if self.min_digits is not None:
+            require(1 <= self.min_digits <= self.digits, "task.min_digits", self.min_digits,
+                    f"must be between 1 and task.digits={self.digits}")  # fmt: skip
+        one_of("task.split", self.split, ("ordered", "unordered"))
+        for key in ("train_size", "validation_size", "test_size"):
+            require(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be at least 1")
+        require(self.seed >= 0, "task.seed", self.seed, "must be at least 0")
+
+    def load(self) -> dict[str, Examples]:
+        pairs = self._split()
+        for name, asked in zip(pairs, (self.train_size, self.validation_size, self.test_size), strict=True):
+            if len(pairs[name]) < asked:
+                log.warning("%s: %d of the %d problems asked for; no more distinct operand pairs are left",
+                            name, len(pairs[name]), asked)  # fmt: skip
+        return {name: Problems(operands) for name, operands in pairs.items()}
+
+    def symbols(self) -> tuple[str, ...]:
+        return (*"0123456789", "*", "+", "(", ")")
+
+    def cot_length_known(self) -> bool:
+        return True
+
+    def _split(self) -> dict[str, Digits]:
+        """Operands [problems, 2, digits] of train, validation and test, disjoint by class of pair."""
+        drawn = np.empty((0, 2, self.digits), np.uint8)
+        fresh: list[Digits] = []
+        needed = self.train_size + self.validation_size + self.test_size
+        for chunk in self._pairs():
+            fresh.append(chunk)
+            if len(drawn) + sum(map(len, fresh)) < needed and len(chunk) == CHUNK:
+                continue  # draw on: sorting out is the slow part
+            drawn, fresh = _first_of_each(np.concatenate([drawn, *fresh])), []
+            held_out = self._held_out(drawn)
+            train = drawn[held_out == 0]
+            sizes = [(held_out == part).sum() for part in (1, 2)]
+            if len(train) >= self.train_size and sizes == [self.validation_size, self.test_size]:
+                break
+        first = _first_index(_keys(drawn, self.split == "unordered"))
+        return {
+            "train": train[: self.train_size],
+            "validation": drawn[first & (held_out == 1)],
+            "test": drawn[first & (held_out == 2)],
+        }
+
+    def _held_out(self, operands: Digits) -> npt.NDArray[np.int8]:
+        """For every pair: 0 train, 1 validation, 2 test.
+
+        Within every combination of operand lengths, classes of pairs are numbered as they
+        come, and one in `EVERY` may go to validation, one to test, until those are full.
+        So short operands, of which there are few, keep most of their pairs for training.
+        """
+        keys = _keys(operands, self.split == "unordered")
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        arrival = np.argsort(np.argsort(first))  # of each class, in the order of `first`
+        lengths = _lengths(operands[first])
+        if self.split == "unordered":
+            lengths = np.sort(lengths, axis=1)
+        stratum = lengths[:, 0] * (self.digits + 1) + lengths[:, 1]
+        number = np.empty_like(arrival)  # of each class within its stratum, by arrival
+        order = np.lexsort((arrival, stratum))
+        starts = np.concatenate([[True], np.diff(stratum[order]) != 0])
+        begin = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+        number[order] = np.arange(len(order)) - begin
+        part = np.zeros(len(first), np.int8)
+        for value, size, turn in ((1, self.validation_size, 1), (2, self.test_size, 0)):
+            eligible = np.flatnonzero(number % EVERY == turn)
+            part[eligible[np.argsort(arrival[eligible])][:size]] = value
+        return part[inverse]
+
+    def _pairs(self) -> Iterator[Digits]:
+        """Operand pairs [n, 2, digits] in random order: all there are, or an endless stream of draws."""
+        shortest = self.min_digits or self.digits
+        low, high = 10 ** (shortest - 1), 10**self.digits
+        if (high - low) ** 2 <= ENUMERATED:
+            rng = np.random.default_rng([self.seed, self.digits, shortest])
+            numbers = np.arange(low, high)
+            digits = (numbers[:, None] // 10 ** np.arange(self.digits) % 10).astype(np.uint8)
+            first, second = np.divmod(np.arange(len(numbers) ** 2), len(numbers))
+            pairs = np.stack([digits[first], digits[second]], axis=1)
+            # Sorting by exponential draws over weights is sampling without replacement in
+            # proportion to the weights (Efraimidis and Spirakis): uniform over operand lengths.
+            size = 9 * 10.0 ** (_lengths(pairs) - 1)
+            yield pairs[np.argsort(rng.exponential(size=len(pairs)) * size.prod(axis=1), kind="stable")]
+            return
+        index = 0
+        while True:
+            rng = np.random.default_rng([self.seed, self.digits, shortest, index])
+            pairs = rng.integers(0, 10, (CHUNK, 2, self.digits), dtype=np.uint8)
+            lengths = rng.integers(shortest, self.digits + 1, (CHUNK, 2))
+            place = np.arange(self.digits)
+            pairs[place >= lengths[..., None]] = 0
+            top = place == lengths[..., None] - 1
+            pairs[top] = rng.integers(1, 10, top.sum(), dtype=np.uint8)
+            yield pairs
+            index += 1
+
+
+class Problems:
+    """A split of multiplication problems, kept as operand digits [problems, 2, digits]."""
+
+    def __init__(self, operands: Digits) -> None:
+        self.operands = operands
+
+    def __len__(self) -> int:
+        return len(self.operands)
+
+    def slice(self, start: int, stop: int) -> list[Example]:
+        return render(self.operands[start:stop])
+
+
+def render(operands: Digits) -> list[Example]:
+    """The texts of multiplication problems from operand digits [n, 2, digits].
+
+    An operand's length is where its last non-zero digit stands (at least 1).
+    """
+    lengths = _lengths(operands)
+    out: list[Example] = [Example("", "", "")] * len(operands)
+    for first, second in np.unique(lengths, axis=0):
+        rows = np.flatnonzero((lengths == (first, second)).all(axis=1))
+        a, b = operands[rows, 0, :first], operands[rows, 1, :second]
+        parts = (_text(_prompt(a, b)), *map(_text, _cot_and_answer(a, b)))
+        for row, texts in zip(rows, zip(*parts, strict=True), strict=True):
+            out[row] = Example(*texts)
+    return out
+
+
+def _prompt(a: Digits, b: Digits) -> list[Digits]:
+    return [_chars(a), _symbol("*", a), _chars(b)]
+
+
+def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits]]:
+    """The rows, signs and running sums of a * b, and its digits, as character columns."""
+    n, width = a.shape
+    last = b.shape[1] - 1
+    total = np.zeros((n, width + last + 1), np.uint8)
+    cot: list[Digits] = []
+    for i in range(last + 1):
+        row = np.zeros((n, width + 1 + i), np.uint8)
+        row[:, i:] = _times_digit(a, b[:, i])
+        total = _add(total, row)
+        if i > 0:
+            cot.append(_symbol("+", a))
+        cot.append(_chars(row))
+        if 0 < i < last:
+            cot += [_symbol("(", a), _chars(total[:, : row.shape[1]]), _symbol(")", a)]
+    return cot, [_chars(total)]
+
+
+def _times_digit(a: Digits, digit: Digits) -> Digits:
+    """a [n, width] times one digit each [n], as digits [n, width + 1]."""
+    out = np.zeros((len(a), a.shape[1] + 1), np.uint8)
+    carry = np.zeros(len(a), np.uint8)
+    for place in range(a.shape[1]):
+        value = a[:, place] * digit + carry  # at most 9 * 9 + 8
+        out[:, place], carry = value % 10, value // 10
+    out[:, -1] = carry
+    return out
+
+
+def _add(total: Digits, row: Digits) -> Digits:
+    """total [n, width] plus row [n, at most width], as digits [n, width]; the sum must fit."""
+    out = total.copy()
+    out[:, : row.shape[1]] += row
+    for place in range(out.shape[1] - 1):
+        out[:, place + 1] += out[:, place] // 10
+        out[:, place] %= 10
+    return out
+
+
+def _chars(digits: Digits) -> Digits:
+    return digits + np.uint8(ord("0"))
+
+
+def _symbol(symbol: str, like: Digits) -> Digits:
+    return np.full((len(like), 1), ord(symbol), np.uint8)
+
+
+def _text(columns: list[Digits]) -> list[str]:
+    """Character columns [n, width] each, side by side, with single spaces between characters."""
+    chars = np.concatenate(columns, axis=1)
+    spaced = np.full((len(chars), 2 * chars.shape[1] - 1), ord(" "), np.uint8)
+    spaced[:, ::2] = chars
+    return [str(text) for text in spaced.view(f"S{spaced.shape[1]}").ravel().astype(str)]
+
+
+def _lengths(operands: Digits) -> npt.NDArray[np.int64]:
+    """Digits of each operand [n, 2]: one more than the place of its last non-zero digit."""
+    nonzero = operands[..., ::-1] != 0
+    return np.where(nonzero.any(-1), operands.shape[-1] - nonzero.argmax(-1), 1)
+
+
+def _keys(operands: Digits, unordered: bool) -> npt.NDArray[np.bytes_]:
+    """One byte string per pair, equal exactly for pairs of one class; [n]."""
+    width = operands.shape[-1]
+    # Most significant digit first, so that byte order is numeric order; no zero bytes, which numpy strips.
+    numbers = np.ascontiguousarray(operands[..., ::-1] + np.uint8(1)).view(f"S{width}")[..., 0]
+    if unordered:
+        numbers = np.sort(numbers, axis=1)
+    return np.ascontiguousarray(numbers).view(f"S{2 * width}").ravel()
+
+
+def _first_index(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
+    """Where a key occurs for the first time; [n]."""
+    first = np.zeros(len(keys), bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    return first
+
+
+def _first_of_each(operands: Digits) -> Digits:
+    """Without repeated ordered pairs, in the order of first occurrence."""
+    return operands[_first_index(_keys(operands, unordered=False))]

@@ -1,0 +1,109 @@
+"""`python -m stepwise_pl.train`: one training run, from the configuration to the summary."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl import cli
+from stepwise_pl.config import Config
+
+log = logging.getLogger("stepwise_pl")
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train as configured; write the run folder; return the summary.
+
+    Raises:
+        UserError: something the user can put right.
+    """
+    # Heavy imports come after the configuration has been checked.
+    import lightning as L
+
+    from stepwise_pl import loggers, runs
+    from stepwise_pl.building import build_trainer, check_fits, describe
+    from stepwise_pl.datamodule import CoTDataModule
+    from stepwise_pl.metrics import wilson
+    from stepwise_pl.models import build_model, read_checkpoint
+    from stepwise_pl.module import StepwiseModule
+    from stepwise_pl.tokenizing import build_tokenizer
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    started = time.monotonic()
+    name = cli.run_name()
+    run_dir = runs.open_run_dir(config.run_dir, name, config.seed, config.resume)
+    if config.resume:
+        runs.check_resumable(run_dir, config)
+
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    tokenizer = build_tokenizer(config.model.tokenizer, config.task.symbols())
+    data = CoTDataModule(config.task, tokenizer, config.data, config.seed, config.trainer.accumulate_grad_batches)
+    data.prepare()
+    model = build_model(config.model, tokenizer)
+    module = StepwiseModule(
+        model, tokenizer, config.schedule, config.optimizer, config.seed, config.trainer.max_steps
+    )  # fmt: skip
+    config.schedule.bind(data.steps_per_epoch, data.max_cot)
+    check_fits(model, data, config.schedule)
+
+    derived = describe(config, data)
+    cli.save_yaml({**cli.to_plain(config), "derived": derived}, run_dir / "config.yaml")
+    model.config.save_pretrained(run_dir / "model")
+    tokenizer.save_pretrained(run_dir / "model")
+
+    checkpoints = run_dir / "checkpoints"
+    with loggers.environment_kept():
+        trainer = build_trainer(config, run_dir, name, derived)
+        log.info("run folder: %s", run_dir)
+        resume_from = None
+        if config.resume:
+            resume_from = checkpoints / "last.ckpt"
+            step = int(read_checkpoint(resume_from)["global_step"])
+            log.info("resuming at step %d", step)
+            trainer.loggers[0].resume_from(step)
+        trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+        best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
+        tested = trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)[0]
+    summary = {
+        "name": name,
+        "seed": config.seed,
+        "removed_tokens": int(tested["schedule/removed_tokens"]),
+        "test_accuracy": tested["test/answer_accuracy"],
+        "test_interval": wilson(tested["test/answer_accuracy"], round(tested["test/examples"])),
+        "test_examples": round(tested["test/examples"]),
+        "checkpoint": best.name,
+        "steps": trainer.global_step,
+        "examples_seen": trainer.global_step * config.data.batch_size,
+        **derived,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    runs.write_json(summary, run_dir / "summary.json")
+    report(run_dir, summary)
+    return summary
+
+
+def report(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Draw the figure and print the summary."""
+    from stepwise_pl.results import percent, plot_stages, read_stages, stage_table
+
+    stages = read_stages(run_dir / "metrics.csv")
+    plot_stages(stages, summary["name"], run_dir / "accuracy")
+    per_token = summary["examples_per_token"]
+    per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
+    cli.say(f"""
+{stage_table(stages)}
+
+test accuracy   {percent(summary["test_accuracy"], summary["test_examples"])}  [95% Wilson interval]
+                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
+training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s in all
+run folder      {run_dir}
+                config.yaml, metrics.csv, summary.json, accuracy.png, checkpoints/
+next            python -m stepwise_pl.evaluate run={run_dir}
+                python -m stepwise_pl.export run={run_dir}
+""")
+
+
+if __name__ == "__main__":
+    cli.entry_point("train", train)

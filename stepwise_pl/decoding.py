@@ -101,14 +101,3 @@ def answers(new: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str | None]
         _, mark, answer = text.partition(MARK)
         out.append(normalize_answer(answer) if mark else None)
     return out
-
-
-def answered_right(
-    model: nn.Module, batch: CoTBatch, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
-) -> tuple[Tensor, list[str | None], list[str | None]]:
-    """Generate and compare: (right [batch] bool on the CPU, generated answers, target answers)."""
-    eos = tokenizer.eos_token_id
-    generated = answers(generate(model, batch, eos, max_new_tokens), tokenizer)
-    target = answers(continuation(batch, eos), tokenizer)
-    right = torch.tensor([g is not None and g == t for g, t in zip(generated, target, strict=True)])
-    return right, generated, target

@@ -50,7 +50,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
+        row = {key: f"{value:.7g}" for key, value in {"step": step, **metrics}.items() if value is not None}
         new = [key for key in row if key not in self.columns]
         if new or not self.path.is_file():
             rows = read_metrics(self.path) if self.path.is_file() else []
@@ -61,9 +61,9 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
-        """Drop the rows of optimizer step `step` and later."""
+        """Drop the rows of optimizer steps after `step`."""
         if self.path.is_file():
-            self._rewrite([row for row in read_metrics(self.path) if int(row["step"]) < step])
+            self._rewrite([row for row in read_metrics(self.path) if int(row["step"]) <= step])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")

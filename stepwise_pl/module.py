@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stepwise_pl.batch import CoTBatch
 from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
-from stepwise_pl.decoding import answered_right, forward
+from stepwise_pl.decoding import forward
+from stepwise_pl.evaluation import score
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
 from stepwise_pl.removal import REMOVE_ALL, offsets, remove
 from stepwise_pl.schedules import Schedule
@@ -162,12 +163,15 @@ class StepwiseModule(L.LightningModule):
                     parameter.grad.mul_(scale)
         self._step_sums = None
         metrics = {"train/loss": sums.loss / sums.targets, "train/token_accuracy": sums.correct / sums.targets}
-        self.schedule.observe(self.trainer.global_step, metrics)
-        self._log({**metrics, "train/lr": optimizer.param_groups[0]["lr"]})
+        step = self.trainer.global_step
+        self.schedule.observe(step, metrics)
+        # This hook runs inside the step: with it, one more is done.
+        self._log(step + 1, {**metrics, "train/lr": optimizer.param_groups[0]["lr"]})
 
-    def _log(self, metrics: Mapping[str, Any], **kwargs: Any) -> None:
-        """Log metrics together with the number of removed tokens, which they are plotted against."""
-        self.log_dict({**metrics, "schedule/removed_tokens": float(self.removed_tokens)}, **kwargs)
+    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Log metrics as of `step` optimizer steps done, with the number of removed tokens they are plotted against."""
+        where = {"step": step, "epoch": self.trainer.current_epoch, "schedule/removed_tokens": self.removed_tokens}
+        self.log_dict({**{key: float(value) for key, value in where.items()}, **metrics})
 
     # Evaluation
 
@@ -180,20 +184,18 @@ class StepwiseModule(L.LightningModule):
     def _evaluate(self, batch: CoTBatch) -> None:
         """Teacher-forced sums and greedy answers at s removed tokens, without offset."""
         batch = self.remove(batch, training=False)
-        sums = token_sums(forward(self.model, batch), batch)
         bound = self.data.max_new_tokens(self.removed_tokens)
-        right, _, _ = answered_right(self.model, batch, self.tokenizer, bound)
-        self.evaluation.update(sums, right)
+        self.evaluation.update(*score(self.model, batch, self.tokenizer, bound))
 
     def on_validation_epoch_end(self) -> None:
         metrics = self._evaluated("val")
         # Best checkpoint: the most removed tokens first, then the highest accuracy.
         metrics["val/selection_score"] = 2.0 * self.removed_tokens + metrics["val/answer_accuracy"]
-        self._log(metrics)
+        self._log(self.trainer.global_step, metrics)
         self.schedule.observe(self.trainer.global_step, metrics)
 
     def on_test_epoch_end(self) -> None:
-        self._log(self._evaluated("test"))
+        self._log(self.trainer.global_step, self._evaluated("test"))
 
     def _evaluated(self, split: str) -> dict[str, Any]:
         metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}

@@ -65,9 +65,12 @@ def layout(example: Example, eos: str) -> str:
     return f" {example.prompt} {eos} {example.cot} {eos} {MARK} {example.answer} {eos}"
 
 
-def prompt_layout(prompt: str, eos: str) -> str:
-    """What the model is given to answer `prompt`: its part of `layout`, with the first separator."""
-    return f" {prompt} {eos}"
+def export_prompt(prompt: str, eos: str, internalized: bool) -> str:
+    """The text to give an exported model: the prompt's part of `layout`.
+
+    With all CoT gone the second separator follows the first at once, and is given as well.
+    """
+    return f" {prompt} {eos}{eos if internalized else ''}"
 
 
 class EncodedExamples:

@@ -88,16 +88,15 @@ class Multiplication(Task):
                 continue  # draw on: sorting out is the slow part
             drawn, fresh = _first_of_each(np.concatenate([drawn, *fresh])), []
             held_out = self._held_out(drawn)
-            train = drawn[held_out == 0]
-            sizes = [(held_out == part).sum() for part in (1, 2)]
-            if len(train) >= self.train_size and sizes == [self.validation_size, self.test_size]:
+            first = _first_index(_keys(drawn, self.split == "unordered"))  # one pair of each class
+            train, validation, test = drawn[held_out == 0], drawn[first & (held_out == 1)], drawn[first & (held_out == 2)]
+            if (
+                len(train) >= self.train_size
+                and len(validation) == self.validation_size
+                and len(test) == self.test_size
+            ):
                 break
-        first = _first_index(_keys(drawn, self.split == "unordered"))
-        return {
-            "train": train[: self.train_size],
-            "validation": drawn[first & (held_out == 1)],
-            "test": drawn[first & (held_out == 2)],
-        }
+        return {"train": train[: self.train_size], "validation": validation, "test": test}
 
     def _held_out(self, operands: Digits) -> npt.NDArray[np.int8]:
         """For every pair: 0 train, 1 validation, 2 test.

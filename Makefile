@@ -1,0 +1,38 @@
+# `make help` lists the targets.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint long lock clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/\1\t\2/' | expand -t 10
+
+setup: .venv/installed  ## Create .venv with the pinned packages of requirements.lock
+
+# The stamp is made last, so that an interrupted set-up is done again.
+.venv/installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=<a Python from 3.11 to 3.13>" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
+	@touch $@
+
+run: setup  ## Train the quickstart: 2x2 multiplication without CoT, a few minutes on 2 cores
+	$(BIN)/python -m stepwise_pl.train experiment=quickstart
+
+test: setup lint  ## Lint, type check and tests
+	$(BIN)/pytest
+
+lint: setup  ## Lint and type check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+long: setup  ## The tests that take minutes
+	$(BIN)/pytest -m long
+
+lock: setup  ## Write the installed versions to requirements.lock
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+clean:  ## Remove the environment and caches (not outputs/)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,61 @@
+"""Shared parts: real data where it is there, small models, and runs of the real entry points."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepwise_pl.config import ModelConfig
+from stepwise_pl.models import build_model
+from stepwise_pl.tasks import Multiplication
+from stepwise_pl.tokenizing import build_tokenizer
+
+REPO = Path(__file__).parent.parent
+DATA = REPO.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip("no ../shared/data here")
+    return DATA
+
+
+@pytest.fixture
+def gpt2_tokenizer(shared_data: Path) -> PreTrainedTokenizerBase:
+    return build_tokenizer(str(shared_data / "gpt2-tokenizer"), ())
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    return build_tokenizer("symbols", Multiplication().symbols())
+
+
+def small_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: object) -> PreTrainedModel:
+    """A random GPT-2 shape without dropout, in evaluation mode. Weights are large, so that predictions differ."""
+    torch.manual_seed(seed)
+    settings = {"layers": 2, "heads": 2, "width": 32, "positions": 128, "dropout": 0.0} | config
+    return build_model(
+        ModelConfig(**settings, config={"initializer_range": 0.3}),  # type: ignore[arg-type]
+        tokenizer,
+    ).eval()
+
+
+def command(*args: str, cwd: Path = REPO, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m stepwise_pl.<args>` as a user would, without network."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"stepwise_pl.{args[0]}", *args[1:]],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **env}, timeout=400,
+    )  # fmt: skip
+    if check:
+        assert result.returncode == 0, result.stderr[-3000:]
+    return result

@@ -1,0 +1,96 @@
+"""`remove` against a naive oracle on lists; the offsets against their distribution."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwise_pl.batch import IGNORE, CoTBatch, Part
+from stepwise_pl.removal import REMOVE_ALL, offsets, remove
+
+lengths = st.tuples(st.integers(1, 5), st.integers(0, 9), st.integers(1, 5))  # prompt, CoT, answer
+rows = st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=6)
+
+
+def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
+    """Tokens are numbered 1, 2, ... within a row, so that every one can be told apart."""
+    width = max(map(sum, sizes))
+    tokens, part, position = (torch.zeros(len(sizes), width, dtype=torch.long) for _ in range(3))
+    for row, (prompt, cot, answer) in enumerate(sizes):
+        total = prompt + cot + answer
+        tokens[row, :total] = torch.arange(1, total + 1)
+        part[row] = torch.tensor([0] * prompt + [1] * cot + [2] * answer + [3] * (width - total))
+        position[row, :total] = torch.arange(total)
+    return CoTBatch(tokens, part.to(torch.int8), position, torch.arange(len(sizes)))
+
+
+def oracle(sizes: tuple[int, int, int], count: int, side: str) -> list[tuple[int, int, int]]:
+    """(token, part, original position) of what is left."""
+    prompt, cot, answer = sizes
+    everything = [(i + 1, 0 if i < prompt else 1 if i < prompt + cot else 2, i) for i in range(prompt + cot + answer)]
+    gone = min(count, cot)
+    start = prompt if side == "left" else prompt + cot - gone
+    return everything[:start] + everything[start + gone :]
+
+
+@given(rows, st.sampled_from(["left", "right"]), st.booleans())
+def test_remove_is_what_a_loop_over_lists_does(rows, side: str, keep_position: bool) -> None:
+    sizes, counts = zip(*rows, strict=True)
+    out = remove(make_batch(list(sizes)), torch.tensor(counts), side, keep_position)
+    expected = [oracle(size, count, side) for size, count in rows]
+    assert out.tokens.shape[1] == max(map(len, expected))  # no column of padding too many
+    for row, left in enumerate(expected):
+        n = len(left)
+        assert out.tokens[row, :n].tolist() == [token for token, _, _ in left]
+        assert out.part[row].tolist() == [part for _, part, _ in left] + [Part.PAD] * (out.tokens.shape[1] - n)
+        assert out.position[row, :n].tolist() == [place if keep_position else i for i, (_, _, place) in enumerate(left)]
+        assert out.attention_mask[row].sum() == n
+        labels = [token if part else IGNORE for token, part, _ in left]
+        assert out.labels[row].tolist() == labels + [IGNORE] * (out.tokens.shape[1] - n)
+    assert out.draw.tolist() == list(range(len(sizes)))
+
+
+@given(st.lists(lengths, min_size=1, max_size=4), st.integers(0, 12), st.integers(0, 12))
+def test_removing_twice_is_removing_the_sum(sizes, first: int, second: int) -> None:
+    batch = make_batch(sizes)
+    twice = remove(remove(batch, first), second)
+    once = remove(batch, first + second)
+    assert torch.equal(twice.tokens * twice.attention_mask, once.tokens * once.attention_mask)
+
+
+def test_one_number_removes_from_every_row_and_all_is_all() -> None:
+    batch = make_batch([(2, 5, 2), (1, 0, 3), (3, 9, 1)])
+    assert torch.equal(remove(batch, 4).tokens, remove(batch, torch.tensor([4, 4, 4])).tokens)
+    for side in ("left", "right"):
+        assert not (remove(batch, REMOVE_ALL, side).part == Part.COT).any()
+    assert torch.equal(remove(batch, 0).tokens, batch.tokens)
+
+
+@pytest.mark.parametrize("smoothing", [0.5, 1.0, 4.0])
+def test_offsets_follow_their_distribution(smoothing: float) -> None:
+    n = 400_000
+    drawn = offsets(np.arange(n), smoothing, seed=7)
+    for o in range(6):
+        expected = (1 - math.exp(-smoothing)) * math.exp(-smoothing * o)
+        deviation = math.sqrt(expected * (1 - expected) / n)
+        assert abs((drawn == o).mean() - expected) < 5 * deviation + 1e-12, o
+
+
+def test_offsets_are_fresh_for_every_draw_and_seed() -> None:
+    first, second = offsets(np.arange(50_000), 0.5, 0), offsets(np.arange(50_000, 100_000), 0.5, 0)
+    other_seed = offsets(np.arange(50_000), 0.5, 1)
+    for a, b in ((first, second), (first, other_seed), (first[1:], first[:-1])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(len(a))  # independent: five standard deviations
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=50), st.integers(0, 2**31))
+def test_offsets_are_a_function_of_seed_and_draw(draws: list[int], seed: int) -> None:
+    together = offsets(np.array(draws), 0.7, seed)
+    assert together.tolist() == [int(offsets(np.array([d]), 0.7, seed)[0]) for d in draws]
+
+
+def test_no_smoothing_no_offset() -> None:
+    assert not offsets(np.arange(1000), math.inf, 0).any()

@@ -1,0 +1,86 @@
+"""The linear schedule against exact arithmetic."""
+
+from fractions import Fraction
+from math import floor, inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwise_pl.errors import UserError
+from stepwise_pl.schedules import Linear
+
+deltas = st.one_of(
+    st.integers(0, 50), st.fractions(0, 50, max_denominator=97).map(str), st.decimals(0, 50, places=2).map(float)
+)
+
+
+def bound(steps_per_epoch: int = 100, max_cot: int = 50, **kwargs) -> Linear:
+    schedule = Linear(**kwargs)
+    schedule.bind(steps_per_epoch, max_cot)
+    return schedule
+
+
+@given(deltas, st.integers(1, 5000), st.integers(0, 10), st.integers(0, 4), st.integers(0, 10**7))
+def test_removed_is_the_papers_formula(delta, steps_per_epoch, start, pretrain, step) -> None:
+    schedule = bound(steps_per_epoch, delta=delta, remove_start_from=start, pretrain_epochs=pretrain)
+    elapsed = max(0, step - pretrain * steps_per_epoch)
+    assert schedule.removed(step) == start + floor(Fraction(str(delta)) * elapsed / steps_per_epoch)
+    assert schedule.removed(step + 1) >= schedule.removed(step)
+
+
+def test_tokens_leave_inside_the_epoch() -> None:
+    schedule = bound(100, delta=8)
+    assert [t for t in range(1, 101) if schedule.removed(t) > schedule.removed(t - 1)] == [13, 25, 38, 50, 63, 75, 88, 100]
+
+
+def test_no_offset_before_the_end_of_pretraining() -> None:
+    schedule = bound(100, pretrain_epochs=2, smoothing=4.0, remove_start_from=3)
+    assert {schedule.removed(t) for t in range(200)} == {3}
+    assert {schedule.smoothing_at(t) for t in range(200)} == {inf}
+    assert schedule.smoothing_at(200) == 4.0
+
+
+def test_remove_all_beyond() -> None:
+    schedule = bound(10, max_cot=50, delta=10, remove_all_beyond=4)
+    assert [schedule.removed(t) for t in range(6)] == [0, 1, 2, 3, 50, 50]
+
+
+def test_baselines_are_schedules() -> None:
+    assert {bound(delta=0).removed(t) for t in (0, 1, 10**9)} == {0}
+    assert {bound(max_cot=50, delta=0, remove_all_beyond=0).removed(t) for t in (0, 1, 10**9)} == {50}
+
+
+@given(deltas, deltas, st.integers(0, 3000))
+def test_a_changed_delta_goes_on_from_the_s_reached(before, after, step) -> None:
+    first = bound(97, delta=before)
+    second = bound(97, delta=after)
+    second.load_state_dict(first.state_dict(step))
+    if Fraction(str(before)) == Fraction(str(after)):
+        assert all(second.removed(t) == first.removed(t) for t in range(step, step + 300))
+    else:
+        start = first.removed(step)
+        grown = [start + floor(Fraction(str(after)) * k / 97) for k in range(300)]
+        assert [second.removed(step + k) for k in range(300)] == grown
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_two_resumes_are_one(first_stop, second_stop) -> None:
+    original = bound(13, delta="3/7")
+    resumed = bound(13, delta="3/7")
+    resumed.load_state_dict(original.state_dict(first_stop))
+    again = bound(13, delta="3/7")
+    again.load_state_dict(resumed.state_dict(first_stop + second_stop))
+    assert all(again.removed(t) == original.removed(t) for t in range(1200))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"delta": -1}, {"delta": "eight"}, {"delta": "1/0"}, {"smoothing": 0}, {"side": "middle"}, {"pretrain_epochs": -1},
+        {"remove_start_from": -1}, {"remove_all_beyond": -1}, {"rewarmup_steps": -1},
+    ],
+)  # fmt: skip
+def test_bad_values_are_named(bad: dict) -> None:
+    with pytest.raises(UserError, match=f"schedule.{next(iter(bad))}="):
+        Linear(**bad)

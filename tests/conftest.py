@@ -19,8 +19,9 @@ DATA = REPO.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """The models here are so small that a second thread only waits for the first."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,0 +1,54 @@
+"""Metrics against independent computations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from stepwise_pl.metrics import EvaluationMetrics, TokenSums, normalize_answer, token_sums, wilson
+from tests.test_removal import make_batch
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+    right, n = counts
+    interval = binomtest(right, n).proportion_ci(method="wilson")
+    assert wilson(right / n, n) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_wilson_needs_an_example() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        wilson(0.0, 0)
+
+
+def test_token_sums_are_a_loop_over_targets() -> None:
+    batch = make_batch([(2, 3, 2), (1, 0, 4), (3, 5, 1)])
+    logits = torch.randn(3, batch.tokens.shape[1], 12, generator=torch.Generator().manual_seed(0))
+    loss = correct = targets = 0.0
+    for row in range(3):
+        for column in range(1, batch.tokens.shape[1]):
+            if batch.part[row, column] in (1, 2):
+                scores = logits[row, column - 1].double().numpy()
+                wanted = int(batch.tokens[row, column])
+                loss += np.log(np.exp(scores).sum()) - scores[wanted]
+                correct += scores.argmax() == wanted
+                targets += 1
+    sums = token_sums(logits, batch)
+    assert (float(sums.loss), float(sums.correct), float(sums.targets)) == pytest.approx((loss, correct, targets), rel=1e-5)
+
+
+def test_evaluation_metrics_weigh_tokens_and_examples() -> None:
+    metrics = EvaluationMetrics()
+    metrics.update(TokenSums(*map(torch.tensor, (6.0, 3, 4))), torch.tensor([True, False]))
+    metrics.update(TokenSums(*map(torch.tensor, (4.0, 1, 1))), torch.tensor([True]))
+    result = {name: float(value) for name, value in metrics.compute().items()}
+    assert result == pytest.approx(
+        {"loss": 2.0, "perplexity": np.e**2, "answer_accuracy": 2 / 3, "token_accuracy": 0.8, "examples": 3}
+    )
+
+
+def test_answers_are_compared_without_commas() -> None:
+    assert normalize_answer(" 1,234 \n") == normalize_answer("1234")
+    assert normalize_answer("1 2  3") != normalize_answer("123")

@@ -1,6 +1,6 @@
 """CoTBatch: tokens, and which part each of them belongs to."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -31,7 +31,7 @@ class CoTBatch:
         part: `Part` of each token, [batch, seq] int8; within a row parts only ascend.
         position: position id of each token, [batch, seq] int64. `collate` counts from 0.
         draw: number of each example in the endless training stream, [batch] int64 (in an
-            evaluation split, its index). Random offsets are a function of it.
+            evaluation split, its index), on the host. Random offsets are a function of it.
     """
 
     tokens: Tensor
@@ -61,12 +61,11 @@ class CoTBatch:
         """Tokens of `part` in each example; [batch] int64."""
         return (self.part == part).sum(1)
 
-    def select(self, rows: Tensor) -> "CoTBatch":
-        """The examples `rows` (indices or a mask)."""
-        return CoTBatch(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
-        """The batch on another device."""
+        """The batch on another device; `draw` stays, because offsets are computed on the host."""
         return CoTBatch(
-            **{field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)}
+            tokens=self.tokens.to(device, non_blocking=non_blocking),
+            part=self.part.to(device, non_blocking=non_blocking),
+            position=self.position.to(device, non_blocking=non_blocking),
+            draw=self.draw,
         )

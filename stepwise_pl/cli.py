@@ -30,7 +30,13 @@ _PACKAGE = Path(__file__).parent
 # In a wheel the YAML files lie inside the package; in a checkout, at the top of the repository.
 CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
 
-GROUPS = {
+TOP: dict[str, type] = {
+    "_train": schemas.Config,
+    "_evaluate": schemas.EvaluateConfig,
+    "_export": schemas.ExportConfig,
+    "_write_data": schemas.WriteDataConfig,
+}
+GROUPS: dict[str, type] = {
     "model": schemas.ModelConfig,
     "optimizer": schemas.OptimizerConfig,
     "trainer": schemas.TrainerConfig,
@@ -43,12 +49,7 @@ _UNNAMED = ("run_dir", "resume", "seed", "logger", "trainer", "experiment")
 def register_schemas() -> None:
     """Make every dataclass known to Hydra: `_<group>`, or `_<kind>` for a task or schedule."""
     store = ConfigStore.instance()
-    for name, schema in (
-        ("_train", schemas.Config),
-        ("_evaluate", schemas.EvaluateConfig),
-        ("_export", schemas.ExportConfig),
-        ("_write_data", schemas.WriteDataConfig),
-    ):
+    for name, schema in TOP.items():
         store.store(name, schema)
     for group, schema in GROUPS.items():
         store.store(f"_{group}", schema, group=group)
@@ -103,9 +104,16 @@ def to_object(cfg: DictConfig) -> Any:
     cfg = OmegaConf.create(cfg)  # a copy
     _refuse_unknown(cfg, "")
     try:
-        return OmegaConf.to_object(cfg)
+        config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from None
+    for group in ("task", "schedule"):
+        part = getattr(config, group, None)
+        if part is not None and registry.SCHEMAS.get((group, part.kind)) is not type(part):
+            raise UserError(
+                f"{group}.kind={part.kind}: cannot be set by itself; choose a whole {group} with {group}=<name>"
+            )
+    return config
 
 
 def _refuse_unknown(node: DictConfig, prefix: str) -> None:
@@ -113,7 +121,7 @@ def _refuse_unknown(node: DictConfig, prefix: str) -> None:
     if not dataclasses.is_dataclass(schema):
         return
     known = [field.name for field in dataclasses.fields(schema)]
-    for key in node:
+    for key in map(str, node):
         if key not in known:
             raise UserError(unknown_key(f"{prefix}{key}", known))
         child = node._get_node(key)
@@ -133,7 +141,9 @@ def explain(error: Exception) -> str:
     """What Hydra or OmegaConf complains about, in one line that names the key and what is allowed."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error)
-    if match := re.search(r"Could not find '([\w./-]+)/([\w.-]+)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S):
+    if match := re.search(
+        r"Could not find '([\w./-]+)/([\w.-]+)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S
+    ):
         group, name, options = match.groups()
         allowed = sorted(option for option in options.split() if not option.startswith("_"))
         return f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"

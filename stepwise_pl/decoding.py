@@ -1,15 +1,15 @@
 """Greedy decoding from the prompt on, and what answer came out."""
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.metrics import normalize_answer
 from stepwise_pl.tokenizing import MARK
 
 
-def forward(model: nn.Module, batch: CoTBatch) -> Tensor:
+def forward(model: PreTrainedModel, batch: CoTBatch) -> Tensor:
     """Teacher-forced logits, [batch, seq, vocabulary].
 
     The mask is always given: without one, transformers takes a jump in the positions for
@@ -23,7 +23,7 @@ def forward(model: nn.Module, batch: CoTBatch) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(model: nn.Module, batch: CoTBatch, eos: int, max_new_tokens: int) -> Tensor:
+def generate(model: PreTrainedModel, batch: CoTBatch, eos: int, max_new_tokens: int) -> Tensor:
     """Greedy continuation of each example's prompt, batched, with a KV cache.
 
     An own loop instead of `transformers.generate` because a row ends at its second end
@@ -97,7 +97,7 @@ def answers(new: Tensor, tokenizer: PreTrainedTokenizerBase) -> list[str | None]
     out: list[str | None] = []
     for row in new.tolist():
         ends = [i for i, token in enumerate(row) if token == eos][:2]
-        text = tokenizer.decode(row[ends[0] + 1 : ends[1]]) if len(ends) == 2 else ""
+        text = str(tokenizer.decode(row[ends[0] + 1 : ends[1]])) if len(ends) == 2 else ""
         _, mark, answer = text.partition(MARK)
         out.append(normalize_answer(answer) if mark else None)
     return out

@@ -109,7 +109,7 @@ def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[st
         id=run_id, resume="allow", job_type="train", config=dict(config),
     )  # fmt: skip
     run = logger.experiment
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         id_file.write_text(run.id)
         run.define_metric("schedule/removed_tokens")
         for metric in VERSUS_REMOVED:

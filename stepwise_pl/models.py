@@ -42,7 +42,7 @@ def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrai
                     module.p = cfg.dropout
     else:
         model = _random(cfg, tokenizer)
-    rows = model.get_input_embeddings().num_embeddings
+    rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise UserError(
             f"model.tokenizer={cfg.tokenizer}: has {len(tokenizer)} tokens, the model embeds only {rows}; "
@@ -77,15 +77,19 @@ def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
             pad_token_id=tokenizer.eos_token_id,
         )
     except ValueError:
-        raise UserError(f"model.type={cfg.type}: no such model type in transformers (gpt2, llama, mistral, ...)") from None
+        raise UserError(
+            f"model.type={cfg.type}: no such model type in transformers (gpt2, llama, mistral, ...)"
+        ) from None
     known = config.to_dict()
     for key, value in cfg.config.items():
         if key not in known:
-            raise UserError(f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}")
+            raise UserError(
+                f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}"
+            )
         setattr(config, key, value)
     if cfg.dropout is not None:
         _set_dropout(config, cfg.dropout)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     return model
 
 
@@ -113,7 +117,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     checkpoints = [folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     path = next((path for path in (reference, *checkpoints) if path.is_file()), None)
     if path is None:
-        raise UserError(f"{folder}: neither state_dict.bin nor checkpoints/best.ckpt nor checkpoints/last.ckpt is there")
+        raise UserError(
+            f"{folder}: neither state_dict.bin nor checkpoints/best.ckpt nor checkpoints/last.ckpt is there"
+        )
     state = read_checkpoint(path)
     prefix = REFERENCE_PREFIX if path == reference else PREFIX
     weights = state if path == reference else state.get("state_dict", {})

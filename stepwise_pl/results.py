@@ -53,6 +53,7 @@ def plot_stages(stages: list[Stage], title: str, stem: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     x = [stage.removed_tokens for stage in stages]
@@ -60,7 +61,7 @@ def plot_stages(stages: list[Stage], title: str, stem: Path) -> None:
     errors = [[s.accuracy - s.interval[0] for s in stages], [s.interval[1] - s.accuracy for s in stages]]
     axes.errorbar(x, y, yerr=errors, marker="o", markersize=5, capsize=3, linewidth=1.5, color="#0072b2")
     axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03), title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150)

@@ -50,7 +50,9 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Pat
     number = 1
     while (path / "config.yaml").exists():
         if run_dir:
-            raise UserError(f"run_dir={path}: holds a run already; resume=true goes on with it, another run_dir starts anew")
+            raise UserError(
+                f"run_dir={path}: holds a run already; resume=true goes on with it, another run_dir starts anew"
+            )
         number += 1
         path = base.with_name(f"{base.name}-{number}")
     try:
@@ -135,12 +137,19 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path / "model")
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path / "model"), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path / "model"), dtype=torch.float32)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"{path / 'model'}: cannot be read ({next(iter(str(error).splitlines()), '')})") from None
     weights = {key.removeprefix(PREFIX): value for key, value in state["state_dict"].items() if key.startswith(PREFIX)}
     load_weights(model, weights, str(file))
     data = CoTDataModule(config.task, tokenizer, config.data, config.seed).prepare()
     return TrainedRun(
-        path, config, file, int(state["global_step"]), model.eval(), tokenizer, data, int(state["stepwise"]["removed_tokens"])
+        path,
+        config,
+        file,
+        int(state["global_step"]),
+        model.eval(),
+        tokenizer,
+        data,
+        int(state["stepwise"]["removed_tokens"]),
     )

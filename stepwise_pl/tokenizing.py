@@ -29,7 +29,9 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
     """
     if name == SMALL:
         if not symbols:
-            raise UserError("model.tokenizer=symbols: this task has no fixed set of words; name a Hugging Face tokenizer")
+            raise UserError(
+                "model.tokenizer=symbols: this task has no fixed set of words; name a Hugging Face tokenizer"
+            )
         return small_tokenizer(symbols)
     try:
         # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
@@ -50,7 +52,7 @@ def small_tokenizer(symbols: tuple[str, ...]) -> PreTrainedTokenizerFast:
     words = dict.fromkeys((*symbols, MARK, "<eos>", "<unk>"))
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<eos>", pad_token="<eos>", unk_token="<unk>",
         clean_up_tokenization_spaces=False,
     )  # fmt: skip

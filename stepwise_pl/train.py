@@ -42,9 +42,7 @@ def train(config: Config) -> dict[str, Any]:
     data = CoTDataModule(config.task, tokenizer, config.data, config.seed, config.trainer.accumulate_grad_batches)
     data.prepare()
     model = build_model(config.model, tokenizer)
-    module = StepwiseModule(
-        model, tokenizer, config.schedule, config.optimizer, config.seed, config.trainer.max_steps
-    )  # fmt: skip
+    module = StepwiseModule(model, tokenizer, config.schedule, config.optimizer, config.seed, config.trainer.max_steps)
     config.schedule.bind(data.steps_per_epoch, data.max_cot)
     check_fits(model, data, config.schedule)
 
@@ -62,8 +60,13 @@ def train(config: Config) -> dict[str, Any]:
             resume_from = checkpoints / "last.ckpt"
             step = int(read_checkpoint(resume_from)["global_step"])
             log.info("resuming at step %d", step)
-            trainer.loggers[0].resume_from(step)
-        trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+            loggers.MetricsFile(run_dir / "metrics.csv").resume_from(step)
+        try:
+            trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
+        except BaseException:
+            if (checkpoints / "last.ckpt").is_file():
+                log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
+            raise
         best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
         tested = trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)[0]
     summary = {

@@ -35,9 +35,7 @@ def test_every_pass_sees_every_example_once_in_an_order_of_its_own(batch_size: i
 def test_a_step_holds_the_same_examples_however_it_is_divided(micro: int, world: int) -> None:
     whole = stream(8)
     for step in range(30):
-        parts = [
-            stream(8, micro, rank, world)[step * micro + k].draw for k in range(micro) for rank in range(world)
-        ]
+        parts = [stream(8, micro, rank, world)[step * micro + k].draw for k in range(micro) for rank in range(world)]
         assert torch.equal(torch.cat(parts).sort().values, whole[step].draw)
 
 

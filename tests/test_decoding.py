@@ -131,7 +131,13 @@ def test_answers_are_read_between_the_end_tokens(tokenizer) -> None:
     def ids(text: str) -> list[int]:
         return tokenizer(text)["input_ids"]
 
-    texts = ["1 2 <eos> #### 3 4 <eos>", "<eos> #### 5 <eos> <eos>", "1 <eos> 2 <eos>", "1 <eos> #### 2", "#### 1 <eos> 2 <eos>"]
+    texts = [
+        "1 2 <eos> #### 3 4 <eos>",
+        "<eos> #### 5 <eos> <eos>",
+        "1 <eos> 2 <eos>",
+        "1 <eos> #### 2",
+        "#### 1 <eos> 2 <eos>",
+    ]
     rows = [ids(text) for text in texts]
     assert [answers(torch.tensor([row]), tokenizer)[0] for row in rows] == ["3 4", "5", None, None, None]
 

@@ -44,6 +44,10 @@ def test_all_malformed_lines_are_counted(tmp_path) -> None:
 
 def test_missing_unset_and_empty_files(tmp_path) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
-    for path, reason in ((None, "is not set"), ("nowhere.txt", "No such file"), (str(tmp_path / "empty.txt"), "no example")):
+    for path, reason in (
+        (None, "is not set"),
+        ("nowhere.txt", "No such file"),
+        (str(tmp_path / "empty.txt"), "no example"),
+    ):
         with pytest.raises(UserError, match=reason):
             LineFiles(train=path).load()

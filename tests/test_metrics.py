@@ -36,7 +36,9 @@ def test_token_sums_are_a_loop_over_targets() -> None:
                 correct += scores.argmax() == wanted
                 targets += 1
     sums = token_sums(logits, batch)
-    assert (float(sums.loss), float(sums.correct), float(sums.targets)) == pytest.approx((loss, correct, targets), rel=1e-5)
+    assert (float(sums.loss), float(sums.correct), float(sums.targets)) == pytest.approx(
+        (loss, correct, targets), rel=1e-5
+    )
 
 
 def test_evaluation_metrics_weigh_tokens_and_examples() -> None:

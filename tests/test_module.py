@@ -156,7 +156,9 @@ def test_loss_is_the_mean_over_target_tokens(tmp_path) -> None:
     data = CoTDataModule(TASK, TOKENIZER, DataConfig(batch_size=8)).prepare()
     batch = next(iter(data.train_dataloader()))
     model(input_ids=batch.tokens, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
-    step = torch.cat([-1e-3 * (p.grad / (p.grad.abs() + 1e-12)).flatten() for p in model.parameters() if p.grad is not None])
+    step = torch.cat(
+        [-1e-3 * (p.grad / (p.grad.abs() + 1e-12)).flatten() for p in model.parameters() if p.grad is not None]
+    )
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     moved = weights(module) - before
     clear = torch.cat([p.grad.flatten().abs() for p in model.parameters()]) > 1e-5
@@ -248,7 +250,11 @@ def test_another_causal_lm_trains_too(tmp_path) -> None:
     )  # fmt: skip
     batch = data.prepare().encoded["train"].collate(torch.arange(16).numpy())
     with torch.no_grad():
-        before = float(torch.nn.functional.cross_entropy(forward(model, batch)[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten()))
+        before = float(
+            torch.nn.functional.cross_entropy(
+                forward(model, batch)[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten()
+            )
+        )
     trainer.fit(module, data)
     after = float(trainer.callback_metrics["train/loss"])
     assert after < 0.9 * before

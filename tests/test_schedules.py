@@ -31,7 +31,16 @@ def test_removed_is_the_papers_formula(delta, steps_per_epoch, start, pretrain, 
 
 def test_tokens_leave_inside_the_epoch() -> None:
     schedule = bound(100, delta=8)
-    assert [t for t in range(1, 101) if schedule.removed(t) > schedule.removed(t - 1)] == [13, 25, 38, 50, 63, 75, 88, 100]
+    assert [t for t in range(1, 101) if schedule.removed(t) > schedule.removed(t - 1)] == [
+        13,
+        25,
+        38,
+        50,
+        63,
+        75,
+        88,
+        100,
+    ]
 
 
 def test_no_offset_before_the_end_of_pretraining() -> None:

@@ -56,7 +56,9 @@ def test_real_gsm8k_lines_encode_as_one_string(gpt2_tokenizer, shared_data) -> N
 
 
 def test_unequal_lengths_are_padded(tokenizer) -> None:
-    examples = ExampleList([Example("1 * 2", "2 0", "2 0"), Example("3", "", "4"), Example("1 2 3 4 5", "6 7 8 9", "0")])
+    examples = ExampleList(
+        [Example("1 * 2", "2 0", "2 0"), Example("3", "", "4"), Example("1 2 3 4 5", "6 7 8 9", "0")]
+    )
     encoded = encode(examples, tokenizer, "train")
     batch = encoded.collate(np.array([2, 0, 1]), np.array([7, 8, 9]))
     assert batch.length_of(Part.PROMPT).tolist() == [6, 4, 2]
@@ -84,7 +86,11 @@ def test_small_tokenizer_is_a_standard_one(tokenizer, tmp_path) -> None:
     # `encode` takes a shortcut for this kind; the ids are the tokenizer's own.
     examples = Multiplication(digits=3, train_size=5).load()["train"]
     assert encode(examples, again, "train").tokens.tolist() == sum(
-        (tokenizer(f" {e.prompt} <eos> {e.cot} <eos> #### {e.answer} <eos>")["input_ids"] for e in examples.slice(0, 5)), []
+        (
+            tokenizer(f" {e.prompt} <eos> {e.cot} <eos> #### {e.answer} <eos>")["input_ids"]
+            for e in examples.slice(0, 5)
+        ),
+        [],
     )
 
 

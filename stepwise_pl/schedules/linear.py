@@ -1,5 +1,6 @@
 """The paper's schedule: tokens leave at a constant rate."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,7 @@ class Linear(Schedule):
     """s(t) = remove_start_from + floor(Δ · max(0, t - t_pretrain) / T)  (arXiv 2405.14838, section 3).
 
     s grows by one every T/Δ optimizer steps, inside the epoch, in exact integer
-    arithmetic. Explicit CoT is Δ = 0. No CoT is Δ = 0 with `remove_all_beyond` = 0.
+    arithmetic. Explicit CoT is pretraining without end; No CoT removes all beyond 0 tokens.
 
     A run that is resumed with another Δ (or another T) goes on from the s it had reached.
 
@@ -27,7 +28,7 @@ class Linear(Schedule):
     kind: str = "linear"
     # Δ: CoT tokens removed per epoch; an integer, a decimal or a fraction such as 1/2.
     delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
-    # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn.
+    # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn; inf: never more.
     pretrain_epochs: float = 0
     remove_start_from: int = 0
     # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39).
@@ -50,22 +51,25 @@ class Linear(Schedule):
     def bind(self, steps_per_epoch: int, max_cot: int) -> None:
         super().bind(steps_per_epoch, max_cot)
         # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
-        self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
+        steps = self.pretrain_epochs * steps_per_epoch
+        self.pretrain_steps: float = steps if math.isinf(steps) else round(steps)
+        self.step_from = self.pretrain_steps
         self.removed_from = self.remove_start_from
 
     def removed(self, step: int) -> int:
         rate = self.rate_exact
-        elapsed = max(0, step - self.step_from)
+        elapsed = int(max(0, step - self.step_from))
         removed = self.removed_from + (rate.numerator * elapsed) // (rate.denominator * self.steps_per_epoch)
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
             return max(removed, self.max_cot)
         return removed
 
     def smoothing_at(self, step: int) -> float:
-        return self.smoothing if step >= self.pretrain_steps else float("inf")
+        return self.smoothing if step >= self.pretrain_steps else math.inf
 
     def rate(self) -> float:
-        return float(self.rate_exact)
+        gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond
+        return 0.0 if gone_at_once or math.isinf(self.pretrain_epochs) else float(self.rate_exact)
 
     def _line(self) -> dict[str, Any]:
         return {

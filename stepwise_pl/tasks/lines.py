@@ -28,6 +28,11 @@ class LineFiles(Task):
     def load(self) -> dict[str, Examples]:
         return {split: read_lines(getattr(self, split), f"task.{split}") for split in SPLITS}
 
+    def symbols(self) -> tuple[str, ...]:
+        """The words of the training file, so that the small tokenizer fits any file of few distinct words."""
+        train = read_lines(self.train, "task.train")
+        return tuple(sorted({word for example in train for text in example for word in text.split()}))
+
 
 def parse_line(line: str) -> Example:
     """Split one line into its parts. Raises `ValueError` with the reason if it cannot be."""

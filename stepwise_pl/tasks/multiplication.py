@@ -89,7 +89,11 @@ class Multiplication(Task):
             drawn, fresh = _first_of_each(np.concatenate([drawn, *fresh])), []
             held_out = self._held_out(drawn)
             first = _first_index(_keys(drawn, self.split == "unordered"))  # one pair of each class
-            train, validation, test = drawn[held_out == 0], drawn[first & (held_out == 1)], drawn[first & (held_out == 2)]
+            train, validation, test = (
+                drawn[held_out == 0],
+                drawn[first & (held_out == 1)],
+                drawn[first & (held_out == 2)],
+            )
             if (
                 len(train) >= self.train_size
                 and len(validation) == self.validation_size

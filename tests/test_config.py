@@ -1,0 +1,143 @@
+"""Configuration: every YAML composes, the paper's values, and errors in one quick line."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from stepwise_pl import cli
+from stepwise_pl.config import Config, EvaluateConfig
+from stepwise_pl.schedules import Linear
+from stepwise_pl.tasks import Multiplication
+from tests.conftest import REPO
+
+
+def composed(*overrides: str, config_name: str = "train") -> Config:
+    GlobalHydra.instance().clear()
+    cli.register_schemas()
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = cli.to_object(compose(config_name, list(overrides)))
+    return config
+
+
+CHOICES = sorted(path.relative_to(cli.CONF) for path in cli.CONF.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=str)
+def test_every_choice_composes_and_survives_a_round_trip(path: Path, tmp_path) -> None:
+    config = composed(f"{path.parent}={path.stem}")
+    cli.save_yaml(cli.to_plain(config), tmp_path / "config.yaml")
+    assert cli.config_from(cli.read_yaml(tmp_path / "config.yaml"), Config) == config
+
+
+def test_the_documented_full_size_command_is_the_papers_recipe() -> None:
+    config = composed("model=gpt2", "task=mult7x7")
+    assert isinstance(config.schedule, Linear)
+    assert isinstance(config.task, Multiplication)
+    s, o, d, t = config.schedule, config.optimizer, config.data, config.trainer
+    assert (s.delta, s.smoothing, s.side, s.reset_optimizer, s.rewarmup_steps) == (8, 4.0, "left", True, 0)
+    assert (o.lr, o.weight_decay, o.betas, o.warmup_steps, o.decay_steps) == (5e-5, 0.01, [0.9, 0.999], 0, 0)
+    assert (d.batch_size, t.gradient_clip_val, t.max_epochs, t.precision) == (32, 1.0, 200, "32-true")
+    assert (config.task.digits, config.task.train_size) == (7, 808_000)
+    assert (config.model.name, config.model.pretrained, config.model.tokenizer) == ("gpt2", True, "gpt2")
+
+
+def test_the_knobs() -> None:
+    config = composed("schedule.delta=1/2", "schedule.smoothing=inf", "task.digits=5", "optimizer.lr=1e-4", "seed=3")
+    assert (config.schedule.rate(), config.schedule.smoothing) == (0.5, float("inf"))
+    assert (config.task.digits, config.optimizer.lr, config.seed) == (5, 1e-4, 3)  # type: ignore[attr-defined]
+
+
+ERRORS = {
+    "schedule.dleta=4": "schedule.dleta: no such key. Did you mean schedule.delta? schedule has: delta,",
+    "+schedule.foo=4": "schedule.foo: no such key. schedule has: kind, side,",
+    "foo=4": "foo: no such key. The top level has: data,",
+    "+foo.bar=4": "foo: no such key.",
+    "schedule=fast": "schedule=fast: no such schedule; choose from explicit_cot, no_cot, stepwise",
+    "task=mult99x99": "task=mult99x99: no such task; choose from",
+    "model=gpt9": "model=gpt9: no such model; choose from gpt2, gpt2-medium, gpt2_2layer, tiny",
+    "experiment=nope": "experiment=nope: no such experiment; choose from quickstart",
+    "optimizer.lr=abc": "optimizer.lr: Value 'abc' of type 'str' could not be converted to Float",
+    "optimizer.lr=-1": "optimizer.lr=-1.0: must be above 0",
+    "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
+    "task.digits=null": "task.digits: field 'task.digits' is not Optional",
+    "schedule.side=up": "schedule.side=up: must be one of left, right",
+    "schedule.delta=many": "schedule.delta=many: must be a number, such as 8, 0.5 or 1/2",
+    "trainer.precision=64": "trainer.precision=64: must be one of 32-true, bf16-mixed",
+    "data.batch_size=0": "data.batch_size=0: must be at least 1",
+    "model.heads=5": "model.heads=5: must divide model.width=128",
+    "model.pretrained=true": "model.tokenizer=symbols does not fit pretrained weights",
+    "trainer.accumulate_grad_batches=5": "data.batch_size=32: must be a multiple of",
+    "optimizer.decay_steps=10": "optimizer.decay_steps=10: needs trainer.max_steps",
+    "task=lines schedule.keep_position=true": "schedule.keep_position=true needs a task whose CoT length",
+    "schedule.delta=[3": "error:",
+    "task=lines": "task.train is not set",
+    "task=lines task.train=/nowhere.txt": "task.train=/nowhere.txt: No such file or directory",
+    "resume=true run_dir=/nowhere": "run_dir=/nowhere: nothing to resume",
+    "model.init_from=/nowhere": "model.init_from=/nowhere: no such folder",
+}
+
+
+@pytest.mark.parametrize("arguments", ERRORS)
+def test_errors_are_one_line_and_quick(arguments: str, tmp_path) -> None:
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-m", "stepwise_pl.train", "task=mult2x2", *arguments.split()],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120, env={"PATH": "", "PYTHONPATH": str(REPO), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert ERRORS[arguments] in line
+    assert "Traceback" not in result.stderr
+    if arguments.split()[0] not in ("task=lines", "resume=true", "model.init_from=/nowhere"):
+        assert result.stderr.strip() == line
+        assert time.monotonic() - started < 30  # a guard against a hang; the 3 s are measured in the test below
+
+
+def test_a_bad_config_is_refused_before_torch_is_imported(tmp_path) -> None:
+    script = (
+        "import sys; sys.argv=['train','optimizer.lr=-1']\n"
+        "from stepwise_pl import cli, train\n"
+        "try: cli.entry_point('train', train.train)\n"
+        "except SystemExit as e: print(e.code, sorted(m for m in ('torch','lightning','transformers','wandb') if m in sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert out.stdout.strip() == "2 []", out.stderr
+
+
+@pytest.mark.parametrize("entry", ["train", "evaluate", "export", "write_data"])
+def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", f"stepwise_pl.{entry}", "--help"], capture_output=True, text=True, cwd=tmp_path
+    ).stdout
+    assert f"python -m stepwise_pl.{entry}" in out
+    key = {"train": "smoothing: 4.0", "evaluate": "checkpoint: best", "export": "out: null", "write_data": "digits: 4"}
+    assert key[entry] in out
+
+
+def test_evaluate_names_the_missing_run(tmp_path) -> None:
+    for arguments, message in (([], "run is not set"), (["run=nowhere"], "no config.yaml there")):
+        out = subprocess.run(
+            [sys.executable, "-m", "stepwise_pl.evaluate", *arguments], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert out.returncode == 2
+        assert message in out.stderr
+        assert len(out.stderr.strip().splitlines()) == 1
+    assert EvaluateConfig.__doc__
+
+
+def test_run_names_tell_sweep_jobs_apart() -> None:
+    script = "import sys; from stepwise_pl import cli; cli.entry_point('train', lambda c: cli.say(cli.run_name()))"
+
+    def name(*arguments: str) -> list[str]:
+        out = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=REPO)
+        return out.stdout.split()
+
+    assert name() == ["mult4x4-tiny-stepwise"]
+    assert name("experiment=quickstart", "seed=3", "run_dir=x", "trainer.max_steps=4") == ["quickstart"]
+    assert name("task=mult2x2", "schedule.delta=1/2") == ["mult2x2-tiny-stepwise/schedule.delta=1_2"]

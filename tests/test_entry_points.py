@@ -1,0 +1,311 @@
+"""The commands as a user runs them: real processes, real files."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from stepwise_pl.loggers import read_metrics
+from tests.conftest import REPO, command
+
+# One-digit products: 1 epoch of 20 steps, 2 CoT tokens, seconds to train.
+SMALL = (
+    "task=mult2x2", "task.digits=1", "task.split=ordered", "model.layers=1", "model.heads=2", "model.width=64",
+    "data.batch_size=32", "data.epoch_size=640", "optimizer.lr=5e-3", "schedule.delta=1", "trainer.max_epochs=6",
+    "trainer.log_every_n_steps=5", "schedule.rewarmup_steps=5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    out = command("train", *SMALL, f"run_dir={folder}")
+    (folder / "stdout.txt").write_text(out.stdout)
+    return folder
+
+
+def test_the_run_folder_holds_what_was_promised(run_dir: Path) -> None:
+    for name in (
+        "config.yaml", "metrics.csv", "summary.json", "accuracy.png", "accuracy.svg", "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt", "model/config.json", "model/tokenizer.json",
+    ):  # fmt: skip
+        assert (run_dir / name).stat().st_size > 0, name
+    rows = read_metrics(run_dir / "metrics.csv")
+    columns = [
+        "step",
+        "epoch",
+        "schedule/removed_tokens",
+        "train/loss",
+        "val/loss",
+        "val/answer_accuracy",
+        "val/token_accuracy",
+    ]
+    assert list(rows[0])[:7] == columns
+    assert [int(r["step"]) for r in rows if r["train/loss"]] == list(range(5, 121, 5))
+    validated = [(int(r["step"]), float(r["schedule/removed_tokens"])) for r in rows if r["val/loss"]]
+    assert validated == [(20, 0), (40, 1), (60, 2), (80, 2), (100, 2), (120, 2)]
+    assert all(r["schedule/removed_tokens"] and r["epoch"] for r in rows)
+
+
+def test_the_summary_is_readable_and_true(run_dir: Path) -> None:
+    text = (run_dir / "stdout.txt").read_text()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["removed_tokens"] == summary["max_cot_tokens"] == 2
+    assert summary["examples_per_token"] == 640
+    assert summary["test_examples"] == 17
+    assert summary["steps"] == 120
+    assert "640 examples per removed token" in text
+    assert f"run folder      {run_dir}" in text
+    assert "[95% Wilson interval]" in text
+    rows = [line.split() for line in text.splitlines() if "n=16" in line]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    assert "examples_per_token: 640" in (run_dir / "config.yaml").read_text()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_others(run_dir: Path, tmp_path) -> None:
+    for seed in (0, 1):
+        command("train", *SMALL, f"run_dir={tmp_path / str(seed)}", f"seed={seed}")
+    first, again, other = (
+        [{**r, "seconds": ""} for r in read_metrics(folder / "metrics.csv")]
+        for folder in (run_dir, tmp_path / "0", tmp_path / "1")
+    )
+    assert first == again
+    assert first != other
+
+
+def test_evaluate_agrees_with_the_run(run_dir: Path) -> None:
+    out = command("evaluate", f"run={run_dir}", "speed_problems=4").stdout
+    summary = json.loads((run_dir / "summary.json").read_text())
+    result = json.loads((run_dir / "evaluations" / "best-test-removed2.json").read_text())
+    assert result["answer_accuracy"] == pytest.approx(summary["test_accuracy"])
+    assert result["examples"] == 17
+    assert result["problems_per_second_batch_1"] > 0
+    assert result["problems_per_second_batch_200"] > result["problems_per_second_batch_1"]
+    assert "problems per second at batch 1\n" in out
+    command("evaluate", f"run={run_dir}", "removed_tokens=0", "checkpoint=last", "split=validation", "speed_problems=0")
+    result = json.loads((run_dir / "evaluations" / "last-validation-removed0.json").read_text())
+    assert (result["removed_tokens"], result["examples"]) == (0, 16)
+
+
+def answers_of(folder: Path, run_dir: Path) -> None:
+    """The exported folder answers every problem of the training split as the run does."""
+    from stepwise_pl.decoding import answers, generate
+    from stepwise_pl.removal import REMOVE_ALL, remove
+    from stepwise_pl.runs import load_run
+
+    run = load_run(str(run_dir), "best")
+    internalized = run.removed_tokens >= run.data.max_cot
+    examples = run.config.task.load()["train"].slice(0, 40)
+    batch = run.data.encoded["train"].collate(torch.arange(40).numpy())
+    batch = remove(batch, REMOVE_ALL if internalized else run.removed_tokens)
+    own = answers(generate(run.model, batch, run.tokenizer.eos_token_id, 20), run.tokenizer)
+    assert len(set(own)) > 5
+    assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "gpt2"
+    assert AutoTokenizer.from_pretrained(folder).eos_token == "<eos>"
+    generator = pipeline("text-generation", model=str(folder))
+    for example, answer in zip(examples, own, strict=True):
+        prompt = f" {example.prompt} <eos>" + ("<eos>" if internalized else "")
+        text = generator(prompt, return_full_text=False)[0]["generated_text"]
+        if answer is not None:
+            assert text.partition("####")[2].strip() == answer
+
+
+def test_export_gives_the_same_answers_in_plain_transformers(run_dir: Path, tmp_path) -> None:
+    command("export", f"run={run_dir}", f"out={tmp_path / 'hf'}")
+    answers_of(tmp_path / "hf", run_dir)
+    readme = (tmp_path / "hf" / "README.md").read_text()
+    code = readme.split("```python")[1].split("```")[0]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "hf", capture_output=True, text=True)
+    assert "####" in shown.stdout, shown.stderr
+
+
+def test_export_of_a_model_that_writes_its_cot(tmp_path) -> None:
+    folder = tmp_path / "explicit"
+    command("train", *SMALL, "schedule=explicit_cot", f"run_dir={folder}")
+    command("export", f"run={folder}")
+    answers_of(folder / "export", folder)
+
+
+def test_keep_position_is_refused_in_an_export(tmp_path) -> None:
+    folder = tmp_path / "kept"
+    command("train", *SMALL, "trainer.max_epochs=1", "schedule.keep_position=true", f"run_dir={folder}")
+    out = command("export", f"run={folder}", check=False)
+    assert (out.returncode, "keep_position" in out.stderr) == (2, True)
+
+
+def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
+    out = command("train", *SMALL, f"run_dir={run_dir}", check=False)
+    assert out.returncode == 2
+    assert "holds a run already; resume=true goes on with it" in out.stderr
+    folder = tmp_path / "part"
+    command("train", *SMALL, f"run_dir={folder}", "trainer.max_epochs=3")
+    out = command("train", *SMALL, f"run_dir={folder}", "resume=true", "schedule.side=right", check=False)
+    assert "another configuration: schedule.side was left, is right" in out.stderr
+    command("train", *SMALL, f"run_dir={folder}", "resume=true")
+    whole, resumed = (
+        [r for r in read_metrics(path / "metrics.csv") if not r["test/loss"]] for path in (run_dir, folder)
+    )
+    assert [{k: v for k, v in r.items() if v} for r in resumed] == [{k: v for k, v in r.items() if v} for r in whole]
+    one, two = (torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (run_dir, folder))
+    assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
+
+
+def test_default_run_folders_do_not_collide(tmp_path) -> None:
+    for _ in range(2):
+        command("train", *SMALL, "trainer.max_steps=2", cwd=tmp_path, PYTHONPATH=str(REPO))
+    runs = sorted(path.parent.relative_to(tmp_path) for path in tmp_path.rglob("summary.json"))
+    assert [path.name for path in runs] == ["seed0", "seed0-2"]
+    assert runs[0].parts[:2] == ("outputs", "mult2x2-tiny-stepwise")
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}  # nothing is written anywhere else
+
+
+def test_multirun_sweeps(tmp_path) -> None:
+    command(
+        "train", "-m", *SMALL, "trainer.max_steps=2", "schedule.delta=4,1/2", "schedule.smoothing=2,inf",
+        cwd=tmp_path, PYTHONPATH=str(REPO),
+    )  # fmt: skip
+    configs = [path.read_text() for path in sorted(tmp_path.rglob("config.yaml"))]
+    assert len(configs) == 4
+    seen = {(c.split("  delta: ")[1].split("\n")[0], c.split("smoothing: ")[1].split("\n")[0]) for c in configs}
+    assert seen == {("4", "2.0"), ("4", ".inf"), ("1/2", "2.0"), ("1/2", ".inf")}
+
+
+def test_gpt2_on_7x7_takes_two_steps_with_random_weights(shared_data, tmp_path) -> None:
+    out = command(
+        "train", "model=gpt2", "task=mult7x7", "model.pretrained=false",
+        f"model.tokenizer={shared_data / 'gpt2-tokenizer'}", "task.train_size=200", "task.validation_size=2",
+        "task.test_size=2", "data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}",
+        "trainer.log_every_n_steps=1",
+    )  # fmt: skip
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    losses = [float(r["train/loss"]) for r in rows if r["train/loss"]]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert "2 steps" in out.stdout
+
+
+def test_pretrained_gpt2_without_network_names_the_options(tmp_path) -> None:
+    out = command("train", "model=gpt2", "task=mult4x4", f"run_dir={tmp_path / 'run'}", check=False)
+    line = out.stderr.strip().splitlines()[-1]
+    assert out.returncode == 2
+    assert line.startswith("error: model.tokenizer=gpt2: cannot be loaded")
+    assert "model.pretrained=false" in line
+    assert "Traceback" not in out.stderr
+
+
+def test_a_cot_longer_than_the_positions(tmp_path) -> None:
+    args = (
+        "task=mult20x20",
+        "task.train_size=10",
+        "task.validation_size=2",
+        "task.test_size=2",
+        f"run_dir={tmp_path}/r",
+    )
+    out = command("train", *args, check=False)
+    line = out.stderr.strip().splitlines()[-1]
+    assert out.returncode == 2
+    assert line.startswith("error: the longest example has 1299 tokens (CoT: 1214), the model 512 positions")
+    assert "model.positions=1299" in line
+
+
+def test_files_train_like_generated_data(tmp_path) -> None:
+    command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
+    files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
+    command("train", *SMALL[3:], "task=lines", *files, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=4")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_cot_tokens"] == 2
+
+
+def test_wandb_offline_has_removed_tokens_as_its_axis(tmp_path) -> None:
+    command("train", *SMALL, "logger=wandb", "logger.offline=true", f"run_dir={tmp_path}", "trainer.max_epochs=3")
+    files = list(tmp_path.rglob("run-*.wandb"))
+    assert len(files) == 1
+    from wandb.proto import wandb_internal_pb2 as pb
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(files[0]))
+    definitions, points = {}, []
+    while (data := store.scan_data()) is not None:
+        record = pb.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "metric":
+            definitions[record.metric.name] = record.metric.step_metric
+        elif record.WhichOneof("record_type") == "history":
+            row = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
+            if "val/answer_accuracy" in row:
+                points.append((row["schedule/removed_tokens"], row["val/answer_accuracy"]))
+    for name in ("val/answer_accuracy", "val/token_accuracy", "val/loss"):
+        assert definitions[name] == "schedule/removed_tokens"
+    rows = [r for r in read_metrics(tmp_path / "metrics.csv") if r["val/loss"]]
+    assert [removed for removed, _ in points] == [0, 1, 2]
+    assert [accuracy for _, accuracy in points] == pytest.approx(
+        [float(r["val/answer_accuracy"]) for r in rows], abs=1e-6
+    )
+
+
+def limited(bytes_: int):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+
+
+def test_a_full_disk_is_one_line(tmp_path) -> None:
+    """No file may grow beyond 100 kB, as if the disk were full when the checkpoint is written."""
+    out = subprocess.run(
+        [sys.executable, "-m", "stepwise_pl.train", *SMALL, f"run_dir={tmp_path / 'run'}"],
+        capture_output=True, text=True, cwd=REPO, preexec_fn=limited(100_000), timeout=300,
+    )  # fmt: skip
+    assert out.returncode == 2, out.stderr[-2000:]
+    assert "Traceback" not in out.stderr
+    assert out.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "free space" in out.stderr.strip().splitlines()[-1]
+
+
+def test_an_unwritable_run_folder(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    out = command("train", *SMALL, f"run_dir={tmp_path / 'file' / 'run'}", check=False)
+    assert out.returncode == 2
+    assert "cannot be written" in out.stderr.strip().splitlines()[-1]
+
+
+def test_the_wheel_trains_from_any_directory(tmp_path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(REPO)],
+        check=True,
+    )
+    wheel = next(tmp_path.glob("*.whl"))
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)], check=True
+    )
+    elsewhere.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    where = subprocess.run(
+        [sys.executable, "-c", "import stepwise_pl; print(stepwise_pl.__file__)"],
+        cwd=elsewhere,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert where.stdout.startswith(str(site))
+    out = subprocess.run(
+        [sys.executable, "-m", "stepwise_pl.train", *SMALL, "trainer.max_steps=2"],
+        cwd=elsewhere,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr
+    assert list(elsewhere.rglob("summary.json"))
+
+
+def test_damaged_and_foreign_checkpoints(run_dir: Path, tmp_path) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    out = command("evaluate", f"run={run_dir}", f"checkpoint={tmp_path / 'bad.ckpt'}", check=False)
+    assert (out.returncode, "damaged, or not a checkpoint" in out.stderr) == (2, True)
+    out = command("evaluate", f"run={run_dir}", "checkpoint=/nowhere.ckpt", check=False)
+    assert (out.returncode, "no such checkpoint" in out.stderr) == (2, True)

@@ -1,0 +1,62 @@
+"""The layers of DESIGN.md: an import may only point down, and only the top knows Hydra."""
+
+import ast
+from pathlib import Path
+
+import stepwise_pl
+
+PACKAGE = Path(stepwise_pl.__file__).parent
+
+LAYERS = [
+    # plain functions and small classes
+    {"errors", "registry", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.lines",
+     "tasks.multiplication", "tasks", "config"},
+    # torch and transformers
+    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "datamodule", "evaluation"},
+    # Lightning
+    {"module", "callbacks", "loggers", "results"},
+    # entry points and what they share
+    {"cli", "building", "runs", "train", "evaluate", "export", "write_data"},
+]  # fmt: skip
+HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
+
+
+def imports(path: Path) -> set[str]:
+    out: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            out |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return out
+
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imports(path)
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py"
+}
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(MODULES) == set(LEVEL)
+
+
+def test_imports_point_down() -> None:
+    for name, imported in MODULES.items():
+        for other in imported:
+            target = other.removeprefix("stepwise_pl.")
+            if other.startswith("stepwise_pl.") and target in LEVEL:
+                assert LEVEL[target] <= LEVEL[name], f"{name} imports {target}"
+
+
+def test_who_knows_what() -> None:
+    roots = {name: {module.split(".")[0] for module in imported} for name, imported in MODULES.items()}
+    for name, known in roots.items():
+        if name != "cli":
+            assert not known & {"hydra", "omegaconf"}, name
+        if LEVEL[name] == 0 or name in ("cli",):
+            assert not known & HEAVY, name
+        if LEVEL[name] == 1 and name != "datamodule":
+            assert "lightning" not in known, name

@@ -1,0 +1,99 @@
+"""Weights from elsewhere: reference checkpoints, runs, Hugging Face folders."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from stepwise_pl.config import ModelConfig
+from stepwise_pl.errors import UserError
+from stepwise_pl.models import build_model
+
+SIZE = {"layers": 2, "heads": 2, "width": 32, "positions": 64}
+
+
+def reference_folder(path, model) -> None:
+    """As the reference saves: state_dict.bin of a module whose causal LM is called base_model, and its config."""
+    state = {f"base_model.{key}": value for key, value in model.state_dict().items()}
+    # Older transformers kept the causal masks as buffers.
+    for layer in range(2):
+        state[f"base_model.transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+        state[f"base_model.transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    path.mkdir(exist_ok=True)
+    torch.save(state, path / "state_dict.bin")
+    (path / "config.json").write_text(json.dumps({"base_model": "gpt2", "tokenizer_name": "gpt2"}))
+
+
+def test_reference_checkpoints_load(tokenizer, tmp_path) -> None:
+    torch.manual_seed(1)
+    source = build_model(ModelConfig(**SIZE), tokenizer)
+    reference_folder(tmp_path, source)
+    loaded = build_model(ModelConfig(**SIZE, init_from=str(tmp_path)), tokenizer)
+    ids = torch.arange(10)[None]
+    assert torch.equal(loaded.eval()(ids).logits, source.eval()(ids).logits)
+    with pytest.raises(UserError, match="made from base model gpt2.*do not fit"):
+        build_model(ModelConfig(**{**SIZE, "width": 16}, init_from=str(tmp_path)), tokenizer)
+
+
+class Evil:
+    """Unpickling it would touch a file."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_no_code_in_a_checkpoint_is_run(tokenizer, tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"base_model": "gpt2"}')
+    for save in (lambda o, p: torch.save(o, p), lambda o, p: p.write_bytes(pickle.dumps(o))):
+        save({"base_model.x": Evil(tmp_path / "touched")}, tmp_path / "state_dict.bin")
+        with pytest.raises(UserError, match="damaged, or not a checkpoint of weights only"):
+            build_model(ModelConfig(**SIZE, init_from=str(tmp_path)), tokenizer)
+        assert not (tmp_path / "touched").exists()
+
+
+def test_hugging_face_folders_load(tokenizer, tmp_path) -> None:
+    source = build_model(ModelConfig(**SIZE), tokenizer)
+    source.save_pretrained(tmp_path)
+    for cfg in (
+        ModelConfig(init_from=str(tmp_path)),
+        ModelConfig(name=str(tmp_path), pretrained=True, tokenizer="own", dropout=0.25),
+    ):
+        loaded = build_model(cfg, tokenizer)
+        ids = torch.arange(10)[None]
+        assert torch.equal(loaded.eval()(ids).logits, source.eval()(ids).logits)
+        if cfg.dropout:
+            assert {m.p for m in loaded.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+        assert loaded.dtype == torch.float32
+
+
+def test_architecture_settings_reach_the_model(tokenizer) -> None:
+    model = build_model(ModelConfig(**SIZE, dropout=0.3, config={"n_inner": 48}), tokenizer)
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
+    assert model.config.n_inner == 48
+    assert model.config.vocab_size == len(tokenizer) == 17
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    own = build_model(ModelConfig(**SIZE), tokenizer)
+    assert {m.p for m in own.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}  # GPT-2's own
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        ({"type": "gtp2"}, "model.type=gtp2: no such model type"),
+        ({"config": {"n_iner": 3}}, "model.config.n_iner: a gpt2 config has no such key"),
+        ({"name": "/nowhere", "pretrained": True, "tokenizer": "x"}, "model.name=/nowhere: cannot be loaded"),
+        ({"init_from": "/nowhere"}, "model.init_from=/nowhere: no such folder"),
+    ],
+)
+def test_errors_name_the_key(tokenizer, settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(ModelConfig(**settings), tokenizer)
+
+
+def test_a_folder_without_weights(tokenizer, tmp_path) -> None:
+    with pytest.raises(UserError, match="neither state_dict.bin nor"):
+        build_model(ModelConfig(**SIZE, init_from=str(tmp_path)), tokenizer)

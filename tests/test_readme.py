@@ -1,0 +1,53 @@
+"""Every command of the README composes; those that are quick offline run elsewhere in the tests."""
+
+import re
+import shlex
+
+import pytest
+
+from stepwise_pl.config import EvaluateConfig, ExportConfig
+from tests.conftest import REPO
+from tests.test_config import composed
+
+README = (REPO / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def test_there_are_commands() -> None:
+    assert "make run" in COMMANDS and "make test" in COMMANDS
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python")])
+def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(line)
+    assert words[:2] == ["python", "-m"]
+    entry, arguments = words[2].removeprefix("stepwise_pl."), words[3:]
+    assert (REPO / "stepwise_pl" / f"{entry}.py").is_file()
+    if "--help" in arguments:
+        return  # run in test_config
+    monkeypatch.setattr("stepwise_pl.config.require_run", lambda run, command: None)  # the run need not exist here
+    if "-m" in arguments:
+        arguments.remove("-m")
+        axes = [re.split(r",", a.split("=", 1)[1]) for a in arguments]
+        for i in range(max(map(len, axes))):
+            composed(*[f"{a.split('=')[0]}={v[i % len(v)]}" for a, v in zip(arguments, axes, strict=True)])
+        return
+    config = composed(*arguments, config_name=entry)
+    assert not isinstance(config, EvaluateConfig | ExportConfig) or config.run == "outputs/mine"
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPO / "Makefile").read_text()
+    for line in (c for c in COMMANDS if c.startswith("make")):
+        assert re.search(rf"^{line.split()[1]}:", makefile, re.M)
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (REPO / target).exists(), target

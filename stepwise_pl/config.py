@@ -80,6 +80,8 @@ class OptimizerConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     weight_decay: float = 0.01
+    # Decay biases and norms too, as plain AdamW (and the paper) does; false: matrices and embeddings only.
+    decay_all: bool = True
     warmup_steps: int = 0
     # The last `decay_steps` of trainer.max_steps fall linearly to 0.
     decay_steps: int = 0

@@ -125,9 +125,13 @@ class StepwiseModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         cfg = self.optimizer_config
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for parameter in self.model.parameters():
+            decay = cfg.weight_decay if cfg.decay_all or parameter.dim() >= 2 else 0.0
+            groups.setdefault(decay, []).append(parameter)
         return torch.optim.AdamW(
-            self.model.parameters(),
-            lr=cfg.lr, betas=(cfg.betas[0], cfg.betas[1]), eps=cfg.eps, weight_decay=cfg.weight_decay, fused=True,
+            [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()],
+            lr=cfg.lr, betas=(cfg.betas[0], cfg.betas[1]), eps=cfg.eps, fused=True,
         )  # fmt: skip
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:

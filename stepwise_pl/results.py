@@ -1,10 +1,15 @@
 """From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepwise_pl.loggers import read_metrics
 from stepwise_pl.metrics import wilson
+
+# Told apart by colour-blind readers (Okabe and Ito), and by shape in grey print.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX"
 
 
 @dataclass
@@ -47,8 +52,8 @@ def stage_table(stages: list[Stage]) -> str:
     return "\n".join(lines)
 
 
-def plot_stages(stages: list[Stage], title: str, stem: Path) -> None:
-    """Accuracy versus removed tokens with intervals, written as `<stem>.png` and `<stem>.svg`."""
+def plot_stages(runs: Mapping[str, list[Stage]], title: str, stem: Path) -> None:
+    """Accuracy versus removed tokens with intervals, a line per run, written as `<stem>.png` and `<stem>.svg`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -56,13 +61,19 @@ def plot_stages(stages: list[Stage], title: str, stem: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    x = [stage.removed_tokens for stage in stages]
-    y = [stage.accuracy for stage in stages]
-    errors = [[s.accuracy - s.interval[0] for s in stages], [s.interval[1] - s.accuracy for s in stages]]
-    axes.errorbar(x, y, yerr=errors, marker="o", markersize=5, capsize=3, linewidth=1.5, color="#0072b2")
+    for i, (name, stages) in enumerate(runs.items()):
+        x = [stage.removed_tokens for stage in stages]
+        y = [stage.accuracy for stage in stages]
+        errors = [[s.accuracy - s.interval[0] for s in stages], [s.interval[1] - s.accuracy for s in stages]]
+        axes.errorbar(
+            x, y, yerr=errors, label=name, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
+            markersize=5, capsize=3, linewidth=1.5,
+        )  # fmt: skip
     axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03), title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
+    if len(runs) > 1:
+        axes.legend()
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150)
     plt.close(figure)

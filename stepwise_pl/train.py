@@ -92,7 +92,7 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
     from stepwise_pl.results import percent, plot_stages, read_stages, stage_table
 
     stages = read_stages(run_dir / "metrics.csv")
-    plot_stages(stages, summary["name"], run_dir / "accuracy")
+    plot_stages({summary["name"]: stages}, summary["name"], run_dir / "accuracy")
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
     cli.say(f"""

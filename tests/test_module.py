@@ -117,6 +117,16 @@ def test_learning_rate_warms_up_and_falls(tmp_path) -> None:
     assert spy.rates[16:] == pytest.approx([min(0.8, 1 / 3), min(0.6, 2 / 3), 0.4, 0.2])
 
 
+def test_weight_decay_can_spare_biases_and_norms(tmp_path) -> None:
+    for decay_all in (True, False):
+        module, _ = fit(tmp_path, Linear(), 1, optimizer=OptimizerConfig(weight_decay=0.3, decay_all=decay_all))
+        groups = module.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+        decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+        assert len(decay) == len(list(module.model.parameters()))
+        for parameter in module.model.parameters():
+            assert decay[id(parameter)] == (0.3 if decay_all or parameter.dim() > 1 else 0.0)
+
+
 def test_baselines_are_the_same_code_with_another_schedule(tmp_path) -> None:
     explicit, spy = fit(tmp_path, Linear(delta=0, smoothing=math.inf), steps=10)
     assert set(spy.removed) == {0}

@@ -58,11 +58,12 @@ class ValidationTimes(Callback):
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` and `best.ckpt`.
+    """Writes `last.ckpt` and `best.ckpt`, each in one go: a crash while writing leaves the one before.
 
     `last.ckpt` is written every so many optimizer steps, at every validation, at the end,
-    and when training fails or is stopped between two steps. A failure inside a step
-    writes nothing: half a step is no state to go on from.
+    and when training fails or is stopped between two steps. A failure inside a step, or
+    inside a validation, writes nothing: the run goes on from the checkpoint before, and
+    repeats what it lost.
 
     `best.ckpt` is the validation with the most removed tokens, and the highest answer
     accuracy among those (`val/selection_score`).
@@ -75,36 +76,52 @@ class Checkpoints(Checkpoint):
         self._saved_step = 0
         self._between_steps = False
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_step = trainer.global_step
+
     def on_train_batch_start(self, *args: Any) -> None:
         self._between_steps = False
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # some of the step's micro-batches are still to come
+        if trainer.val_check_batch == batch_idx + 1:
+            return  # validation comes now and saves; a run resumed from here would skip it
         self._between_steps = True
-        step = trainer.global_step
-        if step != self._saved_step and step % self.every_n_steps == 0:
+        if trainer.global_step % self.every_n_steps == 0:
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit":
             return
         score = float(trainer.callback_metrics["val/selection_score"])
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
         if better:
-            trainer.save_checkpoint(self.best)
+            self._save(trainer, self.best)
         self._save_last(trainer)
+        self._between_steps = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step != self._saved_step:
-            self._save_last(trainer)
+        self._save_last(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if self._between_steps and trainer.global_step != self._saved_step and not isinstance(exception, OSError):
+        if self._between_steps and not isinstance(exception, OSError):  # the disk may be what failed
             self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.last)
-        self._saved_step = trainer.global_step
+        if trainer.global_step != self._saved_step or not self.last.exists():
+            self._save(trainer, self.last)
+            self._saved_step = trainer.global_step
+
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        # Lightning writes to the system's temporary folder first; across file systems its move is a copy.
+        fresh = path.with_suffix(".tmp")
+        trainer.save_checkpoint(fresh)
+        if trainer.is_global_zero:
+            fresh.replace(path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score}

@@ -63,6 +63,13 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     A `UserError` and whatever Hydra, the configuration or the disk complains about becomes
     one line on standard error and exit status 2; a defect keeps its traceback.
     """
+    if (more := [a for a in sys.argv[1:] if re.fullmatch(r"trainer\.devices=([2-9]|\d\d+)", a)]) and (
+        {"-m", "--multirun"} & set(sys.argv)
+    ):
+        # Lightning starts the further processes with this very command line, sweep and all.
+        raise SystemExit(
+            fail(f"--multirun with {more[0]}: sweep with one device per run, or start the runs one by one")
+        )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     register_schemas()
 
@@ -84,7 +91,7 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     except Exception as error:
         if (trouble := disk_error(error)) is None:
             raise
-        raise SystemExit(fail(f"{trouble}: free space there, or choose another folder")) from None
+        raise SystemExit(fail(trouble)) from None
 
 
 def say(text: str) -> None:
@@ -152,6 +159,8 @@ def explain(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         if "Could not override" in text or "not in" in str(cause):
             parent = cause.parent_node
+            if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+                return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
             known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
             return unknown_key(cause.full_key, known)
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
@@ -174,11 +183,6 @@ def run_name() -> str:
         if (key := override.split("=")[0].lstrip("+~")) not in named and not key.startswith(("logger.", "trainer."))
     ]
     return "/".join([name, *([re.sub(r"[^\w.=,+-]", "_", ",".join(sorted(rest)))] if rest else [])])
-
-
-def job_label() -> str:
-    """The overrides of this command line or sweep job, for display."""
-    return str(HydraConfig.get().job.override_dirname)
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `t
 `schedule` are the dataclasses in `stepwise_pl.tasks` and `stepwise_pl.schedules`.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class OptimizerConfig:
     decay_steps: int = 0
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optimizer.lr", self.lr, "must be above 0")
+        require(0 < self.lr < math.inf, "optimizer.lr", self.lr, "must be above 0 and finite")
         require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 "optimizer.betas", self.betas, "must be two numbers of at least 0 and below 1")  # fmt: skip
         require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
@@ -100,6 +101,7 @@ class TrainerConfig:
     """What is handed to the Lightning trainer."""
 
     accelerator: str = "cpu"
+    # Processes; more than one trains with DDP.
     devices: int = 1
     precision: str = "32-true"
     max_epochs: int = 200
@@ -116,8 +118,8 @@ class TrainerConfig:
     checkpoint_every_n_steps: int = 1000
 
     def __post_init__(self) -> None:
-        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu", "mps", "auto"))
-        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true", "16-mixed"))
+        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
         for key in ("devices", "max_epochs", "accumulate_grad_batches", "log_every_n_steps",
                     "checkpoint_every_n_steps"):  # fmt: skip
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
@@ -138,6 +140,10 @@ class LoggerConfig:
     entity: str | None = None
     group: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.offline and not self.wandb:
+            raise UserError("logger.offline=true: is about W&B; add logger=wandb")
+
 
 @dataclass
 class Config:
@@ -157,7 +163,8 @@ class Config:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
+        require_task_and_schedule(self.task, self.schedule)
         share = self.trainer.devices * self.trainer.accumulate_grad_batches
         require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
                 f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
@@ -189,15 +196,17 @@ class EvaluateConfig:
     batch_size: int = 200
     # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
     speed_problems: int = 50
+    accelerator: str = "cpu"
 
     def __post_init__(self) -> None:
         require_run(self.run, "evaluate")
         one_of("split", self.split, ("train", "validation", "test"))
+        one_of("accelerator", self.accelerator, ("cpu", "gpu"))
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
         require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
-        for key in ("removed_tokens", "limit"):
+        for key, least in (("removed_tokens", 0), ("limit", 1)):
             value = getattr(self, key)
-            require(value is None or value >= (key == "limit"), key, value, "is too small")
+            require(value is None or value >= least, key, value, f"must be at least {least}")
 
 
 @dataclass
@@ -221,8 +230,16 @@ class WriteDataConfig:
     out: str = ""
 
     def __post_init__(self) -> None:
+        require_task_and_schedule(self.task, None)
         if not self.out:
             raise UserError("out is not set: python -m stepwise_pl.write_data task=<task> out=<folder>")
+
+
+def require_task_and_schedule(task: Task, schedule: Schedule | None) -> None:
+    """Raise `UserError` for `task=null` or `schedule=null`."""
+    for group, part in (("task", task), ("schedule", schedule)):
+        if part is not None and not part.kind:
+            raise UserError(f"{group} is not set: choose one with {group}=<name>; --help lists them")
 
 
 def require_run(run: str, command: str) -> None:

@@ -119,6 +119,24 @@ class EvalBatches:
             yield self.examples.collate(self.rows[start : start + self.batch_size])
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long things get, in tokens.
+
+    Attributes:
+        max_cot: m_max, the longest CoT of the training set.
+        longest_cot, longest_answer: of any split, the latter with separator and end token.
+    """
+
+    max_cot: int
+    longest_cot: int
+    longest_answer: int
+
+    def max_new_tokens(self, removed: int) -> int:
+        """Most tokens any example can need after its prompt once `removed` CoT tokens are gone."""
+        return max(self.longest_cot - removed, 0) + self.longest_answer
+
+
 class CoTDataModule(L.LightningDataModule):
     """Loads a task's splits, tokenises them, and serves `CoTBatch`es with the whole CoT in place.
 
@@ -128,7 +146,7 @@ class CoTDataModule(L.LightningDataModule):
     Attributes (after `prepare`):
         encoded: the tokenised splits, by the names in `SPLITS`.
         steps_per_epoch: T, optimizer steps in an epoch.
-        max_cot: m_max, the longest CoT of the training set, in tokens.
+        limits: how long CoT and answers get.
     """
 
     def __init__(
@@ -151,24 +169,17 @@ class CoTDataModule(L.LightningDataModule):
             if not len(splits[split]):
                 raise UserError(f"the {split} split has no example")
             self.encoded[split] = encode(splits[split], self.tokenizer, split)
-        train = self.encoded["train"]
-        self.max_cot = int(train.cot_length.max())
-        self.steps_per_epoch = max(1, (self.data.epoch_size or len(train)) // self.data.batch_size)
+        self.steps_per_epoch = max(1, (self.data.epoch_size or len(self.encoded["train"])) // self.data.batch_size)
+        encoded = self.encoded.values()
+        self.limits = Limits(
+            max_cot=int(self.encoded["train"].cot_length.max()),
+            longest_cot=max(int(split.cot_length.max()) for split in encoded),
+            longest_answer=max(int(split.answer_length.max()) for split in encoded),
+        )
         return self
 
     def setup(self, stage: str) -> None:
         self.prepare()
-
-    def longest(self, removed: int) -> int:
-        """Tokens of the longest example of any split once `removed` CoT tokens are gone."""
-        return max(int((split.length - np.minimum(split.cot_length, removed)).max()) for split in self.encoded.values())
-
-    def max_new_tokens(self, removed: int) -> int:
-        """Most tokens any example of any split can need after its prompt once `removed` CoT tokens are gone."""
-        return max(
-            int((split.cot_length - np.minimum(split.cot_length, removed)).max() + split.answer_length.max())
-            for split in self.encoded.values()
-        )
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

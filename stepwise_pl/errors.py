@@ -22,11 +22,18 @@ def require(ok: bool, key: str, value: object, rule: str) -> None:
         raise UserError(f"{key}={value}: {rule}")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def disk_error(error: BaseException) -> str | None:
-    """What to tell the user if `error` is the disk's, however deep in the chain; else None."""
+    """What to tell the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename:
+        return f"{error.filename}: {error.strerror}; choose another folder"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            return str(cause.strerror)
+            return f"{cause.strerror}: free space, or choose another folder"
         cause = cause.__cause__ or cause.__context__
     return None

@@ -4,6 +4,7 @@ from typing import Any
 
 from stepwise_pl import cli
 from stepwise_pl.config import EvaluateConfig
+from stepwise_pl.errors import UserError
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -12,49 +13,61 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: the run or the checkpoint cannot be read.
     """
+    import torch
+
     from stepwise_pl import runs
     from stepwise_pl.evaluation import Scorer
+    from stepwise_pl.metrics import wilson
+    from stepwise_pl.models import check_positions
     from stepwise_pl.results import percent
+    from stepwise_pl.tokenizing import encode
 
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
     run = runs.load_run(config.run, config.checkpoint)
     removed = run.removed_tokens if config.removed_tokens is None else config.removed_tokens
-    removed = min(removed, run.data.max_cot)
-    schedule = run.config.schedule
-    scorer = Scorer(run.model, run.tokenizer, run.data, removed, schedule.side, schedule.keep_position)
-    metrics = scorer.evaluate(config.split, config.batch_size, config.limit)
+    removed = min(removed, run.limits.max_cot)
+    schedule, split = run.config.schedule, config.split
+    examples = encode(run.config.task.load()[split], run.tokenizer, split)
+    check_positions(run.model, examples.longest(0 if schedule.keep_position else removed))
+    if config.accelerator == "gpu":
+        run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
+    scorer = Scorer(run.model, run.tokenizer, examples, run.limits, removed, schedule.side, schedule.keep_position)
+    metrics = scorer.evaluate(config.batch_size, config.limit)
+    accuracy, count = metrics["answer_accuracy"], round(metrics["examples"])
     result: dict[str, Any] = {
         "checkpoint": run.checkpoint.name,
         "step": run.step,
-        "split": config.split,
+        "split": split,
+        "limit": config.limit,
         "removed_tokens": removed,
-        "max_cot_tokens": run.data.max_cot,
+        "max_cot_tokens": run.limits.max_cot,
         **metrics,
+        "answer_interval": wilson(accuracy, count),
+        "accelerator": config.accelerator,
     }
     if config.speed_problems:
-        result["problems_per_second_batch_1"] = scorer.speed(config.split, 1, config.speed_problems)
-        result[f"problems_per_second_batch_{config.batch_size}"] = scorer.speed(
-            config.split, config.batch_size, config.batch_size
-        )
-    name = f"{run.checkpoint.stem}-{config.split}-removed{removed}.json"
-    (run.path / "evaluations").mkdir(exist_ok=True)
-    runs.write_json(result, run.path / "evaluations" / name)
+        for batch_size, problems in ((1, config.speed_problems), (config.batch_size, config.batch_size)):
+            result[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, problems)
+    first = f"-first{config.limit}" if config.limit else ""
+    path = run.path / "evaluations" / f"{run.checkpoint.stem}-{split}{first}-removed{removed}.json"
+    path.parent.mkdir(exist_ok=True)
+    runs.write_json(result, path)
     speeds = [
-        f"speed           {value:.1f} problems per second at batch {key.rpartition('_')[2]}"
+        f"speed           {value:.1f} problems per second at batch {key.rpartition('_')[2]} ({config.accelerator})"
         for key, value in result.items()
         if key.startswith("problems_per_second")
     ]
-    cli.say(
-        "\n".join(
-            [
-                f"{config.split} of {run.path}, {run.checkpoint.name} (step {run.step})",
-                f"removed tokens  {removed} of {run.data.max_cot}",
-                f"answer accuracy {percent(metrics['answer_accuracy'], round(metrics['examples']))}  [95% Wilson interval]",
-                f"token accuracy  {metrics['token_accuracy']:6.2%}   loss {metrics['loss']:.4f}   perplexity {metrics['perplexity']:.3f}",
-                *speeds,
-                f"written to      {run.path / 'evaluations' / name}",
-            ]
-        )
-    )
+    lines = [
+        f"{split} of {run.path}, {run.checkpoint.name} (step {run.step})",
+        f"removed tokens  {removed} of {run.limits.max_cot}",
+        f"answer accuracy {percent(accuracy, count)}  [95% Wilson interval]",
+        f"token accuracy  {metrics['token_accuracy']:6.2%}",
+        f"loss            {metrics['loss']:.4f} (perplexity {metrics['perplexity']:.3f})",
+        *speeds,
+        f"written to      {path}",
+    ]
+    cli.say("\n".join(lines))
     return result
 
 

@@ -1,6 +1,7 @@
 """Scoring a model on encoded examples: what validation, testing and `stepwise_pl.evaluate` share."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.batch import CoTBatch
-from stepwise_pl.datamodule import CoTDataModule, EvalBatches
+from stepwise_pl.datamodule import EvalBatches, Limits
 from stepwise_pl.decoding import answers, continuation, forward, generate
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
-from stepwise_pl.removal import REMOVE_ALL, remove
+from stepwise_pl.removal import removal_count, remove
+from stepwise_pl.tokenizing import EncodedExamples
 
 
 def score(
@@ -33,37 +35,39 @@ def score(
 
 @dataclass
 class Scorer:
-    """A model with what it takes to score it at a given number of removed tokens."""
+    """A model with what it takes to score it on a split at a given number of removed tokens."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    data: CoTDataModule
+    examples: EncodedExamples
+    limits: Limits
     removed_tokens: int
     side: str = "left"
     keep_position: bool = False
 
-    def remove(self, batch: CoTBatch) -> CoTBatch:
-        """The batch without its first (or last) `removed_tokens` CoT tokens."""
-        count = REMOVE_ALL if self.removed_tokens >= self.data.max_cot else self.removed_tokens
-        return remove(batch, count, self.side, self.keep_position)
+    def batches(self, batch_size: int, limit: int | None) -> Iterator[CoTBatch]:
+        """The first `limit` examples (None: all) on the model's device, `removed_tokens` CoT tokens gone from each."""
+        count = removal_count(self.removed_tokens, self.limits.max_cot)
+        for batch in EvalBatches(self.examples, batch_size, limit=limit):
+            yield remove(batch, count, self.side, self.keep_position).to(self.model.device)
 
     @torch.inference_mode()
-    def evaluate(self, split: str, batch_size: int, limit: int | None = None) -> dict[str, float]:
-        """loss, perplexity, answer_accuracy, token_accuracy and examples over a split or its first `limit` examples."""
-        metrics = EvaluationMetrics()
-        bound = self.data.max_new_tokens(self.removed_tokens)
-        for batch in EvalBatches(self.data.encoded[split], batch_size, limit=limit):
-            metrics.update(*score(self.model, self.remove(batch), self.tokenizer, bound))
+    def evaluate(self, batch_size: int, limit: int | None = None) -> dict[str, float]:
+        """loss, perplexity, answer_accuracy, token_accuracy and the number of examples."""
+        metrics = EvaluationMetrics().to(self.model.device)
+        bound = self.limits.max_new_tokens(self.removed_tokens)
+        for batch in self.batches(batch_size, limit):
+            metrics.update(*score(self.model, batch, self.tokenizer, bound))
         return {name: float(value) for name, value in metrics.compute().items()}
 
     @torch.inference_mode()
-    def speed(self, split: str, batch_size: int, problems: int) -> float:
-        """Problems answered per second, decoding `batch_size` at a time; the first batch warms up and is not counted."""
-        bound = self.data.max_new_tokens(self.removed_tokens)
-        batches = EvalBatches(self.data.encoded[split], batch_size, limit=problems)
-        prepared = [self.remove(batch) for batch in batches]
-        generate(self.model, prepared[0], self.tokenizer.eos_token_id, bound)
+    def speed(self, batch_size: int, problems: int) -> float:
+        """Problems answered per second, `batch_size` at a time, after one batch to warm up that is not counted."""
+        bound = self.limits.max_new_tokens(self.removed_tokens)
+        prepared = list(self.batches(batch_size, problems))
+        eos = self.tokenizer.eos_token_id
+        generate(self.model, prepared[0], eos, bound)
         started = time.perf_counter()
         for batch in prepared:
-            generate(self.model, batch, self.tokenizer.eos_token_id, bound).tolist()
+            generate(self.model, batch, eos, bound).tolist()  # waits for the device
         return sum(map(len, prepared)) / (time.perf_counter() - started)

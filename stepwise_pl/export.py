@@ -10,30 +10,37 @@ README = """\
 # {name}
 
 Trained with stepwise_pl by Stepwise Internalization (arXiv 2405.14838): {removed} of {max_cot} tokens of the
-chain of thought are removed{and_so}
+chain of thought are removed. Give it a problem in this form, with your own in place of `{example}`:
 
 ```python
+{code}
+```
+"""
+# Both separators are given: what follows is the answer and the end token, where generation stops by itself.
+INTERNALIZED = """\
 from transformers import pipeline
 
 generate = pipeline("text-generation", model=".")
-prompt = {prompt!r}
-print(generate({call}, return_full_text=False)[0]["generated_text"])
-```
+text = generate({prompt!r}, return_full_text=False)[0]["generated_text"]
+print(text.partition("####")[2].strip())"""
+# The CoT ends with an end token too, so generation is not stopped at one, and what comes after the second is cut.
+WRITES_COT = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-Put your own problem in place of {example!r}. {reading}
-"""
+model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+prompt = tokenizer({prompt!r}, return_tensors="pt")
+tokens = model.generate(**prompt)[0, prompt["input_ids"].shape[1] :]
+cot, answer = tokenizer.decode(tokens, skip_special_tokens=False).split({eos!r})[:2]
+print(cot.strip())
+print(answer.partition("####")[2].strip())"""
 
 
 def export(config: ExportConfig) -> Path:
     """Write model, tokenizer, generation settings and a README with the prompt format; return the folder.
 
-    A model that answers without CoT is given both separators, `{{prompt}} <eos><eos>`, and
-    generates the answer and the end token, where generation stops by itself. A model that
-    still writes CoT generates two end tokens, so it is not stopped at the first.
-
     Raises:
-        UserError: the run cannot be read, or was trained with keep_position, which no
-            plain Hugging Face folder can express.
+        UserError: the run cannot be read; the folder is not empty; or the run was trained
+            with keep_position, which no plain Hugging Face folder can express.
     """
     from stepwise_pl import runs
     from stepwise_pl.tokenizing import export_prompt
@@ -45,31 +52,23 @@ def export(config: ExportConfig) -> Path:
             "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
         )
     out = Path(config.out) if config.out else run.path / "export"
-    internalized = run.removed_tokens >= run.data.max_cot
-    eos = run.tokenizer.eos_token_id
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"out={out}: is not empty; choose another folder")
+    eos = run.tokenizer.eos_token
     settings = run.model.generation_config
     settings.do_sample = False
-    settings.max_new_tokens = run.data.max_new_tokens(run.removed_tokens)
-    settings.eos_token_id = eos if internalized else None
-    settings.pad_token_id = eos
+    settings.max_new_tokens = run.limits.max_new_tokens(run.removed_tokens)
+    settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
+    settings.pad_token_id = run.tokenizer.eos_token_id
     out.mkdir(parents=True, exist_ok=True)
     run.model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)
     example = run.config.task.load()["test"].slice(0, 1)[0].prompt
+    code = (INTERNALIZED if run.internalized else WRITES_COT).format(
+        prompt=export_prompt(example, eos, run.internalized), eos=eos
+    )
     readme = README.format(
-        name=out.name,
-        removed=run.removed_tokens,
-        max_cot=run.data.max_cot,
-        and_so=": it answers directly." if internalized else ".",
-        prompt=export_prompt(example, run.tokenizer.eos_token, internalized),
-        call="prompt",
-        example=example,
-        reading="The answer is what follows `####`"
-        + (
-            "."
-            if internalized
-            else f", up to the second {run.tokenizer.eos_token}; whatever is generated after that is to be cut off."
-        ),
+        name=out.name, removed=run.removed_tokens, max_cot=run.limits.max_cot, example=example, code=code
     )
     (out / "README.md").write_text(readme, encoding="utf-8")
     cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")

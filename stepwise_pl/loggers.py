@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from stepwise_pl.config import LoggerConfig
+from stepwise_pl.errors import UserError, first_line
 
 COLUMNS = (
     "step", "epoch", "schedule/removed_tokens", "train/loss", "val/loss", "val/answer_accuracy", "val/token_accuracy",
@@ -50,7 +51,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {key: f"{value:.7g}" for key, value in {"step": step, **metrics}.items() if value is not None}
+        row = {"step": str(step), **{key: f"{value:.7g}" for key, value in metrics.items()}}
         new = [key for key in row if key not in self.columns]
         if new or not self.path.is_file():
             rows = read_metrics(self.path) if self.path.is_file() else []
@@ -61,9 +62,10 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
-        """Drop the rows of optimizer steps after `step`."""
+        """Drop the rows of optimizer steps after `step`, which come again, and those of the final test."""
         if self.path.is_file():
-            self._rewrite([row for row in read_metrics(self.path) if int(row["step"]) <= step])
+            rows = read_metrics(self.path)
+            self._rewrite([row for row in rows if int(row["step"]) <= step and not row.get("test/loss")])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -108,7 +110,12 @@ def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[st
         name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity, group=cfg.group, offline=cfg.offline,
         id=run_id, resume="allow", job_type="train", config=dict(config),
     )  # fmt: skip
-    run = logger.experiment
+    try:
+        run = logger.experiment
+    except Exception as error:
+        raise UserError(
+            f"logger=wandb: W&B does not start ({first_line(error)}); log in, or add logger.offline=true"
+        ) from None
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         id_file.write_text(run.id)
         run.define_metric("schedule/removed_tokens")

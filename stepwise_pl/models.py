@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.config import ModelConfig
-from stepwise_pl.errors import UserError
+from stepwise_pl.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +24,18 @@ def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrai
     Raises:
         UserError: the model or its weights cannot be loaded, or do not fit together.
     """
-    if cfg.init_from is not None:
+    if cfg.init_from is None:
+        model = _pretrained(cfg.name, "model.name", cfg.dropout) if cfg.pretrained else _random(cfg, tokenizer)
+    else:
         folder = Path(cfg.init_from)
         if not folder.is_dir():
             raise UserError(f"model.init_from={folder}: no such folder; give a run, Hugging Face or reference folder")
+        check_same_words(folder, tokenizer)
         if (folder / "config.json").is_file() and not (folder / "state_dict.bin").is_file():
-            model = _pretrained(str(folder), "model.init_from")
+            model = _pretrained(str(folder), "model.init_from", cfg.dropout)
         else:
             model = _random(cfg, tokenizer)
             load_weights(model, read_weights(folder), f"model.init_from={folder}{_base_model(folder)}")
-    elif cfg.pretrained:
-        model = _pretrained(cfg.name, "model.name")
-        if cfg.dropout is not None:
-            _set_dropout(model.config, cfg.dropout)  # for attention, which reads it from the config
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = cfg.dropout
-    else:
-        model = _random(cfg, tokenizer)
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise UserError(
@@ -51,14 +45,28 @@ def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrai
     return model
 
 
-def _pretrained(name: str, key: str) -> PreTrainedModel:
+def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` if the folder brings a tokenizer whose ids mean something else than ours."""
+    for place in (folder, folder / "model"):
+        if (place / "tokenizer_config.json").is_file():
+            theirs = AutoTokenizer.from_pretrained(place)
+            if theirs.get_vocab() != tokenizer.get_vocab():
+                raise UserError(
+                    f"model.init_from={folder}: was trained with another vocabulary ({len(theirs)} tokens, ours has "
+                    f"{len(tokenizer)}); set model.tokenizer={place}"
+                )
+
+
+def _pretrained(name: str, key: str, dropout: float | None) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(name)
+        if dropout is not None:
+            _set_dropout(config, dropout)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{key}={name}: cannot be loaded ({reason}); without network give a local folder, or random weights with "
-            "model.pretrained=false and a local model.tokenizer (a folder, or symbols)"
+            f"{key}={name}: cannot be loaded ({first_line(error)}); without network give a local folder, or random "
+            "weights with model.pretrained=false and a local model.tokenizer (a folder, or symbols)"
         ) from None
     return model
 
@@ -89,7 +97,12 @@ def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
         setattr(config, key, value)
     if cfg.dropout is not None:
         _set_dropout(config, cfg.dropout)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise UserError(
+            f"model.type={cfg.type}: no causal LM can be built of these settings ({first_line(error)})"
+        ) from None
     return model
 
 
@@ -102,9 +115,19 @@ def _set_dropout(config: Any, rate: float) -> None:
 def _base_model(folder: Path) -> str:
     """What a reference checkpoint says of its base model, for messages."""
     try:
-        return f" (made from base model {json.loads((folder / 'config.json').read_text())['base_model']})"
+        return f" (made from base model {json.loads((folder / 'config.json').read_text())['base_model']}; see model=)"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def check_positions(model: PreTrainedModel, longest: int) -> None:
+    """Raise `UserError` if an example of `longest` tokens exceeds the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and longest > positions:
+        raise UserError(
+            f"the longest example has {longest} tokens, the model {positions} positions: choose a smaller task, "
+            f"schedule.remove_start_from=k, or a model from scratch with model.positions={longest}"
+        )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -140,8 +163,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: damaged, or not a checkpoint of weights only ({reason[:120]})") from None
+        reason = first_line(error)[:120]
+        raise UserError(f"{path}: damaged, or not a checkpoint of weights only ({reason})") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: is not a checkpoint")
     return state

@@ -1,6 +1,7 @@
 """StepwiseModule: what Lightning trains."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,7 @@ from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import forward
 from stepwise_pl.evaluation import score
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
-from stepwise_pl.removal import REMOVE_ALL, offsets, remove
+from stepwise_pl.removal import offsets, removal_count, remove
 from stepwise_pl.schedules import Schedule
 
 
@@ -64,7 +65,7 @@ class StepwiseModule(L.LightningModule):
     # The schedule
 
     def setup(self, stage: str) -> None:
-        self.max_cot = self.data.max_cot
+        self.max_cot = self.data.limits.max_cot
         self.schedule.bind(self.data.steps_per_epoch, self.max_cot)
         if stage == "fit":
             self.removed_tokens = min(self.schedule.removed(0), self.max_cot)
@@ -107,18 +108,13 @@ class StepwiseModule(L.LightningModule):
             max(0, self.max_steps - step) / decay if decay else 1.0,
         )
 
-    def removal_count(self, batch: CoTBatch, training: bool) -> Tensor | int:
-        """CoT tokens to remove from each example: s, in training s + o; all of them once s is m_max."""
-        if self.removed_tokens >= self.max_cot:
-            return REMOVE_ALL
-        if not training:
-            return self.removed_tokens
-        smoothing = self.schedule.smoothing_at(self.trainer.global_step)
-        return torch.from_numpy(self.removed_tokens + offsets(batch.draw.numpy(), smoothing, self.seed))
-
     def remove(self, batch: CoTBatch, training: bool) -> CoTBatch:
-        """The batch as the schedule wants it at this step."""
-        count = self.removal_count(batch, training)
+        """The batch without s tokens of each CoT; in training without o more."""
+        offset: Tensor | int = 0
+        if training:
+            smoothing = self.schedule.smoothing_at(self.trainer.global_step)
+            offset = torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed))
+        count = removal_count(self.removed_tokens, self.max_cot, offset)
         return remove(batch, count, self.schedule.side, self.schedule.keep_position)
 
     # Training
@@ -188,7 +184,7 @@ class StepwiseModule(L.LightningModule):
     def _evaluate(self, batch: CoTBatch) -> None:
         """Teacher-forced sums and greedy answers at s removed tokens, without offset."""
         batch = self.remove(batch, training=False)
-        bound = self.data.max_new_tokens(self.removed_tokens)
+        bound = self.data.limits.max_new_tokens(self.removed_tokens)
         self.evaluation.update(*score(self.model, batch, self.tokenizer, bound))
 
     def on_validation_epoch_end(self) -> None:
@@ -212,7 +208,7 @@ class StepwiseModule(L.LightningModule):
         step = self.trainer.global_step
         checkpoint["stepwise"] = {
             "removed_tokens": self.removed_tokens,
-            "max_cot": self.max_cot,
+            "limits": asdict(self.data.limits),
             "reset_step": self.reset_step,
             "schedule": self.schedule.state_dict(step),
             # Dropout's generators; everything else random is a function of the seed.

@@ -47,6 +47,11 @@ def remove(batch: CoTBatch, count: Tensor | int, side: str = "left", keep_positi
     )
 
 
+def removal_count(removed: int, max_cot: int, offset: Tensor | int = 0) -> Tensor | int:
+    """min(s + o, m) as a count for `remove`: once s is m_max, everything goes, also from examples with a longer CoT."""
+    return REMOVE_ALL if removed >= max_cot else removed + offset
+
+
 def offsets(draw: npt.NDArray[np.int64], smoothing: float, seed: int) -> npt.NDArray[np.int64]:
     """The random extra removal o of each example, P(o) = (1 - e^-λ) e^-λo (arXiv 2405.14838, section 3).
 
@@ -66,7 +71,7 @@ def offsets(draw: npt.NDArray[np.int64], smoothing: float, seed: int) -> npt.NDA
         return np.zeros(len(draw), np.int64)
     # Inverse of P(o >= k) = e^-λk at u in (0, 1].
     uniform = ((_mix(draw.astype(np.uint64), seed) >> np.uint64(11)) + np.uint64(1)).astype(np.float64) / 2.0**53
-    return np.floor(-np.log(uniform) / smoothing).astype(np.int64)
+    return np.minimum(np.floor(-np.log(uniform) / smoothing), REMOVE_ALL).astype(np.int64)
 
 
 def _mix(number: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:

@@ -19,57 +19,72 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from stepwise_pl import cli
 from stepwise_pl.config import Config
-from stepwise_pl.datamodule import CoTDataModule
-from stepwise_pl.errors import UserError
+from stepwise_pl.datamodule import Limits
+from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.models import PREFIX, load_weights, read_checkpoint
 
-# Keys that a resumed run may change: how long and how it runs, and Δ, which starts a new segment.
+# Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
+# which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "trainer.", "logger.", "run_dir", "resume", "data.num_workers", "data.eval_batch_size", "schedule.delta",
-    "optimizer.decay_steps",
+    "run_dir", "resume", "logger.", "data.num_workers", "data.eval_batch_size", "schedule.delta", "optimizer.decay_steps",
+    "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
+    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
 )  # fmt: skip
+_RANK_ZERO_FOLDER = "STEPWISE_PL_RUN_DIR"
 
 
 def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Path:
     """The run's folder, made if need be.
 
-    By default `outputs/<name>/seed<seed>`, with a number behind it if that one is taken;
-    with `resume` the newest of these.
+    By default `outputs/<name>/seed<seed>`, with a number behind it if that one holds a run
+    already; with `resume` the newest of these. A folder without a checkpoint holds no run:
+    it is what a start leaves that failed early, and is used again. The further processes
+    of a DDP run take the folder of the first.
 
     Raises:
         UserError: a named folder holds another run, there is nothing to resume, or it
             cannot be written.
     """
-    base = Path(run_dir) if run_dir else Path("outputs") / name / f"seed{seed}"
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return Path(os.environ[_RANK_ZERO_FOLDER])
+    path = Path(run_dir) if run_dir else Path("outputs") / name / f"seed{seed}"
     if resume:
-        path = base if run_dir else newest(base)
-        if not (path / "checkpoints" / "last.ckpt").is_file():
-            raise UserError(f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there")
-        return path
-    path = base
-    number = 1
-    while (path / "config.yaml").exists():
+        path = path if run_dir else newest(path)
+        if not holds_run(path):
+            raise UserError(
+                f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
+            )
+    elif holds_run(path):
         if run_dir:
             raise UserError(
                 f"run_dir={path}: holds a run already; resume=true goes on with it, another run_dir starts anew"
             )
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
+        newest_path = newest(path)
+        number = int(newest_path.name.removeprefix(path.name).removeprefix("-") or 1)
+        path = path.with_name(f"{path.name}-{number + 1}")
     try:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        (path / ".writable").write_text("")
+        (path / ".writable").unlink()
     except OSError as error:
         raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
+    if not resume:
+        (path / "metrics.csv").unlink(missing_ok=True)
+        (path / "wandb_id.txt").unlink(missing_ok=True)
+    os.environ[_RANK_ZERO_FOLDER] = str(path.absolute())
     return path
 
 
+def holds_run(path: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (path / "checkpoints" / "last.ckpt").is_file()
+
+
 def newest(base: Path) -> Path:
-    """`base` or the last of its numbered successors."""
+    """Of `base`, `base`-2, `base`-3, ... the last that holds a run."""
     path, number = base, 2
-    while base.with_name(f"{base.name}-{number}").exists():
-        path = base.with_name(f"{base.name}-{number}")
+    while holds_run(following := base.with_name(f"{base.name}-{number}")):
+        path = following
         number += 1
     return path
 
@@ -107,7 +122,7 @@ def write_json(data: dict[str, Any], path: Path) -> None:
 
 @dataclass
 class TrainedRun:
-    """A run loaded from its folder: weights in place, data tokenised."""
+    """A run loaded from its folder, weights in place."""
 
     path: Path
     config: Config
@@ -115,8 +130,13 @@ class TrainedRun:
     step: int
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    data: CoTDataModule
+    limits: Limits
     removed_tokens: int
+
+    @property
+    def internalized(self) -> bool:
+        """Whether the checkpoint was trained without any CoT token left."""
+        return self.removed_tokens >= self.limits.max_cot
 
 
 def load_run(folder: str, checkpoint: str) -> TrainedRun:
@@ -131,7 +151,9 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     config = cli.config_from(plain, Config)
     named = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
     candidates = {"best": named, "last": named[1:]}.get(checkpoint, [Path(checkpoint)])
-    file = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise UserError(f"checkpoint={checkpoint}: no such checkpoint; give best, last or a file")
     state = read_checkpoint(file)
     if "stepwise" not in state:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
@@ -139,17 +161,11 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         tokenizer = AutoTokenizer.from_pretrained(path / "model")
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path / "model"), dtype=torch.float32)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        raise UserError(f"{path / 'model'}: cannot be read ({next(iter(str(error).splitlines()), '')})") from None
+        raise UserError(f"{path / 'model'}: cannot be read ({first_line(error)})") from None
     weights = {key.removeprefix(PREFIX): value for key, value in state["state_dict"].items() if key.startswith(PREFIX)}
     load_weights(model, weights, str(file))
-    data = CoTDataModule(config.task, tokenizer, config.data, config.seed).prepare()
+    stepwise = state["stepwise"]
+    limits = Limits(**stepwise["limits"])
     return TrainedRun(
-        path,
-        config,
-        file,
-        int(state["global_step"]),
-        model.eval(),
-        tokenizer,
-        data,
-        int(state["stepwise"]["removed_tokens"]),
+        path, config, file, int(state["global_step"]), model.eval(), tokenizer, limits, int(stepwise["removed_tokens"])
     )

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepwise_pl.batch import CoTBatch, Part
-from stepwise_pl.errors import UserError
+from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.tasks.base import Example, Examples, chunks
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
         tokenizer = (GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(name)
     except Exception as error:
         raise UserError(
-            f"model.tokenizer={name}: cannot be loaded ({_first_line(error)}); without network give a local folder, "
+            f"model.tokenizer={name}: cannot be loaded ({first_line(error)}); without network give a local folder, "
             f"or model.tokenizer={SMALL} with model.pretrained=false"
         ) from None
     if tokenizer.eos_token_id is None:
@@ -48,18 +48,17 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
 
 
 def small_tokenizer(symbols: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """One token per word: `symbols`, the answer mark, and the end and unknown tokens. Padding is the end token."""
-    words = dict.fromkeys((*symbols, MARK, "<eos>", "<unk>"))
+    """One token per word: `symbols`, the answer mark, and the end and unknown tokens. Padding is the end token.
+
+    Sorted, so that tasks with the same words have the same ids and can share weights.
+    """
+    words = dict.fromkeys((*sorted(symbols), MARK, "<eos>", "<unk>"))
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<eos>", pad_token="<eos>", unk_token="<unk>",
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def layout(example: Example, eos: str) -> str:
@@ -106,6 +105,10 @@ class EncodedExamples:
         """m: CoT tokens of each example, [examples]."""
         return self.answer_start - self.cot_start
 
+    def longest(self, removed: int) -> int:
+        """Tokens of the longest example once `removed` CoT tokens are gone."""
+        return int((self.length - np.minimum(self.cot_length, removed)).max())
+
     @property
     def answer_length(self) -> npt.NDArray[np.int64]:
         """Answer tokens of each example, with the second separator and the end token, [examples]."""
@@ -113,7 +116,7 @@ class EncodedExamples:
 
     def collate(self, rows: npt.NDArray[np.int64], draw: npt.NDArray[np.int64] | None = None) -> CoTBatch:
         """The examples `rows` [batch] as one batch; `draw` [batch] numbers them in the stream (default: `rows`)."""
-        length = self.length[rows, None]
+        length = (self.start[rows + 1] - self.start[rows])[:, None]
         column = np.arange(length.max())[None]
         inside = column < length
         tokens = self.tokens[np.where(inside, self.start[rows, None] + column, 0)].astype(np.int64)

@@ -22,39 +22,43 @@ def train(config: Config) -> dict[str, Any]:
     import lightning as L
 
     from stepwise_pl import loggers, runs
-    from stepwise_pl.building import build_trainer, check_fits, describe
+    from stepwise_pl.building import build_trainer, check_machine, describe
     from stepwise_pl.datamodule import CoTDataModule
     from stepwise_pl.metrics import wilson
-    from stepwise_pl.models import build_model, read_checkpoint
+    from stepwise_pl.models import build_model, check_positions, read_checkpoint
     from stepwise_pl.module import StepwiseModule
     from stepwise_pl.tokenizing import build_tokenizer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     started = time.monotonic()
+    check_machine(config)
     name = cli.run_name()
     run_dir = runs.open_run_dir(config.run_dir, name, config.seed, config.resume)
     if config.resume:
         runs.check_resumable(run_dir, config)
 
     L.seed_everything(config.seed, workers=True, verbose=False)
+    schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches
     tokenizer = build_tokenizer(config.model.tokenizer, config.task.symbols())
-    data = CoTDataModule(config.task, tokenizer, config.data, config.seed, config.trainer.accumulate_grad_batches)
-    data.prepare()
+    data = CoTDataModule(config.task, tokenizer, config.data, config.seed, micro_batches).prepare()
     model = build_model(config.model, tokenizer)
-    module = StepwiseModule(model, tokenizer, config.schedule, config.optimizer, config.seed, config.trainer.max_steps)
-    config.schedule.bind(data.steps_per_epoch, data.max_cot)
-    check_fits(model, data, config.schedule)
+    schedule.bind(data.steps_per_epoch, data.limits.max_cot)
+    at_start = 0 if schedule.keep_position else schedule.removed(0)
+    check_positions(model, max(split.longest(at_start) for split in data.encoded.values()))
+    module = StepwiseModule(model, tokenizer, schedule, config.optimizer, config.seed, config.trainer.max_steps)
 
     derived = describe(config, data)
-    cli.save_yaml({**cli.to_plain(config), "derived": derived}, run_dir / "config.yaml")
-    model.config.save_pretrained(run_dir / "model")
-    tokenizer.save_pretrained(run_dir / "model")
-
+    trainer = build_trainer(config, run_dir)
     checkpoints = run_dir / "checkpoints"
     with loggers.environment_kept():
-        trainer = build_trainer(config, run_dir, name, derived)
-        log.info("run folder: %s", run_dir)
+        if trainer.is_global_zero:
+            cli.save_yaml({**cli.to_plain(config), "derived": derived}, run_dir / "config.yaml")
+            model.config.save_pretrained(run_dir / "model")
+            tokenizer.save_pretrained(run_dir / "model")
+            log.info("run folder: %s", run_dir)
+        if config.logger.wandb:
+            plain = {**cli.to_plain(config), "derived": derived}
+            trainer.loggers.append(loggers.wandb_logger(config.logger, run_dir, name, plain))
         resume_from = None
         if config.resume:
             resume_from = checkpoints / "last.ckpt"
@@ -64,26 +68,28 @@ def train(config: Config) -> dict[str, Any]:
         try:
             trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
         except BaseException:
-            if (checkpoints / "last.ckpt").is_file():
+            if runs.holds_run(run_dir):
                 log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
             raise
         best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
         tested = trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)[0]
+    accuracy, examples = tested["test/answer_accuracy"], round(tested["test/examples"])
     summary = {
         "name": name,
         "seed": config.seed,
         "removed_tokens": int(tested["schedule/removed_tokens"]),
-        "test_accuracy": tested["test/answer_accuracy"],
-        "test_interval": wilson(tested["test/answer_accuracy"], round(tested["test/examples"])),
-        "test_examples": round(tested["test/examples"]),
+        "test_accuracy": accuracy,
+        "test_interval": wilson(accuracy, examples),
+        "test_examples": examples,
         "checkpoint": best.name,
         "steps": trainer.global_step,
         "examples_seen": trainer.global_step * config.data.batch_size,
         **derived,
         "seconds": round(time.monotonic() - started, 1),
     }
-    runs.write_json(summary, run_dir / "summary.json")
-    report(run_dir, summary)
+    if trainer.is_global_zero:
+        runs.write_json(summary, run_dir / "summary.json")
+        report(run_dir, summary)
     return summary
 
 
@@ -100,7 +106,7 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
 
 test accuracy   {percent(summary["test_accuracy"], summary["test_examples"])}  [95% Wilson interval]
                 with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
-training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s in all
+training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
 run folder      {run_dir}
                 config.yaml, metrics.csv, summary.json, accuracy.png, checkpoints/
 next            python -m stepwise_pl.evaluate run={run_dir}

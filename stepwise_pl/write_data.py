@@ -5,7 +5,7 @@ from pathlib import Path
 from stepwise_pl import cli
 from stepwise_pl.config import WriteDataConfig
 from stepwise_pl.errors import UserError
-from stepwise_pl.tasks.base import write_lines
+from stepwise_pl.tasks.base import SPLITS, write_lines
 
 
 def write_data(config: WriteDataConfig) -> None:
@@ -15,14 +15,14 @@ def write_data(config: WriteDataConfig) -> None:
         UserError: the folder holds such a file already.
     """
     out = Path(config.out)
-    splits = config.task.load()
-    out.mkdir(parents=True, exist_ok=True)
-    for split, examples in splits.items():
-        path = out / f"{split}.txt"
+    paths = {split: out / f"{split}.txt" for split in SPLITS}
+    for path in paths.values():
         if path.exists():
             raise UserError(f"{path}: exists already; choose another folder for out")
-        write_lines(examples, path)
-        cli.say(f"{len(examples):8d} examples  {path}")
+    out.mkdir(parents=True, exist_ok=True)
+    for split, examples in config.task.load().items():
+        write_lines(examples, paths[split])
+        cli.say(f"{len(examples):8d} examples  {paths[split]}")
 
 
 if __name__ == "__main__":

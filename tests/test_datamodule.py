@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwise_pl.config import DataConfig
-from stepwise_pl.datamodule import CoTDataModule, EvalBatches, StreamLoader, TrainStream
+from stepwise_pl.datamodule import CoTDataModule, EvalBatches, Limits, StreamLoader, TrainStream
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.tokenizing import build_tokenizer, encode
 
@@ -77,8 +77,7 @@ def test_epoch_size_sets_the_steps_per_epoch() -> None:
 
 def test_bounds_are_those_of_the_longest_examples() -> None:
     data = CoTDataModule(TASK, TOKENIZER, DataConfig()).prepare()
-    assert data.max_cot == 8  # 2x2: a row of 3, a sign, a row of 4
-    assert data.longest(0) == 6 + 8 + 7
-    assert data.max_new_tokens(0) == 8 + 7
-    assert data.max_new_tokens(5) == 3 + 7
-    assert data.max_new_tokens(10**9) == 7
+    # 2x2: a prompt of 6; a row of 3, a sign, a row of 4; an answer of 4 with three tokens around it.
+    assert data.limits == Limits(max_cot=8, longest_cot=8, longest_answer=7)
+    assert [data.encoded["train"].longest(removed) for removed in (0, 5, 10**9)] == [21, 16, 13]
+    assert [data.limits.max_new_tokens(removed) for removed in (0, 5, 10**9)] == [15, 10, 7]

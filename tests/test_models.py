@@ -9,6 +9,7 @@ import torch
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.models import build_model
+from stepwise_pl.tokenizing import small_tokenizer
 
 SIZE = {"layers": 2, "heads": 2, "width": 32, "positions": 64}
 
@@ -78,6 +79,17 @@ def test_architecture_settings_reach_the_model(tokenizer) -> None:
     assert model.config.eos_token_id == tokenizer.eos_token_id
     own = build_model(ModelConfig(**SIZE), tokenizer)
     assert {m.p for m in own.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}  # GPT-2's own
+
+
+def test_weights_of_another_vocabulary_are_refused(tokenizer, tmp_path) -> None:
+    other = small_tokenizer(("a", "b", "c"))
+    build_model(ModelConfig(**SIZE), other).save_pretrained(tmp_path)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"was trained with another vocabulary \(6 tokens, ours has 17\)"):
+        build_model(ModelConfig(init_from=str(tmp_path)), tokenizer)
+    assert build_model(ModelConfig(init_from=str(tmp_path)), other).config.vocab_size == 6
+    # The order in which a task names its words does not matter.
+    assert small_tokenizer(("c", "b", "a")).get_vocab() == other.get_vocab()
 
 
 @pytest.mark.parametrize(

@@ -215,24 +215,41 @@ def test_checkpoints_keep_the_best_at_the_most_removed_tokens(tmp_path) -> None:
 
 
 class Stop(Callback):
-    """Fails after a step, or inside one."""
+    """Fails after the last micro-batch of a step or after the first, inside a step, or inside a validation."""
 
-    def __init__(self, step: int, inside: bool = False) -> None:
-        self.step, self.inside = step, inside
+    def __init__(self, step: int, where: str) -> None:
+        self.step, self.where = step, where
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
-        if self.inside and trainer.global_step == self.step:
-            raise RuntimeError("stopped")
+        self.fail(trainer, "inside")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches:
+            self.fail(trainer, "between micro-batches")
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if not self.inside and trainer.global_step == self.step:
+        self.fail(trainer, "after")
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.fail(trainer, "validation")
+
+    def fail(self, trainer: L.Trainer, where: str) -> None:
+        if (trainer.global_step, where) == (self.step, self.where):
             raise RuntimeError("stopped")
+
+
+STOPS = [
+    (5, "after"), (6, "after"), (8, "after"), (13, "after"), (7, "inside"), (10, "between micro-batches"),
+    (8, "validation"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("micro,workers", [(1, 0), (2, 2)])
-@pytest.mark.parametrize("stop", [(5, False), (6, False), (8, False), (13, False), (7, True)])
+@pytest.mark.parametrize("stop", STOPS)
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop, micro: int, workers: int) -> None:
-    """Dropout on; stopped just before a removal, at it, at an epoch's end, later, and inside a step."""
+    """Dropout on; stopped just before a removal, at it, at an epoch's end, later, inside a step or a validation."""
+    if stop[1] == "between micro-batches" and micro == 1:
+        pytest.skip("there is only one")
     schedule = {"delta": "8/3", "smoothing": 1.0, "rewarmup_steps": 2}  # a token every third step
     kwargs: dict[str, Any] = {
         "steps": 20, "dropout": 0.2, "micro": micro, "workers": workers, "every_epochs": 1, "checkpoint_every": 4,
@@ -243,6 +260,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop, micro: int, wo
     resumed, spy = fit(tmp_path / "cut", Linear(**schedule), resume=str(tmp_path / "cut" / "last.ckpt"), **kwargs)
     assert torch.equal(weights(resumed), weights(whole))
     assert spy.removed == whole_spy.removed[-len(spy.removed) :]
+    assert spy.validated == [v for v in whole_spy.validated if v[0] > 20 - len(spy.removed)]
 
 
 def test_another_causal_lm_trains_too(tmp_path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwise_pl.batch import IGNORE, CoTBatch, Part
-from stepwise_pl.removal import REMOVE_ALL, offsets, remove
+from stepwise_pl.removal import REMOVE_ALL, offsets, removal_count, remove
 
 lengths = st.tuples(st.integers(1, 5), st.integers(0, 9), st.integers(1, 5))  # prompt, CoT, answer
 rows = st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=6)
@@ -59,6 +59,13 @@ def test_removing_twice_is_removing_the_sum(sizes, first: int, second: int) -> N
     twice = remove(remove(batch, first), second)
     once = remove(batch, first + second)
     assert torch.equal(twice.tokens * twice.attention_mask, once.tokens * once.attention_mask)
+
+
+def test_all_means_all_even_of_a_longer_cot_than_was_trained_on() -> None:
+    batch = make_batch([(2, 9, 2)])
+    assert remove(batch, removal_count(5, 6)).length_of(Part.COT).tolist() == [4]
+    assert remove(batch, removal_count(5, 6, torch.tensor([2]))).length_of(Part.COT).tolist() == [2]
+    assert remove(batch, removal_count(6, 6)).length_of(Part.COT).tolist() == [0]
 
 
 def test_one_number_removes_from_every_row_and_all_is_all() -> None:

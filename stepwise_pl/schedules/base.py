@@ -36,15 +36,15 @@ class Schedule:
 
     def __post_init__(self) -> None:
         one_of("schedule.side", self.side, ("left", "right"))
-        require(self.smoothing > 0, "schedule.smoothing", self.smoothing, "must be above 0 (inf: none)")
+        require(self.smoothing >= 0.01, "schedule.smoothing", self.smoothing, "must be at least 0.01 (inf: none)")
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
+        if self.rewarmup_steps and not self.reset_optimizer:
+            raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
         self.steps_per_epoch = 0
         self.max_cot = 0
 
     def bind(self, steps_per_epoch: int, max_cot: int) -> None:
         """Learn T, the optimizer steps in an epoch, and m_max, the longest CoT trained on (tokens)."""
-        if steps_per_epoch < 1:
-            raise UserError("an epoch has no step: data.batch_size exceeds data.epoch_size or the training set")
         self.steps_per_epoch = steps_per_epoch
         self.max_cot = max_cot
 

@@ -62,6 +62,15 @@ class Multiplication(Task):
         for key in ("train_size", "validation_size", "test_size"):
             require(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be at least 1")
         require(self.seed >= 0, "task.seed", self.seed, "must be at least 0")
+        pairs = self._numbers() ** 2
+        wanted = self.train_size + self.validation_size + self.test_size
+        require(pairs <= ENUMERATED or 4 * wanted <= pairs, "task.train_size", self.train_size,
+                f"must be at most {pairs // 4 - self.validation_size - self.test_size}, a quarter of the pairs there are")  # fmt: skip
+
+    def _numbers(self) -> int:
+        """How many numbers an operand can be."""
+        shortest = self.min_digits or self.digits
+        return int(10**self.digits - 10 ** (shortest - 1))
 
     def load(self) -> dict[str, Examples]:
         pairs = self._split()
@@ -131,7 +140,7 @@ class Multiplication(Task):
         """Operand pairs [n, 2, digits] in random order: all there are, or an endless stream of draws."""
         shortest = self.min_digits or self.digits
         low, high = 10 ** (shortest - 1), 10**self.digits
-        if (high - low) ** 2 <= ENUMERATED:
+        if self._numbers() ** 2 <= ENUMERATED:
             rng = np.random.default_rng([self.seed, self.digits, shortest])
             numbers = np.arange(low, high)
             digits = (numbers[:, None] // 10 ** np.arange(self.digits) % 10).astype(np.uint8)

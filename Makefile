@@ -29,10 +29,11 @@ lint: setup  ## Lint and type check
 	$(BIN)/mypy
 
 long: setup  ## The tests that take minutes
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long -n 0
 
 lock: setup  ## Write the installed versions to requirements.lock
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	(echo "# Exact versions that make installs; written by make lock."; \
+		$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//') > requirements.lock
 
 clean:  ## Remove the environment and caches (not outputs/)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

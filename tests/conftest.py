@@ -51,11 +51,13 @@ def small_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: obj
     ).eval()
 
 
-def command(*args: str, cwd: Path = REPO, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+def command(
+    *args: str, cwd: Path = REPO, check: bool = True, timeout: int = 400, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m stepwise_pl.<args>` as a user would, without network."""
     result = subprocess.run(
         [sys.executable, "-m", f"stepwise_pl.{args[0]}", *args[1:]],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **env}, timeout=400,
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}, timeout=timeout,
     )  # fmt: skip
     if check:
         assert result.returncode == 0, result.stderr[-3000:]

@@ -4,8 +4,10 @@ import json
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,7 @@ def test_evaluate_agrees_with_the_run(run_dir: Path) -> None:
     assert result["examples"] == 17
     assert result["problems_per_second_batch_1"] > 0
     assert result["problems_per_second_batch_200"] > result["problems_per_second_batch_1"]
-    assert "problems per second at batch 1\n" in out
+    assert "problems per second at batch 1 (cpu)\n" in out
     command("evaluate", f"run={run_dir}", "removed_tokens=0", "checkpoint=last", "split=validation", "speed_problems=0")
     command("evaluate", f"run={run_dir}", "limit=5", "speed_problems=0")
     limited = json.loads((run_dir / "evaluations" / "best-test-first5-removed2.json").read_text())
@@ -251,7 +253,7 @@ def test_a_cot_longer_than_the_positions(tmp_path) -> None:
     out = command("train", *args, check=False)
     line = out.stderr.strip().splitlines()[-1]
     assert out.returncode == 2
-    assert line.startswith("error: the longest example has 1299 tokens (CoT: 1214), the model 512 positions")
+    assert line.startswith("error: the longest example has 1299 tokens, the model 512 positions")
     assert "model.positions=1299" in line
 
 
@@ -262,17 +264,29 @@ def test_files_train_like_generated_data(tmp_path) -> None:
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_cot_tokens"] == 2
 
 
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """The records of an offline W&B file: a header of 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (room := 32768 - at % 32768) < 7:
+            at += room  # a record's header never crosses a block
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
 def test_wandb_offline_has_removed_tokens_as_its_axis(tmp_path) -> None:
     command("train", *SMALL, "logger=wandb", "logger.offline=true", f"run_dir={tmp_path}", "trainer.max_epochs=3")
     files = list(tmp_path.rglob("run-*.wandb"))
     assert len(files) == 1
     from wandb.proto import wandb_internal_pb2 as pb
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(files[0]))
     definitions, points = {}, []
-    while (data := store.scan_data()) is not None:
+    for data in wandb_records(files[0]):
         record = pb.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "metric":

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from stepwise_pl.config import EvaluateConfig, ExportConfig
-from tests.conftest import REPO
+from tests.conftest import REPO, command
 from tests.test_config import composed
 
 README = (REPO / "README.md").read_text()
@@ -40,6 +40,32 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         return
     config = composed(*arguments, config_name=entry)
     assert not isinstance(config, EvaluateConfig | ExportConfig) or config.run == "outputs/mine"
+
+
+# What makes a documented training command short: few problems, two steps.
+SHORT = (
+    "task.train_size=300",
+    "task.validation_size=20",
+    "task.test_size=20",
+    "trainer.max_steps=2",
+    "optimizer.decay_steps=0",
+)
+NEEDS = {"trainer=gpu": "a GPU and the Hub"}
+
+
+def test_offline_commands_run_in_the_order_they_stand(tmp_path) -> None:
+    ran = []
+    for line in (c for c in COMMANDS if c.startswith("python") and not any(need in c for need in NEEDS)):
+        entry, *arguments = shlex.split(line)[2:]
+        short = (
+            SHORT if entry == "stepwise_pl.train" else ("speed_problems=2",) if entry == "stepwise_pl.evaluate" else ()
+        )
+        short = () if "--help" in arguments else short
+        command(entry.removeprefix("stepwise_pl."), *arguments, *short, cwd=tmp_path, PYTHONPATH=str(REPO))
+        ran.append(line)
+    assert len(ran) >= 9
+    assert (tmp_path / "outputs" / "my-model" / "model.safetensors").is_file()
+    assert len(list((tmp_path / "outputs" / "mult4x4").iterdir())) == 3
 
 
 def test_make_targets_exist() -> None:

@@ -1,5 +1,5 @@
 # `make help` lists the targets.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -12,7 +12,8 @@ setup: .venv/installed  ## Create .venv with the pinned packages of requirements
 
 # The stamp is made last, so that an interrupted set-up is done again.
 .venv/installed: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=<a Python from 3.11 to 3.13>" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "error: no Python from 3.11 to 3.13 found; name one with make PYTHON=<path>" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[dev]"
 	@touch $@

@@ -3,8 +3,10 @@
 Only this module imports hydra and omegaconf.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import re
 import sys
@@ -82,8 +84,16 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
             raise
 
     main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
+    shown = io.StringIO()
     try:
+        if {"-h", "--help"} & set(sys.argv):
+            with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+                main()
+            return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # schemas are no choices
         return main()
+    except BrokenPipeError:  # `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None
     except (HydraException, OmegaConfBaseException) as error:
         raise SystemExit(fail(explain(error))) from None
     except UserError as error:
@@ -183,6 +193,11 @@ def run_name() -> str:
         if (key := override.split("=")[0].lstrip("+~")) not in named and not key.startswith(("logger.", "trainer."))
     ]
     return "/".join([name, *([re.sub(r"[^\w.=,+-]", "_", ",".join(sorted(rest)))] if rest else [])])
+
+
+def given_keys() -> set[str]:
+    """The keys and groups that this command line sets."""
+    return {override.split("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
 
 
 def to_plain(config: Any) -> dict[str, Any]:

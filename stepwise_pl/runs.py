@@ -97,20 +97,38 @@ def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def check_resumable(run_dir: Path, config: Config) -> None:
-    """Raise `UserError` naming what differs if the run in the folder is not the one configured."""
-    before = cli.read_yaml(run_dir / "config.yaml")
-    before.pop("derived", None)
-    old, new = flat(before), flat(cli.to_plain(config))
+def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
+    """The configuration of the run in the folder, with what the command line may change.
+
+    Args:
+        config: as composed from this command line.
+        given: the keys and groups that the command line sets. With nothing but `run_dir`
+            and `resume` the run goes on as it was; a group or an experiment that is named
+            must compose to the same configuration.
+
+    Raises:
+        UserError: naming what differs and may not.
+    """
+    saved = cli.read_yaml(run_dir / "config.yaml")
+    saved.pop("derived", None)
+    old, new = flat(saved), flat(cli.to_plain(config))
+    groups = bool(given & {"experiment", "task", "model", "schedule", "optimizer", "trainer"})
     differ = [
-        f"{key} was {old.get(key)}, is {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
+        key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and (groups or key in given)
     ]
-    if differ:
+    refused = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ if not key.startswith(CHANGEABLE)]
+    if refused:
         raise UserError(
-            f"run_dir={run_dir}: the run there has another configuration: {'; '.join(differ)}. Give the same, or another run_dir"
+            f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "
+            "another run_dir"
         )
+    for key in [*differ, "run_dir", "resume"]:
+        *parents, name = key.split(".")
+        place = saved
+        for parent in parents:
+            place = place[parent]
+        place[name] = new[key]
+    return cli.config_from(saved, Config)
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

@@ -31,11 +31,11 @@ def train(config: Config) -> dict[str, Any]:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     started = time.monotonic()
-    check_machine(config)
     name = cli.run_name()
     run_dir = runs.open_run_dir(config.run_dir, name, config.seed, config.resume)
     if config.resume:
-        runs.check_resumable(run_dir, config)
+        config = runs.resumed_config(run_dir, config, cli.given_keys())
+    check_machine(config)
 
     L.seed_everything(config.seed, workers=True, verbose=False)
     schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches

@@ -164,7 +164,12 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
     command("train", *SMALL, f"run_dir={folder}", "trainer.max_epochs=3")
     out = command("train", *SMALL, f"run_dir={folder}", "resume=true", "schedule.side=right", check=False)
     assert "another configuration: schedule.side was left, is right" in out.stderr
-    command("train", *SMALL, f"run_dir={folder}", "resume=true")
+    out = command("train", f"run_dir={folder}", "resume=true", "data.batch_size=64", check=False)
+    assert "another configuration: data.batch_size was 32, is 64" in out.stderr
+    out = command("train", "experiment=quickstart", f"run_dir={folder}", "resume=true", check=False)
+    assert "another configuration: data.batch_size was 32, is 64; " in out.stderr
+    # The folder knows the configuration; only what changes need be given.
+    command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=6")
     whole, resumed = (
         [r for r in read_metrics(path / "metrics.csv") if not r["test/loss"]] for path in (run_dir, folder)
     )

@@ -68,15 +68,21 @@ def all_examples(task: Multiplication) -> dict[str, list[Example]]:
 
 
 @pytest.mark.parametrize("split", ["ordered", "unordered"])
-@pytest.mark.parametrize("digits,min_digits", [(1, None), (2, None), (3, None), (3, 1), (6, None), (6, 2), (20, None)])
-def test_splits_never_share_a_pair(digits: int, min_digits: int | None, split: str) -> None:
-    task = Multiplication(digits=digits, min_digits=min_digits, split=split, train_size=20_000, seed=3)
+@pytest.mark.parametrize(
+    "digits,second,shortest",
+    [(1, 1, 1), (2, 2, 2), (3, 3, 3), (3, 2, 2), (3, 3, 1), (3, 2, 1), (6, 6, 6), (6, 6, 2), (7, 4, 3), (20, 20, 20)],
+)
+def test_splits_never_share_a_pair(digits: int, second: int, shortest: int, split: str) -> None:
+    min_digits = shortest if shortest < second else None
+    task = Multiplication(
+        digits=digits, second_digits=second, min_digits=min_digits, split=split, train_size=20_000, seed=3
+    )
     pairs = {name: [numbers(e) for e in part] for name, part in all_examples(task).items()}
     for name, part in pairs.items():
         assert len(set(part)) == len(part) > 0, name
-        lengths = {len(str(n)) for pair in part for n in pair}
-        assert min(lengths) >= (min_digits or digits)
-        assert max(lengths) <= digits
+        for place, longest in enumerate((digits, second)):
+            lengths = {len(str(pair[place])) for pair in part}
+            assert lengths <= set(range(min_digits or longest, longest + 1))
     key = (lambda pair: tuple(sorted(pair))) if split == "unordered" else (lambda pair: pair)
     classes = {name: {key(pair) for pair in part} for name, part in pairs.items()}
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):

@@ -1,6 +1,7 @@
 """Long multiplication with its partial products and running sums as the chain of thought."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ EVERY = 5  # at most one class in this many goes to the test set, and one to val
 @register("task")
 @dataclass
 class Multiplication(Task):
-    """Products of two numbers of `digits` digits, least significant digit first.
+    """Products of two numbers, of `digits` and `second_digits` digits, least significant digit first.
 
     Example line for `digits=2`, 38 * 57 = 2166:
     `8 3 * 7 5||6 6 2 + 0 0 9 1 #### 6 6 1 2`
@@ -44,7 +45,9 @@ class Multiplication(Task):
 
     kind: str = "multiplication"
     digits: int = 4
-    # Operand lengths are drawn uniformly from min_digits..digits; null: all have `digits` digits.
+    # Digits of the second operand; null: as many as the first.
+    second_digits: int | None = None
+    # Operand lengths are drawn uniformly from min_digits up; null: all are as long as they may be.
     min_digits: int | None = None
     split: str = "ordered"
     train_size: int = 808_000
@@ -55,22 +58,29 @@ class Multiplication(Task):
 
     def __post_init__(self) -> None:
         require(1 <= self.digits <= 100, "task.digits", self.digits, "must be between 1 and 100")
-        if self.min_digits is not None:
-            require(1 <= self.min_digits <= self.digits, "task.min_digits", self.min_digits,
+        if self.second_digits is not None:
+            require(1 <= self.second_digits <= self.digits, "task.second_digits", self.second_digits,
                     f"must be between 1 and task.digits={self.digits}")  # fmt: skip
+        if self.min_digits is not None:
+            shorter = self.second_digits or self.digits
+            require(1 <= self.min_digits <= shorter, "task.min_digits", self.min_digits,
+                    f"must be between 1 and the digits of the shorter operand, {shorter}")  # fmt: skip
         one_of("task.split", self.split, ("ordered", "unordered"))
         for key in ("train_size", "validation_size", "test_size"):
             require(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be at least 1")
         require(self.seed >= 0, "task.seed", self.seed, "must be at least 0")
-        pairs = self._numbers() ** 2
+        pairs = math.prod(high - low for low, high in self._ranges())
         wanted = self.train_size + self.validation_size + self.test_size
         require(pairs <= ENUMERATED or 4 * wanted <= pairs, "task.train_size", self.train_size,
                 f"must be at most {pairs // 4 - self.validation_size - self.test_size}, a quarter of the pairs there are")  # fmt: skip
 
-    def _numbers(self) -> int:
-        """How many numbers an operand can be."""
-        shortest = self.min_digits or self.digits
-        return int(10**self.digits - 10 ** (shortest - 1))
+    def _lengths(self) -> list[tuple[int, int]]:
+        """Fewest and most digits of the first and the second operand."""
+        return [(self.min_digits or most, most) for most in (self.digits, self.second_digits or self.digits)]
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Smallest number of the first and the second operand, and one more than the largest."""
+        return [(10 ** (fewest - 1), 10**most) for fewest, most in self._lengths()]
 
     def load(self) -> dict[str, Examples]:
         pairs = self._split()
@@ -138,27 +148,28 @@ class Multiplication(Task):
 
     def _pairs(self) -> Iterator[Digits]:
         """Operand pairs [n, 2, digits] in random order: all there are, or an endless stream of draws."""
-        shortest = self.min_digits or self.digits
-        low, high = 10 ** (shortest - 1), 10**self.digits
-        if self._numbers() ** 2 <= ENUMERATED:
-            rng = np.random.default_rng([self.seed, self.digits, shortest])
-            numbers = np.arange(low, high)
-            digits = (numbers[:, None] // 10 ** np.arange(self.digits) % 10).astype(np.uint8)
-            first, second = np.divmod(np.arange(len(numbers) ** 2), len(numbers))
-            pairs = np.stack([digits[first], digits[second]], axis=1)
+        lengths, ranges = self._lengths(), self._ranges()
+        seed = [self.seed, *(number for pair in lengths for number in pair)]
+        if math.prod(high - low for low, high in ranges) <= ENUMERATED:
+            operands = [np.arange(low, high) for low, high in ranges]
+            digits = [(numbers[:, None] // 10 ** np.arange(self.digits) % 10).astype(np.uint8) for numbers in operands]
+            first, second = np.divmod(np.arange(len(operands[0]) * len(operands[1])), len(operands[1]))
+            pairs = np.stack([digits[0][first], digits[1][second]], axis=1)
             # Sorting by exponential draws over weights is sampling without replacement in
             # proportion to the weights (Efraimidis and Spirakis): uniform over operand lengths.
-            size = 9 * 10.0 ** (_lengths(pairs) - 1)
-            yield pairs[np.argsort(rng.exponential(size=len(pairs)) * size.prod(axis=1), kind="stable")]
+            size = (9 * 10.0 ** (_lengths(pairs) - 1)).prod(axis=1)
+            rng = np.random.default_rng(seed)
+            yield pairs[np.argsort(rng.exponential(size=len(pairs)) * size, kind="stable")]
             return
+        fewest, most = np.array(lengths).T
+        place = np.arange(self.digits)
         index = 0
         while True:
-            rng = np.random.default_rng([self.seed, self.digits, shortest, index])
+            rng = np.random.default_rng([*seed, index])
             pairs = rng.integers(0, 10, (CHUNK, 2, self.digits), dtype=np.uint8)
-            lengths = rng.integers(shortest, self.digits + 1, (CHUNK, 2))
-            place = np.arange(self.digits)
-            pairs[place >= lengths[..., None]] = 0
-            top = place == lengths[..., None] - 1
+            length = rng.integers(fewest, most + 1, (CHUNK, 2))[..., None]
+            pairs[place >= length] = 0
+            top = place == length - 1
             pairs[top] = rng.integers(1, 10, top.sum(), dtype=np.uint8)
             yield pairs
             index += 1

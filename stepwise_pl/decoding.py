@@ -12,12 +12,12 @@ from stepwise_pl.tokenizing import MARK
 def forward(model: PreTrainedModel, batch: CoTBatch) -> Tensor:
     """Teacher-forced logits, [batch, seq, vocabulary].
 
-    The mask is always given: without one, transformers takes a jump in the positions for
-    the start of another packed sequence and cuts attention to all before it.
+    The mask is all ones: padding stands on the right, where no token looks. But a mask
+    must be given: without one, transformers takes a jump in the positions for the start
+    of another packed sequence and cuts attention to all before it.
     """
-    out = model(
-        input_ids=batch.tokens, attention_mask=batch.attention_mask, position_ids=batch.position, use_cache=False
-    )
+    mask = torch.ones_like(batch.tokens)
+    out = model(input_ids=batch.tokens, attention_mask=mask, position_ids=batch.position, use_cache=False)
     logits: Tensor = out.logits
     return logits
 

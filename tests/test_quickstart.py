@@ -12,6 +12,6 @@ from tests.conftest import command
 def test_the_quickstart_ends_without_cot_and_right(tmp_path, seed: int) -> None:
     command("train", "experiment=quickstart", f"seed={seed}", f"run_dir={tmp_path}", timeout=1500, OMP_NUM_THREADS="2")
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["removed_tokens"] == summary["max_cot_tokens"] == 8
+    assert summary["removed_tokens"] == summary["max_cot_tokens"] == 10
     assert summary["test_examples"] == 500
     assert summary["test_accuracy"] >= 0.95

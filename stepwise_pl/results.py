@@ -73,7 +73,7 @@ def plot_stages(runs: Mapping[str, list[Stage]], title: str, stem: Path) -> None
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if len(runs) > 1:
-        axes.legend()
+        axes.legend(fontsize="small")
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150)
     plt.close(figure)

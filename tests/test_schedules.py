@@ -55,8 +55,15 @@ def test_remove_all_beyond() -> None:
     assert [schedule.removed(t) for t in range(6)] == [0, 1, 2, 3, 50, 50]
 
 
+def test_remove_at_most() -> None:
+    schedule = bound(10, max_cot=50, delta=10, remove_at_most=3)
+    assert [schedule.removed(t) for t in range(6)] == [0, 1, 2, 3, 3, 3]
+    assert schedule.smoothing_at(5) == 4.0
+    assert bound(remove_at_most=0).smoothing_at(5) == inf
+
+
 def test_baselines_are_schedules() -> None:
-    assert {bound(delta=0).removed(t) for t in (0, 1, 10**9)} == {0}
+    assert {bound(delta=8, remove_at_most=0).removed(t) for t in (0, 1, 10**9)} == {0}
     assert {bound(max_cot=50, delta=0, remove_all_beyond=0).removed(t) for t in (0, 1, 10**9)} == {50}
 
 

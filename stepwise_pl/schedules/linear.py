@@ -17,7 +17,7 @@ class Linear(Schedule):
     """s(t) = remove_start_from + floor(Δ · max(0, t - t_pretrain) / T)  (arXiv 2405.14838, section 3).
 
     s grows by one every T/Δ optimizer steps, inside the epoch, in exact integer
-    arithmetic. Explicit CoT is pretraining without end; No CoT removes all beyond 0 tokens.
+    arithmetic. Explicit CoT removes at most 0 tokens; No CoT removes all beyond 0 tokens.
 
     A run that is resumed with another Δ (or another T) goes on from the s it had reached.
 
@@ -28,11 +28,13 @@ class Linear(Schedule):
     kind: str = "linear"
     # Δ: CoT tokens removed per epoch; an integer, a decimal or a fraction such as 1/2.
     delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
-    # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn; inf: never more.
+    # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn.
     pretrain_epochs: float = 0
     remove_start_from: int = 0
     # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39).
     remove_all_beyond: int | None = None
+    # s goes no further (the paper's 11x11 run: 320 of 368); 0 removes nothing, by offset neither.
+    remove_at_most: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,35 +43,34 @@ class Linear(Schedule):
         except (ValueError, ZeroDivisionError):
             raise UserError(f"schedule.delta={self.delta}: must be a number, such as 8, 0.5 or 1/2") from None
         require(self.rate_exact >= 0, "schedule.delta", self.delta, "must be at least 0")
-        require(self.pretrain_epochs >= 0, "schedule.pretrain_epochs", self.pretrain_epochs, "must be at least 0")
-        require(self.remove_start_from >= 0, "schedule.remove_start_from", self.remove_start_from, "must be at least 0")
         require(
-            self.remove_all_beyond is None or self.remove_all_beyond >= 0,
-            "schedule.remove_all_beyond", self.remove_all_beyond, "must be at least 0",
-        )  # fmt: skip
+            0 <= self.pretrain_epochs < math.inf, "schedule.pretrain_epochs", self.pretrain_epochs, "must be at least 0"
+        )
+        require(self.remove_start_from >= 0, "schedule.remove_start_from", self.remove_start_from, "must be at least 0")
+        for key in ("remove_all_beyond", "remove_at_most"):
+            value = getattr(self, key)
+            require(value is None or value >= 0, f"schedule.{key}", value, "must be at least 0")
 
     def bind(self, steps_per_epoch: int, max_cot: int) -> None:
         super().bind(steps_per_epoch, max_cot)
         # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
-        steps = self.pretrain_epochs * steps_per_epoch
-        self.pretrain_steps: float = steps if math.isinf(steps) else round(steps)
-        self.step_from = self.pretrain_steps
+        self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
         self.removed_from = self.remove_start_from
 
     def removed(self, step: int) -> int:
         rate = self.rate_exact
-        elapsed = int(max(0, step - self.step_from))
+        elapsed = max(0, step - self.step_from)
         removed = self.removed_from + (rate.numerator * elapsed) // (rate.denominator * self.steps_per_epoch)
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
-            return max(removed, self.max_cot)
-        return removed
+            removed = max(removed, self.max_cot)
+        return removed if self.remove_at_most is None else min(removed, self.remove_at_most)
 
     def smoothing_at(self, step: int) -> float:
-        return self.smoothing if step >= self.pretrain_steps else math.inf
+        return self.smoothing if step >= self.pretrain_steps and self.remove_at_most != 0 else math.inf
 
     def rate(self) -> float:
         gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond
-        return 0.0 if gone_at_once or math.isinf(self.pretrain_epochs) else float(self.rate_exact)
+        return 0.0 if gone_at_once or self.remove_at_most == 0 else float(self.rate_exact)
 
     def _line(self) -> dict[str, Any]:
         return {

@@ -99,6 +99,9 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     except UserError as error:
         raise SystemExit(fail(str(error))) from None
     except Exception as error:
+        if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
+            null = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "a config group")
+            raise SystemExit(fail(f"{null} is not set: choose one with {null}=<name>; --help lists them")) from None
         if (trouble := disk_error(error)) is None:
             raise
         raise SystemExit(fail(trouble)) from None

@@ -94,7 +94,12 @@ def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
             raise UserError(
                 f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}"
             )
-        setattr(config, key, value)
+        try:
+            setattr(config, key, value)
+        except Exception as error:
+            raise UserError(
+                f"model.config.{key}={value}: does not fit a {cfg.type} config ({first_line(error)})"
+            ) from None
     if cfg.dropout is not None:
         _set_dropout(config, cfg.dropout)
     try:

@@ -227,8 +227,8 @@ def test_multirun_sweeps(tmp_path) -> None:
 def test_gpt2_on_7x7_takes_two_steps_with_random_weights(shared_data, tmp_path) -> None:
     out = command(
         "train", "model=gpt2", "task=mult7x7", "model.pretrained=false",
-        f"model.tokenizer={shared_data / 'gpt2-tokenizer'}", "task.train_size=200", "task.validation_size=2",
-        "task.test_size=2", "data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}",
+        f"model.tokenizer={shared_data / 'gpt2-tokenizer'}", "task.train_size=200", "task.validation_size=1",
+        "task.test_size=1", "data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}",
         "trainer.log_every_n_steps=1",
     )  # fmt: skip
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
@@ -251,7 +251,7 @@ def test_a_cot_longer_than_the_positions(tmp_path) -> None:
     args = (
         "task=mult20x20",
         "task.train_size=10",
-        "task.validation_size=2",
+        "task.validation_size=1",
         "task.test_size=2",
         f"run_dir={tmp_path}/r",
     )

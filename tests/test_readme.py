@@ -49,6 +49,7 @@ SHORT = (
     "task.test_size=20",
     "trainer.max_steps=2",
     "optimizer.decay_steps=0",
+    "data.batch_size=4",
 )
 NEEDS = {"trainer=gpu": "a GPU and the Hub"}
 

@@ -30,6 +30,7 @@ def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "small"
     out = command("train", *SMALL, f"run_dir={folder}")
     (folder / "stdout.txt").write_text(out.stdout)
+    (folder / "stderr.txt").write_text(out.stderr)
     return folder
 
 
@@ -66,6 +67,10 @@ def test_the_summary_is_readable_and_true(run_dir: Path) -> None:
     assert "640 examples per removed token" in text
     assert f"run folder      {run_dir}" in text
     assert "[95% Wilson interval]" in text
+    progress = (run_dir / "stderr.txt").read_text()
+    assert "train: 48 of the 808000 problems asked for" in progress  # a shortage is said, not kept
+    assert f"run folder: {run_dir}" in progress
+    assert "epoch 5, step 120: removed 2/2, loss" in progress
     rows = [line.split() for line in text.splitlines() if "n=16" in line]
     assert [row[0] for row in rows] == ["0", "1", "2"]
     assert "examples_per_token: 640" in (run_dir / "config.yaml").read_text()
@@ -187,6 +192,7 @@ def test_a_start_that_failed_early_can_be_repeated(tmp_path) -> None:
     command("train", *SMALL, f"run_dir={folder}", "trainer.max_steps=2")
 
 
+@pytest.mark.long  # its processes wait for each other, and beside other tests on two cores that can take minutes
 def test_two_processes_train_one_run(tmp_path) -> None:
     args = (*SMALL, "trainer.max_steps=8", "trainer.log_every_n_steps=1", "schedule.smoothing=1")
     command("train", *args, f"run_dir={tmp_path / 'one'}")

@@ -1,6 +1,5 @@
 """The LightningDataModule: encoded splits, an endless training stream, and evaluation batches."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ from stepwise_pl.config import DataConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import SPLITS, Task
 from stepwise_pl.tokenizing import EncodedExamples, encode
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

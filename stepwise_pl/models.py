@@ -1,7 +1,6 @@
 """Building the causal LM, and the weights it starts from."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError, first_line
-
-log = logging.getLogger(__name__)
 
 PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
 REFERENCE_PREFIX = "base_model."  # of the same in a checkpoint of the reference implementation

@@ -154,10 +154,9 @@ class StepwiseModule(L.LightningModule):
             gathered = self.trainer.strategy.reduce(torch.stack([s.double() for s in sums]), reduce_op="sum")
             assert isinstance(gathered, Tensor)
             sums = TokenSums(*gathered.unbind())
-        shares = self._gradient_shares()
-        if shares > 1:
-            micro_batch = self.data.data.batch_size // shares
-            scale = micro_batch * shares / sums.targets
+        if self._gradient_shares() > 1:
+            # Lightning's mean over micro-batches and ranks has divided the sum by all their examples.
+            scale = self.data.data.batch_size / sums.targets
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale)
@@ -219,8 +218,7 @@ class StepwiseModule(L.LightningModule):
         state = checkpoint["stepwise"]
         self.removed_tokens, self.reset_step = state["removed_tokens"], state["reset_step"]
         self._rng = state["rng"]
-        if self.schedule.steps_per_epoch:
-            self.schedule.load_state_dict(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"])
 
     def on_train_start(self) -> None:
         if self._rng is not None:

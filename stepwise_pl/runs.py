@@ -104,7 +104,7 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
         config: as composed from this command line.
         given: the keys and groups that the command line sets. With nothing but `run_dir`
             and `resume` the run goes on as it was; a group or an experiment that is named
-            must compose to the same configuration.
+            must compose to the same keys.
 
     Raises:
         UserError: naming what differs and may not.
@@ -112,9 +112,10 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     saved = cli.read_yaml(run_dir / "config.yaml")
     saved.pop("derived", None)
     old, new = flat(saved), flat(cli.to_plain(config))
-    groups = bool(given & {"experiment", "task", "model", "schedule", "optimizer", "trainer"})
     differ = [
-        key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and (groups or key in given)
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and given & {"experiment", key.split(".")[0], key}
     ]
     refused = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ if not key.startswith(CHANGEABLE)]
     if refused:

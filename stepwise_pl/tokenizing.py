@@ -1,6 +1,5 @@
 """From texts to tokens: the small offline tokenizer, any Hugging Face tokenizer, and encoded splits."""
 
-import logging
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.tasks.base import Example, Examples, chunks
-
-log = logging.getLogger(__name__)
 
 MARK = "####"  # stands before the answer
 SMALL = "symbols"

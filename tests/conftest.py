@@ -62,3 +62,20 @@ def command(
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
     return result
+
+
+# One-digit products: 1 epoch of 20 steps, 2 CoT tokens, seconds to train.
+SMALL = (
+    "task=mult2x2", "task.digits=1", "task.split=ordered", "model.layers=1", "model.heads=2", "model.width=64",
+    "data.batch_size=32", "data.epoch_size=640", "optimizer.lr=5e-3", "schedule.delta=1", "trainer.max_epochs=6",
+    "trainer.log_every_n_steps=5", "schedule.rewarmup_steps=5",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    out = command("train", *SMALL, f"run_dir={folder}")
+    (folder / "stdout.txt").write_text(out.stdout)
+    (folder / "stderr.txt").write_text(out.stderr)
+    return folder

@@ -1,14 +1,11 @@
 """The interface of a task: three splits of (prompt, cot, answer) texts."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 SPLITS = ("train", "validation", "test")
-
-log = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):

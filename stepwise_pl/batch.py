@@ -30,6 +30,8 @@ class CoTBatch:
         tokens: token ids, [batch, seq] int64.
         part: `Part` of each token, [batch, seq] int8; within a row parts only ascend.
         position: position id of each token, [batch, seq] int64. `collate` counts from 0.
+        unit_start: where a unit of removal begins, [batch, seq] bool: every CoT token, or the
+            first token of every reasoning step.
         draw: number of each example in the endless training stream, [batch] int64 (in an
             evaluation split, its index), on the host. Random offsets are a function of it.
     """
@@ -37,6 +39,7 @@ class CoTBatch:
     tokens: Tensor
     part: Tensor
     position: Tensor
+    unit_start: Tensor
     draw: Tensor
 
     def __len__(self) -> int:
@@ -67,5 +70,6 @@ class CoTBatch:
             tokens=self.tokens.to(device, non_blocking=non_blocking),
             part=self.part.to(device, non_blocking=non_blocking),
             position=self.position.to(device, non_blocking=non_blocking),
+            unit_start=self.unit_start.to(device, non_blocking=non_blocking),
             draw=self.draw,
         )

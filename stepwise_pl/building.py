@@ -35,7 +35,8 @@ def describe(config: Config, data: CoTDataModule) -> dict[str, Any]:
     examples_per_token = batch_size · T / Δ is the honest unit.
     """
     rate = config.schedule.rate()
-    per_token = config.data.batch_size * data.steps_per_epoch / rate if rate > 0 else None
+    tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # in a unit of removal, 1 unless that is a step
+    per_token = config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
     if per_token is not None:
         log.info("%.0f examples per removed token (the paper: %.0f)", per_token, PAPER_EXAMPLES_PER_TOKEN)
         if per_token < PAPER_EXAMPLES_PER_TOKEN / 10:

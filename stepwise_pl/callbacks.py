@@ -41,14 +41,14 @@ class ValidationTimes(Callback):
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or (epoch_ends and last_epoch):
             return True
-        now = module.removed_tokens
-        leaves = min(module.schedule.removed(trainer.global_step), module.max_cot) > now
+        now = module.removed
+        leaves = module.scheduled(trainer.global_step) > now
         waited = self.validated_at is None or now - self.validated_at >= self.every_removed
         return leaves and waited and self.every_removed > 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
-        self.validated_at = pl_module.removed_tokens
+        self.validated_at = pl_module.removed
 
     def state_dict(self) -> dict[str, Any]:
         return {"validated_at": self.validated_at}
@@ -151,7 +151,7 @@ class StageLog(Callback):
 def progress(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
     """What a person wants to see while it trains."""
     assert isinstance(module, StepwiseModule)
-    shown = {"removed": f"{module.removed_tokens}/{module.max_cot}"}
+    shown = {"removed": f"{module.removed_tokens}/{module.data.limits.max_cot}"}
     for name, key in (("loss", "train/loss"), ("accuracy", "val/answer_accuracy")):
         if key in trainer.callback_metrics:
             shown[name] = f"{float(trainer.callback_metrics[key]):.3f}"

@@ -37,6 +37,7 @@ TOP: dict[str, type] = {
     "_evaluate": schemas.EvaluateConfig,
     "_export": schemas.ExportConfig,
     "_write_data": schemas.WriteDataConfig,
+    "_check_data": schemas.CheckDataConfig,
 }
 GROUPS: dict[str, type] = {
     "model": schemas.ModelConfig,

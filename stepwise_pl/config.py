@@ -63,8 +63,13 @@ class DataConfig:
     epoch_size: int | None = None
     eval_batch_size: int = 200
     num_workers: int = 0
+    # The examples of so many successive steps are grouped by length, for less padding; 1: not at all.
+    length_pool: int = 50
+    # Where tokenised data is kept for the next start; null: nowhere.
+    cache_dir: str | None = "~/.cache/stepwise_pl"
 
     def __post_init__(self) -> None:
+        require(self.length_pool >= 1, "data.length_pool", self.length_pool, "must be at least 1")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
         require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
@@ -189,8 +194,10 @@ class EvaluateConfig:
     # `best`, `last`, or a checkpoint file.
     checkpoint: str = "best"
     split: str = "test"
-    # CoT tokens to remove; null: as many as the checkpoint was trained with.
+    # CoT tokens to remove (reasoning steps, if the run has schedule.unit=step); null: as many as
+    # the checkpoint was trained with.
     removed_tokens: int | None = None
+    removed_steps: int | None = None
     # Examples to score; null: the whole split.
     limit: int | None = None
     batch_size: int = 200
@@ -204,7 +211,7 @@ class EvaluateConfig:
         one_of("accelerator", self.accelerator, ("cpu", "gpu"))
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
         require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
-        for key, least in (("removed_tokens", 0), ("limit", 1)):
+        for key, least in (("removed_tokens", 0), ("removed_steps", 0), ("limit", 1)):
             value = getattr(self, key)
             require(value is None or value >= least, key, value, f"must be at least {least}")
 
@@ -233,6 +240,19 @@ class WriteDataConfig:
         require_task_and_schedule(self.task, None)
         if not self.out:
             raise UserError("out is not set: python -m stepwise_pl.write_data task=<task> out=<folder>")
+
+
+@dataclass
+class CheckDataConfig:
+    """A look at a task's data: `python -m stepwise_pl.check_data task=<task>`."""
+
+    task: Task = field(default_factory=Task)
+    # Its tokenizer counts the tokens, its positions bound them.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        require_task_and_schedule(self.task, None)
 
 
 def require_task_and_schedule(task: Task, schedule: Schedule | None) -> None:

@@ -1,6 +1,6 @@
 """The LightningDataModule: encoded splits, an endless training stream, and evaluation batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import lightning as L
@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.batch import CoTBatch
+from stepwise_pl.cache import encoded_splits
 from stepwise_pl.config import DataConfig
-from stepwise_pl.errors import UserError
-from stepwise_pl.tasks import SPLITS, Task
-from stepwise_pl.tokenizing import EncodedExamples, encode
+from stepwise_pl.tasks import Task
+from stepwise_pl.tokenizing import EncodedExamples, Ints
 
 
 @dataclass
@@ -33,6 +33,7 @@ class TrainStream(Dataset[CoTBatch]):
     rank: int
     world_size: int
     seed: int
+    pool: int = 1  # optimizer steps whose examples are grouped by length
 
     def __post_init__(self) -> None:
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
@@ -54,9 +55,31 @@ class TrainStream(Dataset[CoTBatch]):
 
     def _order(self, number: int) -> npt.NDArray[np.int64]:
         if number not in self._orders:
-            order = np.random.default_rng([self.seed, number]).permutation(len(self.examples))
+            rng = np.random.default_rng([self.seed, number])
+            order = rng.permutation(len(self.examples))
+            length = self.examples.length[order]
+            if self.pool > 1 and length.min() < length.max():
+                order = self._grouped(order, length, number, rng)
             self._orders = {key: self._orders[key] for key in self._orders if key == number - 1} | {number: order}
         return self._orders[number]
+
+    def _grouped(
+        self, order: npt.NDArray[np.int64], length: Ints, number: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.int64]:
+        """The order of pass `number`, with examples of similar length in the same step.
+
+        Among the examples of `pool` successive steps, in their random order, the shortest
+        go to one step, the next to another, and so on; which step gets which is random.
+        """
+        count = len(order)
+        step = (number * count + np.arange(count)) // self.batch_size
+        step -= step[0]
+        pool = step // self.pool
+        turn = rng.permutation(step[-1] + 1)[step]
+        places = np.lexsort((turn, pool))  # pool by pool, the steps of each in random order
+        out = np.empty_like(order)
+        out[places] = order[np.lexsort((length, pool))]  # pool by pool, by length
+        return out
 
 
 class StreamLoader:
@@ -96,7 +119,10 @@ class StreamLoader:
 
 @dataclass
 class EvalBatches:
-    """A split in order, every rank its share; no example is left out or counted twice."""
+    """A split, every rank its share, the longest first; no example is left out or counted twice.
+
+    `draw` of a batch is where its examples stand in the split.
+    """
 
     examples: EncodedExamples
     batch_size: int
@@ -106,7 +132,8 @@ class EvalBatches:
 
     def __post_init__(self) -> None:
         count = len(self.examples) if self.limit is None else min(self.limit, len(self.examples))
-        self.rows = np.arange(self.rank, count, self.world_size)
+        by_length = np.argsort(-self.examples.length[:count], kind="stable")  # little padding
+        self.rows = by_length[self.rank :: self.world_size]
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -118,20 +145,46 @@ class EvalBatches:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long things get, in tokens.
+    """How long things get, in tokens, once k units (tokens or reasoning steps) of every CoT are gone.
 
     Attributes:
-        max_cot: m_max, the longest CoT of the training set.
-        longest_cot, longest_answer: of any split, the latter with separator and end token.
+        train_left: the longest CoT left in the training set, for k = 0 .. m_max; its last is 0.
+        left: the same over all splits. At m_max everything goes, also from longer CoTs.
+        longest_answer: of any split, with separator and end token.
     """
 
-    max_cot: int
-    longest_cot: int
+    train_left: list[int]
+    left: list[int]
     longest_answer: int
 
+    @classmethod
+    def of(cls, encoded: Mapping[str, EncodedExamples], side: str) -> "Limits":
+        """Measured on the splits, for removal from `side`."""
+        units = range(int(encoded["train"].units.max()))
+        longest = {name: [split.longest_cot(k, side) for k in units] for name, split in encoded.items()}
+        return cls(
+            train_left=[*longest["train"], 0],
+            left=[*map(max, zip(*longest.values(), strict=True)), 0],
+            longest_answer=max(int(split.answer_length.max()) for split in encoded.values()),
+        )
+
+    @property
+    def max_removed(self) -> int:
+        """m_max: units in the longest CoT of the training set."""
+        return len(self.train_left) - 1
+
+    @property
+    def max_cot(self) -> int:
+        """Tokens in the longest CoT of the training set."""
+        return self.train_left[0]
+
+    def removed_tokens(self, removed: int) -> int:
+        """By how many tokens the longest CoT is shorter once `removed` units are gone."""
+        return self.max_cot - self.train_left[min(removed, self.max_removed)]
+
     def max_new_tokens(self, removed: int) -> int:
-        """Most tokens any example can need after its prompt once `removed` CoT tokens are gone."""
-        return max(self.longest_cot - removed, 0) + self.longest_answer
+        """Most tokens any example can need after its prompt once `removed` units are gone."""
+        return self.left[min(removed, self.max_removed)] + self.longest_answer
 
 
 class CoTDataModule(L.LightningDataModule):
@@ -140,6 +193,9 @@ class CoTDataModule(L.LightningDataModule):
     Tokens are removed later, in the training module, so that prefetching workers never
     hold a stale removal count.
 
+    Args:
+        unit, side: what will be removed, and from where (`Schedule`).
+
     Attributes (after `prepare`):
         encoded: the tokenised splits, by the names in `SPLITS`.
         steps_per_epoch: T, optimizer steps in an epoch.
@@ -147,10 +203,18 @@ class CoTDataModule(L.LightningDataModule):
     """
 
     def __init__(
-        self, task: Task, tokenizer: PreTrainedTokenizerBase, data: DataConfig, seed: int = 0, micro_batches: int = 1
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        data: DataConfig,
+        seed: int = 0,
+        micro_batches: int = 1,
+        unit: str = "token",
+        side: str = "left",
     ) -> None:
         super().__init__()
         self.task, self.tokenizer, self.data, self.seed, self.micro_batches = task, tokenizer, data, seed, micro_batches
+        self.unit, self.side = unit, side
         self.encoded: dict[str, EncodedExamples] = {}
 
     def prepare(self) -> "CoTDataModule":
@@ -161,18 +225,9 @@ class CoTDataModule(L.LightningDataModule):
         """
         if self.encoded:
             return self
-        splits = self.task.load()
-        for split in SPLITS:
-            if not len(splits[split]):
-                raise UserError(f"the {split} split has no example")
-            self.encoded[split] = encode(splits[split], self.tokenizer, split)
+        self.encoded = encoded_splits(self.task, self.tokenizer, self.unit == "step", self.data.cache_dir)
         self.steps_per_epoch = max(1, (self.data.epoch_size or len(self.encoded["train"])) // self.data.batch_size)
-        encoded = self.encoded.values()
-        self.limits = Limits(
-            max_cot=int(self.encoded["train"].cot_length.max()),
-            longest_cot=max(int(split.cot_length.max()) for split in encoded),
-            longest_answer=max(int(split.answer_length.max()) for split in encoded),
-        )
+        self.limits = Limits.of(self.encoded, self.side)
         return self
 
     def setup(self, stage: str) -> None:
@@ -183,7 +238,15 @@ class CoTDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> StreamLoader:
         rank, world = self._ranks()
-        stream = TrainStream(self.encoded["train"], self.data.batch_size, self.micro_batches, rank, world, self.seed)
+        stream = TrainStream(
+            self.encoded["train"],
+            self.data.batch_size,
+            self.micro_batches,
+            rank,
+            world,
+            self.seed,
+            self.data.length_pool,
+        )
         return StreamLoader(stream, self.steps_per_epoch * self.micro_batches, self.data.num_workers)
 
     def val_dataloader(self) -> EvalBatches:

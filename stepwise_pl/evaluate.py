@@ -16,20 +16,24 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     import torch
 
     from stepwise_pl import runs
+    from stepwise_pl.cache import encoded_splits
     from stepwise_pl.evaluation import Scorer
     from stepwise_pl.metrics import wilson
     from stepwise_pl.models import check_positions
     from stepwise_pl.results import percent
-    from stepwise_pl.tokenizing import encode
 
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
     run = runs.load_run(config.run, config.checkpoint)
-    removed = run.removed_tokens if config.removed_tokens is None else config.removed_tokens
-    removed = min(removed, run.limits.max_cot)
     schedule, split = run.config.schedule, config.split
-    examples = encode(run.config.task.load()[split], run.tokenizer, split)
-    check_positions(run.model, examples.longest(0 if schedule.keep_position else removed))
+    by_step = schedule.unit == "step"
+    asked, other = ("removed_steps", "removed_tokens") if by_step else ("removed_tokens", "removed_steps")
+    if getattr(config, other) is not None:
+        raise UserError(f"{other}={getattr(config, other)}: the run has schedule.unit={schedule.unit}; give {asked}")
+    removed = run.removed if getattr(config, asked) is None else getattr(config, asked)
+    removed = min(removed, run.limits.max_removed)
+    examples = encoded_splits(run.config.task, run.tokenizer, by_step, run.config.data.cache_dir)[split]
+    check_positions(run.model, examples.longest(0 if schedule.keep_position else removed, schedule.side))
     if config.accelerator == "gpu":
         run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
     scorer = Scorer(run.model, run.tokenizer, examples, run.limits, removed, schedule.side, schedule.keep_position)
@@ -40,7 +44,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "step": run.step,
         "split": split,
         "limit": config.limit,
-        "removed_tokens": removed,
+        "removed_tokens": run.limits.removed_tokens(removed),
+        **({"removed_steps": removed} if by_step else {}),
         "max_cot_tokens": run.limits.max_cot,
         **metrics,
         "answer_interval": wilson(accuracy, count),
@@ -60,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     ]
     lines = [
         f"{split} of {run.path}, {run.checkpoint.name} (step {run.step})",
-        f"removed tokens  {removed} of {run.limits.max_cot}",
+        f"removed tokens  {result['removed_tokens']} of {run.limits.max_cot}",
         f"answer accuracy {percent(accuracy, count)}  [95% Wilson interval]",
         f"token accuracy  {metrics['token_accuracy']:6.2%}",
         f"loss            {metrics['loss']:.4f} (perplexity {metrics['perplexity']:.3f})",

@@ -41,13 +41,13 @@ class Scorer:
     tokenizer: PreTrainedTokenizerBase
     examples: EncodedExamples
     limits: Limits
-    removed_tokens: int
+    removed: int  # units
     side: str = "left"
     keep_position: bool = False
 
     def batches(self, batch_size: int, limit: int | None) -> Iterator[CoTBatch]:
-        """The first `limit` examples (None: all) on the model's device, `removed_tokens` CoT tokens gone from each."""
-        count = removal_count(self.removed_tokens, self.limits.max_cot)
+        """The first `limit` examples (None: all) on the model's device, `removed` units of CoT gone from each."""
+        count = removal_count(self.removed, self.limits.max_removed)
         for batch in EvalBatches(self.examples, batch_size, limit=limit):
             yield remove(batch, count, self.side, self.keep_position).to(self.model.device)
 
@@ -55,7 +55,7 @@ class Scorer:
     def evaluate(self, batch_size: int, limit: int | None = None) -> dict[str, float]:
         """loss, perplexity, answer_accuracy, token_accuracy and the number of examples."""
         metrics = EvaluationMetrics().to(self.model.device)
-        bound = self.limits.max_new_tokens(self.removed_tokens)
+        bound = self.limits.max_new_tokens(self.removed)
         for batch in self.batches(batch_size, limit):
             metrics.update(*score(self.model, batch, self.tokenizer, bound))
         return {name: float(value) for name, value in metrics.compute().items()}
@@ -63,7 +63,7 @@ class Scorer:
     @torch.inference_mode()
     def speed(self, batch_size: int, problems: int) -> float:
         """Problems answered per second, `batch_size` at a time, after one batch to warm up that is not counted."""
-        bound = self.limits.max_new_tokens(self.removed_tokens)
+        bound = self.limits.max_new_tokens(self.removed)
         prepared = list(self.batches(batch_size, problems))
         eos = self.tokenizer.eos_token_id
         generate(self.model, prepared[0], eos, bound)

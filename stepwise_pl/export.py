@@ -57,7 +57,7 @@ def export(config: ExportConfig) -> Path:
     eos = run.tokenizer.eos_token
     settings = run.model.generation_config
     settings.do_sample = False
-    settings.max_new_tokens = run.limits.max_new_tokens(run.removed_tokens)
+    settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
     settings.pad_token_id = run.tokenizer.eos_token_id
     out.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,11 @@ def export(config: ExportConfig) -> Path:
         prompt=export_prompt(example, eos, run.internalized), eos=eos
     )
     readme = README.format(
-        name=out.name, removed=run.removed_tokens, max_cot=run.limits.max_cot, example=example, code=code
+        name=out.name,
+        removed=run.limits.removed_tokens(run.removed),
+        max_cot=run.limits.max_cot,
+        example=example,
+        code=code,
     )
     (out / "README.md").write_text(readme, encoding="utf-8")
     cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")

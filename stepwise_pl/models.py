@@ -61,11 +61,15 @@ def _pretrained(name: str, key: str, dropout: float | None) -> PreTrainedModel:
             _set_dropout(config, dropout)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
     except Exception as error:
-        raise UserError(
-            f"{key}={name}: cannot be loaded ({first_line(error)}); without network give a local folder, or random "
-            "weights with model.pretrained=false and a local model.tokenizer (a folder, or symbols)"
-        ) from None
+        raise _not_loaded(key, name, error) from None
     return model
+
+
+def _not_loaded(key: str, name: str, error: Exception) -> UserError:
+    return UserError(
+        f"{key}={name}: cannot be loaded ({first_line(error)}); without network give a local folder, or random "
+        "weights with model.pretrained=false and a local model.tokenizer (a folder, or symbols)"
+    )
 
 
 def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -120,6 +124,16 @@ def _base_model(folder: Path) -> str:
         return f" (made from base model {json.loads((folder / 'config.json').read_text())['base_model']}; see model=)"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def positions_of(cfg: ModelConfig) -> int:
+    """The longest text in tokens that the model takes, without building it."""
+    if not cfg.pretrained:
+        return cfg.positions
+    try:
+        return int(getattr(AutoConfig.from_pretrained(cfg.name), "max_position_embeddings", cfg.positions))
+    except Exception as error:
+        raise _not_loaded("model.name", cfg.name, error) from None
 
 
 def check_positions(model: PreTrainedModel, longest: int) -> None:

@@ -49,9 +49,8 @@ class StepwiseModule(L.LightningModule):
         self.model, self.tokenizer, self.schedule = model, tokenizer, schedule
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed, self.max_steps = seed, max_steps
-        self.removed_tokens = 0  # s(t), at most m_max
+        self.removed = 0  # s(t), in units of the schedule, at most m_max
         self.reset_step = 0  # of the last optimizer reset
-        self.max_cot = 0
         self.evaluation = EvaluationMetrics()
         self._step_sums: TokenSums | None = None  # of the micro-batches since the last optimizer step
         self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
@@ -62,13 +61,21 @@ class StepwiseModule(L.LightningModule):
         data: CoTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
+    @property
+    def removed_tokens(self) -> int:
+        """CoT tokens gone, from the longest CoT of the training set."""
+        return self.data.limits.removed_tokens(self.removed)
+
     # The schedule
 
     def setup(self, stage: str) -> None:
-        self.max_cot = self.data.limits.max_cot
-        self.schedule.bind(self.data.steps_per_epoch, self.max_cot)
+        self.schedule.bind(self.data.steps_per_epoch, self.data.limits.max_removed)
         if stage == "fit":
-            self.removed_tokens = min(self.schedule.removed(0), self.max_cot)
+            self.removed = self.scheduled(0)
+
+    def scheduled(self, step: int) -> int:
+        """s(t), at most m_max."""
+        return min(self.schedule.removed(step), self.data.limits.max_removed)
 
     def on_train_epoch_start(self) -> None:
         self.follow_schedule()
@@ -87,13 +94,13 @@ class StepwiseModule(L.LightningModule):
         step = self.trainer.global_step
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        removed = min(self.schedule.removed(step), self.max_cot)
-        if removed > self.removed_tokens and self.schedule.reset_optimizer:
+        removed = self.scheduled(step)
+        if removed > self.removed and self.schedule.reset_optimizer:
             # In place: a new optimizer would restart the learning rate and miss the next checkpoint.
             optimizer.zero_grad(set_to_none=True)
             optimizer.state.clear()
             self.reset_step = step
-        self.removed_tokens = removed
+        self.removed = removed
         for group in optimizer.param_groups:
             group["lr"] = self.optimizer_config.lr * self.lr_factor(step)
 
@@ -109,12 +116,12 @@ class StepwiseModule(L.LightningModule):
         )
 
     def remove(self, batch: CoTBatch, training: bool) -> CoTBatch:
-        """The batch without s tokens of each CoT; in training without o more."""
+        """The batch without the first s units of each CoT; in training without o more."""
         offset: Tensor | int = 0
         if training:
             smoothing = self.schedule.smoothing_at(self.trainer.global_step)
             offset = torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed))
-        count = removal_count(self.removed_tokens, self.max_cot, offset)
+        count = removal_count(self.removed, self.data.limits.max_removed, offset)
         return remove(batch, count, self.schedule.side, self.schedule.keep_position)
 
     # Training
@@ -183,13 +190,13 @@ class StepwiseModule(L.LightningModule):
     def _evaluate(self, batch: CoTBatch) -> None:
         """Teacher-forced sums and greedy answers at s removed tokens, without offset."""
         batch = self.remove(batch, training=False)
-        bound = self.data.limits.max_new_tokens(self.removed_tokens)
+        bound = self.data.limits.max_new_tokens(self.removed)
         self.evaluation.update(*score(self.model, batch, self.tokenizer, bound))
 
     def on_validation_epoch_end(self) -> None:
         metrics = self._evaluated("val")
         # Best checkpoint: the most removed tokens first, then the highest accuracy.
-        metrics["val/selection_score"] = 2.0 * self.removed_tokens + metrics["val/answer_accuracy"]
+        metrics["val/selection_score"] = 2.0 * self.removed + metrics["val/answer_accuracy"]
         self._log(self.trainer.global_step, metrics)
         self.schedule.observe(self.trainer.global_step, metrics)
 
@@ -206,7 +213,7 @@ class StepwiseModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         step = self.trainer.global_step
         checkpoint["stepwise"] = {
-            "removed_tokens": self.removed_tokens,
+            "removed": self.removed,
             "limits": asdict(self.data.limits),
             "reset_step": self.reset_step,
             "schedule": self.schedule.state_dict(step),
@@ -216,7 +223,7 @@ class StepwiseModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stepwise"]
-        self.removed_tokens, self.reset_step = state["removed_tokens"], state["reset_step"]
+        self.removed, self.reset_step = state["removed"], state["reset_step"]
         self._rng = state["rng"]
         self.schedule.load_state_dict(state["schedule"])
 

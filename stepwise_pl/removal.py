@@ -13,15 +13,16 @@ REMOVE_ALL = 1 << 30  # more than any CoT has tokens
 
 
 def remove(batch: CoTBatch, count: Tensor | int, side: str = "left", keep_position: bool = False) -> CoTBatch:
-    """The batch with the first (`side="left"`) or last (`"right"`) `count` CoT tokens of each example gone.
+    """The batch with the first (`side="left"`) or last (`"right"`) `count` units of each example's CoT gone.
 
-    This makes z[1 + min(s + o, m) : m] of the paper's objective (arXiv 2405.14838, section 3).
-    No loop over examples: a running count over the CoT, a mask, and one gather.
+    With tokens as units this makes z[1 + min(s + o, m) : m] of the paper's objective (arXiv
+    2405.14838, section 3). No loop over examples: a running count over the CoT, a mask, and
+    one gather.
 
     Args:
         batch: padded on the right; any lengths, an empty CoT included.
-        count: tokens to remove from each example, [batch] int64 or one number. More than
-            there are removes them all; 0 none.
+        count: units (tokens, or reasoning steps: `batch.unit_start`) to remove from each
+            example, [batch] int64 or one number. More than there are removes all; 0 none.
         keep_position: tokens behind the gap keep their positions, which jump exactly at
             the gap; otherwise positions close up.
 
@@ -30,7 +31,7 @@ def remove(batch: CoTBatch, count: Tensor | int, side: str = "left", keep_positi
     """
     cot = batch.part == Part.COT
     count = torch.as_tensor(count, device=cot.device).reshape(-1, 1)
-    rank = cot.cumsum(1)  # 1 for the first CoT token, m for the last
+    rank = batch.unit_start.cumsum(1)  # 1 in the first unit, m in the last and behind it
     gone = cot & (rank <= count if side == "left" else rank > rank[:, -1:] - count)
     keep = ~gone & (batch.part != Part.PAD)
     # A stable sort by "not kept" moves the kept tokens to the front, in order.
@@ -43,13 +44,14 @@ def remove(batch: CoTBatch, count: Tensor | int, side: str = "left", keep_positi
         tokens=batch.tokens.gather(1, order),
         part=batch.part.gather(1, order).masked_fill(padding, Part.PAD),
         position=position.masked_fill(padding, 0),
+        unit_start=batch.unit_start.gather(1, order) & ~padding,
         draw=batch.draw,
     )
 
 
-def removal_count(removed: int, max_cot: int, offset: Tensor | int = 0) -> Tensor | int:
+def removal_count(removed: int, max_removed: int, offset: Tensor | int = 0) -> Tensor | int:
     """min(s + o, m) as a count for `remove`: once s is m_max, everything goes, also from examples with a longer CoT."""
-    return REMOVE_ALL if removed >= max_cot else removed + offset
+    return REMOVE_ALL if removed >= max_removed else removed + offset
 
 
 def offsets(draw: npt.NDArray[np.int64], smoothing: float, seed: int) -> npt.NDArray[np.int64]:

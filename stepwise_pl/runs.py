@@ -26,7 +26,7 @@ from stepwise_pl.models import PREFIX, load_weights, read_checkpoint
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "run_dir", "resume", "logger.", "data.num_workers", "data.eval_batch_size", "schedule.delta", "optimizer.decay_steps",
+    "run_dir", "resume", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
 )  # fmt: skip
@@ -150,12 +150,12 @@ class TrainedRun:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     limits: Limits
-    removed_tokens: int
+    removed: int  # units of the schedule
 
     @property
     def internalized(self) -> bool:
         """Whether the checkpoint was trained without any CoT token left."""
-        return self.removed_tokens >= self.limits.max_cot
+        return self.removed >= self.limits.max_removed
 
 
 def load_run(folder: str, checkpoint: str) -> TrainedRun:
@@ -186,5 +186,5 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     stepwise = state["stepwise"]
     limits = Limits(**stepwise["limits"])
     return TrainedRun(
-        path, config, file, int(state["global_step"]), model.eval(), tokenizer, limits, int(stepwise["removed_tokens"])
+        path, config, file, int(state["global_step"]), model.eval(), tokenizer, limits, int(stepwise["removed"])
     )

@@ -1,6 +1,6 @@
 """From texts to tokens: the small offline tokenizer, any Hugging Face tokenizer, and encoded splits."""
 
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, 
 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.errors import UserError, first_line
-from stepwise_pl.tasks.base import Example, Examples, chunks
+from stepwise_pl.tasks.base import Example, Examples, chunks, place
+
+Ints = npt.NDArray[np.integer[Any]]
 
 MARK = "####"  # stands before the answer
 SMALL = "symbols"
@@ -78,45 +80,83 @@ class EncodedExamples:
         tokens: all examples' token ids, one after the other, [all tokens].
         start: where each example begins in `tokens`, and the end, [examples + 1].
         cot_start, answer_start: where those parts begin within each example, [examples].
+        step_start: where in `tokens` reasoning steps begin, ascending, [all steps]; None
+            where the CoT is removed token by token.
     """
 
     def __init__(
         self,
         tokens: npt.NDArray[Any],
-        start: npt.NDArray[np.int64],
-        cot_start: npt.NDArray[np.int64],
-        answer_start: npt.NDArray[np.int64],
+        start: Ints,
+        cot_start: Ints,
+        answer_start: Ints,
+        step_start: Ints | None = None,
     ) -> None:
         self.tokens, self.start, self.cot_start, self.answer_start = tokens, start, cot_start, answer_start
+        self.step_start = step_start
+        self._first_step = None if step_start is None else np.searchsorted(step_start, start)
 
     def __len__(self) -> int:
         return len(self.cot_start)
 
     @property
-    def length(self) -> npt.NDArray[np.int64]:
+    def length(self) -> Ints:
         """Tokens of each example, [examples]."""
         return np.diff(self.start)
 
     @property
-    def cot_length(self) -> npt.NDArray[np.int64]:
-        """m: CoT tokens of each example, [examples]."""
-        return self.answer_start - self.cot_start
-
-    def longest(self, removed: int) -> int:
-        """Tokens of the longest example once `removed` CoT tokens are gone."""
-        return int((self.length - np.minimum(self.cot_length, removed)).max())
+    def prompt_length(self) -> Ints:
+        """Prompt tokens of each example, with the first separator, [examples]."""
+        return self.cot_start
 
     @property
-    def answer_length(self) -> npt.NDArray[np.int64]:
+    def cot_length(self) -> Ints:
+        """CoT tokens of each example, [examples]."""
+        return self.answer_start - self.cot_start
+
+    @property
+    def answer_length(self) -> Ints:
         """Answer tokens of each example, with the second separator and the end token, [examples]."""
         return self.length - self.answer_start
 
+    @property
+    def units(self) -> Ints:
+        """m: units of removal (tokens, or reasoning steps) in the CoT of each example, [examples]."""
+        return self.cot_length if self._first_step is None else np.diff(self._first_step)
+
+    def cot_left(self, removed: int, side: str = "left") -> Ints:
+        """CoT tokens left in each example once `removed` units are gone, [examples]."""
+        if self.step_start is None or self._first_step is None:
+            return np.maximum(self.cot_length - removed, 0)
+        if removed == 0:
+            return self.cot_length
+        left = np.zeros(len(self), np.int64)
+        rows = np.flatnonzero(self.units > removed)
+        if side == "left":
+            first_kept = self.step_start[self._first_step[rows] + removed]
+            left[rows] = self.start[rows] + self.answer_start[rows] - first_kept
+        else:
+            first_gone = self.step_start[self._first_step[rows + 1] - removed]
+            left[rows] = first_gone - self.start[rows] - self.cot_start[rows]
+        return left
+
+    def longest_cot(self, removed: int, side: str = "left") -> int:
+        """Tokens of the longest CoT once `removed` units are gone."""
+        if self.step_start is None:  # the same, and quick
+            return max(int(self.cot_length.max()) - removed, 0)
+        return int(self.cot_left(removed, side).max())
+
+    def longest(self, removed: int, side: str = "left") -> int:
+        """Tokens of the longest example once `removed` units of its CoT are gone."""
+        return int((self.length - self.cot_length + self.cot_left(removed, side)).max())
+
     def collate(self, rows: npt.NDArray[np.int64], draw: npt.NDArray[np.int64] | None = None) -> CoTBatch:
         """The examples `rows` [batch] as one batch; `draw` [batch] numbers them in the stream (default: `rows`)."""
-        length = (self.start[rows + 1] - self.start[rows])[:, None]
+        start = self.start[rows, None]
+        length = self.start[rows + 1, None] - start
         column = np.arange(length.max())[None]
         inside = column < length
-        tokens = self.tokens[np.where(inside, self.start[rows, None] + column, 0)].astype(np.int64)
+        tokens = self.tokens[np.where(inside, start + column, 0)].astype(np.int64)
         after_prompt = column >= self.cot_start[rows, None]
         after_cot = column >= self.answer_start[rows, None]
         part = np.where(inside, after_prompt.astype(np.int8) + after_cot, np.int8(Part.PAD))
@@ -124,28 +164,52 @@ class EncodedExamples:
             tokens=torch.from_numpy(np.where(inside, tokens, 0)),
             part=torch.from_numpy(part),
             position=torch.from_numpy(np.where(inside, column, 0)),
+            unit_start=torch.from_numpy(part == Part.COT if self.step_start is None else self._steps(rows, column)),
             draw=torch.from_numpy(np.ascontiguousarray(rows if draw is None else draw, np.int64)),
         )
 
+    def _steps(self, rows: npt.NDArray[np.int64], column: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Where reasoning steps begin; [batch, seq]."""
+        assert self.step_start is not None and self._first_step is not None
+        out = np.zeros((len(rows), column.shape[1]), bool)
+        for index, row in enumerate(rows):
+            out[index, self.step_start[self._first_step[row] : self._first_step[row + 1]] - self.start[row]] = True
+        return out
 
-def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, split: str) -> EncodedExamples:
+
+def encode(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, split: str, by_step: bool = False
+) -> EncodedExamples:
     """Tokenise a split as one string per example, and find its parts by the separators.
 
     With GPT-2's tokenizer the ids are those of the reference implementation.
 
+    Args:
+        by_step: find out where reasoning steps begin as well, to remove those instead of tokens.
+
     Raises:
-        UserError: an example holds the end token or a word that the tokenizer does not know.
+        UserError: an example holds the end token, a word that the tokenizer does not know,
+            or, with `by_step`, a CoT without steps.
     """
     eos = tokenizer.eos_token
-    small = np.uint16 if len(tokenizer) <= 1 << 16 else np.int32
-    flat, lengths = [], []
-    done = 0
+    small = np.min_scalar_type(len(tokenizer) - 1)
+    flat, lengths, steps = [], [], []
+    done = written = 0
     for chunk in chunks(examples):
-        ids = _token_ids(tokenizer, [layout(example, eos) for example in chunk])
-        lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
-        flat.append(np.fromiter(chain.from_iterable(ids), small, int(lengths[-1].sum())))
-        _refuse_unknown(flat[-1], lengths[-1], tokenizer, chunk, split, done)
+        ids, count, ends = _token_ids(tokenizer, [layout(example, eos) for example in chunk], by_step)
+        _refuse_unknown(ids, count, tokenizer, examples, chunk, split, done)
+        if by_step:
+            without = next((i for i, example in enumerate(chunk) if example.cot and not example.steps), None)
+            if without is not None:
+                raise UserError(
+                    f"{place(examples, split, done + without)}: its CoT has no reasoning steps, which schedule.unit=step "
+                    "removes: give the CoT as a list of steps, or say what begins one (task.step_start), or remove tokens"
+                )
+            steps.append(written + _step_starts(chunk, eos, count, ends))
+        flat.append(ids.astype(small))
+        lengths.append(count)
         done += len(chunk)
+        written += len(ids)
     tokens = np.concatenate(flat)
     start = np.concatenate([[0], np.concatenate(lengths).cumsum()])
     ends = np.flatnonzero(tokens == tokenizer.eos_token_id)
@@ -153,25 +217,51 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, split: str) -
     wrong = np.flatnonzero(np.bincount(owner, minlength=len(start) - 1) != 3)
     if len(wrong):
         raise UserError(
-            f"{split} example {wrong[0] + 1}: has {(owner == wrong[0]).sum()} end tokens {eos!r} where 3 belong (after "
-            "prompt, CoT and answer): the text must not hold one, and the tokenizer must not add any"
+            f"{place(examples, split, int(wrong[0]))}: has {(owner == wrong[0]).sum()} end tokens {eos!r} where 3 belong "
+            "(after prompt, CoT and answer): the text must not hold one, and the tokenizer must not add any"
         )
-    separators = ends.reshape(-1, 3) - start[:-1, None]
-    return EncodedExamples(tokens, start, separators[:, 0] + 1, separators[:, 1])
+    separators = (ends.reshape(-1, 3)[:, :2] - start[:-1, None]).astype(np.int32)
+    step_start = np.unique(np.concatenate(steps)) if by_step else None
+    return EncodedExamples(tokens, start, separators[:, 0] + 1, separators[:, 1].copy(), step_start)
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text. The small tokenizer is a dictionary of words, and a dictionary is ten times faster."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if isinstance(getattr(backend, "model", None), models.WordLevel):
+def _step_starts(
+    chunk: list[Example], eos: str, count: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The first token of every reasoning step, counted over the chunk; [all steps].
+
+    It is the first that reaches beyond the place where the step begins in the text.
+    """
+    out = []
+    for example, first, tokens in zip(chunk, count.cumsum() - count, count, strict=True):
+        before = layout(example, eos).index(eos) + len(eos) + 1
+        at = [before + step for step in example.steps]
+        out.append(first + np.searchsorted(ends[first : first + tokens], at, side="right"))
+    return np.concatenate(out) if out else np.empty(0, np.int64)
+
+
+def _token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens]."""
+    if isinstance(_model(tokenizer), models.WordLevel) and not offsets:
+        # The small tokenizer is a dictionary of words, and a dictionary is ten times faster.
         vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
-        return [[vocabulary.get(word, unknown) for word in text.split()] for text in texts]
-    return list(tokenizer(texts, return_attention_mask=False)["input_ids"])
+        words = [text.split() for text in texts]
+        ids = np.fromiter(map(vocabulary.get, chain.from_iterable(words), repeat(unknown)), np.int64)
+        return ids, np.fromiter(map(len, words), np.int64, len(words)), np.empty(0, np.int64)
+    if offsets and _model(tokenizer) is None:
+        raise UserError("schedule.unit=step needs a fast tokenizer, which says where each token stands in the text")
+    out = tokenizer(texts, return_attention_mask=False, return_offsets_mapping=offsets)
+    count = np.fromiter(map(len, out["input_ids"]), np.int64, len(texts))
+    ids = np.fromiter(chain.from_iterable(out["input_ids"]), np.int64, int(count.sum()))
+    ends = [end for pairs in out["offset_mapping"] for _, end in pairs] if offsets else []
+    return ids, count, np.array(ends, np.int64)
 
 
 def _refuse_unknown(
     tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64], tokenizer: PreTrainedTokenizerBase,
-    chunk: list[Example], split: str, done: int,
+    examples: Examples, chunk: list[Example], split: str, done: int,
 ) -> None:  # fmt: skip
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown == tokenizer.eos_token_id:
@@ -181,4 +271,14 @@ def _refuse_unknown(
         return
     row = int(np.searchsorted(lengths.cumsum(), where[0], side="right"))
     words = sorted({word for word in layout(chunk[row], "").split() if unknown in tokenizer(word)["input_ids"]})
-    raise UserError(f"{split} example {done + row + 1}: the tokenizer does not know {' '.join(words[:5])!r}")
+    hint = (
+        f"; for free text name a Hugging Face tokenizer, not {SMALL}"
+        if isinstance(_model(tokenizer), models.WordLevel)
+        else ""
+    )
+    raise UserError(f"{place(examples, split, done + row)}: the tokenizer does not know {' '.join(words[:5])!r}{hint}")
+
+
+def _model(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What turns words into tokens."""
+    return getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)

@@ -40,11 +40,13 @@ def train(config: Config) -> dict[str, Any]:
     L.seed_everything(config.seed, workers=True, verbose=False)
     schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches
     tokenizer = build_tokenizer(config.model.tokenizer, config.task.symbols())
-    data = CoTDataModule(config.task, tokenizer, config.data, config.seed, micro_batches).prepare()
+    data = CoTDataModule(
+        config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side
+    ).prepare()
     model = build_model(config.model, tokenizer)
-    schedule.bind(data.steps_per_epoch, data.limits.max_cot)
+    schedule.bind(data.steps_per_epoch, data.limits.max_removed)
     at_start = 0 if schedule.keep_position else schedule.removed(0)
-    check_positions(model, max(split.longest(at_start) for split in data.encoded.values()))
+    check_positions(model, max(split.longest(at_start, schedule.side) for split in data.encoded.values()))
     module = StepwiseModule(model, tokenizer, schedule, config.optimizer, config.seed, config.trainer.max_steps)
 
     derived = describe(config, data)

@@ -20,7 +20,10 @@ def write_data(config: WriteDataConfig) -> None:
         if path.exists():
             raise UserError(f"{path}: exists already; choose another folder for out")
     out.mkdir(parents=True, exist_ok=True)
-    for split, examples in config.task.load().items():
+    splits = config.task.load()
+    for note in splits.notes:
+        cli.say(f"note: {note}")
+    for split, examples in splits.items():
         write_lines(examples, paths[split])
         cli.say(f"{len(examples):8d} examples  {paths[split]}")
 

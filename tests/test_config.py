@@ -85,10 +85,10 @@ ERRORS = {
     "model.pretrained=true": "model.tokenizer=symbols does not fit pretrained weights",
     "trainer.accumulate_grad_batches=5": "data.batch_size=32: must be a multiple of",
     "optimizer.decay_steps=10": "optimizer.decay_steps=10: needs trainer.max_steps",
-    "task=lines schedule.keep_position=true": "schedule.keep_position=true needs a task whose CoT length",
+    "task=file schedule.keep_position=true": "schedule.keep_position=true needs a task whose CoT length",
     "schedule.delta=[3": "error:",
-    "task=lines": "task.train is not set",
-    "task=lines task.train=/nowhere.txt": "task.train=/nowhere.txt: No such file or directory",
+    "task=file": "task.train is not set",
+    "task=file task.train=/nowhere.txt": "task.train=/nowhere.txt: No such file or directory",
     "resume=true run_dir=/nowhere": "run_dir=/nowhere: nothing to resume",
     "model.init_from=/nowhere": "model.init_from=/nowhere: no such folder",
 }

@@ -214,7 +214,7 @@ def test_gpt2_on_7x7_takes_two_steps_with_random_weights(shared_data, tmp_path) 
 def test_files_train_like_generated_data(tmp_path) -> None:
     command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
-    command("train", *SMALL[3:], "task=lines", *files, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=4")
+    command("train", *SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=4")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_cot_tokens"] == 2
 
 

@@ -9,14 +9,14 @@ PACKAGE = Path(stepwise_pl.__file__).parent
 
 LAYERS = [
     # plain functions and small classes
-    {"errors", "registry", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.lines",
-     "tasks.multiplication", "tasks", "config"},
+    {"errors", "registry", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
+     "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks", "config"},
     # torch and transformers
-    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "datamodule", "evaluation"},
+    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation"},
     # Lightning
     {"module", "callbacks", "loggers", "results"},
     # entry points and what they share
-    {"cli", "building", "runs", "train", "evaluate", "export", "write_data"},
+    {"cli", "building", "runs", "train", "evaluate", "export", "write_data", "check_data"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

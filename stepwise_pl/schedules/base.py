@@ -10,7 +10,7 @@ from stepwise_pl.errors import UserError, one_of, require
 
 @dataclass
 class Schedule:
-    """Decides s(t), the number of CoT tokens removed at optimizer step t.
+    """Decides s(t), the number of CoT tokens (or reasoning steps) removed at optimizer step t.
 
     Pure Python: no torch, no trainer. The training module calls `bind` once, then
     `removed` at every step boundary and `observe` whenever there is something to learn
@@ -23,6 +23,8 @@ class Schedule:
     """
 
     kind: str = ""
+    # What is counted and removed: CoT tokens, as in the paper, or whole reasoning steps.
+    unit: str = "token"
     # Tokens leave from this side of the CoT. The paper removes from the left (section 3).
     side: str = "left"
     # λ of removal smoothing, P(o) = (1 - e^-λ) e^-λo; inf draws no extra offset.
@@ -35,21 +37,22 @@ class Schedule:
     keep_position: bool = False
 
     def __post_init__(self) -> None:
+        one_of("schedule.unit", self.unit, ("token", "step"))
         one_of("schedule.side", self.side, ("left", "right"))
         require(self.smoothing >= 0.01, "schedule.smoothing", self.smoothing, "must be at least 0.01 (inf: none)")
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
             raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
         self.steps_per_epoch = 0
-        self.max_cot = 0
+        self.max_removed = 0
 
-    def bind(self, steps_per_epoch: int, max_cot: int) -> None:
-        """Learn T, the optimizer steps in an epoch, and m_max, the longest CoT trained on (tokens)."""
+    def bind(self, steps_per_epoch: int, max_removed: int) -> None:
+        """Learn T, the optimizer steps in an epoch, and m_max, the units in the longest CoT trained on."""
         self.steps_per_epoch = steps_per_epoch
-        self.max_cot = max_cot
+        self.max_removed = max_removed
 
     def removed(self, step: int) -> int:
-        """s(t): CoT tokens removed at optimizer step `step`; `max_cot` or more means all of them."""
+        """s(t): units of CoT removed at optimizer step `step`; `max_removed` or more means all of them."""
         raise NotImplementedError
 
     def smoothing_at(self, step: int) -> float:
@@ -57,7 +60,7 @@ class Schedule:
         return self.smoothing
 
     def rate(self) -> float:
-        """Δ: CoT tokens removed per epoch in the long run; nan if that is not known beforehand."""
+        """Δ: units of CoT removed per epoch in the long run; nan if that is not known beforehand."""
         return math.nan
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:

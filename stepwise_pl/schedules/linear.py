@@ -26,7 +26,7 @@ class Linear(Schedule):
     """
 
     kind: str = "linear"
-    # Δ: CoT tokens removed per epoch; an integer, a decimal or a fraction such as 1/2.
+    # Δ: CoT tokens (or steps: `unit`) removed per epoch; an integer, a decimal or a fraction such as 1/2.
     delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
     # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn.
     pretrain_epochs: float = 0
@@ -51,8 +51,8 @@ class Linear(Schedule):
             value = getattr(self, key)
             require(value is None or value >= 0, f"schedule.{key}", value, "must be at least 0")
 
-    def bind(self, steps_per_epoch: int, max_cot: int) -> None:
-        super().bind(steps_per_epoch, max_cot)
+    def bind(self, steps_per_epoch: int, max_removed: int) -> None:
+        super().bind(steps_per_epoch, max_removed)
         # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
         self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
         self.removed_from = self.remove_start_from
@@ -62,7 +62,7 @@ class Linear(Schedule):
         elapsed = max(0, step - self.step_from)
         removed = self.removed_from + (rate.numerator * elapsed) // (rate.denominator * self.steps_per_epoch)
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
-            removed = max(removed, self.max_cot)
+            removed = max(removed, self.max_removed)
         return removed if self.remove_at_most is None else min(removed, self.remove_at_most)
 
     def smoothing_at(self, step: int) -> float:

@@ -1,19 +1,33 @@
 """The interface of a task: three splits of (prompt, cot, answer) texts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from stepwise_pl.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
 
 class Example(NamedTuple):
-    """One problem as text: x, z and y of the paper. The CoT may be empty."""
+    """One problem as text: x, z and y of the paper. The CoT may be empty.
+
+    `steps` are the characters of `cot` at which its reasoning steps begin; empty where the
+    data does not say.
+    """
 
     prompt: str
     cot: str
     answer: str
+    steps: tuple[int, ...] = ()
+
+    @classmethod
+    def of_steps(cls, prompt: str, steps: Sequence[str], answer: str) -> "Example":
+        """An example whose CoT is the given steps, with a space between them."""
+        begins = accumulate((len(step) + 1 for step in steps[:-1]), initial=0) if steps else ()
+        return cls(prompt, " ".join(steps), answer, tuple(begins))
 
     def line(self) -> str:
         """The interchange format `prompt||cot #### answer`, without a newline."""
@@ -31,10 +45,47 @@ class Examples(Protocol):
 
 
 class ExampleList(list[Example]):
-    """Examples that are simply kept in memory."""
+    """Examples that are simply kept in memory, and where they were read.
+
+    Attributes:
+        source, unit: the file or data set, and what it is counted in (line or row).
+        numbers: the line or row of each example; may be empty.
+        malformed: what could not be read, `line 3: the answer is empty`.
+    """
+
+    def __init__(self, examples: Iterable[Example] = (), source: str = "", unit: str = "line") -> None:
+        super().__init__(examples)
+        self.source, self.unit = source, unit
+        self.numbers: list[int] = []
+        self.malformed: list[str] = []
 
     def slice(self, start: int, stop: int) -> list[Example]:
         return self[start:stop]
+
+    def where(self, keep: Sequence[bool]) -> "ExampleList":
+        """Those examples for which `keep` is true."""
+        out = ExampleList(compress(self, keep), self.source, self.unit)
+        out.numbers = list(compress(self.numbers, keep))
+        return out
+
+
+def place(examples: Examples, split: str, index: int) -> str:
+    """Where example `index` of a split stands, for messages."""
+    if isinstance(examples, ExampleList) and examples.numbers:
+        return f"{examples.source} {examples.unit} {examples.numbers[index]}"
+    return f"{split} example {index + 1}"
+
+
+class Splits(dict[str, Examples]):
+    """The splits of a task, by the names in `SPLITS`.
+
+    `notes` say what a person must know of how they came to be, one sentence each: splits
+    that came out smaller than asked for, lines that were skipped. They are shown at every start.
+    """
+
+    def __init__(self, splits: Mapping[str, Examples], notes: Sequence[str] = ()) -> None:
+        super().__init__(splits)
+        self.notes = tuple(notes)
 
 
 @dataclass
@@ -43,11 +94,15 @@ class Task:
 
     kind: str = ""
 
-    def load(self) -> dict[str, Examples]:
-        """The splits, by the names in `SPLITS`. The same config gives the same examples.
+    def load(self, reserved: tuple[str, ...] = ()) -> Splits:
+        """The splits. The same config (and the same files) give the same examples.
+
+        Args:
+            reserved: texts that stand between the parts, such as the tokenizer's end
+                token; an example that holds one is malformed.
 
         Raises:
-            UserError: a file is missing or a line cannot be read.
+            UserError: a file is missing, or a line cannot be read.
         """
         raise NotImplementedError
 
@@ -55,9 +110,22 @@ class Task:
         """The words of the task's texts, for the small tokenizer; empty if they are not known."""
         return ()
 
+    def fingerprint(self) -> tuple[str, ...]:
+        """What `load` reads besides the config, as digests: a change is a change of the data."""
+        return ()
+
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone, as keep_position needs to generate."""
         return False
+
+
+def shortages(splits: Mapping[str, Sized], asked: Mapping[str, int]) -> list[str]:
+    """A note for every split of a generated task that has fewer problems than asked for."""
+    return [
+        f"{name}: {len(splits[name])} of the {asked[name]} problems asked for; there are no more distinct ones"
+        for name in SPLITS
+        if len(splits[name]) < asked[name]
+    ]
 
 
 def chunks(examples: Examples, size: int = 10_000) -> Iterator[list[Example]]:
@@ -67,7 +135,20 @@ def chunks(examples: Examples, size: int = 10_000) -> Iterator[list[Example]]:
 
 
 def write_lines(examples: Examples, path: Path) -> None:
-    """Write a split in the format `prompt||cot #### answer`, which other implementations read."""
+    """Write a split in the format `prompt||cot #### answer`, which other implementations read.
+
+    Raises:
+        UserError: an example holds a separator or a line break, which the format cannot hold.
+    """
+    done = 0
     with path.open("w", encoding="utf-8") as file:
         for chunk in chunks(examples):
-            file.writelines(example.line() + "\n" for example in chunk)
+            for index, example in enumerate(chunk):
+                line = example.line()
+                if "\n" in line or line.count("||") != 1 or (example.cot + example.answer).count("####"):
+                    raise UserError(
+                        f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', which a line of "
+                        "text cannot"
+                    )
+                file.write(line + "\n")
+            done += len(chunk)

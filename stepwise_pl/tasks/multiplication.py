@@ -1,6 +1,5 @@
 """Long multiplication with its partial products and running sums as the chain of thought."""
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +9,7 @@ import numpy.typing as npt
 
 from stepwise_pl.errors import one_of, require
 from stepwise_pl.registry import register
-from stepwise_pl.tasks.base import Example, Examples, Task
-
-log = logging.getLogger(__name__)
+from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
 
 Digits = npt.NDArray[np.uint8]
 
@@ -36,7 +33,7 @@ class Multiplication(Task):
 
     No operand pair of validation or test occurs in training. With `split="unordered"`
     b * a does not either. Where there are too few pairs, the splits come out smaller than
-    asked for and the shortage is logged; they never overlap. Validation and test do not
+    asked for and the shortage is said; they never overlap. Validation and test do not
     depend on `train_size`.
 
     Raises:
@@ -82,13 +79,10 @@ class Multiplication(Task):
         """Smallest number of the first and the second operand, and one more than the largest."""
         return [(10 ** (fewest - 1), 10**most) for fewest, most in self._lengths()]
 
-    def load(self) -> dict[str, Examples]:
+    def load(self, reserved: tuple[str, ...] = ()) -> Splits:
         pairs = self._split()
-        for name, asked in zip(pairs, (self.train_size, self.validation_size, self.test_size), strict=True):
-            if len(pairs[name]) < asked:
-                log.warning("%s: %d of the %d problems asked for; no more distinct operand pairs are left",
-                            name, len(pairs[name]), asked)  # fmt: skip
-        return {name: Problems(operands) for name, operands in pairs.items()}
+        asked = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
+        return Splits({name: Problems(pairs[name]) for name in SPLITS}, shortages(pairs, asked))
 
     def symbols(self) -> tuple[str, ...]:
         return (*"0123456789", "*", "+", "(", ")")
@@ -198,9 +192,10 @@ def render(operands: Digits) -> list[Example]:
     for first, second in np.unique(lengths, axis=0):
         rows = np.flatnonzero((lengths == (first, second)).all(axis=1))
         a, b = operands[rows, 0, :first], operands[rows, 1, :second]
-        parts = (_text(_prompt(a, b)), *map(_text, _cot_and_answer(a, b)))
-        for row, texts in zip(rows, zip(*parts, strict=True), strict=True):
-            out[row] = Example(*texts)
+        cot, answer, steps = _cot_and_answer(a, b)
+        texts = zip(_text(_prompt(a, b)), _text(cot), _text(answer), strict=True)
+        for row, (x, z, y) in zip(rows, texts, strict=True):
+            out[row] = Example(x, z, y, steps)
     return out
 
 
@@ -208,22 +203,27 @@ def _prompt(a: Digits, b: Digits) -> list[Digits]:
     return [_chars(a), _symbol("*", a), _chars(b)]
 
 
-def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits]]:
-    """The rows, signs and running sums of a * b, and its digits, as character columns."""
+def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], tuple[int, ...]]:
+    """The rows, signs and running sums of a * b, and its digits, as character columns; and where the CoT's steps begin.
+
+    A step is a row with its sign, and its running sum where there is one.
+    """
     n, width = a.shape
     last = b.shape[1] - 1
     total = np.zeros((n, width + last + 1), np.uint8)
     cot: list[Digits] = []
+    steps: list[int] = []
     for i in range(last + 1):
         row = np.zeros((n, width + 1 + i), np.uint8)
         row[:, i:] = _times_digit(a, b[:, i])
         total = _add(total, row)
+        steps.append(2 * sum(part.shape[1] for part in cot))  # a space behind every character
         if i > 0:
             cot.append(_symbol("+", a))
         cot.append(_chars(row))
         if 0 < i < last:
             cot += [_symbol("(", a), _chars(total[:, : row.shape[1]]), _symbol(")", a)]
-    return cot, [_chars(total)]
+    return cot, [_chars(total)], tuple(steps)
 
 
 def _times_digit(a: Digits, digit: Digits) -> Digits:

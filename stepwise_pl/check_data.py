@@ -1,0 +1,33 @@
+"""`python -m stepwise_pl.check_data task=<task>`: what is in the data, and what is wrong with it."""
+
+from stepwise_pl import cli
+from stepwise_pl.config import CheckDataConfig
+from stepwise_pl.tasks.files import FileTask
+
+
+def check_data(config: CheckDataConfig) -> None:
+    """Print the report. Exit status 1 if training on this data would stop.
+
+    Raises:
+        UserError: a file or the tokenizer cannot be read at all.
+    """
+    from stepwise_pl.checking import check, summary
+    from stepwise_pl.models import positions_of
+    from stepwise_pl.tokenizing import build_tokenizer
+
+    task = config.task
+    tokenizer = build_tokenizer(config.model.tokenizer, task.symbols())
+    reserved = (str(tokenizer.eos_token),)
+    positions = positions_of(config.model)
+    if isinstance(task, FileTask):  # as it is, with what `load` would refuse
+        splits, allowed = task.read(reserved), (task.skip_malformed, task.allow_overlap)
+    else:
+        splits, allowed = task.load(reserved), (False, False)
+    report = check(splits, tokenizer, positions, config.data, *allowed)
+    cli.say("\n".join([*report.lines, "", summary(report.stops)]))
+    if report.stops:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    cli.entry_point("check_data", check_data)

@@ -1,0 +1,184 @@
+"""What `check_data` finds out about a task's examples before a long run."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, DataConfig
+from stepwise_pl.errors import UserError
+from stepwise_pl.tasks import SPLITS, ExampleList, Examples, Splits
+from stepwise_pl.tasks.base import chunks, place
+from stepwise_pl.tasks.files import normal, overlaps
+from stepwise_pl.tokenizing import EncodedExamples, Ints, encode
+
+PACES = (  # examples per removed token in the paper's runs
+    ("multiplication (808,000 examples, Δ = 8)", PAPER_EXAMPLES_PER_TOKEN),
+    ("GSM8K (378,000 examples, Δ = 8)", 378_000 / 8),
+)
+BINS, WIDTH = 10, 40
+SHOWN = 5  # duplicates and overlaps shown; malformed lines are all listed
+
+
+@dataclass
+class Report:
+    """Lines to read, and what would stop a training run."""
+
+    lines: list[str] = field(default_factory=list)
+    stops: list[str] = field(default_factory=list)
+
+    def add(self, *lines: str) -> None:
+        self.lines += lines
+
+
+def check(
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    positions: int,
+    data: DataConfig,
+    skip_malformed: bool = False,
+    allow_overlap: bool = False,
+) -> Report:
+    """Look at every example of every split.
+
+    Args:
+        splits: as read, malformed lines listed.
+        positions: the longest text, in tokens, that the model takes.
+    """
+    report = Report()
+    report.add(*(f"note: {note}" for note in splits.notes))
+    encoded = {}
+    for split in SPLITS:
+        _examples(report, split, splits[split], skip_malformed)
+        if len(splits[split]):
+            try:
+                encoded[split] = encode(splits[split], tokenizer, split)
+            except UserError as error:
+                report.add(f"  cannot be tokenised: {error}")
+                report.stops.append(f"{split} cannot be tokenised")
+    report.add("", "overlap (same prompt, spaces aside)")
+    shared = list(overlaps(splits))
+    for one, other, prompts in shared:
+        report.add(
+            f"  {one} and {other}: {len(prompts)} prompts", *(f"    {prompt[:100]!r}" for prompt in prompts[:SHOWN])
+        )
+    report.add(*([] if shared else ["  none"]))
+    if shared and not allow_overlap:
+        report.stops.append("splits overlap (task.allow_overlap=true trains all the same)")
+    for split, tokens in encoded.items():
+        _lengths(report, split, tokens, positions)
+    if "train" in encoded:
+        _suggest(report, encoded["train"], data)
+    return report
+
+
+def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> None:
+    """Counts, malformed lines and duplicates."""
+    malformed = examples.malformed if isinstance(examples, ExampleList) else []
+    source = f" from {examples.source}" if isinstance(examples, ExampleList) else ""
+    texts = [example for chunk in chunks(examples) for example in chunk]
+    empty = sum(not example.cot for example in texts)
+    stepped = [len(example.steps) for example in texts if example.steps]
+    report.add("", f"{split}: {len(texts)} examples{source}")
+    report.add(f"  malformed: {len(malformed)}", *(f"    {line}" for line in malformed))
+    report.add(f"  empty CoT (valid): {empty}")
+    if stepped:
+        report.add(
+            f"  reasoning steps: 1 to {max(stepped)}, {np.mean(stepped):.1f} on average (schedule.unit=step removes them whole)"
+        )
+    if malformed and not skip_malformed:
+        report.stops.append(f"{split} has malformed lines (task.skip_malformed=true leaves them out)")
+    if not texts:
+        report.stops.append(f"{split} has no example")
+    rows = defaultdict(list)
+    for index, example in enumerate(texts):
+        rows[normal(example.prompt)].append(index)
+    repeated = [same for same in rows.values() if len(same) > 1]
+    differ = [same for same in repeated if len({texts[index].answer for index in same}) > 1]
+    extra = f" ({sum(map(len, repeated)) - len(repeated)} examples too many), {len(differ)} with different answers"
+    report.add(f"  prompts that occur more than once: {len(repeated)}{extra if repeated else ''}")
+    for same in (differ or repeated)[:SHOWN]:
+        report.add(
+            f"    {', '.join(place(examples, split, index) for index in same[:4])}: {texts[same[0]].prompt[:80]!r}"
+        )
+
+
+def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int) -> None:
+    """Quantiles for every split, histograms for train, and what does not fit the model."""
+    parts = {
+        "prompt": tokens.prompt_length,
+        "CoT": tokens.cot_length,
+        "answer": tokens.answer_length,
+        "all": tokens.length,
+    }
+    report.add(
+        "",
+        f"{split}: length in tokens, separators included",
+        f"  {'':8s}{'least':>8s}{'median':>8s}{'95%':>8s}{'most':>8s}",
+    )
+    for name, length in parts.items():
+        quantiles = np.quantile(length, [0, 0.5, 0.95, 1], method="higher")
+        report.add(f"  {name:8s}" + "".join(f"{round(q):8d}" for q in quantiles))
+    if split == "train":
+        for name in ("prompt", "CoT", "answer"):
+            report.add(f"  {name}", *(f"    {line}" for line in histogram(parts[name])))
+    long, hopeless = int((tokens.length > positions).sum()), int((tokens.length - tokens.cot_length > positions).sum())
+    report.add(f"  longer than the model's {positions} positions: {long}, without any CoT: {hopeless}")
+    if long:
+        report.stops.append(f"{long} examples of {split} are too long for the model")
+
+
+def histogram(values: Ints) -> list[str]:
+    """At most `BINS` lines `from-to  count  bar`, of equal width."""
+    low, high = int(values.min()), int(values.max())
+    width = max(1, math.ceil((high - low + 1) / BINS))
+    counts = Counter(((values - low) // width).tolist())
+    top = max(counts.values())
+    lines = []
+    for number in range((high - low) // width + 1):
+        first, last = low + number * width, min(low + (number + 1) * width - 1, high)
+        bar = "#" * math.ceil(WIDTH * counts[number] / top)
+        lines.append(f"{f'{first}-{last}' if last > first else str(first):>11s} {counts[number]:8d} {bar}".rstrip())
+    return lines
+
+
+def cutoff(cot_length: Ints) -> int | None:
+    """What to suggest as `remove_all_beyond`: 95% of the CoTs are gone by then; None if the longest is hardly longer."""
+    common, longest = int(np.quantile(cot_length, 0.95, method="higher")), int(cot_length.max())
+    return common if longest > 1.1 * common else None
+
+
+def delta_for(epoch_size: int, examples_per_token: float) -> str:
+    """Δ that spends at least so many examples on each token: a whole number, or 1/n if that is below 1."""
+    rate = epoch_size / examples_per_token
+    return str(math.floor(rate)) if rate >= 1 else f"1/{math.ceil(1 / rate)}"
+
+
+def _suggest(report: Report, train: EncodedExamples, data: DataConfig) -> None:
+    epoch = data.epoch_size or len(train)
+    beyond = cutoff(train.cot_length)
+    removed = beyond or int(train.cot_length.max())
+    report.add("", f"suggested schedule, for epochs of {epoch} examples (Δ counts tokens per epoch)")
+    if not removed:
+        report.add("  there is no CoT to remove")
+        return
+    if beyond:
+        report.add(
+            f"  cutoff: schedule.remove_all_beyond={beyond}; 95% of the CoTs are gone by then, the longest has {train.cot_length.max()}"
+        )
+    for name, per_token in PACES:
+        delta = delta_for(epoch, per_token)
+        numerator, _, denominator = delta.partition("/")
+        removal = math.ceil(removed * int(denominator or 1) / int(numerator))
+        report.add(
+            f"  as slow as the paper's {name}, {per_token:,.0f} examples per token:",
+            f"    schedule.delta={delta} trainer.max_epochs={math.ceil(1.25 * removal)}  (removal takes {removal} epochs)",
+        )
+
+
+def summary(stops: Sequence[str]) -> str:
+    """The last line."""
+    return f"training would stop: {'; '.join(stops)}" if stops else "nothing stands in the way of training"

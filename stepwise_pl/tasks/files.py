@@ -1,0 +1,226 @@
+"""Your own data, from files or from the Hub: nothing dropped, nothing leaked, unless it is said."""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+from stepwise_pl.errors import UserError, require
+from stepwise_pl.registry import register
+from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Splits, Task
+from stepwise_pl.tasks.reading import Record, Source, field_steps, field_text, parse_line
+
+log = logging.getLogger(__name__)
+
+SHOWN = 100  # malformed lines listed before a run is refused; check_data lists all
+
+
+@dataclass
+class FileTask(Task):
+    """Examples from a file or Hub data set for each split (`Source`). What a record means, a subclass decides.
+
+    Where `validation` (or `test`) is not set, `validation_size` (`test_size`) prompts of
+    the training set are held out. Which ones depends on their text alone, not on the
+    order of the file; all examples with the same prompt go together.
+
+    Raises:
+        UserError: a file cannot be read; lines are malformed, unless `skip_malformed`; a
+            prompt occurs in two splits, unless `allow_overlap`; a split is empty.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    # Prompts held out of train where no file is given.
+    validation_size: int = 500
+    test_size: int = 0
+    # Leave malformed lines out, and say how many.
+    skip_malformed: bool = False
+    # Allow the same prompt in two splits, and say how many there are.
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("validation_size", "test_size"):
+            require(getattr(self, key) >= 0, f"task.{key}", getattr(self, key), "must be at least 0")
+        self._read: dict[tuple[str, ...], Splits] = {}  # files are read once for all that ask
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a table that `example` reads."""
+        raise NotImplementedError
+
+    def example(self, record: Record) -> Example:
+        """What a line of text or a row of a table says. Raises `ValueError` with the reason if it cannot be used."""
+        raise NotImplementedError
+
+    def load(self, reserved: tuple[str, ...] = ()) -> Splits:
+        splits = self.read(reserved)
+        notes = list(splits.notes)
+        for split, examples in splits.items():
+            assert isinstance(examples, ExampleList)
+            if examples.malformed and not self.skip_malformed:
+                for place in examples.malformed[:SHOWN]:
+                    log.error("%s", place)
+                if len(examples.malformed) > SHOWN:
+                    log.error("... and %d more", len(examples.malformed) - SHOWN)
+                raise UserError(
+                    f"task.{split}={examples.source}: {len(examples.malformed)} malformed {examples.unit}s, the first is "
+                    f"{examples.malformed[0]}; mend them, or leave them out with task.skip_malformed=true"
+                )
+            if examples.malformed:
+                notes.append(f"{examples.source}: skipped {len(examples.malformed)} malformed {examples.unit}s")
+            if not examples:
+                raise UserError(f"task.{split}={examples.source}: no example in it")
+        for one, other, shared in overlaps(splits):
+            if not self.allow_overlap:
+                raise UserError(
+                    f"task.{other}: {len(shared)} of its prompts are also in {one} (first: {shared[0][:60]!r}); take them out, or "
+                    "set task.allow_overlap=true"
+                )
+            notes.append(f"{len(shared)} prompts are in both {one} and {other}")
+        return Splits(splits, notes)
+
+    def read(self, reserved: tuple[str, ...] = ()) -> Splits:
+        """What is there, with malformed lines listed in each `ExampleList` and not refused.
+
+        Raises:
+            UserError: a file cannot be read at all, or too little is left of train.
+        """
+        if reserved not in self._read:
+            self._read[reserved] = self._read_files(reserved)
+        return self._read[reserved]
+
+    def _read_files(self, reserved: tuple[str, ...]) -> Splits:
+        found = {split: self._read_file(split, source, reserved) for split, source in self._sources()}
+        notes = []
+        # The test set is taken out first, so that it does not depend on validation.
+        for split, size in (("test", self.test_size), ("validation", self.validation_size)):
+            if split in found:
+                continue
+            if not size:
+                raise UserError(
+                    f"task.{split} is not set: give a file, or task.{split}_size=N to hold N prompts of train out"
+                )
+            there = len({normal(example.prompt) for example in found["train"]})
+            require(2 * size <= there, f"task.{split}_size", size,
+                    f"must be at most half of the {there} prompts of {found['train'].source}, or give a file with task.{split}=")  # fmt: skip
+            found["train"], found[split] = hold_out(found["train"], size, split)
+            notes.append(f"{split}: {len(found[split])} examples held out of {found['train'].source}")
+        return Splits({split: found[split] for split in SPLITS}, notes)
+
+    def _sources(self) -> list[tuple[str, Source]]:
+        """The splits that have a source of their own."""
+        if self.train is None:
+            raise UserError(
+                "task.train is not set: give a .txt, .jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
+            )
+        named = [(split, getattr(self, split)) for split in SPLITS]
+        return [(split, Source(name, f"task.{split}", self.columns())) for split, name in named if name is not None]
+
+    def _read_file(self, split: str, source: Source, reserved: tuple[str, ...]) -> ExampleList:
+        examples = ExampleList(source=source.name, unit=source.unit)
+        for number, record in source.records():
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                example = self.example(record)
+                _check(example, reserved)
+            except ValueError as error:
+                examples.malformed.append(f"{source.unit} {number}: {error}")
+            else:
+                examples.append(example)
+                examples.numbers.append(number)
+        return examples
+
+    def fingerprint(self) -> tuple[str, ...]:
+        return tuple(source.digest() for _, source in self._sources())
+
+    def symbols(self) -> tuple[str, ...]:
+        """The words of the training set, so that the small tokenizer fits any data of few distinct words."""
+        train = self.read()["train"]
+        return tuple(sorted({word for e in train.slice(0, len(train)) for text in e[:3] for word in text.split()}))
+
+
+@register("task")
+@dataclass
+class Files(FileTask):
+    """Your own examples: lines `prompt||cot #### answer` in a .txt file, or a table with a column for each part.
+
+    In a JSONL file the CoT is one text, or a list of reasoning steps:
+    `{"question": "2 * 3 + 4", "steps": ["2 * 3 = 6", "6 + 4 = 10"], "answer": "10"}`
+    """
+
+    kind: str = "file"
+    # Columns of a table, or fields of a JSON object.
+    prompt_field: str = "question"
+    cot_field: str = "steps"
+    answer_field: str = "answer"
+    # The text that a reasoning step begins with, where the CoT is one text (`<<` for equations).
+    step_start: str | None = None
+
+    def columns(self) -> tuple[str, ...]:
+        return (self.prompt_field, self.cot_field, self.answer_field)
+
+    def example(self, record: Record) -> Example:
+        if isinstance(record, str):
+            return with_steps(parse_line(record), self.step_start)
+        assert not isinstance(record, ValueError)
+        prompt, answer = (field_text(record, name).strip() for name in (self.prompt_field, self.answer_field))
+        cot = field_steps(record, self.cot_field)
+        if isinstance(cot, list):
+            return Example.of_steps(prompt, cot, answer)
+        return with_steps(Example(prompt, cot.strip(), answer), self.step_start)
+
+
+def with_steps(example: Example, start: str | None) -> Example:
+    """The example with a reasoning step beginning wherever `start` stands in the CoT, and at its beginning."""
+    if not start or not example.cot:
+        return example
+    found, place = {0}, example.cot.find(start)
+    while place >= 0:
+        found.add(place)
+        place = example.cot.find(start, place + len(start))
+    return example._replace(steps=tuple(sorted(found)))
+
+
+def normal(prompt: str) -> str:
+    """A prompt for comparisons: spaces and line breaks do not count."""
+    return " ".join(prompt.split())
+
+
+def hold_out(examples: ExampleList, size: int, salt: str) -> tuple[ExampleList, ExampleList]:
+    """What is kept, and the examples of `size` distinct prompts, chosen by a hash of their text."""
+
+    def rank(prompt: str) -> bytes:
+        return hashlib.blake2b(prompt.encode(), key=salt.encode()).digest()
+
+    prompts = [normal(example.prompt) for example in examples]
+    chosen = set(sorted(set(prompts), key=rank)[:size])
+    inside = [prompt in chosen for prompt in prompts]
+    kept, held = examples.where([not here for here in inside]), examples.where(inside)
+    kept.malformed = examples.malformed
+    return kept, held
+
+
+def overlaps(splits: Splits) -> Iterable[tuple[str, str, list[str]]]:
+    """Every two splits that share prompts, and which."""
+    prompts = {}
+    for split, examples in splits.items():
+        prompts[split] = dict.fromkeys(normal(example.prompt) for example in examples.slice(0, len(examples)))
+    for one, other in combinations(SPLITS, 2):
+        if shared := [prompt for prompt in prompts[other] if prompt in prompts[one]]:
+            yield one, other, shared
+
+
+def _check(example: Example, reserved: tuple[str, ...]) -> None:
+    """Raise `ValueError` with the reason if the example cannot be trained on."""
+    if not example.prompt:
+        raise ValueError("the prompt is empty")
+    if not example.answer:
+        raise ValueError("the answer is empty")
+    text = "\n".join(example[:3])
+    for token in reserved:
+        if token in text:
+            raise ValueError(f"the end token {token!r} occurs in the text")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("half of a surrogate pair, which is no character")

@@ -6,6 +6,7 @@ The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `t
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,10 @@ class DataConfig:
     eval_batch_size: int = 200
     num_workers: int = 0
     # The examples of so many successive steps are grouped by length, for less padding; 1: not at all.
-    length_pool: int = 50
-    # Where tokenised data is kept for the next start; null: nowhere.
-    cache_dir: str | None = "~/.cache/stepwise_pl"
+    length_pool: int = 100
+    # Where tokenised data is kept for the next start; null: nowhere. The environment variable
+    # STEPWISE_PL_CACHE sets the default.
+    cache_dir: str | None = field(default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl"))
 
     def __post_init__(self) -> None:
         require(self.length_pool >= 1, "data.length_pool", self.length_pool, "must be at least 1")

@@ -1,5 +1,6 @@
 """The LightningDataModule: encoded splits, an endless training stream, and evaluation batches."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from stepwise_pl.batch import CoTBatch
 from stepwise_pl.cache import encoded_splits
 from stepwise_pl.config import DataConfig
 from stepwise_pl.tasks import Task
-from stepwise_pl.tokenizing import EncodedExamples, Ints
+from stepwise_pl.tokenizing import EncodedExamples
 
 
 @dataclass
@@ -37,6 +38,9 @@ class TrainStream(Dataset[CoTBatch]):
 
     def __post_init__(self) -> None:
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
+        self._length = self.examples.length
+        self._without_cot = self._length - self.examples.cot_length
+        self._equal_lengths = int(np.ptp(self._length)) == int(np.ptp(self._without_cot)) == 0
 
     def __getitem__(self, index: int) -> CoTBatch:
         step, micro = divmod(index, self.micro_batches)
@@ -57,28 +61,30 @@ class TrainStream(Dataset[CoTBatch]):
         if number not in self._orders:
             rng = np.random.default_rng([self.seed, number])
             order = rng.permutation(len(self.examples))
-            length = self.examples.length[order]
-            if self.pool > 1 and length.min() < length.max():
-                order = self._grouped(order, length, number, rng)
+            if self.pool > 1 and not self._equal_lengths:
+                order = self._grouped(order, number, rng)
             self._orders = {key: self._orders[key] for key in self._orders if key == number - 1} | {number: order}
         return self._orders[number]
 
-    def _grouped(
-        self, order: npt.NDArray[np.int64], length: Ints, number: int, rng: np.random.Generator
-    ) -> npt.NDArray[np.int64]:
+    def _grouped(self, order: npt.NDArray[np.int64], number: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """The order of pass `number`, with examples of similar length in the same step.
 
-        Among the examples of `pool` successive steps, in their random order, the shortest
-        go to one step, the next to another, and so on; which step gets which is random.
+        Among the examples of `pool` successive steps, those come together whose length
+        without the CoT is similar (in about √pool groups), and within a group those whose
+        length with it is: padding stays low while the CoT is there and when it is gone.
+        Which step of the pool then gets which examples is random.
         """
         count = len(order)
-        step = (number * count + np.arange(count)) // self.batch_size
-        step -= step[0]
+        place = number * count + np.arange(count)  # in the stream, where steps need not end with a pass
+        step = place // self.batch_size - number * count // self.batch_size
         pool = step // self.pool
+        by_base = np.lexsort((self._without_cot[order], pool))
+        group = np.empty(count, np.int64)  # so many whole steps each
+        group[by_base] = step // max(1, math.isqrt(self.pool))
         turn = rng.permutation(step[-1] + 1)[step]
-        places = np.lexsort((turn, pool))  # pool by pool, the steps of each in random order
         out = np.empty_like(order)
-        out[places] = order[np.lexsort((length, pool))]  # pool by pool, by length
+        # Pool by pool, its steps in random order: filled with its examples, sorted.
+        out[np.lexsort((turn, pool))] = order[np.lexsort((self._length[order], group, pool))]
         return out
 
 

@@ -221,21 +221,25 @@ def encode(
             "(after prompt, CoT and answer): the text must not hold one, and the tokenizer must not add any"
         )
     separators = (ends.reshape(-1, 3)[:, :2] - start[:-1, None]).astype(np.int32)
-    step_start = np.unique(np.concatenate(steps)) if by_step else None
-    return EncodedExamples(tokens, start, separators[:, 0] + 1, separators[:, 1].copy(), step_start)
+    encoded = EncodedExamples(tokens, start, separators[:, 0] + 1, separators[:, 1].copy())
+    if not by_step:
+        return encoded
+    first = (start[:-1] + encoded.cot_start)[encoded.cot_length > 0]  # the first step begins where the CoT does
+    step_start = np.unique(np.concatenate([first, *steps]))
+    return EncodedExamples(tokens, start, encoded.cot_start, encoded.answer_start, step_start)
 
 
 def _step_starts(
     chunk: list[Example], eos: str, count: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The first token of every reasoning step, counted over the chunk; [all steps].
+    """The first token of every reasoning step but the first of each example, counted over the chunk; [those steps].
 
     It is the first that reaches beyond the place where the step begins in the text.
     """
     out = []
     for example, first, tokens in zip(chunk, count.cumsum() - count, count, strict=True):
         before = layout(example, eos).index(eos) + len(eos) + 1
-        at = [before + step for step in example.steps]
+        at = [before + step for step in example.steps[1:]]
         out.append(first + np.searchsorted(ends[first : first + tokens], at, side="right"))
     return np.concatenate(out) if out else np.empty(0, np.int64)
 

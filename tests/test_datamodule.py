@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from stepwise_pl.config import DataConfig
 from stepwise_pl.datamodule import CoTDataModule, EvalBatches, Limits, StreamLoader, TrainStream
-from stepwise_pl.tasks import Multiplication
-from stepwise_pl.tokenizing import build_tokenizer, encode
+from stepwise_pl.tasks import GSM8K, Example, ExampleList, Multiplication
+from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode
 
 TASK = Multiplication(digits=2, min_digits=1, train_size=103, validation_size=7, test_size=9)
 TOKENIZER = build_tokenizer("symbols", TASK.symbols())
@@ -17,7 +17,7 @@ TRAIN = encode(TASK.load()["train"], TOKENIZER, "train")
 
 
 def stream(batch_size: int = 8, micro: int = 1, rank: int = 0, world: int = 1, seed: int = 0) -> TrainStream:
-    return TrainStream(TRAIN, batch_size, micro, rank, world, seed)
+    return TrainStream(TRAIN, batch_size, micro, rank, world, seed, pool=3)
 
 
 @given(st.integers(1, 40), st.integers(0, 3))
@@ -75,9 +75,85 @@ def test_epoch_size_sets_the_steps_per_epoch() -> None:
         assert len(data.train_dataloader()) == steps
 
 
-def test_bounds_are_those_of_the_longest_examples() -> None:
+def test_limits_are_those_of_the_longest_examples() -> None:
     data = CoTDataModule(TASK, TOKENIZER, DataConfig()).prepare()
     # 2x2: a prompt of 6; a row of 3, a sign, a row of 4; an answer of 4 with three tokens around it.
-    assert data.limits == Limits(max_cot=8, longest_cot=8, longest_answer=7)
+    assert data.limits == Limits(train_left=[*range(8, -1, -1)], left=[*range(8, -1, -1)], longest_answer=7)
     assert [data.encoded["train"].longest(removed) for removed in (0, 5, 10**9)] == [21, 16, 13]
     assert [data.limits.max_new_tokens(removed) for removed in (0, 5, 10**9)] == [15, 10, 7]
+    assert [data.limits.removed_tokens(removed) for removed in (0, 5, 10**9)] == [0, 5, 8]
+
+
+def test_limits_in_reasoning_steps() -> None:
+    for side, left in (("left", [8, 5, 0]), ("right", [8, 3, 0])):  # `row` and `+ row`, of 3 and 5 tokens
+        data = CoTDataModule(TASK, TOKENIZER, DataConfig(), unit="step", side=side).prepare()
+        assert data.limits == Limits(train_left=left, left=left, longest_answer=7)
+        assert [data.limits.removed_tokens(removed) for removed in (0, 1, 2, 9)] == [0, 8 - left[1], 8, 8]
+
+
+def numbers(count: int) -> EncodedExamples:
+    """Examples of very unequal prompts and CoTs."""
+    rng = np.random.default_rng(0)
+
+    def text(most: int) -> str:
+        return " ".join("1" * int(rng.integers(1, most)))
+
+    return encode(ExampleList([Example(text(60), text(40), "1") for _ in range(count)]), TOKENIZER, "train")
+
+
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 200))
+@settings(max_examples=25, deadline=None)
+def test_grouping_by_length_only_reorders(batch_size: int, pool: int, count: int) -> None:
+    examples = numbers(count)
+    plain, grouped = (TrainStream(examples, batch_size, 1, 0, 1, 5, size) for size in (1, pool))
+    for number in range(3):
+        draws = np.arange(number * count, (number + 1) * count)
+        one, other = plain.rows(draws), grouped.rows(draws)
+        assert sorted(other) == list(range(count))
+        # Within every pool the same examples, so that nothing comes earlier or later than the pool allows.
+        pools = (draws // batch_size - draws[0] // batch_size) // pool
+        for number_of_pool in np.unique(pools):
+            assert sorted(one[pools == number_of_pool]) == sorted(other[pools == number_of_pool])
+
+
+def padding(examples: EncodedExamples, source: TrainStream, removed: int) -> float:
+    """The share of padding in one pass, `removed` CoT tokens being gone."""
+    left = examples.length - examples.cot_length + examples.cot_left(removed)
+    steps = range(len(examples) // source.batch_size)
+    batches = [left[source.rows(source.batch_size * step + np.arange(source.batch_size))] for step in steps]
+    return 1 - sum(b.sum() for b in batches) / sum(b.max() * len(b) for b in batches)
+
+
+def test_grouping_saves_padding_with_and_without_cot() -> None:
+    examples = numbers(3000)
+    plain, grouped = (TrainStream(examples, 10, 1, 0, 1, 5, pool) for pool in (1, 100))
+    for removed in (0, 20, 40):
+        assert padding(examples, grouped, removed) < 0.1 < 0.3 < padding(examples, plain, removed)
+    passes = [grouped.rows(np.arange(number * 3000, (number + 1) * 3000)).reshape(-1, 10) for number in (0, 1)]
+    # Batches come in random order (their lengths do not follow their place), and in the next pass others.
+    mean = examples.length[passes[0]].mean(1)
+    assert abs(np.corrcoef(mean, np.arange(300))[0, 1]) < 0.2
+    together = {frozenset(batch.tolist()) for batch in passes[0]} & {frozenset(batch.tolist()) for batch in passes[1]}
+    assert not together
+
+
+def test_grouping_leaves_equal_lengths_alone() -> None:
+    task = Multiplication(digits=2, train_size=103)
+    examples = encode(task.load()["train"], TOKENIZER, "train")
+    draws = np.arange(500)
+    plain, grouped = (TrainStream(examples, 8, 1, 0, 1, 5, pool).rows(draws) for pool in (1, 100))
+    assert np.array_equal(plain, grouped)
+
+
+def test_padding_on_gsm8k_stays_under_ten_percent(shared_data, gpt2_tokenizer) -> None:
+    task = GSM8K(train=str(shared_data / "gsm8k" / "openai_train.jsonl"), test=None, test_size=500)
+    train = encode(task.load()["train"], gpt2_tokenizer, "train")
+    source = TrainStream(train, 32, 1, 0, 1, 0, DataConfig().length_pool)
+    assert all(padding(train, source, removed) < 0.1 for removed in (0, 10, 20, 40, 80, 10**6))
+    assert padding(train, TrainStream(train, 32, 1, 0, 1, 0, 1), 0) > 0.4
+
+
+def test_evaluation_takes_the_longest_first() -> None:
+    examples = numbers(50)
+    lengths = [length for batch in EvalBatches(examples, 7) for length in batch.attention_mask.sum(1).tolist()]
+    assert lengths == sorted(examples.length.tolist(), reverse=True)

@@ -98,7 +98,7 @@ def answers_of(folder: Path, run_dir: Path) -> None:
     train = run.config.task.load()["train"]
     examples = train.slice(0, 40)
     batch = encode(train, run.tokenizer, "train").collate(torch.arange(40).numpy())
-    batch = remove(batch, REMOVE_ALL if internalized else run.removed_tokens)
+    batch = remove(batch, REMOVE_ALL if internalized else run.removed)
     own = answers(generate(run.model, batch, run.tokenizer.eos_token_id, 20), run.tokenizer)
     assert len(set(own)) > 5
     assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "gpt2"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -60,7 +61,8 @@ def fit(
 ) -> tuple[StepwiseModule, Spy]:  # fmt: skip
     L.seed_everything(0, verbose=False)
     model = small_model(TOKENIZER, dropout=dropout).train()
-    data = CoTDataModule(TASK, TOKENIZER, DataConfig(batch_size=batch_size, num_workers=workers), 0, micro)
+    cfg = DataConfig(batch_size=batch_size, num_workers=workers)
+    data = CoTDataModule(TASK, TOKENIZER, cfg, 0, micro, schedule.unit, schedule.side)
     module = build(model, TOKENIZER, schedule, optimizer or OptimizerConfig(lr=1e-3), 0, steps)
     spy = Spy()
     trainer = L.Trainer(
@@ -105,6 +107,25 @@ def test_remove_all_beyond_resets_once(tmp_path) -> None:
     assert spy.removed == [0, 0, 1, 1, 2, 2] + [8] * 8
     assert [t for t, state in enumerate(spy.had_state) if not state] == [0, 2, 4, 6]
     assert not any((batch.part == Part.COT).any() for batch in module.__dict__["seen"][6:])
+
+
+@pytest.mark.parametrize("side,left", [("left", [8, 5, 0]), ("right", [8, 3, 0])])
+def test_reasoning_steps_leave_whole(tmp_path, side: str, left: list[int]) -> None:
+    """The longest CoT of 2x2 is `row` and `+ row`, of 3 and 5 tokens. One step leaves every 4 optimizer steps."""
+    module, spy = fit(tmp_path, Linear(delta=2, unit="step", side=side, smoothing=math.inf), steps=16, every_removed=1)
+    assert spy.removed == [8 - left[min(t // 4, 2)] for t in range(16)]
+    assert [t for t, state in enumerate(spy.had_state) if not state] == [0, 4, 8]
+    assert spy.validated == [(4, 0), (8, 8 - left[1]), (16, 8)]
+    full = module.data.encoded["train"]
+    stream = module.data.train_dataloader().stream
+    for t, batch in enumerate(module.__dict__["seen"]):
+        assert (
+            batch.length_of(Part.COT).tolist() == full.cot_left(t // 4, side)[stream.rows(batch.draw.numpy())].tolist()
+        )
+    offsets, _ = fit(tmp_path, Linear(delta=0, unit="step", side=side, smoothing=0.5), steps=8)
+    for batch in offsets.__dict__["seen"]:  # an offset is a whole number of steps as well
+        allowed = np.stack([full.cot_left(k, side)[stream.rows(batch.draw.numpy())] for k in range(3)])
+        assert (allowed == batch.length_of(Part.COT).numpy()).any(0).all()
 
 
 def test_learning_rate_warms_up_and_falls(tmp_path) -> None:
@@ -210,7 +231,7 @@ def test_checkpoints_keep_the_best_at_the_most_removed_tokens(tmp_path) -> None:
     best = torch.load(tmp_path / "best.ckpt", weights_only=True)
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     # Removed after the four epochs: 7, 8, 8, 8.
-    assert (best["global_step"], best["stepwise"]["removed_tokens"]) == (24, 8)
+    assert (best["global_step"], best["stepwise"]["removed"]) == (24, 8)
     assert last["global_step"] == 32
 
 
@@ -236,6 +257,17 @@ class Stop(Callback):
     def fail(self, trainer: L.Trainer, where: str) -> None:
         if (trainer.global_step, where) == (self.step, self.where):
             raise RuntimeError("stopped")
+
+
+def test_a_run_that_removes_steps_resumes(tmp_path) -> None:
+    kwargs: dict[str, Any] = {"steps": 20, "dropout": 0.2, "every_epochs": 1, "checkpoint_every": 3}
+    schedule = {"delta": "8/5", "unit": "step", "smoothing": 1.0}  # a step every fifth optimizer step
+    whole, _ = fit(tmp_path / "whole", Linear(**schedule), **kwargs)
+    with pytest.raises(RuntimeError, match="stopped"):
+        fit(tmp_path / "cut", Linear(**schedule), callbacks=(Stop(7, "inside"),), **kwargs)
+    resumed, spy = fit(tmp_path / "cut", Linear(**schedule), resume=str(tmp_path / "cut" / "last.ckpt"), **kwargs)
+    assert (len(spy.removed), spy.removed[-1]) == (14, 8)
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 STOPS = [

@@ -24,7 +24,7 @@ def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
         tokens[row, :total] = torch.arange(1, total + 1)
         part[row] = torch.tensor([0] * prompt + [1] * cot + [2] * answer + [3] * (width - total))
         position[row, :total] = torch.arange(total)
-    return CoTBatch(tokens, part.to(torch.int8), position, torch.arange(len(sizes)))
+    return CoTBatch(tokens, part.to(torch.int8), position, part == Part.COT, torch.arange(len(sizes)))
 
 
 def oracle(sizes: tuple[int, int, int], count: int, side: str) -> list[tuple[int, int, int]]:
@@ -51,6 +51,30 @@ def test_remove_is_what_a_loop_over_lists_does(rows, side: str, keep_position: b
         labels = [token if part else IGNORE for token, part, _ in left]
         assert out.labels[row].tolist() == labels + [IGNORE] * (out.tokens.shape[1] - n)
     assert out.draw.tolist() == list(range(len(sizes)))
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(1, 4), max_size=4), st.integers(0, 5)), min_size=1, max_size=5),
+    st.sampled_from(["left", "right"]),
+)
+def test_reasoning_steps_leave_whole(rows, side: str) -> None:
+    """Each row: tokens of its reasoning steps, and how many steps to remove."""
+    batch = make_batch([(2, sum(steps), 3) for steps, _ in rows])
+    batch.unit_start.zero_()
+    for row, (steps, _) in enumerate(rows):
+        batch.unit_start[row, [2 + sum(steps[:i]) for i in range(len(steps))]] = True
+    out = remove(batch, torch.tensor([count for _, count in rows]), side)
+    for row, (steps, count) in enumerate(rows):
+        # The same as removing the tokens of those steps.
+        gone = sum(steps[:count] if side == "left" else steps[max(0, len(steps) - count) :])
+        left = [token for token, _, _ in oracle((2, sum(steps), 3), gone, side)]
+        assert out.tokens[row, : len(left)].tolist() == left
+        assert out.attention_mask[row].sum() == len(left)
+        kept = max(0, len(steps) - count)
+        assert out.unit_start[row].sum() == kept
+    again = remove(remove(batch, 1, side), 2, side)
+    once = remove(batch, 3, side)
+    assert torch.equal(again.tokens * again.attention_mask, once.tokens * once.attention_mask)
 
 
 @given(st.lists(lengths, min_size=1, max_size=4), st.integers(0, 12), st.integers(0, 12))

@@ -1,5 +1,7 @@
 """Tokens and part boundaries, with the small tokenizer and with GPT-2's."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from transformers import AutoTokenizer
 
 from stepwise_pl.batch import Part
 from stepwise_pl.errors import UserError
-from stepwise_pl.tasks import Example, Multiplication
+from stepwise_pl.tasks import GSM8K, Example, Multiplication
 from stepwise_pl.tasks.base import ExampleList
-from stepwise_pl.tokenizing import build_tokenizer, encode
+from stepwise_pl.tasks.reading import parse_line
+from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode
 
 
 def parts_of(encoded, row: int) -> list[list[int]]:
@@ -43,9 +46,8 @@ def test_gpt2_ids_are_those_of_the_reference(gpt2_tokenizer, digits: int, cot: i
 
 
 def test_real_gsm8k_lines_encode_as_one_string(gpt2_tokenizer, shared_data) -> None:
-    from stepwise_pl.tasks.lines import read_lines
-
-    examples = read_lines(str(shared_data / "gsm8k" / "icot_valid.txt"), "task.validation")
+    lines = (shared_data / "gsm8k" / "icot_valid.txt").read_text(encoding="utf-8").splitlines()
+    examples = ExampleList(map(parse_line, lines))
     assert len(examples) == 500
     encoded = encode(examples, gpt2_tokenizer, "validation")
     eos = gpt2_tokenizer.eos_token
@@ -99,3 +101,49 @@ def test_messages_name_the_way_out(tmp_path) -> None:
         build_tokenizer(str(tmp_path / "nowhere"), ())
     with pytest.raises(UserError, match="no fixed set of words"):
         build_tokenizer("symbols", ())
+
+
+def units_of(encoded: EncodedExamples, row: int) -> list[list[int]]:
+    """The CoT's tokens, reasoning step by reasoning step."""
+    batch = encoded.collate(np.array([row]))
+    cot = batch.part[0] == Part.COT
+    tokens, starts = batch.tokens[0][cot].tolist(), batch.unit_start[0][cot].nonzero().flatten().tolist()
+    assert not batch.unit_start[0][~cot].any()
+    assert starts[:1] == ([0] if tokens else [])
+    return [tokens[a:b] for a, b in pairwise([*starts, len(tokens)])]
+
+
+@pytest.mark.parametrize("cot", ["equations", "natural_language"])
+def test_reasoning_steps_of_gsm8k_are_found_in_gpt2_tokens(gpt2_tokenizer, shared_data, cot: str) -> None:
+    source = str(shared_data / "gsm8k" / "openai_train.jsonl")
+    examples = GSM8K(train=source, test=None, test_size=200, validation_size=100, cot=cot).load()["test"]
+    encoded = encode(examples, gpt2_tokenizer, "test", by_step=True)
+    for row, e in enumerate(examples.slice(0, 200)):
+        units = units_of(encoded, row)
+        # An empty CoT is a token of white space with this tokenizer: one unit.
+        steps = [e.cot[a:b] for a, b in pairwise([*e.steps, len(e.cot)])] or [""]
+        assert [gpt2_tokenizer.decode(unit).strip() for unit in units] == [step.strip() for step in steps]
+        for removed in range(len(units) + 2):
+            left = {"left": units[removed:], "right": units[: max(0, len(units) - removed)]}
+            for side, rest in left.items():
+                assert encoded.cot_left(removed, side)[row] == sum(map(len, rest))
+        assert encoded.units[row] == len(units)
+    assert encoded.units.max() >= 4
+
+
+def test_reasoning_steps_with_the_small_tokenizer(tokenizer) -> None:
+    examples = Multiplication(digits=3, min_digits=1, train_size=200).load()["train"]
+    encoded = encode(examples, tokenizer, "train", by_step=True)
+    for row, e in enumerate(examples.slice(0, 200)):
+        steps = [e.cot[a:b].split() for a, b in pairwise([*e.steps, len(e.cot)])]
+        assert [tokenizer.convert_ids_to_tokens(unit) for unit in units_of(encoded, row)] == steps
+    assert set(encoded.units.tolist()) == {1, 2, 3}
+
+
+def test_a_cot_without_steps_is_refused_where_steps_are_removed(tokenizer) -> None:
+    examples = ExampleList([Example("1", "", "2"), Example.of_steps("1", ["2 + 3", "4"], "2"), Example("1", "2", "3")])
+    with pytest.raises(UserError, match=r"train example 3: its CoT has no reasoning steps.*task.step_start"):
+        encode(examples, tokenizer, "train", by_step=True)
+    encoded = encode(ExampleList(examples[:2]), tokenizer, "train", by_step=True)
+    assert encoded.units.tolist() == [0, 2]  # an empty CoT has none, and that is valid
+    assert encoded.cot_left(1).tolist() == [0, 1]

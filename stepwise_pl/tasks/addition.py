@@ -1,0 +1,80 @@
+"""Sums of several numbers, with the running sums as the chain of thought."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stepwise_pl.errors import require
+from stepwise_pl.registry import register
+from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
+
+
+@register("task")
+@dataclass
+class Addition(SampledTask):
+    """Sums of `operands` numbers of `digits` digits each, least significant digit first.
+
+    Example line for `operands=4, digits=3`, 123 + 456 + 789 + 111 = 1479:
+    `3 2 1 + 6 5 4 + 9 8 7 + 1 1 1||9 7 5 0 ; 8 6 3 1 #### 9 7 4 1`
+
+    The CoT is the sum of the first two operands, of the first three, and so on up to all
+    but the last; each is a reasoning step, and `;` begins every one but the first. These
+    sums and the answer have as many digits as the largest total there could be. The
+    leading digit of an operand is never zero.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    kind: str = "addition"
+    # At least 3: two have no running sum, so no CoT.
+    operands: int = 4
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(3 <= self.operands <= 20, "task.operands", self.operands, "must be between 3 and 20")
+        require(1 <= self.digits <= 20, "task.digits", self.digits, "must be between 1 and 20")
+
+    def symbols(self) -> tuple[str, ...]:
+        return (*"0123456789", "+", ";")
+
+    def cot_length_known(self) -> bool:
+        return True
+
+    def draw(self, rng: np.random.Generator) -> Problems:
+        """Digits [CHUNK, operands, digits]."""
+        digits = rng.integers(0, 10, (CHUNK, self.operands, self.digits), dtype=np.uint8)
+        digits[..., -1] = rng.integers(1, 10, (CHUNK, self.operands), dtype=np.uint8)
+        return digits
+
+    def render(self, problems: Problems) -> list[Example]:
+        width = len(str(self.operands * (10**self.digits - 1)))
+        sums = running_sums(problems, width)
+        prompts = spaced(_joined(problems, "+"))
+        cots = spaced(_joined(sums[:, 1:-1], ";"))
+        answers = spaced(digit_chars(sums[:, -1]))
+        # A space behind every character, and a `;` before the digits of every sum but the first.
+        steps = (0, *(2 * (i * (width + 1) - 1) for i in range(1, self.operands - 2)))
+        return [Example(x, z, y, steps) for x, z, y in zip(prompts, cots, answers, strict=True)]
+
+
+def running_sums(operands: Problems, width: int) -> npt.NDArray[np.int64]:
+    """Digits [n, operands, width] of the sum of the first operand, the first two, ..., of operand digits [n, operands, digits].
+
+    Digit by digit, so that no size of number is too large.
+    """
+    sums = np.zeros((*operands.shape[:2], width), np.int64)
+    sums[..., : operands.shape[2]] = np.cumsum(operands, axis=1)
+    for place in range(width - 1):
+        sums[..., place + 1] += sums[..., place] // 10
+        sums[..., place] %= 10
+    return sums
+
+
+def _joined(numbers: npt.NDArray[np.integer], symbol: str) -> npt.NDArray[np.uint8]:
+    """Digits [n, numbers, width] as characters [n, all], with `symbol` between the numbers."""
+    chars = np.pad(digit_chars(numbers), ((0, 0), (0, 0), (1, 0)), constant_values=ord(symbol))
+    return chars.reshape(len(chars), -1)[:, 1:]

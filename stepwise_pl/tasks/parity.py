@@ -1,0 +1,64 @@
+"""Parity of a string of bits, with the running parity as the chain of thought."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepwise_pl.errors import require
+from stepwise_pl.registry import register
+from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
+
+END = 2  # stands behind the last bit of a shorter string
+
+
+@register("task")
+@dataclass
+class Parity(SampledTask):
+    """Whether a string of `bits` bits holds an odd number of ones: 1 if it does, 0 if not.
+
+    Example line for `bits=4`:
+    `1 0 1 1||1 1 0 1 #### 1`
+
+    Token i of the CoT is the parity of the first i bits, so that it has as many tokens, and
+    reasoning steps, as there are bits; the last of them is the answer. Lengths drawn
+    uniformly (`min_bits` below `bits`) come equally often only as far as there are so many
+    different strings: of the 2**n strings of n bits each occurs once at most.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    kind: str = "parity"
+    bits: int = 16
+    # Lengths are drawn uniformly from min_bits to bits; null: all strings have `bits` bits.
+    min_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.bits <= 256, "task.bits", self.bits, "must be between 1 and 256")
+        if self.min_bits is not None:
+            require(1 <= self.min_bits <= self.bits, "task.min_bits", self.min_bits,
+                    f"must be between 1 and task.bits={self.bits}")  # fmt: skip
+
+    def symbols(self) -> tuple[str, ...]:
+        return ("0", "1")
+
+    def cot_length_known(self) -> bool:
+        return True
+
+    def draw(self, rng: np.random.Generator) -> Problems:
+        """Bits [CHUNK, bits], and `END` behind the last one."""
+        bits = rng.integers(0, 2, (CHUNK, self.bits), dtype=np.uint8)
+        length = rng.integers(self.min_bits or self.bits, self.bits + 1, (CHUNK, 1))
+        bits[np.arange(self.bits) >= length] = END
+        return bits
+
+    def render(self, problems: Problems) -> list[Example]:
+        prompts = spaced(np.where(problems == END, np.uint8(ord(" ")), digit_chars(problems)))
+        cots = spaced(digit_chars(np.cumsum(problems, axis=1) % 2))
+        out = []
+        for prompt, cot in zip(map(str.rstrip, prompts), cots, strict=True):
+            cot = cot[: len(prompt)]
+            out.append(Example(prompt, cot, cot[-1], tuple(range(0, len(cot), 2))))
+        return out

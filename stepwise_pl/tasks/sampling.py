@@ -1,0 +1,135 @@
+"""Generated problems: distinct ones out of an endless stream of draws, dealt out to the splits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stepwise_pl.errors import require
+from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
+
+Problems = npt.NDArray[Any]  # [problems, ...]; what a row means is the task's affair
+Keys = npt.NDArray[np.uint64]
+
+CHUNK = 1 << 14  # problems drawn at a time
+PATIENCE = 32  # after so many chunks with nothing new there are no more (half a million draws)
+EVERY = 5  # at most one prompt in this many goes to validation, and one to test
+LARGEST = {"train_size": 10_000_000, "validation_size": 1_000_000, "test_size": 1_000_000}
+
+
+@dataclass
+class SampledTask(Task):
+    """Problems drawn at random. A subclass says how they are drawn (`draw`) and how they read (`render`).
+
+    No prompt occurs twice, in one split or in two. Where there are too few distinct ones,
+    the splits come out smaller than asked for and the shortage is said. Validation and test
+    do not depend on `train_size`, and a smaller training set is the beginning of a larger.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    train_size: int = 50_000
+    validation_size: int = 1_000
+    test_size: int = 1_000
+    # Seed of the problems, apart from the run's seed: runs of different seeds share a test set.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, most in LARGEST.items():
+            value = getattr(self, key)
+            require(1 <= value <= most, f"task.{key}", value, f"must be between 1 and {most}")
+        require(self.seed >= 0, "task.seed", self.seed, "must be at least 0")
+
+    def draw(self, rng: np.random.Generator) -> Problems:
+        """The next `CHUNK` problems of the stream; [CHUNK, ...]."""
+        raise NotImplementedError
+
+    def keys(self, problems: Problems) -> Keys:
+        """One number per problem, the same for the same prompt; [n]. Problems with equal keys count as one."""
+        return row_keys(problems)
+
+    def render(self, problems: Problems) -> list[Example]:
+        """The texts of problems [n, ...]."""
+        raise NotImplementedError
+
+    def load(self, reserved: tuple[str, ...] = ()) -> Splits:
+        asked = {name: getattr(self, f"{name}_size") for name in SPLITS}
+        rng = np.random.default_rng(self.seed)
+        dealt = deal(distinct(lambda: self.draw(rng), self.keys, needed(asked)), asked)
+        splits = {name: Rendered(problems, self.render) for name, problems in dealt.items()}
+        return Splits(splits, shortages(splits, asked))
+
+
+class Rendered:
+    """A split of generated problems [problems, ...], whose texts are made when asked for."""
+
+    def __init__(self, problems: Problems, render: Callable[[Problems], list[Example]]) -> None:
+        self.problems, self.render = problems, render
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def slice(self, start: int, stop: int) -> list[Example]:
+        return self.render(self.problems[start:stop])
+
+
+def distinct(draw: Callable[[], Problems], keys: Callable[[Problems], Keys], count: int) -> Problems:
+    """The first `count` problems with different keys in a stream of chunks, in the order of first occurrence.
+
+    Fewer where the stream has no more, which is taken for granted after `PATIENCE` chunks
+    with nothing new. What comes first does not depend on `count`.
+    """
+    found: list[Problems] = []
+    seen = np.empty(0, np.uint64)  # sorted
+    idle = 0
+    while len(seen) < count and idle < PATIENCE:
+        problems = draw()
+        key, first = np.unique(keys(problems), return_index=True)
+        new = np.isin(key, seen, assume_unique=True, invert=True)
+        found.append(problems[np.sort(first[new])])
+        seen = np.sort(np.concatenate([seen, key[new]]), kind="stable")  # quick: two sorted runs
+        idle = 0 if new.any() else idle + 1
+    return np.concatenate(found)[:count]
+
+
+def needed(asked: dict[str, int]) -> int:
+    """How many distinct problems `deal` needs to fill every split."""
+    return max(sum(asked.values()), EVERY * asked["validation"], EVERY * asked["test"])
+
+
+def deal(problems: Problems, asked: dict[str, int]) -> dict[str, Problems]:
+    """Distinct problems [n, ...] dealt out in turn, by the names in `SPLITS`.
+
+    Of every `EVERY` one goes to validation and one to test, until those are full, and the
+    others to train: who goes where depends on the place in the stream alone.
+    """
+    turn = np.arange(len(problems)) % EVERY
+    split = np.zeros(len(problems), np.int8)
+    for number in (1, 2):
+        split[np.flatnonzero(turn == number)[: asked[SPLITS[number]]]] = number
+    return {name: problems[split == number][: asked[name]] for number, name in enumerate(SPLITS)}
+
+
+def row_keys(rows: npt.NDArray[np.uint8]) -> Keys:
+    """A hash of every row of small numbers [n, ...]; [n].
+
+    Two different rows share one about once in 2**60 pairs, which then costs a problem, no more.
+    """
+    flat = rows.reshape(len(rows), -1).astype(np.uint64)
+    weights = np.frombuffer(np.random.default_rng(0).bytes(8 * flat.shape[1]), np.uint64)
+    return np.asarray(flat @ weights)  # modulo 2**64
+
+
+def digit_chars(digits: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The characters of digits 0 to 9, as codes; same shape."""
+    return (digits + ord("0")).astype(np.uint8)
+
+
+def spaced(chars: npt.NDArray[np.uint8]) -> list[str]:
+    """Character codes [n, width] as n texts with a space between every two characters."""
+    out = np.full((len(chars), 2 * chars.shape[1] - 1), ord(" "), np.uint8)
+    out[:, ::2] = chars
+    return [str(text) for text in out.view(f"S{out.shape[1]}").ravel().astype(str)]

@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -50,9 +51,9 @@ def check(
     """
     report = Report()
     report.add(*(f"note: {note}" for note in splits.notes))
-    encoded = {}
+    encoded, steps = {}, {}
     for split in SPLITS:
-        _examples(report, split, splits[split], skip_malformed)
+        steps[split] = _examples(report, split, splits[split], skip_malformed)
         if len(splits[split]):
             try:
                 encoded[split] = encode(splits[split], tokenizer, split)
@@ -71,39 +72,41 @@ def check(
     for split, tokens in encoded.items():
         _lengths(report, split, tokens, positions)
     if "train" in encoded:
-        _suggest(report, encoded["train"], data)
+        _suggest(report, encoded["train"], steps["train"], data)
     return report
 
 
-def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> None:
-    """Counts, malformed lines and duplicates."""
+def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> int:
+    """Counts, malformed lines and duplicates. Returns the most reasoning steps of a CoT, 0 if some CoT has none."""
     malformed = examples.malformed if isinstance(examples, ExampleList) else []
     source = f" from {examples.source}" if isinstance(examples, ExampleList) else ""
-    texts = [example for chunk in chunks(examples) for example in chunk]
-    empty = sum(not example.cot for example in texts)
-    stepped = [len(example.steps) for example in texts if example.steps]
-    report.add("", f"{split}: {len(texts)} examples{source}")
+    cots, steps = 0, []
+    rows: dict[str, list[int]] = defaultdict(list)  # of each prompt
+    answers: list[str] = []
+    for chunk in chunks(examples):  # texts are not kept: a task may make millions
+        for example in chunk:
+            rows[normal(example.prompt)].append(len(answers))
+            answers.append(example.answer)
+            cots += bool(example.cot)
+            if example.steps:
+                steps.append(len(example.steps))
+    report.add("", f"{split}: {len(examples)} examples{source}")
     report.add(f"  malformed: {len(malformed)}", *(f"    {line}" for line in malformed))
-    report.add(f"  empty CoT (valid): {empty}")
-    if stepped:
-        report.add(
-            f"  reasoning steps: 1 to {max(stepped)}, {np.mean(stepped):.1f} on average (schedule.unit=step removes them whole)"
-        )
+    report.add(f"  empty CoT (valid): {len(examples) - cots}")
+    if steps:
+        counts = f"{min(steps)} to {max(steps)} a CoT, {np.mean(steps):.1f} on average, in {len(steps)} of {cots} CoTs"
+        report.add(f"  reasoning steps: {counts}")
     if malformed and not skip_malformed:
         report.stops.append(f"{split} has malformed lines (task.skip_malformed=true leaves them out)")
-    if not texts:
+    if not len(examples):
         report.stops.append(f"{split} has no example")
-    rows = defaultdict(list)
-    for index, example in enumerate(texts):
-        rows[normal(example.prompt)].append(index)
-    repeated = [same for same in rows.values() if len(same) > 1]
-    differ = [same for same in repeated if len({texts[index].answer for index in same}) > 1]
-    extra = f" ({sum(map(len, repeated)) - len(repeated)} examples too many), {len(differ)} with different answers"
+    repeated = [(prompt, same) for prompt, same in rows.items() if len(same) > 1]
+    differ = [(prompt, same) for prompt, same in repeated if len({answers[index] for index in same}) > 1]
+    extra = f" ({len(examples) - len(rows)} examples too many), {len(differ)} with different answers"
     report.add(f"  prompts that occur more than once: {len(repeated)}{extra if repeated else ''}")
-    for same in (differ or repeated)[:SHOWN]:
-        report.add(
-            f"    {', '.join(place(examples, split, index) for index in same[:4])}: {texts[same[0]].prompt[:80]!r}"
-        )
+    for prompt, same in (differ or repeated)[:SHOWN]:
+        report.add(f"    {', '.join(place(examples, split, index) for index in same[:4])}: {prompt[:80]!r}")
+    return max(steps, default=0) if len(steps) == cots else 0
 
 
 def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int) -> None:
@@ -157,26 +160,31 @@ def delta_for(epoch_size: int, examples_per_token: float) -> str:
     return str(math.floor(rate)) if rate >= 1 else f"1/{math.ceil(1 / rate)}"
 
 
-def _suggest(report: Report, train: EncodedExamples, data: DataConfig) -> None:
+def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfig) -> None:
+    """Cutoff, Δ and epochs; by reasoning step as well, if CoTs have up to `steps` of them."""
     epoch = data.epoch_size or len(train)
+    longest = int(train.cot_length.max())
     beyond = cutoff(train.cot_length)
-    removed = beyond or int(train.cot_length.max())
-    report.add("", f"suggested schedule, for epochs of {epoch} examples (Δ counts tokens per epoch)")
+    removed = beyond or longest
+    report.add("", f"suggested schedule, for epochs of {epoch} examples (Δ is per epoch)")
     if not removed:
         report.add("  there is no CoT to remove")
         return
     if beyond:
         report.add(
-            f"  cutoff: schedule.remove_all_beyond={beyond}; 95% of the CoTs are gone by then, the longest has {train.cot_length.max()}"
+            f"  cutoff: schedule.remove_all_beyond={beyond}; 95% of the CoTs are gone by then, the longest has {longest} tokens"
         )
+
+    def pace(prefix: str, units: int, examples_per_unit: float) -> str:
+        delta = delta_for(epoch, examples_per_unit)
+        removal = math.ceil(units / Fraction(delta))
+        return f"    {prefix}schedule.delta={delta} trainer.max_epochs={math.ceil(1.25 * removal)}  (removal takes {removal} epochs)"
+
     for name, per_token in PACES:
-        delta = delta_for(epoch, per_token)
-        numerator, _, denominator = delta.partition("/")
-        removal = math.ceil(removed * int(denominator or 1) / int(numerator))
-        report.add(
-            f"  as slow as the paper's {name}, {per_token:,.0f} examples per token:",
-            f"    schedule.delta={delta} trainer.max_epochs={math.ceil(1.25 * removal)}  (removal takes {removal} epochs)",
-        )
+        report.add(f"  as slow as the paper's {name}, {per_token:,.0f} examples per token:")
+        report.add(pace("", removed, per_token))
+        if steps:
+            report.add(pace("schedule.unit=step ", steps, per_token * longest / steps))
 
 
 def summary(stops: Sequence[str]) -> str:

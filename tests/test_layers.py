@@ -10,7 +10,8 @@ PACKAGE = Path(stepwise_pl.__file__).parent
 LAYERS = [
     # plain functions and small classes
     {"errors", "registry", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
-     "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks", "config"},
+     "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
+     "tasks.word_problems", "tasks", "config"},
     # torch and transformers
     {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation"},
     # Lightning

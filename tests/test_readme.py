@@ -1,7 +1,11 @@
 """Every command of the README composes; those that are quick offline run elsewhere in the tests."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +14,8 @@ from tests.conftest import REPO, command
 from tests.test_config import composed
 
 README = (REPO / "README.md").read_text()
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-    if line.strip()
-]
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
 
 def test_there_are_commands() -> None:
@@ -23,7 +23,7 @@ def test_there_are_commands() -> None:
     assert len(COMMANDS) > 10
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python")])
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python -m")])
 def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line)
     assert words[:2] == ["python", "-m"]
@@ -39,32 +39,36 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
             composed(*[f"{a.split('=')[0]}={v[i % len(v)]}" for a, v in zip(arguments, axes, strict=True)])
         return
     config = composed(*arguments, config_name=entry)
-    assert not isinstance(config, EvaluateConfig | ExportConfig) or config.run == "outputs/mine"
+    assert not isinstance(config, EvaluateConfig | ExportConfig) or config.run in ("outputs/mine", "outputs/sums")
 
 
 # What makes a documented training command short: few problems, two steps.
 SHORT = (
-    "task.train_size=300",
     "task.validation_size=20",
     "task.test_size=20",
     "trainer.max_steps=2",
     "optimizer.decay_steps=0",
     "data.batch_size=4",
 )
-NEEDS = {"trainer=gpu": "a GPU and the Hub"}
+NEEDS = {"trainer=gpu": "a GPU and the Hub", "task=gsm8k": "the Hub"}
 
 
 def test_offline_commands_run_in_the_order_they_stand(tmp_path) -> None:
     ran = []
-    for line in (c for c in COMMANDS if c.startswith("python") and not any(need in c for need in NEEDS)):
+    data = next(block for block in BLOCKS if "make_data.py" in block)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    made = subprocess.run(["bash", "-e"], input=data, cwd=tmp_path, text=True, capture_output=True, env={"PATH": path})
+    assert made.stdout.strip() == data.split("# ")[-1].strip(), made.stderr  # the line shown is the line made
+    for line in (c for c in COMMANDS if c.startswith("python -m") and not any(need in c for need in NEEDS)):
         entry, *arguments = shlex.split(line)[2:]
-        short = (
-            SHORT if entry == "stepwise_pl.train" else ("speed_problems=2",) if entry == "stepwise_pl.evaluate" else ()
+        generated = () if "task=file" in line else ("task.train_size=300",)
+        short = {"stepwise_pl.train": (*SHORT, *generated), "stepwise_pl.evaluate": ("speed_problems=2",)}.get(
+            entry, ()
         )
         short = () if "--help" in arguments else short
         command(entry.removeprefix("stepwise_pl."), *arguments, *short, cwd=tmp_path, PYTHONPATH=str(REPO))
         ran.append(line)
-    assert len(ran) >= 9
+    assert len(ran) >= 12
     assert (tmp_path / "outputs" / "my-model" / "model.safetensors").is_file()
     assert len(list((tmp_path / "outputs" / "mult4x4").iterdir())) == 3
 

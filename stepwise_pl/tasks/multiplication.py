@@ -10,6 +10,7 @@ import numpy.typing as npt
 from stepwise_pl.errors import one_of, require
 from stepwise_pl.registry import register
 from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
+from stepwise_pl.tasks.sampling import digit_chars, spaced
 
 Digits = npt.NDArray[np.uint8]
 
@@ -193,14 +194,14 @@ def render(operands: Digits) -> list[Example]:
         rows = np.flatnonzero((lengths == (first, second)).all(axis=1))
         a, b = operands[rows, 0, :first], operands[rows, 1, :second]
         cot, answer, steps = _cot_and_answer(a, b)
-        texts = zip(_text(_prompt(a, b)), _text(cot), _text(answer), strict=True)
+        texts = zip(*(spaced(np.concatenate(part, axis=1)) for part in (_prompt(a, b), cot, answer)), strict=True)
         for row, (x, z, y) in zip(rows, texts, strict=True):
             out[row] = Example(x, z, y, steps)
     return out
 
 
 def _prompt(a: Digits, b: Digits) -> list[Digits]:
-    return [_chars(a), _symbol("*", a), _chars(b)]
+    return [digit_chars(a), _symbol("*", a), digit_chars(b)]
 
 
 def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], tuple[int, ...]]:
@@ -220,10 +221,10 @@ def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], t
         steps.append(2 * sum(part.shape[1] for part in cot))  # a space behind every character
         if i > 0:
             cot.append(_symbol("+", a))
-        cot.append(_chars(row))
+        cot.append(digit_chars(row))
         if 0 < i < last:
-            cot += [_symbol("(", a), _chars(total[:, : row.shape[1]]), _symbol(")", a)]
-    return cot, [_chars(total)], tuple(steps)
+            cot += [_symbol("(", a), digit_chars(total[:, : row.shape[1]]), _symbol(")", a)]
+    return cot, [digit_chars(total)], tuple(steps)
 
 
 def _times_digit(a: Digits, digit: Digits) -> Digits:
@@ -247,20 +248,8 @@ def _add(total: Digits, row: Digits) -> Digits:
     return out
 
 
-def _chars(digits: Digits) -> Digits:
-    return digits + np.uint8(ord("0"))
-
-
 def _symbol(symbol: str, like: Digits) -> Digits:
     return np.full((len(like), 1), ord(symbol), np.uint8)
-
-
-def _text(columns: list[Digits]) -> list[str]:
-    """Character columns [n, width] each, side by side, with single spaces between characters."""
-    chars = np.concatenate(columns, axis=1)
-    spaced = np.full((len(chars), 2 * chars.shape[1] - 1), ord(" "), np.uint8)
-    spaced[:, ::2] = chars
-    return [str(text) for text in spaced.view(f"S{spaced.shape[1]}").ravel().astype(str)]
 
 
 def _lengths(operands: Digits) -> npt.NDArray[np.int64]:

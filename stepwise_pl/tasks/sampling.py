@@ -44,7 +44,7 @@ class SampledTask(Task):
         require(self.seed >= 0, "task.seed", self.seed, "must be at least 0")
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """The next `CHUNK` problems of the stream; [CHUNK, ...]."""
+        """The next problems of the stream, about `CHUNK` of them; [n, ...]."""
         raise NotImplementedError
 
     def keys(self, problems: Problems) -> Keys:

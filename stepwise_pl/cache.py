@@ -9,8 +9,10 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl import tasks, tokenizing
@@ -41,21 +43,31 @@ def encoded_splits(
     Raises:
         UserError: the data cannot be read or tokenised.
     """
-    if cache_dir is None:
-        encoded, notes = _encode(task, tokenizer, by_step)
-    else:
-        folder = Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
-        found = _read(folder)
-        if found is None:
-            started = time.monotonic()
-            found = _encode(task, tokenizer, by_step)
-            _write(found, folder)
+    found = None
+    folder = None if cache_dir is None else _folder(cache_dir, task, tokenizer, by_step)
+    if folder is not None:
+        found = _read(folder, by_step)
+    if found is None:
+        started = time.monotonic()
+        found = _encode(task, tokenizer, by_step)
+        if folder is not None and _write(found, folder, by_step):
             log.info("data tokenised in %.1f s, kept in %s", time.monotonic() - started, folder)
-            found = _read(folder) or found
-        encoded, notes = found
+            found = _read(folder, by_step) or found
+    encoded, notes = found
     for note in notes:
         log.warning("%s", note)
     return encoded
+
+
+def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Path | None:
+    """Where the entry is or will be; None if there can be none."""
+    try:
+        return Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
+    except RuntimeError as error:  # no such home
+        log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", cache_dir, first_line(error))
+    except TypeError:  # a task typed into a notebook has no source file to recognise it by
+        log.info("the task's source is not known, so its tokenised data is not kept")
+    return None
 
 
 def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> str:
@@ -86,7 +98,12 @@ def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> En
     return {split: encode(splits[split], tokenizer, split, by_step) for split in SPLITS}, splits.notes
 
 
-def _write(data: Encoded, folder: Path) -> None:
+def _arrays(by_step: bool) -> tuple[str, ...]:
+    return ARRAYS if by_step else ARRAYS[:-1]
+
+
+def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
+    """Make the entry. False, with a warning, if it cannot be written."""
     encoded, notes = data
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -94,25 +111,34 @@ def _write(data: Encoded, folder: Path) -> None:
             fresh = Path(temporary) / "entry"
             fresh.mkdir()
             for split, examples in encoded.items():
-                for name in ARRAYS:
-                    if (array := getattr(examples, name)) is not None:
-                        np.save(fresh / f"{split}.{name}.npy", array)
+                for name in _arrays(by_step):
+                    np.save(fresh / f"{split}.{name}.npy", getattr(examples, name))
             (fresh / NOTES).write_text(json.dumps(notes), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-            fresh.rename(folder)
-    except OSError as error:  # also: another process was faster
+            try:
+                fresh.rename(folder)
+            except OSError:  # there is one already
+                if _read(folder, by_step) is None:  # damaged; otherwise another process was faster
+                    shutil.rmtree(folder)
+                    fresh.rename(folder)
+    except OSError as error:
         log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", folder.parent, first_line(error))
+        return False
+    return True
 
 
-def _read(folder: Path) -> Encoded | None:
+def _read(folder: Path, by_step: bool) -> Encoded | None:
     """The entry, mapped into memory; None if it is not there or damaged."""
 
-    def array(split: str, name: str) -> np.ndarray:
-        return np.asarray(np.load(folder / f"{split}.{name}.npy", mmap_mode="r"))
+    def array(split: str, name: str) -> npt.NDArray[Any]:
+        return np.asarray(np.lib.format.open_memmap(folder / f"{split}.{name}.npy", mode="r"))
 
     try:
-        notes = tuple(json.loads((folder / NOTES).read_text(encoding="utf-8")))
-        names = [name for name in ARRAYS if (folder / f"{SPLITS[0]}.{name}.npy").exists()]
-        return {split: EncodedExamples(**{name: array(split, name) for name in names}) for split in SPLITS}, notes
-    except (OSError, ValueError):
+        notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+        if not isinstance(notes, list):
+            return None
+        encoded = {
+            split: EncodedExamples(**{name: array(split, name) for name in _arrays(by_step)}) for split in SPLITS
+        }
+        return encoded, tuple(map(str, notes))
+    except Exception:  # whatever is wrong with it, it is made anew
         return None

@@ -16,14 +16,16 @@ def check_data(config: CheckDataConfig) -> None:
     from stepwise_pl.tokenizing import build_tokenizer
 
     task = config.task
-    tokenizer = build_tokenizer(config.model.tokenizer, task.symbols())
+    nothing_read = isinstance(task, FileTask) and not len(task.read()["train"])
+    tokenizer = build_tokenizer(config.model.tokenizer, ("0",) if nothing_read else task.symbols())
     reserved = (str(tokenizer.eos_token),)
     positions = positions_of(config.model)
     if isinstance(task, FileTask):  # as it is, with what `load` would refuse
-        splits, allowed = task.read(reserved), (task.skip_malformed, task.allow_overlap)
+        report = check(task.read(reserved), tokenizer, positions, config.data, task.skip_malformed, task.allow_overlap)
+        if (problem := task.too_few(reserved)) is not None:
+            report.stops.append(problem)
     else:
-        splits, allowed = task.load(reserved), (False, False)
-    report = check(splits, tokenizer, positions, config.data, *allowed)
+        report = check(task.load(reserved), tokenizer, positions, config.data)
     cli.say("\n".join([*report.lines, "", summary(report.stops)]))
     if report.stops:
         raise SystemExit(1)

@@ -162,7 +162,7 @@ def delta_for(epoch_size: int, examples_per_token: float) -> str:
 
 def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfig) -> None:
     """Cutoff, Δ and epochs; by reasoning step as well, if CoTs have up to `steps` of them."""
-    epoch = data.epoch_size or len(train)
+    epoch = data.steps_per_epoch(len(train)) * data.batch_size
     longest = int(train.cot_length.max())
     beyond = cutoff(train.cot_length)
     removed = beyond or longest

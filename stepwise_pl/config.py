@@ -70,6 +70,10 @@ class DataConfig:
     # STEPWISE_PL_CACHE sets the default.
     cache_dir: str | None = field(default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl"))
 
+    def steps_per_epoch(self, train_examples: int) -> int:
+        """T: optimizer steps in an epoch, at least 1."""
+        return max(1, (self.epoch_size or train_examples) // self.batch_size)
+
     def __post_init__(self) -> None:
         require(self.length_pool >= 1, "data.length_pool", self.length_pool, "must be at least 1")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")

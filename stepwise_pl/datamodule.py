@@ -232,7 +232,7 @@ class CoTDataModule(L.LightningDataModule):
         if self.encoded:
             return self
         self.encoded = encoded_splits(self.task, self.tokenizer, self.unit == "step", self.data.cache_dir)
-        self.steps_per_epoch = max(1, (self.data.epoch_size or len(self.encoded["train"])) // self.data.batch_size)
+        self.steps_per_epoch = self.data.steps_per_epoch(len(self.encoded["train"]))
         self.limits = Limits.of(self.encoded, self.side)
         return self
 

@@ -9,6 +9,14 @@ class UserError(Exception):
     Entry points print it without a traceback and exit with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text in one line: line breaks, control characters and half characters (all of which data may hold) escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 def one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise `UserError` unless `value` is one of `allowed`."""

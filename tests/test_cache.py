@@ -246,8 +246,10 @@ def test_a_cache_that_cannot_be_written(task, tok, tmp_path: Path, caplog, where
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_home_that_is_not_known(task, tok, caplog) -> None:
+def test_a_home_that_is_not_known(task, tok, tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     splits = encoded_splits(task, tok, cache_dir="~nobody_of_this_name/cache")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.txt"]
     assert arrays(splits) == arrays(encoded_splits(again(task), tok))
     assert any("cache_dir" in message for message in caplog.messages)
 

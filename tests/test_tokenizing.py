@@ -10,8 +10,7 @@ from transformers import AutoTokenizer
 from stepwise_pl.batch import Part
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import GSM8K, Example, Multiplication
-from stepwise_pl.tasks.base import ExampleList
-from stepwise_pl.tasks.reading import parse_line
+from stepwise_pl.tasks.base import ExampleList, parse_line
 from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode
 
 

@@ -34,6 +34,21 @@ class Example(NamedTuple):
         return f"{self.prompt}||{self.cot} #### {self.answer}"
 
 
+def parse_line(line: str) -> Example:
+    """Split one line `prompt||cot #### answer` into its parts. Raises `ValueError` with the reason if it cannot be."""
+    prompt, bar, rest = line.partition("||")
+    if not bar:
+        raise ValueError("no '||' between prompt and CoT")
+    if "||" in rest:
+        raise ValueError("'||' occurs more than once")
+    cot, mark, answer = rest.partition("####")
+    if not mark:
+        raise ValueError("no '####' before the answer")
+    if "####" in answer:
+        raise ValueError("'####' occurs more than once")
+    return Example(prompt.strip(), cot.strip(), answer.strip())
+
+
 class Examples(Protocol):
     """A split. Texts are made when asked for, so that 808,000 examples need little memory."""
 
@@ -145,10 +160,18 @@ def write_lines(examples: Examples, path: Path) -> None:
         for chunk in chunks(examples):
             for index, example in enumerate(chunk):
                 line = example.line()
-                if "\n" in line or line.count("||") != 1 or (example.cot + example.answer).count("####"):
+                if "\n" in line or not _holds(line, example):
                     raise UserError(
                         f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', which a line of "
                         "text cannot"
                     )
                 file.write(line + "\n")
             done += len(chunk)
+
+
+def _holds(line: str, example: Example) -> bool:
+    """Whether the line is read back as the example, reasoning steps aside."""
+    try:
+        return parse_line(line) == example._replace(steps=())
+    except ValueError:
+        return False

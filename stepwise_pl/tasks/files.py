@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from stepwise_pl.errors import UserError, require
+from stepwise_pl.errors import UserError, printable, require
 from stepwise_pl.registry import register
-from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Splits, Task
-from stepwise_pl.tasks.reading import Record, Source, field_steps, field_text, parse_line
+from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line
+from stepwise_pl.tasks.reading import Record, Source, field_steps, field_text
 
 log = logging.getLogger(__name__)
 
+HELD_OUT = ("test", "validation")  # test first, so that it does not depend on validation
 SHOWN = 100  # malformed lines listed before a run is refused; check_data lists all
 
 
@@ -43,7 +44,7 @@ class FileTask(Task):
     def __post_init__(self) -> None:
         for key in ("validation_size", "test_size"):
             require(getattr(self, key) >= 0, f"task.{key}", getattr(self, key), "must be at least 0")
-        self._read: dict[tuple[str, ...], Splits] = {}  # files are read once for all that ask
+        self._read: dict[tuple[str, ...], dict[str, ExampleList]] = {}  # files are read once for all that ask
 
     def columns(self) -> tuple[str, ...]:
         """The columns of a table that `example` reads."""
@@ -54,13 +55,12 @@ class FileTask(Task):
         raise NotImplementedError
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
-        splits = self.read(reserved)
-        notes = list(splits.notes)
-        for split, examples in splits.items():
-            assert isinstance(examples, ExampleList)
+        notes = []
+        found = self._found(reserved)
+        for split, examples in found.items():
             if examples.malformed and not self.skip_malformed:
-                for place in examples.malformed[:SHOWN]:
-                    log.error("%s", place)
+                for line in examples.malformed[:SHOWN]:
+                    log.error("%s", line)
                 if len(examples.malformed) > SHOWN:
                     log.error("... and %d more", len(examples.malformed) - SHOWN)
                 raise UserError(
@@ -71,6 +71,10 @@ class FileTask(Task):
                 notes.append(f"{examples.source}: skipped {len(examples.malformed)} malformed {examples.unit}s")
             if not examples:
                 raise UserError(f"task.{split}={examples.source}: no example in it")
+        if (problem := self.too_few(reserved)) is not None:
+            raise UserError(problem)
+        splits = self.read(reserved)
+        notes += splits.notes
         for one, other, shared in overlaps(splits):
             if not self.allow_overlap:
                 raise UserError(
@@ -81,32 +85,38 @@ class FileTask(Task):
         return Splits(splits, notes)
 
     def read(self, reserved: tuple[str, ...] = ()) -> Splits:
-        """What is there, with malformed lines listed in each `ExampleList` and not refused.
+        """What is there, however little: malformed lines are listed in each `ExampleList`, not refused.
 
         Raises:
-            UserError: a file cannot be read at all, or too little is left of train.
+            UserError: a file cannot be read at all.
         """
-        if reserved not in self._read:
-            self._read[reserved] = self._read_files(reserved)
-        return self._read[reserved]
-
-    def _read_files(self, reserved: tuple[str, ...]) -> Splits:
-        found = {split: self._read_file(split, source, reserved) for split, source in self._sources()}
+        found = dict(self._found(reserved))
         notes = []
-        # The test set is taken out first, so that it does not depend on validation.
-        for split, size in (("test", self.test_size), ("validation", self.validation_size)):
-            if split in found:
-                continue
-            if not size:
-                raise UserError(
-                    f"task.{split} is not set: give a file, or task.{split}_size=N to hold N prompts of train out"
-                )
-            there = len({normal(example.prompt) for example in found["train"]})
-            require(2 * size <= there, f"task.{split}_size", size,
-                    f"must be at most half of the {there} prompts of {found['train'].source}, or give a file with task.{split}=")  # fmt: skip
+        for split in (split for split in HELD_OUT if split not in found):
+            size = min(getattr(self, f"{split}_size"), len(prompts(found["train"])) // 2)
             found["train"], found[split] = hold_out(found["train"], size, split)
             notes.append(f"{split}: {len(found[split])} examples held out of {found['train'].source}")
         return Splits({split: found[split] for split in SPLITS}, notes)
+
+    def too_few(self, reserved: tuple[str, ...] = ()) -> str | None:
+        """What to say if train has too few prompts to hold out as many as asked for."""
+        found = self._found(reserved)
+        there = len(prompts(found["train"]))
+        for split in (split for split in HELD_OUT if split not in found):
+            size = getattr(self, f"{split}_size")
+            if 2 * size > there:
+                return (
+                    f"task.{split}_size={size}: must be at most half of the {there} prompts of {found['train'].source} "
+                    f"that it is taken from, or give a file with task.{split}="
+                )
+            there -= size
+        return None
+
+    def _found(self, reserved: tuple[str, ...]) -> dict[str, ExampleList]:
+        """The examples of the splits that have a source of their own."""
+        if reserved not in self._read:
+            self._read[reserved] = {name: self._read_file(source, reserved) for name, source in self._sources()}
+        return self._read[reserved]
 
     def _sources(self) -> list[tuple[str, Source]]:
         """The splits that have a source of their own."""
@@ -115,9 +125,14 @@ class FileTask(Task):
                 "task.train is not set: give a .txt, .jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
             )
         named = [(split, getattr(self, split)) for split in SPLITS]
+        for split, name in named:
+            if name is None and not getattr(self, f"{split}_size"):
+                raise UserError(
+                    f"task.{split} is not set: give a file, or task.{split}_size=N to hold N prompts of train out"
+                )
         return [(split, Source(name, f"task.{split}", self.columns())) for split, name in named if name is not None]
 
-    def _read_file(self, split: str, source: Source, reserved: tuple[str, ...]) -> ExampleList:
+    def _read_file(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
         examples = ExampleList(source=source.name, unit=source.unit)
         for number, record in source.records():
             try:
@@ -126,7 +141,7 @@ class FileTask(Task):
                 example = self.example(record)
                 _check(example, reserved)
             except ValueError as error:
-                examples.malformed.append(f"{source.unit} {number}: {error}")
+                examples.malformed.append(printable(f"{source.unit} {number}: {error}"))
             else:
                 examples.append(example)
                 examples.numbers.append(number)
@@ -137,8 +152,19 @@ class FileTask(Task):
 
     def symbols(self) -> tuple[str, ...]:
         """The words of the training set, so that the small tokenizer fits any data of few distinct words."""
-        train = self.read()["train"]
-        return tuple(sorted({word for e in train.slice(0, len(train)) for text in e[:3] for word in text.split()}))
+        if not self.read()["train"]:
+            self.load()  # says why
+        return tuple(
+            sorted(
+                {
+                    word
+                    for chunk in chunks(self.read()["train"])
+                    for e in chunk
+                    for text in e[:3]
+                    for word in text.split()
+                }
+            )
+        )
 
 
 @register("task")
@@ -188,15 +214,19 @@ def normal(prompt: str) -> str:
     return " ".join(prompt.split())
 
 
+def prompts(examples: Examples) -> dict[str, None]:
+    """The distinct prompts of a split, in order."""
+    return dict.fromkeys(normal(example.prompt) for chunk in chunks(examples) for example in chunk)
+
+
 def hold_out(examples: ExampleList, size: int, salt: str) -> tuple[ExampleList, ExampleList]:
     """What is kept, and the examples of `size` distinct prompts, chosen by a hash of their text."""
 
     def rank(prompt: str) -> bytes:
         return hashlib.blake2b(prompt.encode(), key=salt.encode()).digest()
 
-    prompts = [normal(example.prompt) for example in examples]
-    chosen = set(sorted(set(prompts), key=rank)[:size])
-    inside = [prompt in chosen for prompt in prompts]
+    chosen = set(sorted(prompts(examples), key=rank)[:size])
+    inside = [normal(example.prompt) in chosen for example in examples]
     kept, held = examples.where([not here for here in inside]), examples.where(inside)
     kept.malformed = examples.malformed
     return kept, held
@@ -204,11 +234,9 @@ def hold_out(examples: ExampleList, size: int, salt: str) -> tuple[ExampleList, 
 
 def overlaps(splits: Splits) -> Iterable[tuple[str, str, list[str]]]:
     """Every two splits that share prompts, and which."""
-    prompts = {}
-    for split, examples in splits.items():
-        prompts[split] = dict.fromkeys(normal(example.prompt) for example in examples.slice(0, len(examples)))
+    of = {split: prompts(examples) for split, examples in splits.items()}
     for one, other in combinations(SPLITS, 2):
-        if shared := [prompt for prompt in prompts[other] if prompt in prompts[one]]:
+        if shared := [prompt for prompt in of[other] if prompt in of[one]]:
             yield one, other, shared
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from stepwise_pl.errors import one_of
 from stepwise_pl.registry import register
-from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.base import Example, parse_line
 from stepwise_pl.tasks.files import FileTask, with_steps
-from stepwise_pl.tasks.reading import Record, field_text, parse_line
+from stepwise_pl.tasks.reading import Record, field_text
 
 EQUATION = re.compile(r"<<.*?>>")
 

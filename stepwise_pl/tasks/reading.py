@@ -4,12 +4,13 @@ import csv
 import hashlib
 import io
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from stepwise_pl.errors import UserError, first_line
-from stepwise_pl.tasks.base import Example
 
 HUB = "hub:"
 # A line of the line format, a row of a table, or why it is neither.
@@ -90,6 +91,7 @@ class Source:
     def _csv(self) -> Iterator[tuple[int, Record]]:
         # Bytes that are no UTF-8 become lone surrogates here, so that only their own row is malformed.
         text = io.StringIO(self._bytes().decode("utf-8", errors="surrogateescape"), newline="")
+        csv.field_size_limit(sys.maxsize)
         rows = csv.reader(text, delimiter="\t" if self.format == "tsv" else ",", strict=True)
         header: list[str] | None = None
         number = 1
@@ -101,22 +103,24 @@ class Source:
             except csv.Error as error:
                 if header is None:
                     raise self._error(f"the header cannot be read ({error})") from None
-                yield number, ValueError(str(error))
+                on = f"; the row goes on to line {rows.line_num}" if rows.line_num > number else ""
+                yield number, ValueError(f"{error}{on}")
                 number = rows.line_num + 1
                 continue
-            if header is None:
+            if not any(cell.strip() for cell in cells):
+                pass  # a blank line
+            elif header is None:
                 header = [name.strip() for name in cells]
                 self._require_columns(header)
-            elif len(cells) != len(header) and cells:
+            elif len(cells) != len(header):
                 yield number, ValueError(f"{len(cells)} fields where the header has {len(header)}")
             elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
                 yield number, ValueError("invalid UTF-8")
-            elif any(cell.strip() for cell in cells):
+            else:
                 yield number, dict(zip(header, cells, strict=True))
             number = rows.line_num + 1
 
     def _parquet(self) -> Iterator[tuple[int, Record]]:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         number = 0
@@ -124,15 +128,21 @@ class Source:
             with pq.ParquetFile(io.BytesIO(self._bytes())) as file:
                 self._require_columns(file.schema_arrow.names)
                 for batch in file.iter_batches(columns=list(self.columns)):
-                    for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020
+                    for number, row in enumerate(_table_rows(batch), start=number + 1):  # noqa: B020
                         yield number, row
-        except (pa.ArrowException, OSError) as error:
+                if number != file.metadata.num_rows:
+                    raise self._error(
+                        f"cannot be read as Parquet ({number} of {file.metadata.num_rows} rows are there)"
+                    )
+        except UserError:
+            raise
+        except Exception as error:  # pyarrow raises whatever its parts do
             raise self._error(f"cannot be read as Parquet ({first_line(error)})") from None
 
     def _hub(self) -> Iterator[tuple[int, Record]]:
         number = 0
         for batch in self._hub_table().to_batches():
-            for number, row in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020
+            for number, row in enumerate(_table_rows(batch), start=number + 1):  # noqa: B020
                 yield number, row
 
     def _hub_table(self) -> Any:
@@ -144,7 +154,9 @@ class Source:
 
         datasets.disable_progress_bars()
         try:
-            data = datasets.load_dataset(name, *rest[:-1], split=rest[-1])
+            # What `datasets` keeps of a local folder may be older than the folder.
+            mode = "force_redownload" if Path(name).is_dir() else "reuse_dataset_if_exists"
+            data = datasets.load_dataset(name, *rest[:-1], split=rest[-1], download_mode=mode)
         except Exception as error:
             raise self._error(
                 f"cannot be loaded ({first_line(error)}); without network give files: task.train=<file>, and so on"
@@ -157,6 +169,18 @@ READERS = {
     "txt": Source._lines, "jsonl": Source._jsonl, "json": Source._jsonl, "ndjson": Source._jsonl,
     "csv": Source._csv, "tsv": Source._csv, "parquet": Source._parquet, "hub": Source._hub,
 }  # fmt: skip
+
+
+def _table_rows(batch: Any) -> Iterator[Record]:
+    """The rows of a pyarrow RecordBatch."""
+    try:
+        yield from batch.to_pylist()
+    except Exception:  # of whatever kind: some value is none (invalid UTF-8, a date out of range); say which row's
+        for index in range(len(batch)):
+            try:
+                yield {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+            except Exception as error:
+                yield ValueError(first_line(error))
 
 
 class _HashSink(io.RawIOBase):
@@ -193,21 +217,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def parse_line(line: str) -> Example:
-    """Split one line `prompt||cot #### answer` into its parts. Raises `ValueError` with the reason if it cannot be."""
-    prompt, bar, rest = line.partition("||")
-    if not bar:
-        raise ValueError("no '||' between prompt and CoT")
-    if "||" in rest:
-        raise ValueError("'||' occurs more than once")
-    cot, mark, answer = rest.partition("####")
-    if not mark:
-        raise ValueError("no '####' before the answer")
-    if "####" in answer:
-        raise ValueError("'####' occurs more than once")
-    return Example(prompt.strip(), cot.strip(), answer.strip())
-
-
 def field_text(row: Mapping[str, Any], name: str) -> str:
     """A field of a row as text; numbers are written out. Raises `ValueError` with the reason if it is no text."""
     if name not in row:
@@ -228,8 +237,8 @@ def field_steps(row: Mapping[str, Any], name: str) -> list[str] | str:
 
 
 def _as_text(value: Any, what: str) -> str:
-    if isinstance(value, float) and value != value:
-        raise ValueError(f"{what} is not a number (NaN)")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what} is not a number ({value})")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{what} is {'null' if value is None else type(value).__name__}, not text")
     return str(value)

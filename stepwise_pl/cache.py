@@ -65,7 +65,7 @@ def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_s
         return Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
     except RuntimeError as error:  # no such home
         log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", cache_dir, first_line(error))
-    except TypeError:  # a task typed into a notebook has no source file to recognise it by
+    except (TypeError, OSError):  # a task typed into a notebook has no source file to recognise it by
         log.info("the task's source is not known, so its tokenised data is not kept")
     return None
 

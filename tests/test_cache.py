@@ -187,10 +187,12 @@ def test_the_key_changes_with_the_code_of_a_task_from_elsewhere(task, tok, tmp_p
     assert keys[0] != cache_key(task, tok, False)
 
 
-def test_a_task_without_a_source_file_can_be_used(task, tok, tmp_path: Path, monkeypatch) -> None:
-    names: dict[str, type[Files]] = {"__name__": "typed_in"}  # as in a notebook
-    exec(MODULE, names)  # type: ignore[arg-type]
-    mine = names["Mine"](**dataclasses.asdict(task) | {"kind": "mine"})
+@pytest.mark.parametrize("module", ["__main__", "typed_in"])
+def test_a_task_without_a_source_file_can_be_used(task, tok, tmp_path: Path, monkeypatch, module: str) -> None:
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)  # as in a notebook
+    names: dict[str, object] = {"__name__": module}
+    exec(MODULE, names)
+    mine = names["Mine"](**dataclasses.asdict(task) | {"kind": "mine"})  # type: ignore[operator]
     assert arrays(encoded_splits(mine, tok, cache_dir=str(tmp_path / "cache"))) == arrays(encoded_splits(mine, tok))
 
 

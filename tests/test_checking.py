@@ -279,6 +279,34 @@ def test_check_data_stops_where_training_would(case: Bad | Good, tmp_path: Path,
         assert outcome != "trains"
 
 
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"bad\n" * 12, "line 12: no '||'"),
+        (b"bad\nq||s #### 1\n", "line 1: no '||'"),
+        (b"\n", "no example"),
+        (b"q||s #### 1\nr||s #### 1\n", "task.test_size=3: must be at most half of the 2 prompts"),
+        (
+            b"".join(b"q%d||s #### 1\n" % i for i in range(8)),
+            "task.validation_size=3: must be at most half of the 5 prompts",
+        ),
+    ],
+    ids=["all bad", "one bad", "empty", "test", "validation"],
+)
+@pytest.mark.parametrize("tokenizer", ["symbols", "bytes"])
+def test_too_few_to_hold_out_stops_both(
+    tmp_path: Path, byte_folder, capsys, tokenizer, content: bytes, message: str
+) -> None:
+    task = Files(train=str(written(tmp_path / "x.txt", content)), test_size=3, validation_size=3)
+    model = ModelConfig(tokenizer="symbols" if tokenizer == "symbols" else str(byte_folder))
+    with pytest.raises(SystemExit) as stop:
+        check_data(CheckDataConfig(task=task, model=model))
+    assert stop.value.code == 1
+    assert message in capsys.readouterr().out
+    with pytest.raises(UserError, match="x.txt"):
+        task.load(("<eos>",))
+
+
 def test_the_real_data_with_the_real_command(shared_data: Path) -> None:
     gsm8k = shared_data / "gsm8k"
     out = command(

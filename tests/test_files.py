@@ -277,14 +277,18 @@ def test_what_is_odd_but_valid_is_read(tmp_path: Path, case: Good) -> None:
     assert [example.prompt for example in task.load(RESERVED)["train"].slice(0, 99)] == case.prompts
 
 
-@pytest.mark.parametrize("rows", [b'"r,s,2\nt,s,3\nu,s,4\n', b'"r,s,2\nt,s,3\nu,"s",4\n'], ids=["never", "late"])
-def test_rows_swallowed_by_an_open_quote_are_told(tmp_path: Path, rows: bytes) -> None:
+@pytest.mark.parametrize(
+    "rows,last",
+    [(b'"r,s,2\nt,s,3\nu,s,4\n', 5), (b'"r,s,2\nt,s,3\nu,"s",4\n', 5), (b'"r,s,2\nt,s,3"\nu,s,4\n', 4)],
+    ids=["never closed", "closed in a cell", "closed at the end"],
+)
+def test_rows_swallowed_by_an_open_quote_are_told(tmp_path: Path, rows: bytes, last: int) -> None:
     path = written(tmp_path / "x.csv", HEAD + b"q,s,1\n" + rows)
     try:
         told = with_splits(tmp_path, str(path), skip_malformed=True).load().notes[0] + "; ".join(read(path).malformed)
     except UserError as error:
         told = str(error)
-    assert re.search(r"line 3\b.*\b5\b|lines 3.*\b5\b", told), told  # "line 3: ... (to line 5)", or so
+    assert re.search(rf"lines? 3\b.*\bline {last}\b", told), told  # "line 3: ...; the row goes on to line 5", or so
 
 
 def test_all_that_is_malformed_is_counted_and_the_first_named(tmp_path: Path, caplog) -> None:

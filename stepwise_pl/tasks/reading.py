@@ -92,33 +92,26 @@ class Source:
         # Bytes that are no UTF-8 become lone surrogates here, so that only their own row is malformed.
         text = io.StringIO(self._bytes().decode("utf-8", errors="surrogateescape"), newline="")
         csv.field_size_limit(sys.maxsize)
-        rows = csv.reader(text, delimiter="\t" if self.format == "tsv" else ",", strict=True)
-        header: list[str] | None = None
-        number = 1
-        while True:
-            try:
-                cells = next(rows)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                if header is None:
-                    raise self._error(f"the header cannot be read ({error})") from None
-                on = f"; the row goes on to line {rows.line_num}" if rows.line_num > number else ""
-                yield number, ValueError(f"{error}{on}")
-                number = rows.line_num + 1
-                continue
-            if not any(cell.strip() for cell in cells):
-                pass  # a blank line
-            elif header is None:
+        rows = _rows(csv.reader(text, delimiter="\t" if self.format == "tsv" else ",", strict=True))
+        header: list[str] = []
+        for first, last, cells in rows:
+            if isinstance(cells, ValueError):
+                problem = str(cells)
+            elif not header:
                 header = [name.strip() for name in cells]
                 self._require_columns(header)
+                continue
             elif len(cells) != len(header):
-                yield number, ValueError(f"{len(cells)} fields where the header has {len(header)}")
+                problem = f"{len(cells)} fields where the header has {len(header)}"
             elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
-                yield number, ValueError("invalid UTF-8")
+                problem = "invalid UTF-8"
             else:
-                yield number, dict(zip(header, cells, strict=True))
-            number = rows.line_num + 1
+                yield first, dict(zip(header, cells, strict=True))
+                continue
+            if not header:
+                raise self._error(f"the header cannot be read ({problem})")
+            # How far it goes, because a quote that is not closed swallows rows.
+            yield first, ValueError(f"{problem}{f' (the row ends on line {last})' if last > first else ''}")
 
     def _parquet(self) -> Iterator[tuple[int, Record]]:
         import pyarrow.parquet as pq
@@ -169,6 +162,21 @@ READERS = {
     "txt": Source._lines, "jsonl": Source._jsonl, "json": Source._jsonl, "ndjson": Source._jsonl,
     "csv": Source._csv, "tsv": Source._csv, "parquet": Source._parquet, "hub": Source._hub,
 }  # fmt: skip
+
+
+def _rows(reader: Any) -> Iterator[tuple[int, int, list[str] | ValueError]]:
+    """The rows of a `csv.reader` that are not blank: first line, last line, and the cells or why there are none."""
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield first, reader.line_num, ValueError(str(error))
+        else:
+            if any(cell.strip() for cell in cells):
+                yield first, reader.line_num, cells
 
 
 def _table_rows(batch: Any) -> Iterator[Record]:

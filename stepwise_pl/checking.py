@@ -64,7 +64,8 @@ def check(
     shared = list(overlaps(splits))
     for one, other, prompts in shared:
         report.add(
-            f"  {one} and {other}: {len(prompts)} prompts", *(f"    {prompt[:100]!r}" for prompt in prompts[:SHOWN])
+            f"  {one} and {other}: {len(prompts)} prompts{'; a test on what was trained on says nothing' if one == 'train' else ''}",
+            *(f"    {prompt[:100]!r}" for prompt in prompts[:SHOWN]),
         )
     report.add(*([] if shared else ["  none"]))
     if shared and not allow_overlap:
@@ -172,7 +173,7 @@ def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfi
         return
     if beyond:
         report.add(
-            f"  cutoff: schedule.remove_all_beyond={beyond}; 95% of the CoTs are gone by then, the longest has {longest} tokens"
+            f"  cutoff: schedule.remove_all_beyond={beyond} (tokens); 95% of the CoTs are gone by then, the longest has {longest}"
         )
 
     def pace(prefix: str, units: int, examples_per_unit: float) -> str:
@@ -182,7 +183,7 @@ def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfi
 
     for name, per_token in PACES:
         report.add(f"  as slow as the paper's {name}, {per_token:,.0f} examples per token:")
-        report.add(pace("", removed, per_token))
+        report.add(pace(f"schedule.remove_all_beyond={beyond} " if beyond else "", removed, per_token))
         if steps:
             report.add(pace("schedule.unit=step ", steps, per_token * longest / steps))
 

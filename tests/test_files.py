@@ -550,6 +550,7 @@ def one_error(*arguments: str) -> str:
     return last
 
 
+@pytest.mark.long
 def test_check_data_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = written(tmp_path / "x.parquet", TABLE[:-30])
     message = one_error("check_data", "task=file", f"task.train={path}", "task.test_size=1")

@@ -44,6 +44,7 @@ class FileTask(Task):
     def __post_init__(self) -> None:
         for key in ("validation_size", "test_size"):
             require(getattr(self, key) >= 0, f"task.{key}", getattr(self, key), "must be at least 0")
+        self._opened: list[tuple[str, Source]] = []
         self._read: dict[tuple[str, ...], dict[str, ExampleList]] = {}  # files are read once for all that ask
 
     def columns(self) -> tuple[str, ...]:
@@ -119,7 +120,9 @@ class FileTask(Task):
         return self._read[reserved]
 
     def _sources(self) -> list[tuple[str, Source]]:
-        """The splits that have a source of their own."""
+        """The splits that have a source of their own; opened once."""
+        if self._opened:
+            return self._opened
         if self.train is None:
             raise UserError(
                 "task.train is not set: give a .txt, .jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
@@ -130,7 +133,10 @@ class FileTask(Task):
                 raise UserError(
                     f"task.{split} is not set: give a file, or task.{split}_size=N to hold N prompts of train out"
                 )
-        return [(split, Source(name, f"task.{split}", self.columns())) for split, name in named if name is not None]
+        self._opened = [
+            (split, Source(name, f"task.{split}", self.columns())) for split, name in named if name is not None
+        ]
+        return self._opened
 
     def _read_file(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
         examples = ExampleList(source=source.name, unit=source.unit)

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Source:
         if self.format == "hub":
             import pyarrow as pa
 
-            table = self._hub_table()
+            table = self._hub_table
             sink = _HashSink()
             with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
                 writer.write_table(table)
@@ -64,10 +65,11 @@ class Source:
     def _bytes(self) -> bytes:
         try:
             return (
-                Path(self.name).read_bytes().removeprefix(b"\xef\xbb\xbf")
+                Path(self.name).expanduser().read_bytes().removeprefix(b"\xef\xbb\xbf")
             )  # some editors begin a file with this mark
-        except OSError as error:
-            raise self._error(f"{error.strerror or error}; give a readable file") from None
+        except (OSError, RuntimeError) as error:
+            problem = getattr(error, "strerror", None) or first_line(error)
+            raise self._error(f"{problem}; give a readable file") from None
 
     def _require_columns(self, there: list[str]) -> None:
         if twice := [name for name in self.columns if there.count(name) > 1]:
@@ -91,7 +93,7 @@ class Source:
     def _csv(self) -> Iterator[tuple[int, Record]]:
         # Bytes that are no UTF-8 become lone surrogates here, so that only their own row is malformed.
         text = io.StringIO(self._bytes().decode("utf-8", errors="surrogateescape"), newline="")
-        csv.field_size_limit(sys.maxsize)
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
         rows = _rows(csv.reader(text, delimiter="\t" if self.format == "tsv" else ",", strict=True))
         header: list[str] = []
         for first, last, cells in rows:
@@ -134,10 +136,11 @@ class Source:
 
     def _hub(self) -> Iterator[tuple[int, Record]]:
         number = 0
-        for batch in self._hub_table().to_batches():
+        for batch in self._hub_table.to_batches():
             for number, row in enumerate(_table_rows(batch), start=number + 1):  # noqa: B020
                 yield number, row
 
+    @cached_property
     def _hub_table(self) -> Any:
         """The columns as a pyarrow table."""
         name, *rest = self.name.removeprefix(HUB).split(":")

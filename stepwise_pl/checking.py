@@ -64,7 +64,7 @@ def check(
     shared = list(overlaps(splits))
     for one, other, prompts in shared:
         report.add(
-            f"  {one} and {other}: {len(prompts)} prompts{'; a test on what was trained on says nothing' if one == 'train' else ''}",
+            f"  {one} and {other}: {len(prompts)} prompts{'; accuracy on what was trained on says nothing' if one == 'train' else ''}",
             *(f"    {prompt[:100]!r}" for prompt in prompts[:SHOWN]),
         )
     report.add(*([] if shared else ["  none"]))

@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,17 @@ def describe(config: Config, data: CoTDataModule) -> dict[str, Any]:
         "examples_per_token": per_token,
         "steps_per_epoch": data.steps_per_epoch,
         "max_cot_tokens": data.limits.max_cot,
+        "data": data.digest(),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }
 
 
-def build_trainer(config: Config, run_dir: Path) -> L.Trainer:
-    """The Lightning trainer with its callbacks, logging to metrics.csv."""
+def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = lambda: None) -> L.Trainer:
+    """The Lightning trainer with its callbacks, logging to metrics.csv.
+
+    Args:
+        describe: writes what the run folder holds besides checkpoints and metrics (`Checkpoints`).
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     cfg = config.trainer
@@ -69,8 +75,8 @@ def build_trainer(config: Config, run_dir: Path) -> L.Trainer:
         log_every_n_steps=cfg.log_every_n_steps,
         logger=MetricsFile(run_dir / "metrics.csv"),
         callbacks=[
-            ValidationTimes(cfg.validate_every_epochs, cfg.validate_every_removed),
-            Checkpoints(run_dir / "checkpoints", cfg.checkpoint_every_n_steps),
+            ValidationTimes(cfg.validate_every_epochs, cfg.validate_every_removed, cfg.keep_every_removed),
+            Checkpoints(run_dir / "checkpoints", cfg.checkpoint_every_n_steps, cfg.keep_every_removed, describe),
             StageProgressBar() if terminal else StageLog(),
         ],
         default_root_dir=run_dir,

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl import tasks, tokenizing
@@ -47,9 +49,14 @@ def encoded_splits(
     folder = None if cache_dir is None else _folder(cache_dir, task, tokenizer, by_step)
     if folder is not None:
         found = _read(folder, by_step)
+        if found is not None:
+            log.info("tokenised data from %s", folder)
     if found is None:
         started = time.monotonic()
         found = _encode(task, tokenizer, by_step)
+        if folder is not None:
+            assert cache_dir is not None
+            folder = _folder(cache_dir, task, tokenizer, by_step)  # of what was read, should a file have changed since
         if folder is not None and _write(found, folder, by_step):
             log.info("data tokenised in %.1f s, kept in %s", time.monotonic() - started, folder)
             found = _read(folder, by_step) or found
@@ -61,6 +68,8 @@ def encoded_splits(
 
 def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Path | None:
     """Where the entry is or will be; None if there can be none."""
+    if task.fingerprint() is None:
+        return None
     try:
         return Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
     except RuntimeError as error:  # no such home
@@ -74,13 +83,17 @@ def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> 
     """A hash of the task's config, the content it reads, the tokenizer, and the code that makes tokens of them."""
     code = [*sorted(Path(inspect.getfile(tasks)).parent.glob("*.py")), Path(inspect.getfile(tokenizing))]
     code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may come from elsewhere
-    parts = [json.dumps(asdict(task), sort_keys=True), *task.fingerprint(), _digest(tokenizer), str(by_step)]
+    parts = [json.dumps(asdict(task), sort_keys=True), *(task.fingerprint() or ()), _digest(tokenizer), str(by_step)]
+    parts += [f"{library.__name__} {library.__version__}" for library in (np, tokenizers, transformers)]
     parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of everything a tokenizer saves of itself."""
+    """Of everything that makes a tokenizer's ids."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        parts = [backend.to_str(), str(tokenizer.special_tokens_map)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

@@ -1,6 +1,8 @@
 """When to validate, what to save, and what to show while training."""
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ class ValidationTimes(Callback):
     At the end of every `every_epochs`-th epoch (0: none); just before the next token
     leaves, once `every_removed` more are gone than at the last validation (0: never), so
     that each number of removed tokens is measured when it has been trained on for as long
-    as it will be; and after the very last step.
+    as it will be; and after the very last step. Also just before a token leaves where
+    the number of removed ones is a multiple of `keep_every_removed` (0: none), because a
+    checkpoint is kept there.
     """
 
     NEVER = 1 << 62
 
-    def __init__(self, every_epochs: int, every_removed: int) -> None:
-        self.every_epochs, self.every_removed = every_epochs, every_removed
+    def __init__(self, every_epochs: int, every_removed: int, keep_every_removed: int = 0) -> None:
+        self.every_epochs, self.every_removed, self.keep_every_removed = every_epochs, every_removed, keep_every_removed
         self.validated_at: int | None = None  # removed tokens at the last validation
 
     def on_train_batch_end(
@@ -44,7 +48,8 @@ class ValidationTimes(Callback):
         now = module.removed
         leaves = module.scheduled(trainer.global_step) > now
         waited = self.validated_at is None or now - self.validated_at >= self.every_removed
-        return leaves and waited and self.every_removed > 0
+        keep = self.keep_every_removed > 0 and now % self.keep_every_removed == 0
+        return leaves and ((waited and self.every_removed > 0) or keep)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
@@ -67,11 +72,26 @@ class Checkpoints(Checkpoint):
 
     `best.ckpt` is the validation with the most removed tokens, and the highest answer
     accuracy among those (`val/selection_score`).
+
+    Args:
+        folder: where they go.
+        every_n_steps: how often `last.ckpt` is written.
+        keep_every_removed: also keep the weights, without the optimizer's state, as
+            `removed-<tokens>.ckpt` at the last validation before the next token leaves,
+            whenever so many more are gone; 0: never.
+        describe: writes the rest of the run folder, without which a checkpoint cannot be
+            loaded; called when it is not there (any more).
     """
 
-    def __init__(self, folder: Path, every_n_steps: int) -> None:
-        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
-        self.every_n_steps = every_n_steps
+    def __init__(
+        self,
+        folder: Path,
+        every_n_steps: int,
+        keep_every_removed: int = 0,
+        describe: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.last, self.best = folder, folder / "last.ckpt", folder / "best.ckpt"
+        self.every_n_steps, self.keep_every_removed, self.describe = every_n_steps, keep_every_removed, describe
         self.best_score = float("-inf")
         self._saved_step = 0
         self._between_steps = False
@@ -101,6 +121,9 @@ class Checkpoints(Checkpoint):
         self.best_score = max(score, self.best_score)
         if better:
             self._save(trainer, self.best)
+        assert isinstance(pl_module, StepwiseModule)
+        if self.keep_every_removed and pl_module.removed % self.keep_every_removed == 0:
+            self._save(trainer, self.folder / f"removed-{pl_module.removed_tokens}.ckpt", weights_only=True)
         self._save_last(trainer)
         self._between_steps = True
 
@@ -116,11 +139,16 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.last)
             self._saved_step = trainer.global_step
 
-    def _save(self, trainer: L.Trainer, path: Path) -> None:
+    def _save(self, trainer: L.Trainer, path: Path, weights_only: bool = False) -> None:
+        if trainer.is_global_zero and not (self.folder.parent / "config.yaml").is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
+            self.describe()
         # Lightning writes to the system's temporary folder first; across file systems its move is a copy.
         fresh = path.with_suffix(".tmp")
-        trainer.save_checkpoint(fresh)
+        trainer.save_checkpoint(fresh, weights_only=weights_only)
         if trainer.is_global_zero:
+            with fresh.open("rb") as file:
+                os.fsync(file.fileno())  # on the disk before it takes the place of the one before
             fresh.replace(path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,11 +13,12 @@ def check_data(config: CheckDataConfig) -> None:
     """
     from stepwise_pl.checking import check, summary
     from stepwise_pl.models import positions_of
-    from stepwise_pl.tokenizing import build_tokenizer
+    from stepwise_pl.tokenizing import build_tokenizer, tokenizer_for
 
     task = config.task
     nothing_read = isinstance(task, FileTask) and not len(task.read()["train"])
-    tokenizer = build_tokenizer(config.model.tokenizer, ("0",) if nothing_read else task.symbols())
+    name = config.model.tokenizer
+    tokenizer = build_tokenizer(name, ("0",)) if nothing_read else tokenizer_for(task, name)
     reserved = (str(tokenizer.eos_token),)
     positions = positions_of(config.model)
     if isinstance(task, FileTask):  # as it is, with what `load` would refuse

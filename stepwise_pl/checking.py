@@ -80,7 +80,7 @@ def check(
 def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> int:
     """Counts, malformed lines and duplicates. Returns the most reasoning steps of a CoT, 0 if some CoT has none."""
     malformed = examples.malformed if isinstance(examples, ExampleList) else []
-    source = f" from {examples.source}" if isinstance(examples, ExampleList) else ""
+    source = f" from {examples.source}" if isinstance(examples, ExampleList) and examples.source else ""
     cots, steps = 0, []
     rows: dict[str, list[int]] = defaultdict(list)  # of each prompt
     answers: list[str] = []
@@ -93,7 +93,7 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
                 steps.append(len(example.steps))
     report.add("", f"{split}: {len(examples)} examples{source}")
     report.add(f"  malformed: {len(malformed)}", *(f"    {line}" for line in malformed))
-    report.add(f"  empty CoT (valid): {len(examples) - cots}")
+    report.add(f"  empty CoT (allowed): {len(examples) - cots}")
     if steps:
         counts = f"{min(steps)} to {max(steps)} a CoT, {np.mean(steps):.1f} on average, in {len(steps)} of {cots} CoTs"
         report.add(f"  reasoning steps: {counts}")

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import logging
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stepwise_pl import config as schemas
 from stepwise_pl import registry
-from stepwise_pl.errors import UserError, disk_error
+from stepwise_pl.errors import UserError, disk_error, write_text
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if p
 TOP: dict[str, type] = {
     "_train": schemas.Config,
     "_evaluate": schemas.EvaluateConfig,
+    "_compare": schemas.CompareConfig,
     "_export": schemas.ExportConfig,
     "_write_data": schemas.WriteDataConfig,
     "_check_data": schemas.CheckDataConfig,
@@ -77,6 +79,8 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     register_schemas()
 
     def job(cfg: DictConfig) -> Any:
+        # What is logged is for the person at the keyboard. Hydra has silenced it until here.
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         try:
             return run(to_object(cfg))
         except UserError as error:
@@ -213,7 +217,7 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 def save_yaml(data: Mapping[str, Any], path: Path) -> None:
     """Write plain containers as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(data))), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(data))))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -68,7 +68,9 @@ class DataConfig:
     length_pool: int = 100
     # Where tokenised data is kept for the next start; null: nowhere. The environment variable
     # STEPWISE_PL_CACHE sets the default.
-    cache_dir: str | None = field(default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl"))
+    cache_dir: str | None = field(
+        default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl") or None
+    )
 
     def steps_per_epoch(self, train_examples: int) -> int:
         """T: optimizer steps in an epoch, at least 1."""
@@ -127,6 +129,8 @@ class TrainerConfig:
     log_every_n_steps: int = 50
     # Write checkpoints/last.ckpt every so many steps (and at every validation).
     checkpoint_every_n_steps: int = 1000
+    # Keep a checkpoint of the weights at every so many removed tokens (or reasoning steps); 0: none.
+    keep_every_removed: int = 0
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
@@ -136,7 +140,7 @@ class TrainerConfig:
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         require(self.max_steps == -1 or self.max_steps >= 1, "trainer.max_steps", self.max_steps,
                 "must be at least 1, or -1 for no limit")  # fmt: skip
-        for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed"):
+        for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
             require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
 
 
@@ -199,12 +203,20 @@ class EvaluateConfig:
     run: str = ""
     # `best`, `last`, or a checkpoint file.
     checkpoint: str = "best"
-    split: str = "test"
+    # What to answer, one of three: `train`, `validation` or `test` of the run's task (null: test);
+    split: str | None = None
+    # any file or Hub data set in a format of stepwise_pl/tasks/reading.py, with the columns of the
+    # run's task if that reads files, else of task=file;
+    file: str | None = None
+    # or `ood`: the test split, and problems unlike those trained on, in parts (multiplication only).
+    suite: str | None = None
+    # Problems in each part of a suite, where there are so many.
+    suite_size: int = 500
     # CoT tokens to remove (reasoning steps, if the run has schedule.unit=step); null: as many as
     # the checkpoint was trained with.
     removed_tokens: int | None = None
     removed_steps: int | None = None
-    # Examples to score; null: the whole split.
+    # Examples to score, from the start; null: all.
     limit: int | None = None
     batch_size: int = 200
     # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
@@ -213,7 +225,15 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_run(self.run, "evaluate")
-        one_of("split", self.split, ("train", "validation", "test"))
+        given = [f"{key}={value}" for key in ("split", "file", "suite") if (value := getattr(self, key)) is not None]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)}: give one of split, file and suite")
+        if self.split is not None:
+            one_of("split", self.split, ("train", "validation", "test"))
+        if self.suite is not None:
+            one_of("suite", self.suite, ("ood",))
+            require(self.limit is None, "limit", self.limit, "is not for a suite; give suite_size")
+        require(self.suite_size >= 1, "suite_size", self.suite_size, "must be at least 1")
         one_of("accelerator", self.accelerator, ("cpu", "gpu"))
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
         require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
@@ -233,6 +253,29 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         require_run(self.run, "export")
+
+
+@dataclass
+class CompareConfig:
+    """Paired comparison of runs' predictions: `python -m stepwise_pl.compare <run> <run> ...`."""
+
+    # The run folders.
+    runs: list[str] = field(default_factory=list)
+    # Which evaluation of each: that of this checkpoint on this split, with as many tokens removed as it was trained with;
+    checkpoint: str = "best"
+    split: str = "test"
+    # or by the name of the file in `evaluations/`, without its ending.
+    name: str | None = None
+    # Write the numbers to this JSON file as well.
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise UserError("two or more runs are needed: python -m stepwise_pl.compare <run folder> <run folder> ...")
+        for run in self.runs:
+            require_run(run, "compare")
+            require(self.runs.count(run) == 1, "runs", run, "is given twice")
+        one_of("split", self.split, ("train", "validation", "test"))
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The LightningDataModule: encoded splits, an endless training stream, and evaluation batches."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from stepwise_pl.batch import CoTBatch
 from stepwise_pl.cache import encoded_splits
 from stepwise_pl.config import DataConfig
-from stepwise_pl.tasks import Task
+from stepwise_pl.tasks import SPLITS, Task
 from stepwise_pl.tokenizing import EncodedExamples
 
 
@@ -34,12 +35,13 @@ class TrainStream(Dataset[CoTBatch]):
     rank: int
     world_size: int
     seed: int
-    pool: int = 1  # optimizer steps whose examples are grouped by length
+    pool: int = 1  # optimizer steps whose examples are grouped by length; at most half a pass, to keep passes apart
 
     def __post_init__(self) -> None:
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
         self._length = self.examples.length
         self._without_cot = self._length - self.examples.cot_length
+        self.pool = min(self.pool, max(1, len(self.examples) // (2 * self.batch_size)))
         self._equal_lengths = int(np.ptp(self._length)) == int(np.ptp(self._without_cot)) == 0
 
     def __getitem__(self, index: int) -> CoTBatch:
@@ -235,6 +237,15 @@ class CoTDataModule(L.LightningDataModule):
         self.steps_per_epoch = self.data.steps_per_epoch(len(self.encoded["train"]))
         self.limits = Limits.of(self.encoded, self.side)
         return self
+
+    def digest(self) -> str:
+        """Changes whenever an example, its place or its tokens do; a resumed run must find the same."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for array in (self.encoded[split].tokens, self.encoded[split].start, self.encoded[split].step_start):
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
 
     def setup(self, stage: str) -> None:
         self.prepare()

@@ -1,6 +1,8 @@
 """The one exception a person at the keyboard is meant to read."""
 
 import errno
+import os
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -33,6 +35,16 @@ def require(ok: bool, key: str, value: object, rule: str) -> None:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one go: whoever reads it finds the old text or the new one, also after a crash."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def disk_error(error: BaseException) -> str | None:

@@ -1,79 +1,235 @@
-"""`python -m stepwise_pl.evaluate run=<folder>`: accuracy and speed of a trained run."""
+"""`python -m stepwise_pl.evaluate run=<folder>`: accuracy and speed of a trained run, and every prediction."""
 
-from typing import Any
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwise_pl import cli
 from stepwise_pl.config import EvaluateConfig
 from stepwise_pl.errors import UserError
+from stepwise_pl.predictions import (
+    HEAD,
+    Prediction,
+    Share,
+    by_position,
+    by_stratum,
+    percents,
+    table,
+    write_predictions,
+)
+from stepwise_pl.tasks import ExampleList, Examples, Files, Task
+from stepwise_pl.tasks.files import FileTask
+
+if TYPE_CHECKING:
+    from stepwise_pl.runs import TrainedRun
+
+log = logging.getLogger(__name__)
+
+PART = "part"  # of a suite; the stratum that its table shows
+DIGITS_A_LINE = 10
+
+
+class Problems(NamedTuple):
+    """What is to be answered.
+
+    Attributes:
+        name, title: in file names (`test`, `file-mine-1f3a5c70`, `ood`), and for reading.
+        asked: what the summary says of where they come from.
+        strata, places: of each example; where it stands in its split, file or part.
+    """
+
+    name: str
+    title: str
+    asked: dict[str, Any]
+    examples: ExampleList
+    strata: list[dict[str, str]]
+    places: list[int]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score a checkpoint as configured; write the result into the run folder; return it.
+    """Answer problems with a checkpoint as configured; write summary and predictions into the run folder.
+
+    Returns:
+        The summary.
 
     Raises:
-        UserError: the run or the checkpoint cannot be read.
+        UserError: the run, the checkpoint or the file cannot be read, or the task has no such suite.
     """
     import torch
 
     from stepwise_pl import runs
-    from stepwise_pl.cache import encoded_splits
     from stepwise_pl.evaluation import Scorer
-    from stepwise_pl.metrics import wilson
     from stepwise_pl.models import check_positions
-    from stepwise_pl.results import percent
+    from stepwise_pl.tokenizing import encode
 
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
     run = runs.load_run(config.run, config.checkpoint)
-    schedule, split = run.config.schedule, config.split
-    by_step = schedule.unit == "step"
-    asked, other = ("removed_steps", "removed_tokens") if by_step else ("removed_tokens", "removed_steps")
-    if getattr(config, other) is not None:
-        raise UserError(f"{other}={getattr(config, other)}: the run has schedule.unit={schedule.unit}; give {asked}")
-    removed = run.removed if getattr(config, asked) is None else getattr(config, asked)
-    removed = min(removed, run.limits.max_removed)
-    examples = encoded_splits(run.config.task, run.tokenizer, by_step, run.config.data.cache_dir)[split]
-    check_positions(run.model, examples.longest(0 if schedule.keep_position else removed, schedule.side))
+    schedule, limits = run.config.schedule, run.limits
+    removed = removed_units(config, run)
+    problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
+    # Where everything goes, nobody asks where the steps begin, which a file may not say.
+    by_step = schedule.unit == "step" and removed < limits.max_removed
+    examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
+    scorer = Scorer(run.model, run.tokenizer, examples, limits, removed, schedule.side, schedule.keep_position)
+    check_positions(run.model, examples.longest(0 if schedule.keep_position else scorer.count, schedule.side))
     if config.accelerator == "gpu":
         run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
-    scorer = Scorer(run.model, run.tokenizer, examples, run.limits, removed, schedule.side, schedule.keep_position)
-    metrics = scorer.evaluate(config.batch_size, config.limit)
-    accuracy, count = metrics["answer_accuracy"], round(metrics["examples"])
-    result: dict[str, Any] = {
+    metrics, answered = scorer.evaluate(config.batch_size)
+    predictions = [
+        Prediction(index, example.prompt, target or "", predicted, right, strata)
+        for index, example, strata, predicted, target, right in zip(
+            problems.places, problems.examples, problems.strata, *answered, answered.right, strict=True
+        )
+    ]
+    summary: dict[str, Any] = {
         "checkpoint": run.checkpoint.name,
         "step": run.step,
-        "split": split,
+        **problems.asked,
+        "data_digest": digest(problems.examples),
         "limit": config.limit,
-        "removed_tokens": run.limits.removed_tokens(removed),
-        **({"removed_steps": removed} if by_step else {}),
-        "max_cot_tokens": run.limits.max_cot,
-        **metrics,
-        "answer_interval": wilson(accuracy, count),
+        "removed_tokens": limits.removed_tokens(removed),
+        **({"removed_steps": removed} if schedule.unit == "step" else {}),
+        "as_trained": removed == min(run.removed, limits.max_removed),
+        "max_cot_tokens": limits.max_cot,
+        "batch_size": config.batch_size,
         "accelerator": config.accelerator,
+        "examples": len(predictions),
+        "unfinished_answers": sum(one.prediction is None for one in predictions),
     }
-    if config.speed_problems:
-        for batch_size, problems in ((1, config.speed_problems), (config.batch_size, config.batch_size)):
-            result[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, problems)
+    if config.suite is None:  # a mixture of unlike parts has no accuracy
+        whole = Share.of(one.right for one in predictions)
+        summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
+        summary["answer_positions"] = [share.record() for share in by_position(predictions)]
+        speeds = ((1, config.speed_problems), (config.batch_size, config.batch_size)) if config.speed_problems else ()
+        for batch_size, count in speeds:
+            summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, count)
+    summary["strata"] = {
+        name: {value: share.record() for value, share in shares.items()}
+        for name, shares in by_stratum(predictions).items()
+    }
     first = f"-first{config.limit}" if config.limit else ""
-    path = run.path / "evaluations" / f"{run.checkpoint.stem}-{split}{first}-removed{removed}.json"
+    path = run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first}-removed{removed}.json"
     path.parent.mkdir(exist_ok=True)
-    runs.write_json(result, path)
-    speeds = [
-        f"speed           {value:.1f} problems per second at batch {key.rpartition('_')[2]} ({config.accelerator})"
-        for key, value in result.items()
-        if key.startswith("problems_per_second")
-    ]
+    write_predictions(predictions, path.with_suffix(".jsonl"))
+    runs.write_json(summary, path)
+    result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
     lines = [
-        f"{split} of {run.path}, {run.checkpoint.name} (step {run.step})",
-        f"removed tokens  {result['removed_tokens']} of {run.limits.max_cot}",
-        f"answer accuracy {percent(accuracy, count)}  [95% Wilson interval]",
-        f"token accuracy  {metrics['token_accuracy']:6.2%}",
-        f"loss            {metrics['loss']:.4f} (perplexity {metrics['perplexity']:.3f})",
-        *speeds,
-        f"written to      {path}",
+        f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
+        f"removed tokens  {summary['removed_tokens']} of {limits.max_cot}",
+        *result,
+        f"written to      {path}; predictions: {path.name}l",
     ]
     cli.say("\n".join(lines))
-    return result
+    return summary
+
+
+def removed_units(config: EvaluateConfig, run: "TrainedRun") -> int:
+    """How many units (tokens, or reasoning steps) of each CoT to remove: as asked for, or as the checkpoint had it."""
+    unit = run.config.schedule.unit
+    asked, other = ("removed_steps", "removed_tokens") if unit == "step" else ("removed_tokens", "removed_steps")
+    if getattr(config, other) is not None:
+        raise UserError(f"{other}={getattr(config, other)}: the run has schedule.unit={unit}; give {asked}")
+    removed: int = run.removed if getattr(config, asked) is None else getattr(config, asked)
+    return min(removed, run.limits.max_removed)
+
+
+def problems_of(config: EvaluateConfig, task: Task, reserved: tuple[str, ...]) -> Problems:
+    """The problems that `split`, `file` or `suite` asks for.
+
+    Raises:
+        UserError: they cannot be read, there is none, or the task has no suite.
+    """
+    if config.file is not None:
+        examples = (task if isinstance(task, FileTask) else Files()).read_other(config.file, "file", reserved)
+        stem = re.sub(r"[^\w.-]", "-", Path(config.file).stem)
+        # With a digest, because files in two folders may have the same name.
+        name, title, asked = f"file-{stem}-{digest(examples)[:8]}", config.file, {"file": config.file}
+        return Problems(name, title, asked, *_listed({"": examples}, task, config.limit))
+    splits = task.load(reserved)
+    if config.suite is not None:
+        suite = task.ood(splits["train"], config.suite_size)
+        if not suite:
+            raise UserError(f"suite={config.suite}: task {task.kind} has none; multiplication has one")
+        parts = {"test": splits["test"], **suite}
+        sizes = {part: len(problems) for part, problems in parts.items()}
+        of_suite = {"suite": config.suite, "suite_size": config.suite_size, "suite_sizes": sizes}
+        return Problems(config.suite, f"suite {config.suite}", of_suite, *_listed(parts, task, None))
+    for note in splits.notes:
+        log.warning("%s", note)
+    split = config.split or "test"
+    if not len(splits[split]):
+        raise UserError(f"the {split} split has no example")
+    return Problems(split, split, {"split": split}, *_listed({"": splits[split]}, task, config.limit))
+
+
+def _listed(
+    parts: Mapping[str, Examples], task: Task, limit: int | None
+) -> tuple[ExampleList, list[dict[str, str]], list[int]]:
+    """The first `limit` examples of each part (None: all), one part after the other, their strata and their places."""
+    examples = ExampleList()
+    strata: list[dict[str, str]] = []
+    places: list[int] = []
+    for part, of_part in parts.items():
+        there = of_part.slice(0, len(of_part) if limit is None else min(limit, len(of_part)))
+        examples += there
+        strata += [{**({PART: part} if part else {}), **task.strata(example)} for example in there]
+        places += range(len(there))
+    return examples, strata, places
+
+
+def digest(examples: ExampleList) -> str:
+    """Changes whenever the text of an example or the order does."""
+    lines = "\n".join(json.dumps(example[:3]) for example in examples)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list[str]:
+    """Accuracy of a split or file in all its aspects, for reading."""
+    whole = Share.of(one.right for one in predictions)
+    positions = by_position(predictions)
+    shown = [
+        f"{place}: {share.accuracy:.1%}{f' (n={share.n})' if share.n < whole.n else ''}"
+        for place, share in enumerate(positions, start=1)
+    ]
+    lines = [
+        f"answer accuracy {whole.accuracy:6.1%}  {percents(whole.interval)}  n={whole.n}  [95% Wilson interval]",
+        f"token accuracy  {summary['token_accuracy']:6.2%}",
+        f"loss            {summary['loss']:.4f} (perplexity {summary['perplexity']:.3f})",
+    ]
+    if summary["unfinished_answers"]:
+        lines.append(
+            f"no answer       {summary['unfinished_answers']} of {whole.n} were not finished; they count as wrong"
+        )
+    if len(positions) > 1:
+        starts = range(0, len(shown), DIGITS_A_LINE)
+        lines += [("digit accuracy  " if not i else " " * 16) + "  ".join(shown[i : i + DIGITS_A_LINE]) for i in starts]
+    lines += [
+        f"speed           {value:.1f} problems per second at batch {key.rpartition('_')[2]} ({summary['accelerator']})"
+        for key, value in summary.items()
+        if key.startswith("problems_per_second")
+    ]
+    for name, shares in by_stratum(predictions).items():
+        if len(shares) > 1:
+            lines += ["", *table((name, *HEAD), ([value, *share.row()] for value, share in shares.items()))]
+    return [*lines, ""] if summary["strata"] else lines
+
+
+def suite_lines(predictions: list[Prediction], asked: dict[str, Any]) -> list[str]:
+    """Accuracy in every part of a suite, the test split first, for reading."""
+    shares, sizes = by_stratum(predictions)[PART], asked["suite_sizes"]
+    rows = [[part, *(shares[part].row() if size else ["0", "-", "-"])] for part, size in sizes.items()]
+    short = any(size < asked["suite_size"] for part, size in sizes.items() if part != "test")
+    return [
+        "",
+        *table((PART, *HEAD), (row + [""] * (1 + len(HEAD) - len(row)) for row in rows)),
+        *[f"Where n is below {asked['suite_size']} there are no more such problems that were not trained on."] * short,
+        "",
+    ]
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ def export(config: ExportConfig) -> Path:
     settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
     settings.pad_token_id = run.tokenizer.eos_token_id
+    example = run.config.task.load()["test"].slice(0, 1)[0].prompt  # may fail, so before anything is written
     out.mkdir(parents=True, exist_ok=True)
     run.model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)
-    example = run.config.task.load()["test"].slice(0, 1)[0].prompt
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(
         prompt=export_prompt(example, eos, run.internalized), eos=eos
     )

@@ -1,6 +1,7 @@
 """Where metrics go: metrics.csv always, Weights & Biases by choice."""
 
 import csv
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from stepwise_pl.config import LoggerConfig
 from stepwise_pl.errors import UserError, first_line
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     "step", "epoch", "schedule/removed_tokens", "train/loss", "val/loss", "val/answer_accuracy", "val/token_accuracy",
@@ -53,6 +56,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": str(step), **{key: f"{value:.7g}" for key, value in metrics.items()}}
         new = [key for key in row if key not in self.columns]
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
         if new or not self.path.is_file():
             rows = read_metrics(self.path) if self.path.is_file() else []
             self.columns += new
@@ -64,6 +68,9 @@ class MetricsFile(Logger):
     def resume_from(self, step: int) -> None:
         """Drop the rows of optimizer steps after `step`, which come again, and those of the final test."""
         if self.path.is_file():
+            text = self.path.read_text(encoding="utf-8")
+            if not text.endswith("\n"):  # killed while writing a row
+                self.path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
             rows = read_metrics(self.path)
             self._rewrite([row for row in rows if int(row["step"]) <= step and not row.get("test/loss")])
 
@@ -99,6 +106,24 @@ def environment_kept() -> Iterator[None]:
         os.environ.update(before)
 
 
+class CarefulWandbLogger(WandbLogger):
+    """A W&B logger whose failures do not stop the run: what it would log is in metrics.csv all the same."""
+
+    failed = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.failed:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:
+            self.failed = True
+            log.warning(
+                "W&B takes no more metrics (%s); training goes on, and metrics.csv has them all", first_line(error)
+            )
+
+
 def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[str, Any]) -> WandbLogger:
     """A W&B run whose validation metrics have the number of removed tokens as their x-axis.
 
@@ -106,7 +131,7 @@ def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[st
     """
     id_file = run_dir / "wandb_id.txt"
     run_id = id_file.read_text().strip() if id_file.is_file() else None
-    logger = WandbLogger(
+    logger = CarefulWandbLogger(
         name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity, group=cfg.group, offline=cfg.offline,
         id=run_id, resume="allow", job_type="train", config=dict(config),
     )  # fmt: skip

@@ -1,6 +1,5 @@
-"""What is measured: token sums, answers, intervals."""
+"""What is measured: token sums and answers."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from stepwise_pl.batch import IGNORE, CoTBatch
+from stepwise_pl.statistics import wilson as wilson  # an accuracy is not without its interval
 
 
 class TokenSums(NamedTuple):
@@ -69,16 +69,3 @@ class EvaluationMetrics(Metric):
             "token_accuracy": self.correct / self.targets,
             "examples": self.examples.double(),
         }
-
-
-def wilson(accuracy: float, examples: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of an accuracy measured on `examples` examples; 95% by default.
-
-    Unlike the normal interval it is honest at 0% and 100%. Raises `ValueError` for no example.
-    """
-    if examples < 1:
-        raise ValueError("an interval needs at least one example")
-    spread = z * z / examples
-    centre = (accuracy + spread / 2) / (1 + spread)
-    half = math.sqrt(accuracy * (1 - accuracy) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)

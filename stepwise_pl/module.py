@@ -13,6 +13,7 @@ from stepwise_pl.batch import CoTBatch
 from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import forward
+from stepwise_pl.errors import UserError
 from stepwise_pl.evaluation import score
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
 from stepwise_pl.removal import offsets, removal_count, remove
@@ -172,12 +173,19 @@ class StepwiseModule(L.LightningModule):
         step = self.trainer.global_step
         self.schedule.observe(step, metrics)
         # This hook runs inside the step: with it, one more is done.
-        self._log(step + 1, {**metrics, "train/lr": optimizer.param_groups[0]["lr"]})
+        write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        self._log(step + 1, {**metrics, "train/lr": optimizer.param_groups[0]["lr"]}, write)
 
-    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
         """Log metrics as of `step` optimizer steps done, with the number of removed tokens they are plotted against."""
-        where = {"step": step, "epoch": self.trainer.current_epoch, "schedule/removed_tokens": self.removed_tokens}
-        self.log_dict({**{key: float(value) for key, value in where.items()}, **metrics})
+        self.log_dict(dict(metrics), logger=False)  # for callbacks
+        if not write:
+            return
+        # Lightning writes a step's metrics after the checkpoint of that step: a run killed between lacks a row.
+        where = {"epoch": self.trainer.current_epoch, "schedule/removed_tokens": self.removed_tokens}
+        row = {key: float(value) for key, value in {**where, **metrics}.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(row, step)
 
     # Evaluation
 
@@ -223,6 +231,8 @@ class StepwiseModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stepwise"]
+        if "removed" not in state:
+            raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
         self.removed, self.reset_step = state["removed"], state["reset_step"]
         self._rng = state["rng"]
         self.schedule.load_state_dict(state["schedule"])

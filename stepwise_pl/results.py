@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwise_pl.loggers import read_metrics
-from stepwise_pl.metrics import wilson
+from stepwise_pl.statistics import wilson
 
 # Told apart by colour-blind readers (Okabe and Ito), and by shape in grey print.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

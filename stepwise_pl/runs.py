@@ -1,18 +1,21 @@
 """The run folder: what lies where, and loading a trained run from it.
 
 config.yaml       the resolved configuration, with what follows from it under `derived`
+environment.json  versions, git commit, command line and machine of every start
 model/            architecture and tokenizer, in Hugging Face's format, without weights
 metrics.csv       every logged metric
-checkpoints/      best.ckpt and last.ckpt
+checkpoints/      best.ckpt and last.ckpt, and removed-<k>.ckpt if asked for
 summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
 """
 
+import fcntl
 import json
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from stepwise_pl import cli
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.errors import UserError, first_line, write_text
 from stepwise_pl.models import PREFIX, load_weights, read_checkpoint
 
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
@@ -31,6 +34,7 @@ CHANGEABLE = (
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
 )  # fmt: skip
 _RANK_ZERO_FOLDER = "STEPWISE_PL_RUN_DIR"
+_LOCKS: dict[Path, IO[str]] = {}
 
 
 def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Path:
@@ -38,19 +42,20 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Pat
 
     By default `outputs/<name>/seed<seed>`, with a number behind it if that one holds a run
     already; with `resume` the newest of these. A folder without a checkpoint holds no run:
-    it is what a start leaves that failed early, and is used again. The further processes
-    of a DDP run take the folder of the first.
+    it is what a start leaves that failed early, and is used again; with `resume` the run
+    in it begins anew if its configuration is there. The further processes of a DDP run
+    take the folder of the first.
 
     Raises:
-        UserError: a named folder holds another run, there is nothing to resume, or it
-            cannot be written.
+        UserError: a named folder holds another run, there is nothing to resume, another
+            process is at work in it, or it cannot be written.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(os.environ[_RANK_ZERO_FOLDER])
     path = Path(run_dir) if run_dir else Path("outputs") / name / f"seed{seed}"
     if resume:
         path = path if run_dir else newest(path)
-        if not holds_run(path):
+        if not holds_run(path) and not (path / "config.yaml").is_file():
             raise UserError(
                 f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
             )
@@ -68,11 +73,40 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Pat
         (path / ".writable").unlink()
     except OSError as error:
         raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
-    if not resume:
+    lock(path)
+    if not holds_run(path):
         (path / "metrics.csv").unlink(missing_ok=True)
         (path / "wandb_id.txt").unlink(missing_ok=True)
     os.environ[_RANK_ZERO_FOLDER] = str(path.absolute())
     return path
+
+
+def lock(path: Path) -> None:
+    """Keep other processes out of a run folder for as long as this one lives, however it ends.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    file = (path / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"run_dir={path}: another process is at work in it ({file.read().strip()}); wait for it, or choose another run_dir"
+        ) from None
+    except OSError:  # some network file systems have no locks
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    _LOCKS[path.absolute()] = file  # closing it would unlock
+
+
+def unlock(path: Path) -> None:
+    """Let others in again: the run is over, and this process may have more to do (a sweep)."""
+    if (file := _LOCKS.pop(path.absolute(), None)) is not None:
+        file.close()
 
 
 def holds_run(path: Path) -> bool:
@@ -132,11 +166,24 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     return cli.config_from(saved, Config)
 
 
+def derived_of(run_dir: Path) -> dict[str, Any]:
+    """What followed from the configuration when the run was started."""
+    return dict(cli.read_yaml(run_dir / "config.yaml").get("derived") or {})
+
+
+def require_same_data(run_dir: Path, digest: str) -> None:
+    """Raise `UserError` if the run in the folder was trained on other data than that of this digest."""
+    before = derived_of(run_dir).get("data", digest)
+    if before != digest:
+        raise UserError(
+            f"run_dir={run_dir}: the data is not what the run was trained on (digest {before}, now {digest}): a file has "
+            "changed; put it back, or start another run with another run_dir"
+        )
+
+
 def write_json(data: dict[str, Any], path: Path) -> None:
     """Write readable JSON in one go."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 @dataclass
@@ -168,11 +215,14 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     plain = cli.read_yaml(path / "config.yaml")
     plain.pop("derived", None)
     config = cli.config_from(plain, Config)
-    named = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
-    candidates = {"best": named, "last": named[1:]}.get(checkpoint, [Path(checkpoint)])
+    names = ("best", "last") if checkpoint == "best" else (checkpoint,)
+    candidates = [*(path / "checkpoints" / f"{name}.ckpt" for name in names), Path(checkpoint)]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
-        raise UserError(f"checkpoint={checkpoint}: no such checkpoint; give best, last or a file")
+        there = sorted(file.stem for file in (path / "checkpoints").glob("*.ckpt"))
+        raise UserError(
+            f"checkpoint={checkpoint}: no such checkpoint; give best, last or a file (there: {', '.join(there)})"
+        )
     state = read_checkpoint(file)
     if "stepwise" not in state:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
@@ -184,7 +234,8 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     weights = {key.removeprefix(PREFIX): value for key, value in state["state_dict"].items() if key.startswith(PREFIX)}
     load_weights(model, weights, str(file))
     stepwise = state["stepwise"]
-    limits = Limits(**stepwise["limits"])
-    return TrainedRun(
-        path, config, file, int(state["global_step"]), model.eval(), tokenizer, limits, int(stepwise["removed"])
-    )
+    try:
+        limits, removed = Limits(**stepwise["limits"]), int(stepwise["removed"])
+    except (KeyError, TypeError):
+        raise UserError(f"{file}: was written by another version of stepwise_pl, which this one cannot read") from None
+    return TrainedRun(path, config, file, int(state["global_step"]), model.eval(), tokenizer, limits, removed)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, 
 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.errors import UserError, first_line
-from stepwise_pl.tasks.base import Example, Examples, chunks, place
+from stepwise_pl.tasks.base import Example, Examples, Task, chunks, place
 
 Ints = npt.NDArray[np.integer[Any]]
 
@@ -44,6 +44,11 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.tokenizer={name}: it has no end token, which separates prompt, CoT and answer")
     return tokenizer
+
+
+def tokenizer_for(task: Task, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer `name` for a task; its words are looked up only if they make the vocabulary."""
+    return build_tokenizer(name, task.symbols() if name == SMALL else ())
 
 
 def small_tokenizer(symbols: tuple[str, ...]) -> PreTrainedTokenizerFast:
@@ -192,7 +197,7 @@ def encode(
             or, with `by_step`, a CoT without steps.
     """
     eos = tokenizer.eos_token
-    small = np.min_scalar_type(len(tokenizer) - 1)
+    small = np.min_scalar_type(max(tokenizer.get_vocab().values()))  # there may be holes in it
     flat, lengths, steps = [], [], []
     done = written = 0
     for chunk in chunks(examples):
@@ -203,7 +208,7 @@ def encode(
             if without is not None:
                 raise UserError(
                     f"{place(examples, split, done + without)}: its CoT has no reasoning steps, which schedule.unit=step "
-                    "removes: give the CoT as a list of steps, or say what begins one (task.step_start), or remove tokens"
+                    "removes: give the CoT as a list of steps, or say what begins one (task.step_start of task=file), or remove tokens"
                 )
             steps.append(written + _step_starts(chunk, eos, count, ends))
         flat.append(ids.astype(small))
@@ -234,21 +239,27 @@ def _step_starts(
 ) -> npt.NDArray[np.int64]:
     """The first token of every reasoning step but the first of each example, counted over the chunk; [those steps].
 
-    It is the first that reaches beyond the place where the step begins in the text.
+    It is the first that reaches beyond the place where the step begins in the text. `ends`
+    is empty for the small tokenizer, whose tokens are words.
     """
     out = []
     for example, first, tokens in zip(chunk, count.cumsum() - count, count, strict=True):
-        before = layout(example, eos).index(eos) + len(eos) + 1
-        at = [before + step for step in example.steps[1:]]
-        out.append(first + np.searchsorted(ends[first : first + tokens], at, side="right"))
+        if len(ends):
+            before = layout(example, eos).index(eos) + len(eos) + 1
+            at = [before + step for step in example.steps[1:]]
+            out.append(first + np.searchsorted(ends[first : first + tokens], at, side="right"))
+        else:
+            before = len(example.prompt.split()) + 1
+            words = [len(example.cot[:step].split()) for step in example.steps[1:]]
+            out.append(first + before + np.array(words, np.int64))
     return np.concatenate(out) if out else np.empty(0, np.int64)
 
 
 def _token_ids(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens]."""
-    if isinstance(_model(tokenizer), models.WordLevel) and not offsets:
+    """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens]; not for words."""
+    if isinstance(_model(tokenizer), models.WordLevel):
         # The small tokenizer is a dictionary of words, and a dictionary is ten times faster.
         vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
         words = [text.split() for text in texts]

@@ -1,7 +1,6 @@
 """`python -m stepwise_pl.train`: one training run, from the configuration to the summary."""
 
 import logging
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,65 +20,74 @@ def train(config: Config) -> dict[str, Any]:
     # Heavy imports come after the configuration has been checked.
     import lightning as L
 
-    from stepwise_pl import loggers, runs
+    from stepwise_pl import loggers, provenance, runs
     from stepwise_pl.building import build_trainer, check_machine, describe
     from stepwise_pl.datamodule import CoTDataModule
     from stepwise_pl.metrics import wilson
     from stepwise_pl.models import build_model, check_positions, read_checkpoint
     from stepwise_pl.module import StepwiseModule
-    from stepwise_pl.tokenizing import build_tokenizer
+    from stepwise_pl.removal import removal_count
+    from stepwise_pl.tokenizing import tokenizer_for
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     started = time.monotonic()
     name = cli.run_name()
     run_dir = runs.open_run_dir(config.run_dir, name, config.seed, config.resume)
     if config.resume:
         config = runs.resumed_config(run_dir, config, cli.given_keys())
+        name = runs.derived_of(run_dir).get("name", name)
     check_machine(config)
 
     L.seed_everything(config.seed, workers=True, verbose=False)
     schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches
-    tokenizer = build_tokenizer(config.model.tokenizer, config.task.symbols())
+    tokenizer = tokenizer_for(config.task, config.model.tokenizer)
     data = CoTDataModule(
         config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side
     ).prepare()
     model = build_model(config.model, tokenizer)
     schedule.bind(data.steps_per_epoch, data.limits.max_removed)
-    at_start = 0 if schedule.keep_position else schedule.removed(0)
+    at_start = 0 if schedule.keep_position else int(removal_count(schedule.removed(0), data.limits.max_removed))
     check_positions(model, max(split.longest(at_start, schedule.side) for split in data.encoded.values()))
     module = StepwiseModule(model, tokenizer, schedule, config.optimizer, config.seed, config.trainer.max_steps)
 
     derived = describe(config, data)
-    trainer = build_trainer(config, run_dir)
+    plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}
+
+    def describe_run() -> None:
+        """What makes a checkpoint loadable; written before the first."""
+        model.config.save_pretrained(run_dir / "model")
+        tokenizer.save_pretrained(run_dir / "model")
+        cli.save_yaml(plain, run_dir / "config.yaml")
+
+    trainer = build_trainer(config, run_dir, describe_run)
     checkpoints = run_dir / "checkpoints"
     with loggers.environment_kept():
-        if trainer.is_global_zero:
-            cli.save_yaml({**cli.to_plain(config), "derived": derived}, run_dir / "config.yaml")
-            model.config.save_pretrained(run_dir / "model")
-            tokenizer.save_pretrained(run_dir / "model")
-            log.info("run folder: %s", run_dir)
-        if config.logger.wandb:
-            plain = {**cli.to_plain(config), "derived": derived}
-            trainer.loggers.append(loggers.wandb_logger(config.logger, run_dir, name, plain))
-        resume_from = None
-        if config.resume:
+        resume_from, step = None, 0
+        if runs.holds_run(run_dir):
             resume_from = checkpoints / "last.ckpt"
             step = int(read_checkpoint(resume_from)["global_step"])
+            runs.require_same_data(run_dir, derived["data"])
             log.info("resuming at step %d", step)
             loggers.MetricsFile(run_dir / "metrics.csv").resume_from(step)
+        if trainer.is_global_zero:
+            describe_run()
+            provenance.record(run_dir / "environment.json", from_step=step)
+            log.info("run folder: %s", run_dir)
+        if config.logger.wandb:
+            trainer.loggers.append(loggers.wandb_logger(config.logger, run_dir, name, plain))
         try:
             trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
         except BaseException:
-            if runs.holds_run(run_dir):
+            if (run_dir / "config.yaml").is_file():
                 log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
             raise
         best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
-        tested = trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)[0]
+        trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
+        tested = {key: float(value) for key, value in trainer.callback_metrics.items()}
     accuracy, examples = tested["test/answer_accuracy"], round(tested["test/examples"])
     summary = {
         "name": name,
         "seed": config.seed,
-        "removed_tokens": int(tested["schedule/removed_tokens"]),
+        "removed_tokens": module.removed_tokens,
         "test_accuracy": accuracy,
         "test_interval": wilson(accuracy, examples),
         "test_examples": examples,
@@ -92,6 +100,7 @@ def train(config: Config) -> dict[str, Any]:
     if trainer.is_global_zero:
         runs.write_json(summary, run_dir / "summary.json")
         report(run_dir, summary)
+    runs.unlock(run_dir)
     return summary
 
 

@@ -83,8 +83,8 @@ def test_a_small_report(tmp_path: Path, bytes_tokenizer) -> None:
     assert [line.strip() for line in train.splitlines()[1:5]] == [
         "malformed: 3", "line 2: no '||' between prompt and CoT", "line 8: the prompt is empty", "line 9: the answer is empty",
     ]  # fmt: skip
-    assert "empty CoT (valid): 2" in train
-    assert "empty CoT (valid): 0" in validation
+    assert "empty CoT (allowed): 2" in train
+    assert "empty CoT (allowed): 0" in validation
     assert re.search(r"reasoning steps: 1 to 3\b.* 1\.6 on average", train)
     assert re.search(r"reasoning steps: 2 to 2\b", test)
     # Three times a, with answers 1, 4 and 1; twice b with the same one.
@@ -319,7 +319,7 @@ def test_the_real_data_with_the_real_command(shared_data: Path) -> None:
     for split, count, empty in (("train", 6973, 88), ("validation", 500, 6), ("test", 500, 7)):
         text = part(report, f"{split}: {count} examples from {gsm8k}")
         assert "malformed: 0" in text
-        assert f"empty CoT (valid): {empty}" in text
+        assert f"empty CoT (allowed): {empty}" in text
         assert "occur more than once: 0" in text
         assert "longer than the model's 512 positions: 0" in part(report, f"{split}: length in tokens")
     assert 88 + 7 == 95

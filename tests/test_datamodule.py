@@ -111,7 +111,7 @@ def test_grouping_by_length_only_reorders(batch_size: int, pool: int, count: int
         one, other = plain.rows(draws), grouped.rows(draws)
         assert sorted(other) == list(range(count))
         # Within every pool the same examples, so that nothing comes earlier or later than the pool allows.
-        pools = (draws // batch_size - draws[0] // batch_size) // pool
+        pools = (draws // batch_size - draws[0] // batch_size) // grouped.pool
         for number_of_pool in np.unique(pools):
             assert sorted(one[pools == number_of_pool]) == sorted(other[pools == number_of_pool])
 
@@ -135,6 +135,12 @@ def test_grouping_saves_padding_with_and_without_cot() -> None:
     assert abs(np.corrcoef(mean, np.arange(300))[0, 1]) < 0.2
     together = {frozenset(batch.tolist()) for batch in passes[0]} & {frozenset(batch.tolist()) for batch in passes[1]}
     assert not together
+
+
+def test_a_small_set_is_not_one_pool() -> None:
+    """At most half a pass, or every pass would have the same batches."""
+    for count, pool in ((3000, 100), (1000, 50), (100, 5), (10, 1)):
+        assert TrainStream(numbers(count), 10, 1, 0, 1, 5, 100).pool == pool
 
 
 def test_grouping_leaves_equal_lengths_alone() -> None:

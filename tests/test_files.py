@@ -505,7 +505,7 @@ def test_what_begins_a_step(tmp_path: Path) -> None:
         tmp_path / "x.txt", b"q||<<1>> <<2>>\t<<3>> #### 1\nr||so <<1>> #### 2\ns|| #### 3\nt||none #### 4\n"
     )
     assert [example.steps for example in read(path)] == [()] * 4
-    assert [example.steps for example in read(path, step_start="<<")] == [(0, 6, 12), (0, 3), (), (0,)]
+    assert [example.steps for example in read(path, step_start="<<")] == [(0, 6, 12), (0, 3), (), ()]
     listed = written(
         tmp_path / "x.jsonl", as_jsonl([("q", ["a. b", "c."], "1"), ("r", "a. b. c", "2"), ("s", [], "3")])
     )

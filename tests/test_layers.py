@@ -9,15 +9,16 @@ PACKAGE = Path(stepwise_pl.__file__).parent
 
 LAYERS = [
     # plain functions and small classes
-    {"errors", "registry", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
+    {"errors", "registry", "provenance", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
-     "tasks.word_problems", "tasks", "config"},
+     "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "statistics",
+     "predictions"},
     # torch and transformers
     {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation"},
     # Lightning
     {"module", "callbacks", "loggers", "results"},
     # entry points and what they share
-    {"cli", "building", "runs", "train", "evaluate", "export", "write_data", "check_data"},
+    {"cli", "building", "runs", "train", "evaluate", "compare", "export", "write_data", "check_data"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

@@ -92,7 +92,7 @@ def place(examples: Examples, split: str, index: int) -> str:
 
 
 class Splits(dict[str, Examples]):
-    """The splits of a task, by the names in `SPLITS`.
+    """The splits of a task, by the names in `SPLITS` (or the parts of a suite, by theirs).
 
     `notes` say what a person must know of how they came to be, one sentence each: splits
     that came out smaller than asked for, lines that were skipped. They are shown at every start.
@@ -125,13 +125,31 @@ class Task:
         """The words of the task's texts, for the small tokenizer; empty if they are not known."""
         return ()
 
-    def fingerprint(self) -> tuple[str, ...]:
-        """What `load` reads besides the config, as digests: a change is a change of the data."""
-        return ()
+    def fingerprint(self) -> tuple[str, ...] | None:
+        """What `load` reads besides the config, as digests: a change is a change of the data.
+
+        None: not known, and tokenised data is not kept for the next start.
+        """
+        return None
 
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone, as keep_position needs to generate."""
         return False
+
+    def strata(self, example: Example) -> dict[str, str]:
+        """By which properties of an example accuracy is broken down in an evaluation, and their values; few each."""
+        return {}
+
+    def ood(self, train: Examples, size: int) -> Splits:
+        """Problems out of the training distribution, for `evaluate suite=ood`: up to `size` in each named part.
+
+        Args:
+            train: the training split of `load`, of which no problem may occur.
+
+        Returns:
+            No part at all if the task has no such suite.
+        """
+        return Splits({})
 
 
 def shortages(splits: Mapping[str, Sized], asked: Mapping[str, int]) -> list[str]:
@@ -156,17 +174,22 @@ def write_lines(examples: Examples, path: Path) -> None:
         UserError: an example holds a separator or a line break, which the format cannot hold.
     """
     done = 0
-    with path.open("w", encoding="utf-8") as file:
-        for chunk in chunks(examples):
-            for index, example in enumerate(chunk):
-                line = example.line()
-                if "\n" in line or not _holds(line, example):
-                    raise UserError(
-                        f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', which a line of "
-                        "text cannot"
-                    )
-                file.write(line + "\n")
-            done += len(chunk)
+    temporary = path.with_name(f"{path.name}.tmp")  # no half of a split is left behind
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for chunk in chunks(examples):
+                for index, example in enumerate(chunk):
+                    line = example.line()
+                    if "\n" in line or not _holds(line, example):
+                        raise UserError(
+                            f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', which a line "
+                            "of text cannot"
+                        )
+                    file.write(line + "\n")
+                done += len(chunk)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _holds(line: str, example: Example) -> bool:

@@ -60,14 +60,7 @@ class FileTask(Task):
         found = self._found(reserved)
         for split, examples in found.items():
             if examples.malformed and not self.skip_malformed:
-                for line in examples.malformed[:SHOWN]:
-                    log.error("%s", line)
-                if len(examples.malformed) > SHOWN:
-                    log.error("... and %d more", len(examples.malformed) - SHOWN)
-                raise UserError(
-                    f"task.{split}={examples.source}: {len(examples.malformed)} malformed {examples.unit}s, the first is "
-                    f"{examples.malformed[0]}; mend them, or leave them out with task.skip_malformed=true"
-                )
+                raise refused(examples, f"task.{split}", "mend them, or leave them out with task.skip_malformed=true")
             if examples.malformed:
                 notes.append(f"{examples.source}: skipped {len(examples.malformed)} malformed {examples.unit}s")
             if not examples:
@@ -113,10 +106,28 @@ class FileTask(Task):
             there -= size
         return None
 
+    def read_other(self, name: str, key: str, reserved: tuple[str, ...] = ()) -> ExampleList:
+        """All examples of another file or data set (`Source`), which `key` names, with the columns of this task.
+
+        Raises:
+            UserError: it cannot be read, is malformed (`skip_malformed` does not count here), or has no example.
+        """
+        examples = self._read_file(Source(name, key, self.columns()), reserved)
+        if examples.malformed:
+            raise refused(examples, key, "mend them")
+        if not examples:
+            raise UserError(f"{key}={name}: no example in it")
+        return examples
+
     def _found(self, reserved: tuple[str, ...]) -> dict[str, ExampleList]:
         """The examples of the splits that have a source of their own."""
         if reserved not in self._read:
-            self._read[reserved] = {name: self._read_file(source, reserved) for name, source in self._sources()}
+            self._read = {reserved: {name: self._read_file(source, reserved) for name, source in self._sources()}}
+        for split in HELD_OUT:
+            if getattr(self, split) is None and not getattr(self, f"{split}_size"):
+                raise UserError(
+                    f"task.{split} is not set: give a file, or task.{split}_size=N to hold N prompts of train out"
+                )
         return self._read[reserved]
 
     def _sources(self) -> list[tuple[str, Source]]:
@@ -128,11 +139,6 @@ class FileTask(Task):
                 "task.train is not set: give a .txt, .jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
             )
         named = [(split, getattr(self, split)) for split in SPLITS]
-        for split, name in named:
-            if name is None and not getattr(self, f"{split}_size"):
-                raise UserError(
-                    f"task.{split} is not set: give a file, or task.{split}_size=N to hold N prompts of train out"
-                )
         self._opened = [
             (split, Source(name, f"task.{split}", self.columns())) for split, name in named if name is not None
         ]
@@ -204,9 +210,24 @@ class Files(FileTask):
         return with_steps(Example(prompt, cot.strip(), answer), self.step_start)
 
 
+def refused(examples: ExampleList, key: str, advice: str) -> UserError:
+    """Log the malformed lines; return the error that names the first of them."""
+    for line in examples.malformed[:SHOWN]:
+        log.error("%s", line)
+    if len(examples.malformed) > SHOWN:
+        log.error("... and %d more", len(examples.malformed) - SHOWN)
+    return UserError(
+        f"{key}={examples.source}: {len(examples.malformed)} malformed {examples.unit}s, the first is "
+        f"{examples.malformed[0]}; {advice}"
+    )
+
+
 def with_steps(example: Example, start: str | None) -> Example:
-    """The example with a reasoning step beginning wherever `start` stands in the CoT, and at its beginning."""
-    if not start or not example.cot:
+    """The example with a reasoning step beginning wherever `start` stands in the CoT, and at its beginning.
+
+    Where it stands nowhere, nothing is known of steps.
+    """
+    if not start or start not in example.cot:
         return example
     found, place = {0}, example.cot.find(start)
     while place >= 0:

@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from stepwise_pl.errors import one_of, require
 from stepwise_pl.registry import register
-from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
-from stepwise_pl.tasks.sampling import digit_chars, spaced
-
-Digits = npt.NDArray[np.uint8]
+from stepwise_pl.tasks import multiplication_ood
+from stepwise_pl.tasks.base import SPLITS, Example, Examples, Splits, Task, shortages
+from stepwise_pl.tasks.long_multiplication import Digits, carries, digit_counts, pair_keys, read_prompt, render
 
 ENUMERATED = 2_000_000  # up to this many ordered pairs they are all listed, so that none is missed
 CHUNK = 1 << 16  # random pairs drawn at a time
@@ -72,13 +71,16 @@ class Multiplication(Task):
         require(pairs <= ENUMERATED or 4 * wanted <= pairs, "task.train_size", self.train_size,
                 f"must be at most {pairs // 4 - self.validation_size - self.test_size}, a quarter of the pairs there are")  # fmt: skip
 
-    def _lengths(self) -> list[tuple[int, int]]:
+    def lengths(self) -> list[tuple[int, int]]:
         """Fewest and most digits of the first and the second operand."""
         return [(self.min_digits or most, most) for most in (self.digits, self.second_digits or self.digits)]
 
     def _ranges(self) -> list[tuple[int, int]]:
         """Smallest number of the first and the second operand, and one more than the largest."""
-        return [(10 ** (fewest - 1), 10**most) for fewest, most in self._lengths()]
+        return [(10 ** (fewest - 1), 10**most) for fewest, most in self.lengths()]
+
+    def fingerprint(self) -> tuple[str, ...]:
+        return ()
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
         pairs = self._split()
@@ -91,6 +93,30 @@ class Multiplication(Task):
     def cot_length_known(self) -> bool:
         return True
 
+    def strata(self, example: Example) -> dict[str, str]:
+        """Operand lengths (`4x4`), zeros among the operands' digits, and carries (`long_multiplication.carries`).
+
+        Digits count as they are written, leading zeros too. Carries come in ranges of
+        ⌈digits · second_digits / 4⌉, of which test sets fill half a dozen. Nothing for a
+        prompt that is no multiplication, as a file may hold.
+        """
+        operands = read_prompt(example.prompt)
+        if operands is None:
+            return {}
+        first, second = operands
+        width = -(-self.digits * (self.second_digits or self.digits) // 4)
+        low = carries(first, second) // width * width
+        return {
+            "operand lengths": f"{len(first)}x{len(second)}",
+            "zeros in operands": str((first + second).count("0")),
+            "carries": f"{low}-{low + width - 1}" if width > 1 else str(low),
+        }
+
+    def ood(self, train: Examples, size: int) -> Splits:
+        """The parts described at `multiplication_ood.suite`."""
+        assert isinstance(train, Problems)
+        return multiplication_ood.suite(train.operands, self.lengths(), self.split == "unordered", self.seed, size)
+
     def _split(self) -> dict[str, Digits]:
         """Operands [problems, 2, digits] of train, validation and test, disjoint by class of pair."""
         drawn = np.empty((0, 2, self.digits), np.uint8)
@@ -102,7 +128,7 @@ class Multiplication(Task):
                 continue  # draw on: sorting out is the slow part
             drawn, fresh = _first_of_each(np.concatenate([drawn, *fresh])), []
             held_out = self._held_out(drawn)
-            first = _first_index(_keys(drawn, self.split == "unordered"))  # one pair of each class
+            first = _first_index(pair_keys(drawn, self.split == "unordered"))  # one pair of each class
             train, validation, test = (
                 drawn[held_out == 0],
                 drawn[first & (held_out == 1)],
@@ -123,10 +149,10 @@ class Multiplication(Task):
         come, and one in `EVERY` may go to validation, one to test, until those are full.
         So short operands, of which there are few, keep most of their pairs for training.
         """
-        keys = _keys(operands, self.split == "unordered")
+        keys = pair_keys(operands, self.split == "unordered")
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         arrival = np.argsort(np.argsort(first))  # of each class, in the order of `first`
-        lengths = _lengths(operands[first])
+        lengths = digit_counts(operands[first])
         if self.split == "unordered":
             lengths = np.sort(lengths, axis=1)
         stratum = lengths[:, 0] * (self.digits + 1) + lengths[:, 1]
@@ -143,7 +169,7 @@ class Multiplication(Task):
 
     def _pairs(self) -> Iterator[Digits]:
         """Operand pairs [n, 2, digits] in random order: all there are, or an endless stream of draws."""
-        lengths, ranges = self._lengths(), self._ranges()
+        lengths, ranges = self.lengths(), self._ranges()
         seed = [self.seed, *(number for pair in lengths for number in pair)]
         if math.prod(high - low for low, high in ranges) <= ENUMERATED:
             operands = [np.arange(low, high) for low, high in ranges]
@@ -152,7 +178,7 @@ class Multiplication(Task):
             pairs = np.stack([digits[0][first], digits[1][second]], axis=1)
             # Sorting by exponential draws over weights is sampling without replacement in
             # proportion to the weights (Efraimidis and Spirakis): uniform over operand lengths.
-            size = (9 * 10.0 ** (_lengths(pairs) - 1)).prod(axis=1)
+            size = (9 * 10.0 ** (digit_counts(pairs) - 1)).prod(axis=1)
             rng = np.random.default_rng(seed)
             yield pairs[np.argsort(rng.exponential(size=len(pairs)) * size, kind="stable")]
             return
@@ -183,91 +209,6 @@ class Problems:
         return render(self.operands[start:stop])
 
 
-def render(operands: Digits) -> list[Example]:
-    """The texts of multiplication problems from operand digits [n, 2, digits].
-
-    An operand's length is where its last non-zero digit stands (at least 1).
-    """
-    lengths = _lengths(operands)
-    out: list[Example] = [Example("", "", "")] * len(operands)
-    for first, second in np.unique(lengths, axis=0):
-        rows = np.flatnonzero((lengths == (first, second)).all(axis=1))
-        a, b = operands[rows, 0, :first], operands[rows, 1, :second]
-        cot, answer, steps = _cot_and_answer(a, b)
-        texts = zip(*(spaced(np.concatenate(part, axis=1)) for part in (_prompt(a, b), cot, answer)), strict=True)
-        for row, (x, z, y) in zip(rows, texts, strict=True):
-            out[row] = Example(x, z, y, steps)
-    return out
-
-
-def _prompt(a: Digits, b: Digits) -> list[Digits]:
-    return [digit_chars(a), _symbol("*", a), digit_chars(b)]
-
-
-def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], tuple[int, ...]]:
-    """The rows, signs and running sums of a * b, and its digits, as character columns; and where the CoT's steps begin.
-
-    A step is a row with its sign, and its running sum where there is one.
-    """
-    n, width = a.shape
-    last = b.shape[1] - 1
-    total = np.zeros((n, width + last + 1), np.uint8)
-    cot: list[Digits] = []
-    steps: list[int] = []
-    for i in range(last + 1):
-        row = np.zeros((n, width + 1 + i), np.uint8)
-        row[:, i:] = _times_digit(a, b[:, i])
-        total = _add(total, row)
-        steps.append(2 * sum(part.shape[1] for part in cot))  # a space behind every character
-        if i > 0:
-            cot.append(_symbol("+", a))
-        cot.append(digit_chars(row))
-        if 0 < i < last:
-            cot += [_symbol("(", a), digit_chars(total[:, : row.shape[1]]), _symbol(")", a)]
-    return cot, [digit_chars(total)], tuple(steps)
-
-
-def _times_digit(a: Digits, digit: Digits) -> Digits:
-    """a [n, width] times one digit each [n], as digits [n, width + 1]."""
-    out = np.zeros((len(a), a.shape[1] + 1), np.uint8)
-    carry = np.zeros(len(a), np.uint8)
-    for place in range(a.shape[1]):
-        value = a[:, place] * digit + carry  # at most 9 * 9 + 8
-        out[:, place], carry = value % 10, value // 10
-    out[:, -1] = carry
-    return out
-
-
-def _add(total: Digits, row: Digits) -> Digits:
-    """total [n, width] plus row [n, at most width], as digits [n, width]; the sum must fit."""
-    out = total.copy()
-    out[:, : row.shape[1]] += row
-    for place in range(out.shape[1] - 1):
-        out[:, place + 1] += out[:, place] // 10
-        out[:, place] %= 10
-    return out
-
-
-def _symbol(symbol: str, like: Digits) -> Digits:
-    return np.full((len(like), 1), ord(symbol), np.uint8)
-
-
-def _lengths(operands: Digits) -> npt.NDArray[np.int64]:
-    """Digits of each operand [n, 2]: one more than the place of its last non-zero digit."""
-    nonzero = operands[..., ::-1] != 0
-    return np.where(nonzero.any(-1), operands.shape[-1] - nonzero.argmax(-1), 1)
-
-
-def _keys(operands: Digits, unordered: bool) -> npt.NDArray[np.bytes_]:
-    """One byte string per pair, equal exactly for pairs of one class; [n]."""
-    width = operands.shape[-1]
-    # Most significant digit first, so that byte order is numeric order; no zero bytes, which numpy strips.
-    numbers = np.ascontiguousarray(operands[..., ::-1] + np.uint8(1)).view(f"S{width}")[..., 0]
-    if unordered:
-        numbers = np.sort(numbers, axis=1)
-    return np.ascontiguousarray(numbers).view(f"S{2 * width}").ravel()
-
-
 def _first_index(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
     """Where a key occurs for the first time; [n]."""
     first = np.zeros(len(keys), bool)
@@ -277,4 +218,4 @@ def _first_index(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
 
 def _first_of_each(operands: Digits) -> Digits:
     """Without repeated ordered pairs, in the order of first occurrence."""
-    return operands[_first_index(_keys(operands, unordered=False))]
+    return operands[_first_index(pair_keys(operands, unordered=False))]

@@ -41,6 +41,7 @@ class Source:
                 f"{key}={name}: cannot tell the format by the ending; give a .txt (lines 'prompt||cot #### answer'), "
                 ".jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
             )
+        self._digest: str | None = None
         self.unit = "row" if self.format in ("parquet", "hub") else "line"
 
     def records(self) -> Iterator[tuple[int, Record]]:
@@ -48,7 +49,9 @@ class Source:
         return READERS[self.format](self)
 
     def digest(self) -> str:
-        """Changes whenever the content does."""
+        """Changes whenever the content does. It is that of the content last read."""
+        if self._digest is not None:
+            return self._digest
         if self.format == "hub":
             import pyarrow as pa
 
@@ -57,19 +60,21 @@ class Source:
             with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), table.schema) as writer:
                 writer.write_table(table)
             return sink.hash.hexdigest()
-        return hashlib.sha256(self._bytes()).hexdigest()
+        self._bytes()
+        assert self._digest is not None
+        return self._digest
 
     def _error(self, problem: str) -> UserError:
         return UserError(f"{self.key}={self.name}: {problem}")
 
     def _bytes(self) -> bytes:
         try:
-            return (
-                Path(self.name).expanduser().read_bytes().removeprefix(b"\xef\xbb\xbf")
-            )  # some editors begin a file with this mark
+            content = Path(self.name).expanduser().read_bytes()
         except (OSError, RuntimeError) as error:
             problem = getattr(error, "strerror", None) or first_line(error)
             raise self._error(f"{problem}; give a readable file") from None
+        self._digest = hashlib.sha256(content).hexdigest()
+        return content.removeprefix(b"\xef\xbb\xbf")  # some editors begin a file with this mark
 
     def _require_columns(self, there: list[str]) -> None:
         if twice := [name for name in self.columns if there.count(name) > 1]:
@@ -112,8 +117,9 @@ class Source:
                 continue
             if not header:
                 raise self._error(f"the header cannot be read ({problem})")
-            # How far it goes, because a quote that is not closed swallows rows.
             yield first, ValueError(f"{problem}{f' (the row ends on line {last})' if last > first else ''}")
+            for number in range(first + 1, last + 1):  # a quote that is not closed swallows rows
+                yield number, ValueError(f"is part of the row that begins on line {first}")
 
     def _parquet(self) -> Iterator[tuple[int, Record]]:
         import pyarrow.parquet as pq

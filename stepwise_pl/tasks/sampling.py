@@ -1,5 +1,6 @@
 """Generated problems: distinct ones out of an endless stream of draws, dealt out to the splits."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,9 @@ class SampledTask(Task):
     def render(self, problems: Problems) -> list[Example]:
         """The texts of problems [n, ...]."""
         raise NotImplementedError
+
+    def fingerprint(self) -> tuple[str, ...]:
+        return ()
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
         asked = {name: getattr(self, f"{name}_size") for name in SPLITS}
@@ -118,7 +122,7 @@ def row_keys(rows: npt.NDArray[np.uint8]) -> Keys:
 
     Two different rows share one about once in 2**60 pairs, which then costs a problem, no more.
     """
-    flat = rows.reshape(len(rows), -1).astype(np.uint64)
+    flat = rows.reshape(len(rows), math.prod(rows.shape[1:])).astype(np.uint64)  # -1 would not do for no rows
     weights = np.frombuffer(np.random.default_rng(0).bytes(8 * flat.shape[1]), np.uint64)
     return np.asarray(flat @ weights)  # modulo 2**64
 

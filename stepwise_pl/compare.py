@@ -1,0 +1,261 @@
+"""`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl import cli
+from stepwise_pl.config import CompareConfig
+from stepwise_pl.errors import UserError, write_text
+from stepwise_pl.predictions import HEAD, Prediction, Share, percents, read_predictions, table
+from stepwise_pl.statistics import holm, mcnemar, mean_interval, paired_difference
+
+# Keys of a run's configuration that change neither what is learned nor how.
+ASIDE = (
+    "seed", "run_dir", "resume", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
+    "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
+    "trainer.keep_every_removed",
+)  # fmt: skip
+
+
+@dataclass
+class Evaluated:
+    """A run's predictions, and what it was trained with."""
+
+    run: str
+    summary: dict[str, Any]
+    predictions: list[Prediction]
+    config: dict[str, Any]  # dotted keys, those of `ASIDE` left out
+    seed: int
+
+    @property
+    def share(self) -> Share:
+        """Who is right."""
+        return Share.of(one.right for one in self.predictions)
+
+
+def compare(config: CompareConfig) -> dict[str, Any]:
+    """Compare the runs' predictions as configured; print, and write if asked to; return the numbers.
+
+    Raises:
+        UserError: a run has no such predictions, or they are on other problems.
+    """
+    evaluated = [load(run, config) for run in config.runs]
+    for other in evaluated[1:]:
+        require_same_problems(evaluated[0], other)
+    tests, means = pairs(evaluated), seeds(evaluated)
+    result = {"runs": [_record(one) for one in evaluated], "pairs": tests, "seeds": means}
+    cli.say(
+        "\n".join([*run_lines(evaluated), "", *pair_lines(tests, config.runs), "", *seed_lines(means, config.runs)])
+    )
+    if config.out:
+        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(config.out), json.dumps(result, indent=2) + "\n")
+        cli.say(f"written to {config.out}")
+    return result
+
+
+def load(run: str, config: CompareConfig) -> Evaluated:
+    """The predictions of a run that `config` asks for.
+
+    Raises:
+        UserError: it has none; the message says which command makes them.
+    """
+    folder = Path(run) / "evaluations"
+    if config.name is not None:
+        path = folder / f"{config.name}.jsonl"
+        if not path.is_file():
+            there = ", ".join(sorted(file.stem for file in folder.glob("*.jsonl"))) or "none"
+            raise UserError(f"name={config.name}: run {run} has no such predictions (there: {there})")
+    else:
+        stem = Path(config.checkpoint).stem
+        fitting = [
+            file
+            for file in sorted(folder.glob(f"{stem}-{config.split}-removed*.jsonl"))
+            if read_summary(file.with_suffix(".json")).get("as_trained")
+        ]
+        if not fitting:
+            more = "" if config.checkpoint == "best" else f" checkpoint={config.checkpoint}"
+            raise UserError(
+                f"run {run} has no predictions for split={config.split}; make them with: "
+                f"python -m stepwise_pl.evaluate run={run}{more} split={config.split}"
+            )
+        path = fitting[0]
+    plain = flat(cli.read_yaml(Path(run) / "config.yaml"))
+    learned = {key: value for key, value in plain.items() if not key.startswith((*ASIDE, "derived."))}
+    predictions = read_predictions(path)
+    if not predictions:
+        raise UserError(f"{path}: holds no prediction; evaluate the run again")
+    return Evaluated(run, read_summary(path.with_suffix(".json")), predictions, learned, int(plain.get("seed", 0)))
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary beside a file of predictions; empty if it is not there or damaged."""
+    try:
+        summary = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in plain.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def require_same_problems(one: Evaluated, other: Evaluated) -> None:
+    """Raise `UserError`, saying what differs, unless both have answered the same problems in the same order."""
+    where = f"{one.run} and {other.run} have not answered the same problems"
+    if len(one.predictions) != len(other.predictions):
+        raise UserError(f"{where}: {len(one.predictions)} of them and {len(other.predictions)}")
+    for number, (a, b) in enumerate(zip(one.predictions, other.predictions, strict=True), start=1):
+        for what, x, y in (("prompt", a.prompt, b.prompt), ("answer", a.target, b.target)):
+            if x != y:
+                raise UserError(f"{where}: {what} {number} is {x[:60]!r} there and {y[:60]!r} here")
+
+
+def pairs(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """For every two runs: how many problems which of them gets right, difference of accuracy, and McNemar's test."""
+    out: list[dict[str, Any]] = []
+    for one, other in combinations(evaluated, 2):
+        right = [(a.right, b.right) for a, b in zip(one.predictions, other.predictions, strict=True)]
+        only_first, only_second = right.count((True, False)), right.count((False, True))
+        out.append({
+            "first": one.run,
+            "second": other.run,
+            "both_right": right.count((True, True)),
+            "only_first_right": only_first,
+            "only_second_right": only_second,
+            "both_wrong": right.count((False, False)),
+            "difference": (only_first - only_second) / len(right),
+            "interval": paired_difference(only_first, only_second, len(right)),
+            "p": mcnemar(only_first, only_second),
+        })  # fmt: skip
+    corrected = holm([test["p"] for test in out])
+    return [{**test, "p_holm": p} for test, p in zip(out, corrected, strict=True)]
+
+
+def seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """For every configuration: its runs, and the mean of their accuracy with an interval if their seeds differ.
+
+    `apart` holds the keys in which configurations differ, and this one's values.
+    """
+    groups: dict[str, list[Evaluated]] = {}
+    for one in evaluated:
+        groups.setdefault(json.dumps(one.config, sort_keys=True), []).append(one)
+    every = {key for one in evaluated for key in one.config}
+    keys = sorted(key for key in every if len({repr(one.config.get(key)) for one in evaluated}) > 1)
+    out: list[dict[str, Any]] = []
+    for group in groups.values():
+        accuracies = [one.share.accuracy for one in group]
+        different = len(group) > 1 and len({one.seed for one in group}) == len(group)
+        low, high = mean_interval(accuracies) if different else (0.0, 1.0)
+        out.append({
+            "apart": {key: group[0].config.get(key) for key in keys if key in group[0].config},
+            "runs": [one.run for one in group],
+            "seeds": [one.seed for one in group],
+            "accuracies": accuracies,
+            "mean": sum(accuracies) / len(group),
+            "interval": (max(0.0, low), min(1.0, high)) if different else None,
+        })  # fmt: skip
+    return out
+
+
+def _record(one: Evaluated) -> dict[str, Any]:
+    kept = ("checkpoint", "step", "split", "file", "suite", "data_digest", "removed_tokens")
+    known = {key: one.summary[key] for key in kept if key in one.summary}
+    return {"run": one.run, "seed": one.seed, **known, **one.share.record()}
+
+
+def run_lines(evaluated: Sequence[Evaluated]) -> list[str]:
+    """The runs, numbered, with their accuracy."""
+    rows = [
+        [
+            f"{number}  {one.run}",
+            *(str(one.summary.get(key, "?")) for key in ("step", "removed_tokens")),
+            *one.share.row(),
+        ]
+        for number, one in enumerate(evaluated, start=1)
+    ]
+    return table(("run", "step", "removed tokens", *HEAD), rows)
+
+
+def pair_lines(tests: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str]:
+    """McNemar's test for every two runs; for two alone the table of right and wrong as well."""
+    number = {run: str(place) for place, run in enumerate(runs, start=1)}
+    lines = []
+    if len(tests) == 1:
+        counts = {
+            key: str(tests[0][key]) for key in ("both_right", "only_first_right", "only_second_right", "both_wrong")
+        }
+        lines += table(("problems", "2 right", "2 wrong"), [
+            ("1 right", counts["both_right"], counts["only_first_right"]),
+            ("1 wrong", counts["only_second_right"], counts["both_wrong"]),
+        ])  # fmt: skip
+        lines.append("")
+    head = ["runs", "only first right", "only second right", "difference", "95% interval", "p", "p, Holm"]
+    rows = [
+        [
+            f"{number[test['first']]} - {number[test['second']]}",
+            str(test["only_first_right"]),
+            str(test["only_second_right"]),
+            f"{test['difference']:+.1%}",
+            percents(test["interval"]),
+            f"{test['p']:.2g}",
+            f"{test['p_holm']:.2g}",
+        ]
+        for test in tests
+    ]
+    columns = len(head) - (len(tests) == 1)  # one test needs no correction
+    lines += table(head[:columns], (row[:columns] for row in rows))
+    how = "p: McNemar's exact test, two-sided; interval: adjusted Wald (Bonett and Price 2012). Both are about these runs on"
+    lines.append(f"{how} problems like these, not about other seeds.")
+    if len(tests) > 1:
+        lines.append(f"p, Holm: corrected for {len(tests)} tests.")
+    return lines
+
+
+def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str]:
+    """Mean accuracy of every configuration, and what sets it apart."""
+    number = {run: str(place) for place, run in enumerate(runs, start=1)}
+    rows = []
+    for mean in means:
+        count = len(mean["runs"])
+        why = "one seed: no interval" if count == 1 else "seeds not different: no interval"
+        rows.append([
+            ", ".join(number[run] for run in mean["runs"]),
+            ", ".join(map(str, mean["seeds"])),
+            f"{mean['mean']:.1%}",
+            percents(mean["interval"]) if mean["interval"] else why,
+            " ".join(f"{key}={value}" for key, value in mean["apart"].items()),
+        ])  # fmt: skip
+    return table(("runs that differ in the seed alone", "seeds", "mean", "95% t interval over seeds", ""), rows)
+
+
+def overrides(arguments: Sequence[str]) -> list[str]:
+    """The command line for Hydra: run folders that are named one by one become `runs=[...]`.
+
+    A folder's name may hold an equals sign, as those of sweeps do.
+    """
+    keys = {f.name for f in fields(CompareConfig)}
+    folders = [
+        argument
+        for argument in arguments
+        if not argument.startswith(("-", "hydra", "+", "~")) and argument.partition("=")[0] not in keys
+        if "=" not in argument or Path(argument).is_dir()
+    ]
+    rest = [argument for argument in arguments if argument not in folders]
+    quoted = ["'{}'".format(folder.replace("\\", "\\\\").replace("'", "\\'")) for folder in folders]
+    return [f"runs=[{','.join(quoted)}]", *rest] if folders else rest
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = overrides(sys.argv[1:])
+    cli.entry_point("compare", compare)

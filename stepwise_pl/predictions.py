@@ -1,0 +1,133 @@
+"""A model's answers, one by one: what is written beside an evaluation, and what is counted from it."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from stepwise_pl.errors import UserError, write_text
+from stepwise_pl.statistics import wilson
+
+FEW = 30  # examples; the accuracy of fewer says little
+
+
+@dataclass
+class Prediction:
+    """One problem and its answer.
+
+    Attributes:
+        index: place in the split.
+        target, prediction: answers as they are compared (`normalize_answer`); a prediction
+            that was not finished is None.
+        strata: values of the properties by which accuracy is broken down (`Task.strata`).
+    """
+
+    index: int
+    prompt: str
+    target: str
+    prediction: str | None
+    right: bool
+    strata: dict[str, str] = field(default_factory=dict)
+
+
+class Share(NamedTuple):
+    """How many of n are right."""
+
+    right: int
+    n: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.n
+
+    @classmethod
+    def of(cls, right: Iterable[bool]) -> "Share":
+        outcomes = list(right)
+        return cls(sum(outcomes), len(outcomes))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson(self.accuracy, self.n)
+
+    def record(self) -> dict[str, object]:
+        """For a summary."""
+        return {"n": self.n, "accuracy": self.accuracy, "interval": self.interval}
+
+    def row(self) -> list[str]:
+        """For a table whose columns are `HEAD`; says when n is small."""
+        return [str(self.n), f"{self.accuracy:.1%}", percents(self.interval), "few" if self.n < FEW else ""]
+
+
+def by_stratum(predictions: Sequence[Prediction]) -> dict[str, dict[str, Share]]:
+    """Who is right, by property and by its value; values in numeric order where they hold numbers."""
+    outcomes: dict[str, dict[str, list[bool]]] = {}
+    for one in predictions:
+        for name, value in one.strata.items():
+            outcomes.setdefault(name, {}).setdefault(value, []).append(one.right)
+
+    def numeric(value: str) -> list[int]:
+        return [int(digits) for digits in re.findall(r"\d+", value)]
+
+    return {
+        name: {value: Share.of(values[value]) for value in sorted(values, key=numeric)}
+        for name, values in outcomes.items()
+    }
+
+
+def by_position(predictions: Sequence[Prediction]) -> list[Share]:
+    """For each place in the answer, counted in words from its start: who has the right word there.
+
+    Of the examples whose target has that place. For multiplication words are digits, the
+    least significant first.
+    """
+    outcomes: list[list[bool]] = []
+    for one in predictions:
+        words = [] if one.prediction is None else one.prediction.split()
+        for place, word in enumerate(one.target.split()):
+            if place == len(outcomes):
+                outcomes.append([])
+            outcomes[place].append(place < len(words) and words[place] == word)
+    return [Share.of(right) for right in outcomes]
+
+
+def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
+    """One JSON object a line, in one go."""
+    write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in predictions))
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """What `write_predictions` wrote. Raises `UserError` if the file is missing or damaged."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; evaluate the run again") from None
+    out = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            out.append(Prediction(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise UserError(f"{path}: line {number} is no prediction; evaluate the run again") from None
+    return out
+
+
+HEAD = ("n", "accuracy", "95% Wilson interval", "")  # of `Share.row`
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of plain text, the first column to the left, the others to the right."""
+    cells = [head, *rows]
+    first, *others = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return [
+        "  ".join([row[0].ljust(first), *(text.rjust(width) for text, width in zip(row[1:], others, strict=True))]).rstrip()
+        for row in cells
+    ]  # fmt: skip
+
+
+def percents(interval: tuple[float, float]) -> str:
+    """An interval of accuracies, for reading."""
+    return f"[{interval[0]:.1%}, {interval[1]:.1%}]"

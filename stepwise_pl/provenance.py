@@ -1,0 +1,88 @@
+"""What a run was made with: versions, git commit, command line, machine."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.errors import write_text
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "tokenizers",
+    "torchmetrics",
+    "numpy",
+    "hydra-core",
+    "datasets",
+    "wandb",
+)
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the software of this process."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "directory": str(Path.cwd()),
+        "process": os.getpid(),
+        "git": git_state(Path(__file__).parent),
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "machine": {
+            "host": platform.node(),
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        },
+    }
+
+
+def record(path: Path, **more: Any) -> None:
+    """Add this process to the list of sessions in the JSON file `path`; a resumed run has several."""
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        sessions = []
+    sessions.append({**environment(), **more})
+    write_text(path, json.dumps({"sessions": sessions}, indent=2) + "\n")
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that holds `folder`, and whether files in it differ from it; None if it is no checkout."""
+
+    def git(*arguments: str) -> str:
+        out = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+        )
+        return out.stdout.strip()
+
+    try:
+        if git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        ):  # a package folder inside some other repository is not it
+            return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,242 @@
+"""Runs killed at any moment, resumed, and compared with one that was not: the same weights, metrics and decisions."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import REPO, SMALL, command
+
+# A token leaves after steps 20 and 40; epochs of 20 steps; validation at their ends; 2 micro-batches.
+RUN = (
+    *SMALL, "model.dropout=0.1", "trainer.max_epochs=4", "trainer.accumulate_grad_batches=2", "schedule.smoothing=1",
+    "trainer.checkpoint_every_n_steps=7", "trainer.log_every_n_steps=1", "data.cache_dir=null",
+)  # fmt: skip
+
+# The real command, with a callback that ends the process at a chosen moment.
+DRIVER = """
+import os, signal, sys
+from lightning.pytorch.callbacks import Callback
+from stepwise_pl import building, cli, train
+
+moment, step, how = sys.argv.pop(1).split(",")
+
+def end():
+    if how == "exception":
+        raise RuntimeError("stopped here")
+    os.kill(os.getpid(), getattr(signal, how))
+
+class End(Callback):
+    done = False
+    def at(self, name, trainer):
+        if name == moment and trainer.global_step == int(step) and not self.done:
+            self.done = True
+            end()
+    def on_train_batch_start(self, trainer, *args):
+        inside = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches
+        self.at("between micro-batches" if inside else "before the step", trainer)
+    def on_before_optimizer_step(self, trainer, *args): self.at("inside the step", trainer)
+    def on_train_batch_end(self, trainer, *args): self.at("after the step", trainer)
+    def on_validation_start(self, trainer, *args): self.at("before validation", trainer)
+    def on_validation_batch_end(self, trainer, *args): self.at("in validation", trainer)
+    def on_train_epoch_end(self, trainer, *args): self.at("end of epoch", trainer)
+
+build = building.build_trainer
+
+def with_end(*args, **kwargs):
+    trainer = build(*args, **kwargs)
+    trainer.callbacks.append(End())
+    save = trainer.save_checkpoint
+    def half(path, *args, **kwargs):
+        save(path, *args, **kwargs)
+        if moment == "writing a checkpoint" and trainer.global_step == int(step):
+            os.truncate(path, os.path.getsize(path) // 2)
+            end()
+    trainer.save_checkpoint = half
+    return trainer
+
+building.build_trainer = with_end
+cli.entry_point("train", train.train)
+"""
+
+
+def start(folder: Path, *more: str, end: str = "never,0,SIGKILL", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER, end, *RUN, f"run_dir={folder}", *more],
+        cwd=REPO, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )  # fmt: skip
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def assert_the_same(one: Path, other: Path) -> None:
+    """Bit for bit: weights, optimizer, what the schedule and the module know, and every row of metrics, none twice."""
+    first, second = state(one), state(other)
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    for key, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][key]), key
+    moments = [s["optimizer_states"][0]["state"] for s in (first, second)]
+    assert moments[0].keys() == moments[1].keys()
+    assert all(torch.equal(v, moments[1][i][k]) for i, s in moments[0].items() for k, v in s.items())
+    for key in ("removed", "reset_step", "schedule", "limits"):
+        assert first["stepwise"][key] == second["stepwise"][key]
+    assert first["global_step"] == second["global_step"]
+    assert metrics(one) == metrics(other)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
+    for key in ("test_accuracy", "removed_tokens", "steps", "checkpoint"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+@pytest.fixture(scope="module", params=[0])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    out = start(folder)
+    assert out.returncode == 0, out.stderr[-2000:]
+    return folder
+
+
+MOMENTS = [
+    ("after the step", 19), ("before the step", 20), ("after the step", 21), ("inside the step", 26), ("end of epoch", 40),
+    ("between micro-batches", 33), ("before validation", 40), ("in validation", 40), ("writing a checkpoint", 40),
+    ("writing a checkpoint", 28), ("before the step", 3), ("after the step", 79), ("in validation", 80),
+]  # fmt: skip
+CODES = {"SIGKILL": (-9,), "SIGTERM": (143, 1, 0, -15), "exception": (1,)}
+
+
+def killed_and_resumed(folder: Path, moment: str, step: int, how: str, *more: str) -> None:
+    out = start(folder, *more, end=f"{moment},{step},{how}")
+    assert out.returncode in CODES[how], (out.returncode, out.stderr[-2000:])
+    assert not (folder / "summary.json").exists()
+    out = start(folder, *more, "resume=true")
+    assert out.returncode == 0, out.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "moment,step,how",
+    [
+        ("after the step", 21, "SIGKILL"), ("in validation", 40, "SIGKILL"), ("writing a checkpoint", 40, "SIGKILL"),
+        ("between micro-batches", 33, "SIGTERM"), ("before the step", 3, "SIGKILL"),
+    ],
+)  # fmt: skip
+def test_killed_and_resumed_is_uninterrupted(whole: Path, tmp_path: Path, moment: str, step: int, how: str) -> None:
+    killed_and_resumed(tmp_path / "run", moment, step, how)
+    assert_the_same(whole, tmp_path / "run")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", CODES)
+@pytest.mark.parametrize("moment,step", MOMENTS)
+def test_the_full_matrix(whole: Path, tmp_path: Path, moment: str, step: int, how: str, workers: int) -> None:
+    killed_and_resumed(tmp_path / "run", moment, step, how, f"data.num_workers={workers}")
+    assert_the_same(whole, tmp_path / "run")
+
+
+def test_killed_twice(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert start(folder, end="after the step,23,SIGKILL").returncode == -9
+    assert start(folder, "resume=true", end="inside the step,50,SIGKILL").returncode == -9
+    assert start(folder, "resume=true").returncode == 0
+    assert_the_same(whole, folder)
+    sessions = json.loads((folder / "environment.json").read_text())["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, 21, 49]
+
+
+def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert start(folder, end="after the step,30,SIGKILL").returncode == -9
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("2")  # of a row 29,...
+    assert start(folder, "resume=true").returncode == 0
+    assert_the_same(whole, folder)
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
+    files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
+    arguments = (*SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}")
+    command("train", *arguments, "trainer.max_steps=4")
+    train = tmp_path / "data" / "train.txt"
+    lines = train.read_text().splitlines()
+    train.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    out = command("train", f"run_dir={tmp_path / 'run'}", "resume=true", "trainer.max_steps=8", check=False)
+    assert out.returncode == 2
+    assert "the data is not what the run was trained on" in out.stderr.splitlines()[-1]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
+    first = subprocess.Popen(arguments, cwd=REPO, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            if (folder / "checkpoints" / "last.ckpt").exists():
+                break
+            time.sleep(0.2)
+        out = command("train", *RUN, f"run_dir={folder}", "resume=true", check=False)
+        assert out.returncode == 2
+        assert f"another process is at work in it (process {first.pid} on " in out.stderr.splitlines()[-1]
+    finally:
+        first.send_signal(signal.SIGINT)  # Ctrl-C
+        first.wait(60)
+    assert first.returncode == 1
+    before = state(folder)["global_step"]
+    out = command("train", f"run_dir={folder}", "resume=true", f"trainer.max_steps={before + 3}")
+    assert state(folder)["global_step"] == before + 3
+    sessions = json.loads((folder / "environment.json").read_text())["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, before]
+    assert sessions[0]["process"] == first.pid
+
+
+def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
+    """Somebody removes the folder in the middle of the run: what is learned is saved all the same."""
+    import shutil
+
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=40", f"run_dir={folder}"]
+    process = subprocess.Popen(arguments, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for _ in range(300):
+        if (folder / "checkpoints" / "best.ckpt").exists():
+            break
+        time.sleep(0.2)
+    shutil.rmtree(folder)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr[-2000:]
+    command("evaluate", f"run={folder}", "checkpoint=last", "speed_problems=0")
+
+
+def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.max_epochs=3")
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["best.ckpt", "last.ckpt", "removed-0.ckpt", "removed-1.ckpt", "removed-2.ckpt"]
+    for removed in range(3):
+        found = torch.load(folder / "checkpoints" / f"removed-{removed}.ckpt", weights_only=True)
+        assert (found["stepwise"]["removed"], "optimizer_states" in found) == (removed, False)
+    command("evaluate", f"run={folder}", "checkpoint=removed-1", "speed_problems=0")
+    result = json.loads((folder / "evaluations" / "removed-1-test-removed1.json").read_text())
+    assert result["removed_tokens"] == 1
+
+
+def test_the_environment_is_recorded(whole: Path) -> None:
+    (session,) = json.loads((whole / "environment.json").read_text())["sessions"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
+    assert session["git"] is None or session["git"]["commit"] == head
+    assert session["packages"]["torch"] == torch.__version__
+    assert f"run_dir={whole}" in session["command"]
+    assert session["machine"]["cores"] >= 1

@@ -140,6 +140,12 @@ class Checkpoints(Checkpoint):
             self._saved_step = trainer.global_step
 
     def _save(self, trainer: L.Trainer, path: Path, weights_only: bool = False) -> None:
+        try:
+            self._write(trainer, path, weights_only)
+        except FileNotFoundError:  # the run folder was removed at this very moment
+            self._write(trainer, path, weights_only)
+
+    def _write(self, trainer: L.Trainer, path: Path, weights_only: bool) -> None:
         if trainer.is_global_zero and not (self.folder.parent / "config.yaml").is_file():
             self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
             self.describe()

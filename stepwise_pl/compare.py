@@ -11,7 +11,7 @@ from typing import Any
 from stepwise_pl import cli
 from stepwise_pl.config import CompareConfig
 from stepwise_pl.errors import UserError, write_text
-from stepwise_pl.predictions import HEAD, Prediction, Share, percents, read_predictions, table
+from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table
 from stepwise_pl.statistics import holm, mcnemar, mean_interval, paired_difference
 
 # Keys of a run's configuration that change neither what is learned nor how.
@@ -87,10 +87,20 @@ def load(run: str, config: CompareConfig) -> Evaluated:
         path = fitting[0]
     plain = flat(cli.read_yaml(Path(run) / "config.yaml"))
     learned = {key: value for key, value in plain.items() if not key.startswith((*ASIDE, "derived."))}
-    predictions = read_predictions(path)
+    predictions = _of_part(read_predictions(path), config.part, path)
+    return Evaluated(run, read_summary(path.with_suffix(".json")), predictions, learned, int(plain.get("seed", 0)))
+
+
+def _of_part(predictions: list[Prediction], part: str | None, path: Path) -> list[Prediction]:
+    """The predictions for one part of a suite, as a mixture of unlike parts has no accuracy; otherwise all."""
     if not predictions:
         raise UserError(f"{path}: holds no prediction; evaluate the run again")
-    return Evaluated(run, read_summary(path.with_suffix(".json")), predictions, learned, int(plain.get("seed", 0)))
+    parts = dict.fromkeys(one.strata.get(PART) for one in predictions)
+    if part not in parts:
+        there = ", ".join(name for name in parts if name)
+        advice = f"choose one with part= ({there})" if there else "it has none; leave part out"
+        raise UserError(f"part={part or 'null'}: no such part in {path}; {advice}")
+    return [one for one in predictions if one.strata.get(PART) == part]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

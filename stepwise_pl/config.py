@@ -266,6 +266,8 @@ class CompareConfig:
     split: str = "test"
     # or by the name of the file in `evaluations/`, without its ending.
     name: str | None = None
+    # and of a suite, which part.
+    part: str | None = None
     # Write the numbers to this JSON file as well.
     out: str | None = None
 

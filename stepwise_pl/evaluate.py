@@ -13,6 +13,7 @@ from stepwise_pl.config import EvaluateConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import (
     HEAD,
+    PART,
     Prediction,
     Share,
     by_position,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PART = "part"  # of a suite; the stratum that its table shows
 DIGITS_A_LINE = 10
 
 

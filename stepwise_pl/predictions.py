@@ -10,6 +10,7 @@ from typing import NamedTuple
 from stepwise_pl.errors import UserError, write_text
 from stepwise_pl.statistics import wilson
 
+PART = "part"  # the stratum that says to which part of a suite a problem belongs
 FEW = 30  # examples; the accuracy of fewer says little
 
 

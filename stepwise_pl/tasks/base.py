@@ -92,7 +92,7 @@ def place(examples: Examples, split: str, index: int) -> str:
 
 
 class Splits(dict[str, Examples]):
-    """The splits of a task, by the names in `SPLITS` (or the parts of a suite, by theirs).
+    """The splits of a task, by the names in `SPLITS`.
 
     `notes` say what a person must know of how they came to be, one sentence each: splits
     that came out smaller than asked for, lines that were skipped. They are shown at every start.
@@ -140,7 +140,7 @@ class Task:
         """By which properties of an example accuracy is broken down in an evaluation, and their values; few each."""
         return {}
 
-    def ood(self, train: Examples, size: int) -> Splits:
+    def ood(self, train: Examples, size: int) -> dict[str, Examples]:
         """Problems out of the training distribution, for `evaluate suite=ood`: up to `size` in each named part.
 
         Args:
@@ -149,7 +149,7 @@ class Task:
         Returns:
             No part at all if the task has no such suite.
         """
-        return Splits({})
+        return {}
 
 
 def shortages(splits: Mapping[str, Sized], asked: Mapping[str, int]) -> list[str]:

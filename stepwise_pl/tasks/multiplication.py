@@ -112,7 +112,7 @@ class Multiplication(Task):
             "carries": f"{low}-{low + width - 1}" if width > 1 else str(low),
         }
 
-    def ood(self, train: Examples, size: int) -> Splits:
+    def ood(self, train: Examples, size: int) -> dict[str, Examples]:
         """The parts described at `multiplication_ood.suite`."""
         assert isinstance(train, Problems)
         return multiplication_ood.suite(train.operands, self.lengths(), self.split == "unordered", self.seed, size)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.tasks.base import Example, Splits
+from stepwise_pl.tasks.base import Example, Examples
 from stepwise_pl.tasks.long_multiplication import Digits, digit_counts, pair_keys, render
 from stepwise_pl.tasks.sampling import Rendered, distinct, row_keys
 
@@ -20,7 +20,9 @@ CHUNK = 1 << 13  # problems drawn at a time
 ZERO = 0.75  # how often a digit of a zero-heavy operand is a zero
 
 
-def suite(trained: Digits, lengths: list[tuple[int, int]], unordered: bool, seed: int, size: int) -> Splits:
+def suite(
+    trained: Digits, lengths: list[tuple[int, int]], unordered: bool, seed: int, size: int
+) -> dict[str, Examples]:
     """Problems of which none was trained on, up to `size` for each part.
 
     fewer_digits     at least one operand is shorter than any trained on, none is longer
@@ -38,7 +40,7 @@ def suite(trained: Digits, lengths: list[tuple[int, int]], unordered: bool, seed
         trained: operand digits of the training set, [problems, 2, digits].
         lengths: fewest and most digits trained on, of the first and of the second operand.
         seed: of the draws. The same arguments give the same problems.
-        size: of each part; notes say where there are fewer.
+        size: of each part; fewer where there are no more.
     """
     fewest, most = np.array(lengths).T
     parts = {"swapped": _swapped(trained, fewest, most)[:size]}
@@ -51,15 +53,7 @@ def suite(trained: Digits, lengths: list[tuple[int, int]], unordered: bool, seed
             return problems[~_among(pair_keys(problems[..., :-1], unordered), seen)]
 
         parts[name] = distinct(fresh, row_keys, size)
-    return Splits(
-        {name: Rendered(parts[name], _render) for name in PARTS},
-        [
-            f"{name}: {len(parts[name])} of the {size} problems asked for; there are no more of this kind and length "
-            "that were not trained on"
-            for name in PARTS
-            if len(parts[name]) < size
-        ],
-    )
+    return {name: Rendered(parts[name], _render) for name in PARTS}
 
 
 def _render(problems: Digits) -> list[Example]:
@@ -82,8 +76,8 @@ def _swapped(trained: Digits, fewest: Ints, most: Ints) -> Digits:
 
 
 def _problems(digits: Ints, written: Ints, keep: Any = True) -> Digits:
-    problems = np.concatenate([digits, written[..., None]], axis=-1).astype(np.uint8)
-    return problems[np.broadcast_to(keep, len(problems))]
+    problems: Digits = np.concatenate([digits, written[..., None]], axis=-1).astype(np.uint8)
+    return np.asarray(problems[np.broadcast_to(keep, len(problems))])
 
 
 # How the problems of a part are drawn, some of CHUNK at a time, given the fewest and most digits trained on.

@@ -1,6 +1,7 @@
 """`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -128,7 +129,7 @@ def require_same_problems(one: Evaluated, other: Evaluated) -> None:
     for number, (a, b) in enumerate(zip(one.predictions, other.predictions, strict=True), start=1):
         for what, x, y in (("prompt", a.prompt, b.prompt), ("answer", a.target, b.target)):
             if x != y:
-                raise UserError(f"{where}: {what} {number} is {x[:60]!r} there and {y[:60]!r} here")
+                raise UserError(f"{where}: {what} {number} is {x[:60]!r} in the first, {y[:60]!r} in the second")
 
 
 def pairs(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
@@ -262,8 +263,12 @@ def overrides(arguments: Sequence[str]) -> list[str]:
         if "=" not in argument or Path(argument).is_dir()
     ]
     rest = [argument for argument in arguments if argument not in folders]
-    quoted = ["'{}'".format(folder.replace("\\", "\\\\").replace("'", "\\'")) for folder in folders]
-    return [f"runs=[{','.join(quoted)}]", *rest] if folders else rest
+    return [f"runs=[{','.join(map(_quoted, folders))}]", *rest] if folders else rest
+
+
+def _quoted(text: str) -> str:
+    """As Hydra reads it: in quotes, where a backslash stands for itself except before a quote."""
+    return "'{}'".format(re.sub(r"\\+(?='|$)", lambda match: 2 * match[0], text).replace("'", "\\'"))
 
 
 if __name__ == "__main__":

@@ -134,14 +134,14 @@ def test_a_bad_config_is_refused_before_torch_is_imported(tmp_path) -> None:
     assert out.stdout.strip() == "2 []", out.stderr
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate", "export", "write_data", "check_data"])
+@pytest.mark.parametrize("entry", ["train", "evaluate", "compare", "export", "write_data", "check_data"])
 def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     out = subprocess.run(
         [sys.executable, "-m", f"stepwise_pl.{entry}", "--help"], capture_output=True, text=True, cwd=tmp_path
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "export": "out: null", "write_data": "digits: 4",
+        "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "compare": "split: test", "export": "out: null", "write_data": "digits: 4",
         "check_data": "skip_malformed: false",
     }  # fmt: skip
     assert key[entry] in out

@@ -1,8 +1,10 @@
-"""`evaluate` through the real command: what it writes is scored again here, independently."""
+"""`evaluate` on a small run: what it writes is scored again here, independently."""
 
+import contextlib
+import io
 import json
+import re
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,36 @@ import torch
 from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
+from stepwise_pl.config import EvaluateConfig
+from stepwise_pl.datamodule import Limits
 from stepwise_pl.decoding import answers, generate
 from stepwise_pl.errors import UserError
+from stepwise_pl.evaluate import evaluate
 from stepwise_pl.evaluation import Scorer
 from stepwise_pl.predictions import Prediction, by_position, by_stratum, read_predictions, table, write_predictions
 from stepwise_pl.removal import remove
 from stepwise_pl.runs import load_run
-from stepwise_pl.tasks import Multiplication
+from stepwise_pl.tasks import Files, Multiplication
 from stepwise_pl.tokenizing import encode
 from tests.conftest import SMALL, command, small_model
 
-# Two digits, lengths mixed, so that answers and CoTs differ in length and some answers are wrong.
+# Operands of one and two digits, so that lengths differ. Trained until the 60 problems are known
+# by heart, so that problems trained on are answered right and others wrong.
 MIXED = (
-    *SMALL, "task.digits=2", "task.min_digits=1", "task.train_size=3000", "task.validation_size=100",
-    "task.test_size=200", "schedule.delta=2", "trainer.max_epochs=10",
+    "task=mult2x2", "task.min_digits=1", "task.train_size=60", "task.validation_size=10", "task.test_size=40",
+    *SMALL[3:9], "schedule=no_cot", "trainer.max_epochs=10", "trainer.validate_every_epochs=10",
 )  # fmt: skip
+
+Evaluated = tuple[str, dict[str, Any], list[dict[str, Any]]]
+
+
+def evaluated(run: Path, **settings: Any) -> Evaluated:
+    """What `evaluate` prints, its summary and its predictions, as they lie in the run folder."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        evaluate(EvaluateConfig(run=str(run), **{"speed_problems": 0, **settings}))
+    path = Path(out.getvalue().split("written to")[1].split(";")[0].strip())
+    rows = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
+    return out.getvalue(), json.loads(path.read_text()), rows
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +53,12 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluate(run: Path) -> Callable[..., tuple[str, dict[str, Any], list[dict[str, Any]]]]:
-    """What the command prints, its summary and its predictions."""
-    kept: dict[tuple[str, ...], tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
-
-    def call(*arguments: str) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-        if arguments not in kept:
-            out = command("evaluate", f"run={run}", "speed_problems=0", *arguments).stdout
-            path = Path(out.split("written to")[1].split(";")[0].strip())
-            rows = [json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()]
-            kept[arguments] = out, json.loads(path.read_text()), rows
-        return kept[arguments]
-
-    return call
+def mixture(run: Path) -> Path:
+    """A file of problems that were trained on, and as many that were not."""
+    splits = load_run(str(run), "best").config.task.load()
+    path = run.parent / "mixture.txt"
+    path.write_text("".join(f"{e.line()}\n" for name in ("train", "test") for e in splits[name].slice(0, 40)))
+    return path
 
 
 def wilson(right: int, n: int) -> list[float]:
@@ -61,51 +71,56 @@ def product(prompt: str) -> str:
     return " ".join(str(int(first[::-1]) * int(second[::-1])).zfill(len(first) + len(second))[::-1])
 
 
-def test_predictions_are_in_the_order_of_the_split(run: Path, evaluate) -> None:
-    _, summary, rows = evaluate()
-    test = load_run(str(run), "best").config.task.load()["test"].slice(0, 200)
-    assert [row["prompt"] for row in rows] == [example.prompt for example in test]
-    assert [row["target"] for row in rows] == [example.answer for example in test]
-    assert [row["index"] for row in rows] == list(range(200))
-    lengths = [len(row["prompt"]) for row in rows]
-    assert lengths != sorted(lengths, reverse=True)  # the longest are answered first
-    assert summary["examples"] == 200
+def test_predictions_are_in_the_order_of_the_split(run: Path) -> None:
+    for split, settings in (("test", {}), ("train", {"split": "train"})):
+        _, summary, rows = evaluated(run, **settings)
+        examples = load_run(str(run), "best").config.task.load()[split]
+        examples = examples.slice(0, len(examples))
+        assert [row["prompt"] for row in rows] == [example.prompt for example in examples]
+        assert [row["target"] for row in rows] == [example.answer for example in examples]
+        assert [row["index"] for row in rows] == list(range(len(examples)))
+        lengths = [len(row["prompt"]) for row in rows]
+        assert lengths != sorted(lengths, reverse=True)  # the longest are answered first
+        assert (summary["split"], summary["examples"], summary["as_trained"]) == (split, len(examples), True)
 
 
-def test_predictions_scored_again_are_the_accuracy(evaluate) -> None:
-    for arguments in ((), ("split=validation", "checkpoint=last", "removed_tokens=0")):
-        _, summary, rows = evaluate(*arguments)
+def test_predictions_scored_again_are_the_accuracy(run: Path, mixture: Path) -> None:
+    for settings in ({"file": str(mixture)}, {"split": "train", "checkpoint": "last", "removed_tokens": 0}):
+        _, summary, rows = evaluated(run, **settings)
         right = [row["prediction"] == product(row["prompt"]) for row in rows]
         assert [row["right"] for row in rows] == right
-        assert 0 < sum(right) < len(right)
         assert summary["answer_accuracy"] == pytest.approx(sum(right) / len(right))
         assert summary["answer_interval"] == pytest.approx(wilson(sum(right), len(right)), abs=1e-6)
         assert summary["unfinished_answers"] == [row["prediction"] for row in rows].count(None)
+        if "file" in settings:
+            assert 20 < sum(right) < 60  # of 80
+        else:
+            assert (summary["removed_tokens"], summary["as_trained"], summary["checkpoint"]) == (0, False, "last.ckpt")
 
 
-def test_each_prediction_is_what_the_model_answers_alone(run: Path, evaluate) -> None:
-    _, _, rows = evaluate()
+def test_each_prediction_is_what_the_model_answers_alone(run: Path, mixture: Path) -> None:
+    _, _, rows = evaluated(run, file=str(mixture))
     trained = load_run(str(run), "best")
-    test = trained.config.task.load()["test"]
-    encoded = encode(test, trained.tokenizer, "test")
-    for index in (0, 7, 123):
+    encoded = encode(Files().read_other(str(mixture), "file"), trained.tokenizer, "file")
+    for index in range(0, 80, 7):
         batch = remove(encoded.collate(torch.tensor([index]).numpy()), trained.removed)
         alone = answers(generate(trained.model, batch, trained.tokenizer.eos_token_id, 30), trained.tokenizer)
         assert alone == [rows[index]["prediction"]]
 
 
-def test_accuracy_by_position_and_stratum_follow_from_the_predictions(evaluate) -> None:
-    out, summary, rows = evaluate()
-    longest = max(len(row["target"].split()) for row in rows)
-    assert longest == len(summary["answer_positions"]) == 4
+def test_accuracy_by_position_and_stratum_follow_from_the_predictions(run: Path, mixture: Path) -> None:
+    out, summary, rows = evaluated(run, file=str(mixture))
+    assert len(summary["answer_positions"]) == 4
     for place, share in enumerate(summary["answer_positions"]):
         there = [row for row in rows if len(row["target"].split()) > place]
         hits = sum(
             (row["prediction"] or "").split()[place : place + 1] == [row["target"].split()[place]] for row in there
         )
+        assert 0 < hits < len(there)
         assert (share["n"], share["accuracy"]) == (len(there), pytest.approx(hits / len(there)))
         assert share["interval"] == pytest.approx(wilson(hits, len(there)), abs=1e-6)
-    assert f"4: {summary['answer_positions'][3]['accuracy']:.1%} (n={summary['answer_positions'][3]['n']})" in out
+    last = summary["answer_positions"][3]
+    assert f"4: {last['accuracy']:.1%} (n={last['n']})" in out
     strata: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         first, second = (part.split() for part in row["prompt"].split("*"))
@@ -114,62 +129,66 @@ def test_accuracy_by_position_and_stratum_follow_from_the_predictions(evaluate) 
         for name, value in row["strata"].items():
             strata[name][value].append(row["right"])
     assert list(summary["strata"]["operand lengths"]) == ["1x1", "1x2", "2x1", "2x2"]
+    assert list(summary["strata"]) == list(strata) == ["operand lengths", "zeros in operands", "carries"]
     for name, values in strata.items():
         assert summary["strata"][name].keys() == values.keys()
         for value, right in values.items():
             share = summary["strata"][name][value]
             assert (share["n"], share["accuracy"]) == (len(right), pytest.approx(sum(right) / len(right)))
-            line = next(line for line in out.split(name)[1].splitlines() if line.split()[:1] == [value])
+            line = next(line for line in out.split(f"\n{name} ")[1].splitlines() if line.split()[:1] == [value])
             assert line.split()[1:3] == [str(len(right)), f"{sum(right) / len(right):.1%}"]
             assert line.endswith("few") == (len(right) < 30)
 
 
-def test_a_file_is_answered_like_the_split_it_holds(run: Path, evaluate, tmp_path) -> None:
-    _, of_split, rows = evaluate()
-    test = load_run(str(run), "best").config.task.load()["test"].slice(0, 200)
-    (tmp_path / "mine.txt").write_text("\n\n".join(example.line() for example in test) + "\n")
+def test_a_file_is_answered_like_the_split_it_holds(run: Path, tmp_path) -> None:
+    _, of_split, rows = evaluated(run)
+    test = load_run(str(run), "best").config.task.load()["test"].slice(0, 40)
+    (tmp_path / "my data.txt").write_text("\n\n".join(example.line() for example in test) + "\n")
     objects = [{"question": e.prompt, "steps": e.cot, "answer": e.answer} for e in test]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in objects))
-    for name in ("mine.txt", "mine.jsonl"):
-        out, of_file, again = evaluate(f"file={tmp_path / name}")
+    for name in ("my data.txt", "mine.jsonl"):
+        out, of_file, again = evaluated(run, file=str(tmp_path / name))
         assert again == rows
-        assert str(tmp_path / name) in out
+        assert out.startswith(f"{tmp_path / name} of {run}")
         differ = {key for key in of_split.keys() | of_file.keys() if of_split.get(key) != of_file.get(key)}
         assert differ == {"split", "file"}  # the digest is of what was read
     written = {path.name for path in (run / "evaluations").iterdir()}
-    assert f"best-file-mine-{of_split['data_digest'][:8]}-removed6.jsonl" in written
-    assert {"best-test-removed6.json", "best-test-removed6.jsonl"} <= written
+    digest = of_split["data_digest"][:8]
+    for name in ("test", f"file-mine-{digest}", f"file-my-data-{digest}"):
+        assert {f"best-{name}-removed8.json", f"best-{name}-removed8.jsonl"} <= written
     assert not any(name.endswith(".tmp") for name in written)
 
 
-def test_another_file_has_another_digest_and_another_name(run: Path, evaluate, tmp_path) -> None:
+def test_files_of_the_same_name_do_not_overwrite_each_other(run: Path, tmp_path) -> None:
     digests = []
     for folder, line in (("a", "2 * 3||6 0 #### 6 0"), ("b", "2 * 4||8 0 #### 8 0")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "one.txt").write_text(line + "\n")
-        _, summary, rows = evaluate(f"file={tmp_path / folder / 'one.txt'}")
+        _, summary, rows = evaluated(run, file=str(tmp_path / folder / "one.txt"))
         assert [row["prompt"] for row in rows] == [line.split("||")[0]]
         digests.append(summary["data_digest"])
     assert len(set(digests)) == 2
     assert len(list((run / "evaluations").glob("best-file-one-*.jsonl"))) == 2
 
 
-def test_a_limit_is_the_beginning(evaluate) -> None:
-    assert evaluate("limit=20")[2] == evaluate()[2][:20]
+def test_a_limit_is_the_beginning(run: Path, mixture: Path) -> None:
+    assert evaluated(run, limit=10)[2] == evaluated(run)[2][:10]
+    assert evaluated(run, file=str(mixture), limit=10)[2] == evaluated(run, file=str(mixture))[2][:10]
+    assert (run / "evaluations" / "best-test-first10-removed8.jsonl").is_file()
 
 
-def test_the_suite_is_one_table_that_follows_from_its_predictions(run: Path, evaluate) -> None:
-    out, summary, rows = evaluate("suite=ood", "suite_size=60")
+def test_the_suite_is_one_table_that_follows_from_its_predictions(run: Path) -> None:
+    out, summary, rows = evaluated(run, suite="ood", suite_size=30)
     trained = load_run(str(run), "best")
     assert summary["removed_tokens"] == trained.limits.max_cot
     assert "answer_accuracy" not in summary  # a mixture
-    prompts = {example.prompt for example in trained.config.task.load()["train"].slice(0, 3000)}
+    prompts = {example.prompt for example in trained.config.task.load()["train"].slice(0, 60)}
     of_part: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         of_part[row["strata"]["part"]].append(row)
         assert row["right"] == (row["prediction"] == product(row["prompt"]))
         assert row["prompt"] not in prompts
-    assert of_part["test"] == [{**row, "strata": {"part": "test", **row["strata"]}} for row in evaluate()[2]]
+    assert of_part["test"] == [{**row, "strata": {"part": "test", **row["strata"]}} for row in evaluated(run)[2]]
     lines = out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("part "))
     shown = [line.split()[:3] for line in lines[head + 1 : head + 8]]
@@ -182,27 +201,17 @@ def test_the_suite_is_one_table_that_follows_from_its_predictions(run: Path, eva
         assert [row["index"] for row in of_part[part]] == list(range(len(right)))
         assert summary["suite_sizes"][part] == len(right)
     assert summary["suite_sizes"]["fewer_digits"] == 0  # one digit is trained on
-    assert "Where n is below 60 there are no more such problems" in out
-    assert (run / "evaluations" / "best-ood-removed6.jsonl").is_file()
+    assert summary["suite_sizes"]["zero_heavy"] == 30
+    assert "Where n is below 30 there are no more such problems" in out
+    assert (run / "evaluations" / "best-ood-removed8.jsonl").is_file()
 
 
 def test_errors_are_one_line(run: Path, tmp_path) -> None:
     (tmp_path / "bad.txt").write_text("2 * 3||6 0 #### 6 0\n2 * 3 #### 6 0\n")
-    (tmp_path / "eos.txt").write_text("2 <eos> 3||6 0 #### 6 0\n")
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "words.txt").write_text("two times three||6 #### 6\n")
     for arguments, message in {
-        "split=test suite=ood": "split=test and suite=ood: give one of split, file and suite",
-        f"split=train file={tmp_path / 'bad.txt'}": "give one of split, file and suite",
-        "suite=hard": "suite=hard: must be one of ood",
-        "suite=ood limit=3": "limit=3: is not for a suite",
-        "suite_size=0": "suite_size=0: must be at least 1",
-        f"file={tmp_path / 'bad.txt'}": "1 malformed lines, the first is line 2: no '||' between prompt and CoT",
-        f"file={tmp_path / 'eos.txt'}": "the end token '<eos>' occurs in the text",
-        f"file={tmp_path / 'empty.txt'}": "no example in it",
-        f"file={tmp_path / 'words.txt'}": "the tokenizer does not know 'three times two'",
-        f"file={tmp_path / 'mine'}": "cannot tell the format by the ending",
-        f"file={tmp_path / 'none.jsonl'}": "none.jsonl: No such file or directory",
+        "split=test suite=ood": "error: split=test and suite=ood: give one of split, file and suite",
+        "suite=hard": "error: suite=hard: must be one of ood",
+        f"file={tmp_path / 'bad.txt'}": "1 malformed lines, the first is line 2: no '||' between prompt and CoT; mend them",
     }.items():
         out = command("evaluate", f"run={run}", *arguments.split(), check=False)
         line = out.stderr.strip().splitlines()[-1]
@@ -211,37 +220,54 @@ def test_errors_are_one_line(run: Path, tmp_path) -> None:
         assert not out.stdout
 
 
+def test_what_cannot_be_evaluated_is_named(run: Path, tmp_path) -> None:
+    for name, text, message in (
+        ("eos.txt", "2 <eos> 3||6 0 #### 6 0\n", "the end token '<eos>' occurs in the text"),
+        ("empty.txt", "\n", "no example in it"),
+        ("words.txt", "two times three||6 #### 6\n", "the tokenizer does not know 'three times two'"),
+        ("mine", "", "cannot tell the format by the ending"),
+        ("fields.jsonl", '{"question": "2 * 3"}\n', "the first is line 1: no field 'answer'"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=re.escape(message)):
+            evaluated(run, file=str(tmp_path / name))
+    with pytest.raises(UserError, match=f"file={tmp_path / 'none.txt'}: No such file or directory"):
+        evaluated(run, file=str(tmp_path / "none.txt"))
+    for settings, message in (
+        ({"suite": "ood", "limit": 3}, "limit=3: is not for a suite"),
+        ({"suite_size": 0}, "suite_size=0: must be at least 1"),
+        ({"file": "a.txt", "split": "test", "suite": "ood"}, "split=test and file=a.txt and suite=ood: give one of"),
+        ({"removed_steps": 1}, "removed_steps=1: the run has schedule.unit=token; give removed_tokens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluated(run, **settings)
+
+
 def test_a_run_on_files_reads_other_files_by_its_own_columns(tmp_path) -> None:
-    rows = [
-        {"q": f"{a} * {b}", "z": list(f"{a * b:02d}"[::-1]), "a": " ".join(f"{a * b:02d}"[::-1])}
-        for a in range(1, 10)
-        for b in range(1, 10)
-    ]
+    products = {f"{a} * {b}": f"{a * b:02d}"[::-1] for a in range(1, 10) for b in range(1, 10)}
+    rows = [{"q": prompt, "z": list(digits), "a": " ".join(digits)} for prompt, digits in products.items()]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:70]))
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[70:]))
+    run = tmp_path / "run"
     command(
         "train", *SMALL[3:], "task=file", f"task.train={tmp_path / 'train.jsonl'}", "task.prompt_field=q",
         "task.cot_field=z", "task.answer_field=a", "task.validation_size=5", "task.test_size=5",
-        "schedule.unit=step", f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=3",
+        "schedule.unit=step", f"run_dir={run}", "trainer.max_epochs=3",
     )  # fmt: skip
-    command("evaluate", f"run={tmp_path / 'run'}", f"file={tmp_path / 'more.jsonl'}", "speed_problems=0")
-    found = next((tmp_path / "run" / "evaluations").glob("best-file-more-*.jsonl"))
-    assert [json.loads(line)["prompt"] for line in found.read_text().splitlines()] == [row["q"] for row in rows[70:]]
-    out = command("evaluate", f"run={tmp_path / 'run'}", "suite=ood", check=False)
-    assert out.stderr == "error: suite=ood: task file has none; multiplication has one\n"
+    _, summary, predictions = evaluated(run, file=str(tmp_path / "more.jsonl"))
+    assert [row["prompt"] for row in predictions] == [row["q"] for row in rows[70:]]
+    assert (summary["removed_steps"], summary["removed_tokens"], summary["strata"]) == (2, 2, {})
+    with pytest.raises(UserError, match="suite=ood: task file has none; multiplication has one"):
+        evaluated(run, suite="ood")
     # Lines of text know no steps, which matters only where some are left.
     (tmp_path / "lines.txt").write_text("2 * 3||6 0 #### 6 0\n")
-    out = command("evaluate", f"run={tmp_path / 'run'}", f"file={tmp_path / 'lines.txt'}", "speed_problems=0")
-    out = command(
-        "evaluate", f"run={tmp_path / 'run'}", f"file={tmp_path / 'lines.txt'}", "removed_steps=1", check=False
-    )
-    assert "its CoT has no reasoning steps" in out.stderr
+    assert len(evaluated(run, file=str(tmp_path / "lines.txt"))[2]) == 1
+    with pytest.raises(UserError, match="its CoT has no reasoning steps"):
+        evaluated(run, file=str(tmp_path / "lines.txt"), removed_steps=1)
 
 
 def test_the_bound_on_new_tokens_follows_the_data(tokenizer: PreTrainedTokenizerBase) -> None:
     """Longer problems than those of the run are answered to the end."""
-    from stepwise_pl.datamodule import Limits
-
     short, long = (
         encode(Multiplication(digits=d, train_size=20, validation_size=1, test_size=1).load()["train"], tokenizer, "train")
         for d in (1, 4)

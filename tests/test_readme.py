@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stepwise_pl.compare import overrides
 from stepwise_pl.config import EvaluateConfig, ExportConfig
 from tests.conftest import REPO, command
 from tests.test_config import composed
@@ -32,6 +33,8 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     if "--help" in arguments:
         return  # run in test_config
     monkeypatch.setattr("stepwise_pl.config.require_run", lambda run, command: None)  # the run need not exist here
+    if entry == "compare":
+        arguments = overrides(arguments)
     if "-m" in arguments:
         arguments.remove("-m")
         axes = [re.split(r",", a.split("=", 1)[1]) for a in arguments]
@@ -39,7 +42,11 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
             composed(*[f"{a.split('=')[0]}={v[i % len(v)]}" for a, v in zip(arguments, axes, strict=True)])
         return
     config = composed(*arguments, config_name=entry)
-    assert not isinstance(config, EvaluateConfig | ExportConfig) or config.run in ("outputs/mine", "outputs/sums")
+    assert not isinstance(config, EvaluateConfig | ExportConfig) or config.run in (
+        "outputs/mine",
+        "outputs/other",
+        "outputs/sums",
+    )
 
 
 # What makes a documented training command short: few problems, two steps.

@@ -50,6 +50,7 @@ def describe(config: Config, data: CoTDataModule) -> dict[str, Any]:
         "steps_per_epoch": data.steps_per_epoch,
         "max_cot_tokens": data.limits.max_cot,
         "data": data.digest(),
+        "files": list(config.task.fingerprint() or ()),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }
 

@@ -71,6 +71,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run = runs.load_run(config.run, config.checkpoint)
     schedule, limits = run.config.schedule, run.limits
     removed = removed_units(config, run)
+    if config.file is None:
+        runs.require_same_files(run.path, run.config.task)
     problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
     # Where everything goes, nobody asks where the steps begin, which a file may not say.
     by_step = schedule.unit == "step" and removed < limits.max_removed

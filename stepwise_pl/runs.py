@@ -25,6 +25,7 @@ from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line, write_text
 from stepwise_pl.models import PREFIX, load_weights, read_checkpoint
+from stepwise_pl.tasks import Task
 
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
@@ -178,6 +179,16 @@ def require_same_data(run_dir: Path, digest: str) -> None:
         raise UserError(
             f"run_dir={run_dir}: the data is not what the run was trained on (digest {before}, now {digest}): a file has "
             "changed; put it back, or start another run with another run_dir"
+        )
+
+
+def require_same_files(run_dir: Path, task: Task) -> None:
+    """Raise `UserError` if a file of the task has changed since the run: what is held out now may have been trained on."""
+    before = derived_of(run_dir).get("files")
+    if before is not None and before != list(task.fingerprint() or ()):
+        raise UserError(
+            f"run={run_dir}: a data file has changed since the run, so its splits may hold what was trained on; put it "
+            "back, or evaluate on a file of its own with file=<file>"
         )
 
 

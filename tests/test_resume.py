@@ -177,6 +177,10 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     out = command("train", f"run_dir={tmp_path / 'run'}", "resume=true", "trainer.max_steps=8", check=False)
     assert out.returncode == 2
     assert "the data is not what the run was trained on" in out.stderr.splitlines()[-1]
+    out = command("evaluate", f"run={tmp_path / 'run'}", check=False)
+    assert out.returncode == 2
+    assert "a data file has changed since the run" in out.stderr.splitlines()[-1]
+    command("evaluate", f"run={tmp_path / 'run'}", f"file={tmp_path / 'data' / 'test.txt'}", "speed_problems=0")
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

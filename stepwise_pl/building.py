@@ -5,16 +5,23 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, ValidationTimes
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.errors import UserError
+from stepwise_pl.guard import Guard
 from stepwise_pl.loggers import MetricsFile
+from stepwise_pl.models import build_model, check_positions
+from stepwise_pl.module import StepwiseModule
+from stepwise_pl.removal import removal_count
+from stepwise_pl.tokenizing import tokenizer_for
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +34,51 @@ def check_machine(config: Config) -> None:
             f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
             "CUDA devices; trainer=cpu trains on the CPU"
         )
+
+
+class Parts(NamedTuple):
+    """What a run is made of, whatever trains it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    data: CoTDataModule
+    model: PreTrainedModel
+
+
+def build_parts(config: Config) -> Parts:
+    """Tokenizer, data and model as configured, seeded; the schedule of the configuration learns what it must of the data.
+
+    Raises:
+        UserError: data or model cannot be read, or do not fit together.
+    """
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches
+    tokenizer = tokenizer_for(config.task, config.model.tokenizer)
+    data = CoTDataModule(
+        config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side
+    ).prepare()
+    model = build_model(config.model, tokenizer)
+    schedule.bind(data.steps_per_epoch, data.limits.max_removed)
+    at_start = 0 if schedule.keep_position else int(removal_count(schedule.removed(0), data.limits.max_removed))
+    check_positions(model, max(split.longest(at_start, schedule.side) for split in data.encoded.values()))
+    return Parts(tokenizer, data, model)
+
+
+def build_attempt(
+    config: Config, parts: Parts, run_dir: Path, plain: dict[str, Any], describe: Callable[[], None], more: list[Logger]
+) -> tuple[L.Trainer, StepwiseModule]:
+    """A new trainer and module around the model.
+
+    Args:
+        plain: the configuration in plain containers, with what follows from it.
+        describe: see `build_trainer`.
+        more: loggers besides metrics.csv.
+    """
+    module = StepwiseModule(
+        parts.model, parts.tokenizer, config.schedule, config.optimizer, config.seed, config.trainer.max_steps, plain
+    )
+    trainer = build_trainer(config, run_dir, describe)
+    trainer.loggers += more
+    return trainer, module
 
 
 def describe(config: Config, data: CoTDataModule) -> dict[str, Any]:
@@ -64,6 +116,8 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     cfg = config.trainer
+    guard = Guard(config.guard)
+    every_removed = cfg.validate_every_removed or (1 if guard.acts else 0)
     terminal = sys.stderr.isatty()
     return L.Trainer(
         accelerator=cfg.accelerator,
@@ -76,8 +130,16 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
         log_every_n_steps=cfg.log_every_n_steps,
         logger=MetricsFile(run_dir / "metrics.csv"),
         callbacks=[
-            ValidationTimes(cfg.validate_every_epochs, cfg.validate_every_removed, cfg.keep_every_removed),
-            Checkpoints(run_dir / "checkpoints", cfg.checkpoint_every_n_steps, cfg.keep_every_removed, describe),
+            ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+            guard,
+            Checkpoints(
+                run_dir / "checkpoints",
+                cfg.checkpoint_every_n_steps,
+                cfg.keep_every_removed,
+                describe,
+                cfg.keep_at_most,
+                guard,
+            ),
             StageProgressBar() if terminal else StageLog(),
         ],
         default_root_dir=run_dir,

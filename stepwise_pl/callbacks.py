@@ -1,7 +1,8 @@
 """When to validate, what to save, and what to show while training."""
 
+import contextlib
 import logging
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 
+from stepwise_pl.disk import link, put_in_place
+from stepwise_pl.errors import Collapse
+from stepwise_pl.guard import Guard
 from stepwise_pl.module import StepwiseModule
 
 log = logging.getLogger(__name__)
@@ -63,7 +67,7 @@ class ValidationTimes(Callback):
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` and `best.ckpt`, each in one go: a crash while writing leaves the one before.
+    """Writes `last.ckpt`, `best.ckpt` and `good.ckpt`, each in one go: a crash while writing leaves the one before.
 
     `last.ckpt` is written every so many optimizer steps, at every validation, at the end,
     and when training fails or is stopped between two steps. A failure inside a step, or
@@ -71,7 +75,10 @@ class Checkpoints(Checkpoint):
     repeats what it lost.
 
     `best.ckpt` is the validation with the most removed tokens, and the highest answer
-    accuracy among those (`val/selection_score`).
+    accuracy among those (`val/selection_score`); weights only. `good.ckpt` is the last one
+    that the guard finds good, as another name of what then was `last.ckpt`.
+
+    Weights that are not finite are never written.
 
     Args:
         folder: where they go.
@@ -79,6 +86,8 @@ class Checkpoints(Checkpoint):
         keep_every_removed: also keep the weights, without the optimizer's state, as
             `removed-<tokens>.ckpt` at the last validation before the next token leaves,
             whenever so many more are gone; 0: never.
+        keep_at_most: of these only the newest so many; None: all.
+        guard: what `good.ckpt` is for; None: there is none.
         describe: writes the rest of the run folder, without which a checkpoint cannot be
             loaded; called when it is not there (any more).
     """
@@ -89,15 +98,37 @@ class Checkpoints(Checkpoint):
         every_n_steps: int,
         keep_every_removed: int = 0,
         describe: Callable[[], None] = lambda: None,
+        keep_at_most: int | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.folder, self.last, self.best = folder, folder / "last.ckpt", folder / "best.ckpt"
         self.every_n_steps, self.keep_every_removed, self.describe = every_n_steps, keep_every_removed, describe
+        self.keep_at_most, self.guard = keep_at_most, guard if guard is not None and guard.acts else None
         self.best_score = float("-inf")
         self._saved_step = 0
         self._between_steps = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_step = trainer.global_step
+        assert isinstance(pl_module, StepwiseModule)
+        if trainer.is_global_zero:
+            self._report_disk(pl_module)
+
+    def _report_disk(self, module: StepwiseModule) -> None:
+        """Say how much room the checkpoints will take at most, and whether there is as much."""
+        weights = sum(p.numel() * p.element_size() for p in module.parameters())
+        with_optimizer = 3 * weights  # AdamW keeps two moments of each
+        kept = module.data.limits.max_removed // self.keep_every_removed + 1 if self.keep_every_removed else 0
+        kept = min(kept, self.keep_at_most or kept)
+        # While one is written the one before is still there.
+        need = (1 + kept) * weights + (2 if self.guard is None else 3) * with_optimizer
+        free = shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in self.folder.glob("*.ckpt"))
+        log.info("checkpoints take up to %s on the disk", size(need))
+        if need > free:
+            log.warning(
+                "only %s are free in %s: keep fewer checkpoints (trainer.keep_every_removed, trainer.keep_at_most) or "
+                "choose another run_dir", size(free), self.folder,
+            )  # fmt: skip
 
     def on_train_batch_start(self, *args: Any) -> None:
         self._between_steps = False
@@ -120,19 +151,29 @@ class Checkpoints(Checkpoint):
         better = score > self.best_score
         self.best_score = max(score, self.best_score)
         if better:
-            self._save(trainer, self.best)
+            self._save(trainer, self.best, weights_only=True)
         assert isinstance(pl_module, StepwiseModule)
         if self.keep_every_removed and pl_module.removed % self.keep_every_removed == 0:
             self._save(trainer, self.folder / f"removed-{pl_module.removed_tokens}.ckpt", weights_only=True)
+            self._drop_oldest(trainer)
         self._save_last(trainer)
+        if self.guard is not None and self.guard.good and trainer.is_global_zero:
+            link(self.last, self.folder / "good.ckpt")
         self._between_steps = True
+
+    def _drop_oldest(self, trainer: L.Trainer) -> None:
+        kept = sorted(self.folder.glob("removed-*.ckpt"), key=lambda path: int(path.stem.removeprefix("removed-")))
+        for path in kept[: -self.keep_at_most] if self.keep_at_most and trainer.is_global_zero else []:
+            path.unlink()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save_last(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if self._between_steps and not isinstance(exception, OSError):  # the disk may be what failed
-            self._save_last(trainer)
+        # The disk may be what failed, or the weights.
+        if self._between_steps and not isinstance(exception, OSError | Collapse):
+            with contextlib.suppress(Collapse):
+                self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer) -> None:
         if trainer.global_step != self._saved_step or not self.last.exists():
@@ -146,6 +187,9 @@ class Checkpoints(Checkpoint):
             self._write(trainer, path, weights_only)
 
     def _write(self, trainer: L.Trainer, path: Path, weights_only: bool) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters()):
+            step = trainer.global_step
+            raise Collapse(f"the weights are not finite at step {step}", step, not_finite=True)
         if trainer.is_global_zero and not (self.folder.parent / "config.yaml").is_file():
             self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
             self.describe()
@@ -153,15 +197,18 @@ class Checkpoints(Checkpoint):
         fresh = path.with_suffix(".tmp")
         trainer.save_checkpoint(fresh, weights_only=weights_only)
         if trainer.is_global_zero:
-            with fresh.open("rb") as file:
-                os.fsync(file.fileno())  # on the disk before it takes the place of the one before
-            fresh.replace(path)
+            put_in_place(fresh, path)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
+
+
+def size(count: int) -> str:
+    """Bytes for reading."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class StageProgressBar(TQDMProgressBar):

@@ -25,7 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stepwise_pl import config as schemas
 from stepwise_pl import registry
-from stepwise_pl.errors import UserError, disk_error, write_text
+from stepwise_pl.disk import disk_error, write_text
+from stepwise_pl.errors import UserError
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ GROUPS: dict[str, type] = {
     "model": schemas.ModelConfig,
     "optimizer": schemas.OptimizerConfig,
     "trainer": schemas.TrainerConfig,
+    "guard": schemas.GuardConfig,
     "logger": schemas.LoggerConfig,
 }
 # Overrides that change neither what is learned nor how: they do not name a run.

@@ -129,8 +129,10 @@ class TrainerConfig:
     log_every_n_steps: int = 50
     # Write checkpoints/last.ckpt every so many steps (and at every validation).
     checkpoint_every_n_steps: int = 1000
-    # Keep a checkpoint of the weights at every so many removed tokens (or reasoning steps); 0: none.
+    # Keep a checkpoint of the weights at every so many removed tokens (or reasoning steps); 0: none;
     keep_every_removed: int = 0
+    # and of those no more than the newest so many; null: all.
+    keep_at_most: int | None = None
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
@@ -142,6 +144,39 @@ class TrainerConfig:
                 "must be at least 1, or -1 for no limit")  # fmt: skip
         for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
             require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
+        require(self.keep_at_most is None or self.keep_at_most >= 1, "trainer.keep_at_most", self.keep_at_most,
+                "must be at least 1, or null for all")  # fmt: skip
+
+
+@dataclass
+class GuardConfig:
+    """What to do when accuracy collapses under removal, or the loss is no longer finite (`stepwise_pl.guard`)."""
+
+    # `warn` says so and goes on; `halve` goes back to the last good checkpoint and on from there with half of Δ;
+    # `wait` goes back and removes nothing for a while. With either, every number of removed tokens is validated.
+    # Where the loss is not finite there is nothing to go on with: `warn` stops, the others go back and halve the
+    # learning rate.
+    action: str = "warn"
+    # Collapsed: answer accuracy on validation is surely (95% Wilson interval) below this part of the best so far,
+    collapsed: float = 0.25
+    # so many times in a row.
+    patience: int = 2
+    # Good, and worth going back to: at least this part of the best so far.
+    good: float = 0.75
+    # Times to go back; at the next collapse the run ends, at its last good checkpoint.
+    max_rollbacks: int = 4
+    # How long `wait` waits, the first time; then twice as long each time.
+    wait_epochs: float = 1
+
+    def __post_init__(self) -> None:
+        one_of("guard.action", self.action, ("warn", "halve", "wait"))
+        require(0 < self.collapsed < 1, "guard.collapsed", self.collapsed, "must be above 0 and below 1")
+        require(self.collapsed <= self.good <= 1, "guard.good", self.good,
+                f"must be at least guard.collapsed={self.collapsed} and at most 1")  # fmt: skip
+        require(self.patience >= 1, "guard.patience", self.patience, "must be at least 1")
+        require(self.max_rollbacks >= 1, "guard.max_rollbacks", self.max_rollbacks,
+                "must be at least 1 (guard.action=warn never goes back)")  # fmt: skip
+        require(0 < self.wait_epochs < math.inf, "guard.wait_epochs", self.wait_epochs, "must be above 0")
 
 
 @dataclass
@@ -170,6 +205,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run.

@@ -1,8 +1,4 @@
-"""The one exception a person at the keyboard is meant to read."""
-
-import errno
-import os
-from pathlib import Path
+"""The one exception a person at the keyboard is meant to read, and the one the guard acts on."""
 
 
 class UserError(Exception):
@@ -13,6 +9,19 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class Collapse(Exception):
+    """Training has lost what it had learned: the guard decides what follows.
+
+    Attributes:
+        step: optimizer steps done when it was recognised.
+        not_finite: the loss or the weights have become infinite or not a number.
+    """
+
+    def __init__(self, message: str, step: int, not_finite: bool = False) -> None:
+        super().__init__(message)
+        self.step, self.not_finite = step, not_finite
 
 
 def printable(text: str) -> str:
@@ -35,25 +44,3 @@ def require(ok: bool, key: str, value: object, rule: str) -> None:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one go: whoever reads it finds the old text or the new one, also after a crash."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def disk_error(error: BaseException) -> str | None:
-    """What to tell the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename:
-        return f"{error.filename}: {error.strerror}; choose another folder"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            return f"{cause.strerror}: free space, or choose another folder"
-        cause = cause.__cause__ or cause.__context__
-    return None

@@ -4,7 +4,7 @@ import csv
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,18 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from stepwise_pl.config import LoggerConfig
+from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "step", "epoch", "schedule/removed_tokens", "train/loss", "val/loss", "val/answer_accuracy", "val/token_accuracy",
+    "step", "attempt", "epoch", "schedule/removed_tokens", "train/loss", "val/loss", "val/answer_accuracy", "val/token_accuracy",
 )  # fmt: skip
+# A row by its place in the run: replayed after a resume, it is the same row again.
+RowKey = tuple[int, int, frozenset[str]]
+# Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
+WANDB_PATIENCE = 60
 # Metrics that a dashboard shows against the number of removed tokens.
 VERSUS_REMOVED = (
     "val/answer_accuracy", "val/token_accuracy", "val/loss", "val/perplexity", "test/answer_accuracy",
@@ -31,6 +36,8 @@ class MetricsFile(Logger):
 
     Lightning's CSVLogger deletes the file of an earlier start; here a resumed run goes on
     in it, and rows after the step it resumes from are dropped, because they come again.
+    Where the guard goes back, rows stay, and `attempt` of the rows that follow is one more
+    (`read_metrics` leaves out what was given up).
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,25 +61,31 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": str(step), **{key: f"{value:.7g}" for key, value in metrics.items()}}
+        row = {"step": str(step), **{key: number(value) for key, value in metrics.items()}}
         new = [key for key in row if key not in self.columns]
         self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
         if new or not self.path.is_file():
-            rows = read_metrics(self.path) if self.path.is_file() else []
+            rows = all_rows(self.path) if self.path.is_file() else []
             self.columns += new
             self._rewrite(rows)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
-    @rank_zero_only
-    def resume_from(self, step: int) -> None:
-        """Drop the rows of optimizer steps after `step`, which come again, and those of the final test."""
-        if self.path.is_file():
-            text = self.path.read_text(encoding="utf-8")
-            if not text.endswith("\n"):  # killed while writing a row
-                self.path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-            rows = read_metrics(self.path)
-            self._rewrite([row for row in rows if int(row["step"]) <= step and not row.get("test/loss")])
+    def resume_from(self, step: int, attempt: int) -> set[RowKey]:
+        """Drop the rows of this attempt's optimizer steps after `step`, which come again, and those of the final test.
+
+        Returns:
+            The rows dropped.
+        """
+        if not self.path.is_file() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+            return set()
+        text = self.path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # killed while writing a row
+            write_text(self.path, text[: text.rfind("\n") + 1])
+        rows = all_rows(self.path)
+        kept = [row for row in rows if _before(row, step, attempt) and not row.get("test/loss")]
+        self._rewrite(kept)
+        return {row_key(row) for row in rows} - {row_key(row) for row in kept}
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -83,10 +96,45 @@ class MetricsFile(Logger):
         os.replace(temporary, self.path)
 
 
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv; cells are text, empty where a row has no such metric."""
+def number(value: float) -> str:
+    """A metric as it stands in the file."""
+    return f"{value:.7g}"
+
+
+def attempt_of(row: Mapping[str, str]) -> int:
+    """0, and one more for each time the guard has gone back."""
+    return int(row.get("attempt") or 0)
+
+
+def _before(row: Mapping[str, str], step: int, attempt: int) -> bool:
+    """Whether a run that resumes at `step` of `attempt` has this row behind it."""
+    return attempt_of(row) < attempt or (attempt_of(row) == attempt and int(row["step"]) <= step)
+
+
+def row_key(row: Mapping[str, str]) -> RowKey:
+    """What tells a row from all others."""
+    return attempt_of(row), int(row["step"]), frozenset(key for key, value in row.items() if value)
+
+
+def all_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv in the order written; cells are text, empty where a row has no such metric."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows that count: without those of an attempt that were given up when the guard went back before them.
+
+    The first row of an attempt is of the step at which it begins.
+    """
+    kept: list[dict[str, str]] = []
+    attempt = 0
+    for row in all_rows(path):
+        if attempt_of(row) > attempt:
+            attempt, begins = attempt_of(row), int(row["step"])
+            kept = [other for other in kept if int(other["step"]) <= begins]
+        kept.append(row)
+    return kept
 
 
 @contextmanager
@@ -107,13 +155,19 @@ def environment_kept() -> Iterator[None]:
 
 
 class CarefulWandbLogger(WandbLogger):
-    """A W&B logger whose failures do not stop the run: what it would log is in metrics.csv all the same."""
+    """A W&B logger whose failures do not stop the run: what it would log is in metrics.csv all the same.
+
+    Attributes:
+        logged: rows that W&B has already, because the run that is resumed had got beyond its last checkpoint.
+    """
 
     failed = False
+    logged: frozenset[RowKey] = frozenset()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self.failed:
+        row = {"step": str(step), **{key: number(value) for key, value in metrics.items()}}
+        if self.failed or row_key(row) in self.logged:
             return
         try:
             super().log_metrics(metrics, step)
@@ -124,17 +178,29 @@ class CarefulWandbLogger(WandbLogger):
             )
 
 
-def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[str, Any]) -> WandbLogger:
+def wandb_logger(
+    cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[str, Any], logged: Iterable[RowKey] = ()
+) -> WandbLogger:
     """A W&B run whose validation metrics have the number of removed tokens as their x-axis.
 
     Its id is kept in the run folder, so that a resumed run goes on in it.
+
+    Args:
+        logged: rows that are not to be logged again.
+
+    Raises:
+        UserError: W&B does not start.
     """
+    import wandb
+
     id_file = run_dir / "wandb_id.txt"
     run_id = id_file.read_text().strip() if id_file.is_file() else None
     logger = CarefulWandbLogger(
         name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity, group=cfg.group, offline=cfg.offline,
         id=run_id, resume="allow", job_type="train", config=dict(config),
+        settings=wandb.Settings(finish_timeout=WANDB_PATIENCE),
     )  # fmt: skip
+    logger.logged = frozenset(logged)
     try:
         run = logger.experiment
     except Exception as error:

@@ -1,8 +1,10 @@
 """StepwiseModule: what Lightning trains."""
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning as L
 import torch
@@ -13,11 +15,23 @@ from stepwise_pl.batch import CoTBatch
 from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import forward
-from stepwise_pl.errors import UserError
+from stepwise_pl.errors import Collapse, UserError
 from stepwise_pl.evaluation import score
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
 from stepwise_pl.removal import offsets, removal_count, remove
 from stepwise_pl.schedules import Schedule
+
+
+class Rollback(TypedDict):
+    """A decision of the guard (`stepwise_pl.guard`): what was seen, where training went back to, and what is slower since."""
+
+    action: str  # halve, wait or learning_rate
+    reason: str
+    does: str
+    at_step: int
+    at_removed_tokens: int
+    to_step: int
+    to_removed_tokens: int
 
 
 class StepwiseModule(L.LightningModule):
@@ -35,6 +49,10 @@ class StepwiseModule(L.LightningModule):
         optimizer: AdamW's settings.
         seed: of the offsets.
         max_steps: where the learning rate's fall ends, if `optimizer.decay_steps` is set.
+        config: of the run, in plain containers, to be kept in its checkpoints.
+
+    Raises:
+        Collapse: while training, a loss that is written down is not finite.
     """
 
     def __init__(
@@ -45,13 +63,16 @@ class StepwiseModule(L.LightningModule):
         optimizer: OptimizerConfig | None = None,
         seed: int = 0,
         max_steps: int = -1,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.schedule = model, tokenizer, schedule
         self.optimizer_config = optimizer or OptimizerConfig()
-        self.seed, self.max_steps = seed, max_steps
+        self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
         self.removed = 0  # s(t), in units of the schedule, at most m_max
         self.reset_step = 0  # of the last optimizer reset
+        self.rollbacks: list[Rollback] = []  # what the guard decided so far
+        self._seconds, self._started = 0.0, time.monotonic()  # of training up to the checkpoint this one started from
         self.evaluation = EvaluationMetrics()
         self._step_sums: TokenSums | None = None  # of the micro-batches since the last optimizer step
         self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
@@ -61,6 +82,16 @@ class StepwiseModule(L.LightningModule):
         """The data module of the trainer at work."""
         data: CoTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
+
+    @property
+    def attempt(self) -> int:
+        """0, and one more for each time the guard has gone back."""
+        return len(self.rollbacks)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on training and validation, over all processes that the run took; what was lost to kills is not in it."""
+        return self._seconds + time.monotonic() - self._started
 
     @property
     def removed_tokens(self) -> int:
@@ -109,7 +140,8 @@ class StepwiseModule(L.LightningModule):
         """The learning rate at `step` as a fraction of `optimizer.lr`."""
         warmup, decay = self.optimizer_config.warmup_steps, self.optimizer_config.decay_steps
         rewarmup = self.schedule.rewarmup_steps if self.reset_step else 0
-        return min(
+        halved = sum(one["action"] == "learning_rate" for one in self.rollbacks)
+        return 0.5**halved * min(
             1.0,
             (step + 1) / warmup if warmup else 1.0,
             (step - self.reset_step + 1) / rewarmup if rewarmup else 1.0,
@@ -182,10 +214,14 @@ class StepwiseModule(L.LightningModule):
         if not write:
             return
         # Lightning writes a step's metrics after the checkpoint of that step: a run killed between lacks a row.
-        where = {"epoch": self.trainer.current_epoch, "schedule/removed_tokens": self.removed_tokens}
+        where = {
+            "attempt": self.attempt, "epoch": self.trainer.current_epoch, "schedule/removed_tokens": self.removed_tokens
+        }  # fmt: skip
         row = {key: float(value) for key, value in {**where, **metrics}.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step)
+        if not math.isfinite(loss := row.get("train/loss", 0.0)):
+            raise Collapse(f"the training loss is {loss} at step {step}", step, not_finite=True)
 
     # Evaluation
 
@@ -225,19 +261,24 @@ class StepwiseModule(L.LightningModule):
             "limits": asdict(self.data.limits),
             "reset_step": self.reset_step,
             "schedule": self.schedule.state_dict(step),
+            "rollbacks": list(self.rollbacks),
+            "seconds": self.seconds,
+            "config": self.config,
             # Dropout's generators; everything else random is a function of the seed.
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["stepwise"]
-        if "removed" not in state:
+        if not {"removed", "rollbacks"} <= state.keys():
             raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
         self.removed, self.reset_step = state["removed"], state["reset_step"]
+        self.rollbacks, self._seconds = list(state["rollbacks"]), state["seconds"]
         self._rng = state["rng"]
         self.schedule.load_state_dict(state["schedule"])
 
     def on_train_start(self) -> None:
+        self._started = time.monotonic()
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from stepwise_pl.errors import UserError, write_text
+from stepwise_pl.disk import write_text
+from stepwise_pl.errors import UserError
 from stepwise_pl.statistics import wilson
 
 PART = "part"  # the stratum that says to which part of a suite a problem belongs

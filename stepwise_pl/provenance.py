@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.errors import write_text
+from stepwise_pl.disk import write_text
 
 PACKAGES = (
     "torch",

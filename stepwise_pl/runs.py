@@ -4,18 +4,19 @@ config.yaml       the resolved configuration, with what follows from it under `d
 environment.json  versions, git commit, command line and machine of every start
 model/            architecture and tokenizer, in Hugging Face's format, without weights
 metrics.csv       every logged metric
-checkpoints/      best.ckpt and last.ckpt, and removed-<k>.ckpt if asked for
+checkpoints/      best.ckpt and last.ckpt, good.ckpt for the guard, and removed-<k>.ckpt if asked for
 summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
 """
 
 import fcntl
 import json
+import logging
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,16 +24,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from stepwise_pl import cli
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
-from stepwise_pl.errors import UserError, first_line, write_text
+from stepwise_pl.disk import write_text
+from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.loggers import MetricsFile, RowKey
 from stepwise_pl.models import PREFIX, load_weights, read_checkpoint
 from stepwise_pl.tasks import Task
+
+log = logging.getLogger(__name__)
 
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "run_dir", "resume", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "run_dir", "resume", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
-    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
+    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
 _RANK_ZERO_FOLDER = "STEPWISE_PL_RUN_DIR"
 _LOCKS: dict[Path, IO[str]] = {}
@@ -170,6 +175,57 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
 def derived_of(run_dir: Path) -> dict[str, Any]:
     """What followed from the configuration when the run was started."""
     return dict(cli.read_yaml(run_dir / "config.yaml").get("derived") or {})
+
+
+class Start(NamedTuple):
+    """Where a run goes on.
+
+    Attributes:
+        step: optimizer steps done.
+        logged: rows of metrics of steps that come again.
+    """
+
+    step: int = 0
+    logged: frozenset[RowKey] = frozenset()
+
+
+def resume(run_dir: Path, plain: dict[str, Any]) -> Start:
+    """Check that the run's last checkpoint can be gone on from, and drop the metrics of what comes after it.
+
+    Args:
+        plain: the configuration to go on with, and under `derived` what follows from it.
+
+    Raises:
+        UserError: the checkpoint is damaged, or is of a run with another configuration or other data.
+    """
+    last = run_dir / "checkpoints" / "last.ckpt"
+    try:
+        state = read_checkpoint(last)
+    except UserError as error:
+        best = last.with_name("best.ckpt").is_file()
+        from_best = f", from its best weights with model.init_from={run_dir}" if best else ""
+        raise UserError(f"{error}; start another run with another run_dir{from_best}") from None
+    if "config" not in state.get("stepwise", {}):
+        raise UserError(
+            f"{last}: is not a checkpoint that this version of stepwise_pl can go on from; use another run_dir"
+        )
+    theirs, ours = (
+        flat({key: value for key, value in one.items() if key != "derived"})
+        for one in (state["stepwise"]["config"], plain)
+    )
+    differ = [
+        f"{key} is {theirs.get(key)} there, {ours.get(key)} in config.yaml"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key) and not key.startswith(CHANGEABLE)
+    ]
+    if differ:
+        raise UserError(
+            f"{last}: is of another run: {'; '.join(differ)}. Put the run's own checkpoint back, or use another run_dir"
+        )
+    require_same_data(run_dir, plain["derived"]["data"])
+    step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
+    log.info("resuming at step %d", step)
+    return Start(step, frozenset(MetricsFile(run_dir / "metrics.csv").resume_from(step, attempt)))
 
 
 def require_same_data(run_dir: Path, digest: str) -> None:

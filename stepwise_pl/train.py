@@ -1,12 +1,15 @@
 """`python -m stepwise_pl.train`: one training run, from the configuration to the summary."""
 
 import logging
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepwise_pl import cli
 from stepwise_pl.config import Config
+
+if TYPE_CHECKING:
+    from stepwise_pl.building import Parts
+    from stepwise_pl.guard import Fitted
 
 log = logging.getLogger("stepwise_pl")
 
@@ -18,90 +21,90 @@ def train(config: Config) -> dict[str, Any]:
         UserError: something the user can put right.
     """
     # Heavy imports come after the configuration has been checked.
-    import lightning as L
+    from stepwise_pl import loggers, runs
+    from stepwise_pl.building import build_parts, check_machine, describe
 
-    from stepwise_pl import loggers, provenance, runs
-    from stepwise_pl.building import build_trainer, check_machine, describe
-    from stepwise_pl.datamodule import CoTDataModule
-    from stepwise_pl.metrics import wilson
-    from stepwise_pl.models import build_model, check_positions, read_checkpoint
-    from stepwise_pl.module import StepwiseModule
-    from stepwise_pl.removal import removal_count
-    from stepwise_pl.tokenizing import tokenizer_for
-
-    started = time.monotonic()
     name = cli.run_name()
     run_dir = runs.open_run_dir(config.run_dir, name, config.seed, config.resume)
     if config.resume:
         config = runs.resumed_config(run_dir, config, cli.given_keys())
         name = runs.derived_of(run_dir).get("name", name)
     check_machine(config)
-
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches
-    tokenizer = tokenizer_for(config.task, config.model.tokenizer)
-    data = CoTDataModule(
-        config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side
-    ).prepare()
-    model = build_model(config.model, tokenizer)
-    schedule.bind(data.steps_per_epoch, data.limits.max_removed)
-    at_start = 0 if schedule.keep_position else int(removal_count(schedule.removed(0), data.limits.max_removed))
-    check_positions(model, max(split.longest(at_start, schedule.side) for split in data.encoded.values()))
-    module = StepwiseModule(model, tokenizer, schedule, config.optimizer, config.seed, config.trainer.max_steps)
-
-    derived = describe(config, data)
+    parts = build_parts(config)
+    derived = describe(config, parts.data)
     plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}
-
-    def describe_run() -> None:
-        """What makes a checkpoint loadable; written before the first."""
-        model.config.save_pretrained(run_dir / "model")
-        tokenizer.save_pretrained(run_dir / "model")
-        cli.save_yaml(plain, run_dir / "config.yaml")
-
-    trainer = build_trainer(config, run_dir, describe_run)
-    checkpoints = run_dir / "checkpoints"
     with loggers.environment_kept():
-        resume_from, step = None, 0
-        if runs.holds_run(run_dir):
-            resume_from = checkpoints / "last.ckpt"
-            step = int(read_checkpoint(resume_from)["global_step"])
-            runs.require_same_data(run_dir, derived["data"])
-            log.info("resuming at step %d", step)
-            loggers.MetricsFile(run_dir / "metrics.csv").resume_from(step)
-        if trainer.is_global_zero:
-            describe_run()
-            provenance.record(run_dir / "environment.json", from_step=step)
-            log.info("run folder: %s", run_dir)
-        if config.logger.wandb:
-            trainer.loggers.append(loggers.wandb_logger(config.logger, run_dir, name, plain))
-        try:
-            trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
-        except BaseException:
-            if (run_dir / "config.yaml").is_file():
-                log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
-            raise
-        best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
-        trainer.test(module, data, ckpt_path=best, weights_only=True, verbose=False)
-        tested = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    accuracy, examples = tested["test/answer_accuracy"], round(tested["test/examples"])
+        fitted = fit(config, parts, run_dir, plain)
+        tested = test(parts, fitted, run_dir / "checkpoints")
+    abandoned = sum(rollback["at_step"] - rollback["to_step"] for rollback in fitted.rollbacks)
     summary = {
         "name": name,
         "seed": config.seed,
-        "removed_tokens": module.removed_tokens,
-        "test_accuracy": accuracy,
-        "test_interval": wilson(accuracy, examples),
-        "test_examples": examples,
-        "checkpoint": best.name,
-        "steps": trainer.global_step,
-        "examples_seen": trainer.global_step * config.data.batch_size,
+        **tested,
+        "collapsed": fitted.collapsed,
+        "rollbacks": fitted.rollbacks,
+        "steps": fitted.steps,
+        "examples_seen": fitted.steps * config.data.batch_size,
+        "abandoned_examples": abandoned * config.data.batch_size,
         **derived,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(fitted.seconds, 1),
+        "checkpoint_bytes": sum(path.stat().st_size for path in (run_dir / "checkpoints").glob("*.ckpt")),
     }
-    if trainer.is_global_zero:
+    if fitted.trainer.is_global_zero:
         runs.write_json(summary, run_dir / "summary.json")
         report(run_dir, summary)
     runs.unlock(run_dir)
     return summary
+
+
+def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) -> "Fitted":
+    """Train, from the last checkpoint if there is one, under the guard."""
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from stepwise_pl import guard, loggers, provenance, runs
+    from stepwise_pl.building import build_attempt
+
+    def describe_run() -> None:
+        """What makes a checkpoint loadable; written before the first."""
+        parts.model.config.save_pretrained(run_dir / "model")
+        parts.tokenizer.save_pretrained(run_dir / "model")
+        cli.save_yaml(plain, run_dir / "config.yaml")
+
+    start = runs.resume(run_dir, plain) if runs.holds_run(run_dir) else runs.Start()
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        describe_run()
+        provenance.record(run_dir / "environment.json", from_step=start.step)
+        log.info("run folder: %s", run_dir)
+    wandb: list[Logger] = []
+    if config.logger.wandb:
+        wandb.append(loggers.wandb_logger(config.logger, run_dir, plain["derived"]["name"], plain, start.logged))
+    try:
+        return guard.fit(
+            lambda: build_attempt(config, parts, run_dir, plain, describe_run, wandb),
+            parts.data, run_dir / "checkpoints", config.guard,
+        )  # fmt: skip
+    except BaseException:
+        if (run_dir / "config.yaml").is_file():
+            log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
+        raise
+
+
+def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
+    """Read the test set, once, with the checkpoint chosen on validation."""
+    from stepwise_pl.statistics import wilson
+
+    best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
+    trainer, module = fitted.trainer, fitted.module
+    trainer.test(module, parts.data, ckpt_path=best, weights_only=True, verbose=False)
+    accuracy, examples = (float(trainer.callback_metrics[f"test/{key}"]) for key in ("answer_accuracy", "examples"))
+    return {
+        "removed_tokens": module.removed_tokens,
+        "test_accuracy": accuracy,
+        "test_interval": wilson(accuracy, round(examples)),
+        "test_examples": round(examples),
+        "checkpoint": best.name,
+    }
 
 
 def report(run_dir: Path, summary: dict[str, Any]) -> None:

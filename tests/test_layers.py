@@ -9,14 +9,14 @@ PACKAGE = Path(stepwise_pl.__file__).parent
 
 LAYERS = [
     # plain functions and small classes
-    {"errors", "registry", "provenance", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
+    {"errors", "disk", "registry", "provenance", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "statistics",
      "predictions"},
     # torch and transformers
     {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation"},
     # Lightning
-    {"module", "callbacks", "loggers", "results"},
+    {"module", "callbacks", "guard", "loggers", "results"},
     # entry points and what they share
     {"cli", "building", "runs", "train", "evaluate", "compare", "export", "write_data", "check_data"},
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from stepwise_pl.errors import UserError, one_of, require
@@ -65,6 +66,15 @@ class Schedule:
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take note of metrics measured at `step` (0-d tensors or numbers). Open loop: nothing to do."""
+
+    def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
+        """Go on from s = `removed` at `step`, more slowly: for the guard, which has gone back there after a collapse.
+
+        Args:
+            rate: the part of the configured pace that is left; 1: all of it.
+            wait: optimizer steps during which nothing more is removed.
+        """
+        raise NotImplementedError
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from `step`; plain numbers and strings only."""

@@ -19,7 +19,8 @@ class Linear(Schedule):
     s grows by one every T/Δ optimizer steps, inside the epoch, in exact integer
     arithmetic. Explicit CoT removes at most 0 tokens; No CoT removes all beyond 0 tokens.
 
-    A run that is resumed with another Δ (or another T) goes on from the s it had reached.
+    A run that is resumed with another Δ (or another T), or that the guard slows down, goes
+    on from the s it had reached: another segment of the line begins there.
 
     Raises:
         UserError: a value is out of range, or `delta` is no number.
@@ -56,9 +57,10 @@ class Linear(Schedule):
         # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
         self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
         self.removed_from = self.remove_start_from
+        self.slowed = Fraction(1)  # the part of Δ that is left of it
 
     def removed(self, step: int) -> int:
-        rate = self.rate_exact
+        rate = self.rate_exact * self.slowed
         elapsed = max(0, step - self.step_from)
         removed = self.removed_from + (rate.numerator * elapsed) // (rate.denominator * self.steps_per_epoch)
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
@@ -71,6 +73,11 @@ class Linear(Schedule):
     def rate(self) -> float:
         gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond
         return 0.0 if gone_at_once or self.remove_at_most == 0 else float(self.rate_exact)
+
+    def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
+        self.removed_from = removed
+        self.step_from = max(step, self.pretrain_steps) + wait
+        self.slowed = rate
 
     def _line(self) -> dict[str, Any]:
         return {
@@ -85,6 +92,7 @@ class Linear(Schedule):
             "line": self._line(),
             "step_from": self.step_from,
             "removed_from": self.removed_from,
+            "slowed": str(self.slowed),
             "step": step,
             "removed": self.removed(step),
         }
@@ -92,5 +100,6 @@ class Linear(Schedule):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["line"] == self._line():
             self.step_from, self.removed_from = state["step_from"], state["removed_from"]
+            self.slowed = Fraction(state["slowed"])
         else:
             self.step_from, self.removed_from = max(state["step"], self.pretrain_steps), state["removed"]

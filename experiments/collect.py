@@ -1,9 +1,12 @@
 """Collect finished runs into an experiment's evidence: results.csv and a figure made from it.
 
     python experiments/collect.py experiments/quickstart outputs/quickstart/seed0 outputs/quickstart/seed1
+    python experiments/collect.py experiments/guard warn=outputs/a guard=outputs/b
 
-Runs are named `<name>, seed <seed>` after their summary. results.csv has a row per run and
-number of removed tokens (last validation), and one for the final test.
+Runs are named `<name>, seed <seed>` after what is given before `=`, or after their summary.
+results.csv has a row per run and number of removed tokens (last validation), one for the
+final test, and the validations of attempts that the guard gave up (`given_up`: the number
+of the attempt).
 """
 
 import csv
@@ -13,17 +16,21 @@ from pathlib import Path
 
 from stepwise_pl.results import Stage, plot_stages, read_stages
 
-COLUMNS = ("run", "seed", "split", "removed_tokens", "step", "accuracy", "low", "high", "examples", "seconds")
+COLUMNS = (
+    "run", "seed", "split", "given_up", "removed_tokens", "step", "accuracy", "low", "high", "examples", "seconds",
+)  # fmt: skip
 
 
-def rows_of(folder: Path) -> list[dict[str, object]]:
+def rows_of(folder: Path, name: str = "") -> list[dict[str, object]]:
     """The rows of one run."""
     summary = json.loads((folder / "summary.json").read_text())
-    common = {"run": summary["name"], "seed": summary["seed"]}
+    common = {"run": name or summary["name"], "seed": summary["seed"]}
+    stages, given_up = read_stages(folder / "metrics.csv")
     rows = [
-        {**common, "split": "validation", "removed_tokens": s.removed_tokens, "step": s.step, "accuracy": s.accuracy,
-         "low": s.interval[0], "high": s.interval[1], "examples": s.examples}
-        for s in read_stages(folder / "metrics.csv")
+        {**common, "split": "validation", "given_up": attempt, "removed_tokens": s.removed_tokens, "step": s.step,
+         "accuracy": s.accuracy, "low": s.interval[0], "high": s.interval[1], "examples": s.examples}
+        for attempt, of_attempt in (("", stages), *enumerate(given_up))
+        for s in of_attempt
     ]  # fmt: skip
     low, high = summary["test_interval"]
     final = {"split": "test", "removed_tokens": summary["removed_tokens"], "step": summary["steps"],
@@ -32,25 +39,33 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     return [*rows, {**common, **final}]
 
 
-def main(experiment: Path, folders: list[Path]) -> None:
+def main(experiment: Path, runs: list[str]) -> None:
     """Write results.csv from the runs, and the figure from results.csv."""
     experiment.mkdir(parents=True, exist_ok=True)
     with (experiment / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for folder in folders:
-            for row in rows_of(folder):
+        for run in runs:
+            name, _, folder = run.rpartition("=")
+            for row in rows_of(Path(folder), name):
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    runs: dict[str, list[Stage]] = {}
+    draw(experiment)
+
+
+def draw(experiment: Path) -> None:
+    """The figure, from results.csv alone."""
+    stages: dict[str, list[Stage]] = {}
+    given_up: dict[str, dict[str, list[Stage]]] = {}
     with (experiment / "results.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["split"] == "validation":
-                stage = Stage(
-                    int(row["removed_tokens"]), int(row["step"]), float(row["accuracy"]), int(row["examples"])
-                )
-                runs.setdefault(f"{row['run']}, seed {row['seed']}", []).append(stage)
-    plot_stages(runs, experiment.name, experiment / "accuracy")
+        for row in (row for row in csv.DictReader(file) if row["split"] == "validation"):
+            stage = Stage(int(row["removed_tokens"]), int(row["step"]), float(row["accuracy"]), int(row["examples"]))
+            name = f"{row['run']}, seed {row['seed']}"
+            attempts = given_up.setdefault(name, {})
+            (attempts.setdefault(row["given_up"], []) if row["given_up"] else stages.setdefault(name, [])).append(stage)
+    plot_stages(
+        stages, experiment.name, experiment / "accuracy", {name: list(of.values()) for name, of in given_up.items()}
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -22,7 +22,7 @@ class ValidationTimes(Callback):
     """Decides after which batches Lightning validates: it asks after `on_train_batch_end`.
 
     At the end of every `every_epochs`-th epoch (0: none); just before the next token
-    leaves, once `every_removed` more are gone than at the last validation (0: never), so
+    leaves, once `every_removed` more are gone than when that was last done (0: never), so
     that each number of removed tokens is measured when it has been trained on for as long
     as it will be; and after the very last step. Also just before a token leaves where
     the number of removed ones is a multiple of `keep_every_removed` (0: none), because a
@@ -33,7 +33,7 @@ class ValidationTimes(Callback):
 
     def __init__(self, every_epochs: int, every_removed: int, keep_every_removed: int = 0) -> None:
         self.every_epochs, self.every_removed, self.keep_every_removed = every_epochs, every_removed, keep_every_removed
-        self.validated_at: int | None = None  # removed tokens at the last validation
+        self.validated_at: int | None = None  # removed tokens at the last validation before one leaves
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,7 +57,8 @@ class ValidationTimes(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
-        self.validated_at = pl_module.removed
+        if pl_module.scheduled(trainer.global_step) > pl_module.removed:
+            self.validated_at = pl_module.removed
 
     def state_dict(self) -> dict[str, Any]:
         return {"validated_at": self.validated_at}
@@ -112,6 +113,7 @@ class Checkpoints(Checkpoint):
         self._saved_step = trainer.global_step
         assert isinstance(pl_module, StepwiseModule)
         if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._report_disk(pl_module)
 
     def _report_disk(self, module: StepwiseModule) -> None:
@@ -148,12 +150,13 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit":
             return
         score = float(trainer.callback_metrics["val/selection_score"])
-        better = score > self.best_score
-        self.best_score = max(score, self.best_score)
+        collapsing = self.guard is not None and self.guard.low > 0  # spare what was saved before
+        better = score > self.best_score and not collapsing
+        self.best_score = score if better else self.best_score
         if better:
             self._save(trainer, self.best, weights_only=True)
         assert isinstance(pl_module, StepwiseModule)
-        if self.keep_every_removed and pl_module.removed % self.keep_every_removed == 0:
+        if self.keep_every_removed and not collapsing and pl_module.removed % self.keep_every_removed == 0:
             self._save(trainer, self.folder / f"removed-{pl_module.removed_tokens}.ckpt", weights_only=True)
             self._drop_oldest(trainer)
         self._save_last(trainer)

@@ -190,7 +190,8 @@ def explain(error: Exception) -> str:
 def run_name() -> str:
     """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
 
-    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any.
+    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any, as
+    `<key>-<value>+<key>-<value>`: Hydra takes such a name in `run=` as it is, with `=` or `,` it would not.
     """
     hydra_cfg = HydraConfig.get()
     choices = hydra_cfg.runtime.choices
@@ -202,7 +203,8 @@ def run_name() -> str:
         for override in hydra_cfg.overrides.task
         if (key := override.split("=")[0].lstrip("+~")) not in named and not key.startswith(("logger.", "trainer."))
     ]
-    return "/".join([name, *([re.sub(r"[^\w.=,+-]", "_", ",".join(sorted(rest)))] if rest else [])])
+    parts = [re.sub(r"[^\w.-]", "_", override.lstrip("+~").replace("=", "-", 1)) for override in rest]
+    return "/".join([name, *(["+".join(sorted(parts))] if rest else [])])
 
 
 def given_keys() -> set[str]:

@@ -189,8 +189,11 @@ class LoggerConfig:
     project: str = "stepwise_pl"
     entity: str | None = None
     group: str | None = None
+    # Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
+    finish_timeout: int = 60
 
     def __post_init__(self) -> None:
+        require(self.finish_timeout >= 1, "logger.finish_timeout", self.finish_timeout, "must be at least 1")
         if self.offline and not self.wandb:
             raise UserError("logger.offline=true: is about W&B; add logger=wandb")
 

@@ -23,8 +23,6 @@ COLUMNS = (
 )  # fmt: skip
 # A row by its place in the run: replayed after a resume, it is the same row again.
 RowKey = tuple[int, int, frozenset[str]]
-# Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
-WANDB_PATIENCE = 60
 # Metrics that a dashboard shows against the number of removed tokens.
 VERSUS_REMOVED = (
     "val/answer_accuracy", "val/token_accuracy", "val/loss", "val/perplexity", "test/answer_accuracy",
@@ -123,18 +121,25 @@ def all_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows that count: without those of an attempt that were given up when the guard went back before them.
+    """The rows that count: without those that were given up when the guard went back before them."""
+    return read_attempts(path)[0]
+
+
+def read_attempts(path: Path) -> tuple[list[dict[str, str]], list[list[dict[str, str]]]]:
+    """The rows that count, and for each time the guard went back those that were given up then.
 
     The first row of an attempt is of the step at which it begins.
     """
     kept: list[dict[str, str]] = []
+    given_up: list[list[dict[str, str]]] = []
     attempt = 0
     for row in all_rows(path):
         if attempt_of(row) > attempt:
             attempt, begins = attempt_of(row), int(row["step"])
+            given_up.append([other for other in kept if int(other["step"]) > begins])
             kept = [other for other in kept if int(other["step"]) <= begins]
         kept.append(row)
-    return kept
+    return kept, given_up
 
 
 @contextmanager
@@ -147,8 +152,14 @@ def environment_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if (wandb := sys.modules.get("wandb")) is not None:
-            wandb.finish()
+        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            folder = Path(wandb.run.dir).parent
+            try:
+                wandb.finish()
+            except TimeoutError:
+                log.warning(
+                    "W&B has not taken all of the run (`wandb sync %s` sends it later); metrics.csv has it all", folder
+                )
         for key in [key for key in os.environ if key.startswith("WANDB_")]:
             del os.environ[key]
         os.environ.update(before)
@@ -198,7 +209,7 @@ def wandb_logger(
     logger = CarefulWandbLogger(
         name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity, group=cfg.group, offline=cfg.offline,
         id=run_id, resume="allow", job_type="train", config=dict(config),
-        settings=wandb.Settings(finish_timeout=WANDB_PATIENCE),
+        settings=wandb.Settings(finish_timeout=cfg.finish_timeout, finish_timeout_raises=True),
     )  # fmt: skip
     logger.logged = frozenset(logged)
     try:

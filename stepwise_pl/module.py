@@ -66,7 +66,9 @@ class StepwiseModule(L.LightningModule):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.schedule = model, tokenizer, schedule
+        # `from_pretrained` leaves evaluation mode on, as does an attempt that ended in a validation, and Lightning
+        # trains in the mode it finds: without dropout.
+        self.model, self.tokenizer, self.schedule = model.train(), tokenizer, schedule
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
         self.removed = 0  # s(t), in units of the schedule, at most m_max

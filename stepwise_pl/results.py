@@ -1,15 +1,18 @@
 """From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwise_pl.loggers import read_metrics
+from stepwise_pl.loggers import read_attempts
 from stepwise_pl.statistics import wilson
 
 # Told apart by colour-blind readers (Okabe and Ito), and by shape in grey print.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
+
+
+GIVEN_UP = "given up: the guard went back"
 
 
 @dataclass
@@ -27,10 +30,17 @@ class Stage:
         return wilson(self.accuracy, self.examples)
 
 
-def read_stages(metrics_file: Path) -> list[Stage]:
-    """One `Stage` per number of removed tokens that was validated, ascending."""
+def read_stages(metrics_file: Path) -> tuple[list[Stage], list[list[Stage]]]:
+    """One `Stage` per number of removed tokens that was validated, ascending; and the same of each attempt given up."""
+    if not metrics_file.is_file():
+        return [], []
+    kept, given_up = read_attempts(metrics_file)
+    return _stages(kept), [_stages(rows) for rows in given_up]
+
+
+def _stages(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
     stages: dict[int, Stage] = {}
-    for row in read_metrics(metrics_file) if metrics_file.is_file() else []:
+    for row in rows:
         if row.get("val/answer_accuracy"):
             removed = round(float(row["schedule/removed_tokens"]))
             stages[removed] = Stage(
@@ -52,8 +62,17 @@ def stage_table(stages: list[Stage]) -> str:
     return "\n".join(lines)
 
 
-def plot_stages(runs: Mapping[str, list[Stage]], title: str, stem: Path) -> None:
-    """Accuracy versus removed tokens with intervals, a line per run, written as `<stem>.png` and `<stem>.svg`."""
+def plot_stages(
+    runs: Mapping[str, list[Stage]],
+    title: str,
+    stem: Path,
+    given_up: Mapping[str, list[list[Stage]]] | None = None,
+) -> None:
+    """Accuracy versus removed tokens with intervals, a line per run, written as `<stem>.png` and `<stem>.svg`.
+
+    Args:
+        given_up: the stages of attempts that the guard gave up, by run: dotted, from where they left the run's line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -69,10 +88,18 @@ def plot_stages(runs: Mapping[str, list[Stage]], title: str, stem: Path) -> None
             x, y, yerr=errors, label=name, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
             markersize=5, capsize=3, linewidth=1.5,
         )  # fmt: skip
+        for attempt in (given_up or {}).get(name, []):
+            if not attempt:
+                continue
+            left = [stage for stage in stages if stage.step < attempt[0].step][-1:]
+            x, y = ([getattr(stage, key) for stage in left + attempt] for key in ("removed_tokens", "accuracy"))
+            label = None if any(line.get_label() == GIVEN_UP for line in axes.lines) else GIVEN_UP
+            axes.plot(x, y, ":", color=COLORS[i % len(COLORS)], linewidth=1.2, label=label)
+            axes.plot(x[-1], y[-1], "x", color=COLORS[i % len(COLORS)], markersize=7)
     axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03), title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if len(runs) > 1:
+    if len(runs) > 1 or any((given_up or {}).values()):
         axes.legend(fontsize="small")
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150)

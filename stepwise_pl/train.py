@@ -1,6 +1,7 @@
 """`python -m stepwise_pl.train`: one training run, from the configuration to the summary."""
 
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
     """Train, from the last checkpoint if there is one, under the guard."""
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from stepwise_pl import guard, loggers, provenance, runs
     from stepwise_pl.building import build_attempt
@@ -84,9 +86,11 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
             lambda: build_attempt(config, parts, run_dir, plain, describe_run, wandb),
             parts.data, run_dir / "checkpoints", config.guard,
         )  # fmt: skip
-    except BaseException:
+    except BaseException as error:
         if (run_dir / "config.yaml").is_file():
             log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
+        if isinstance(error, SIGTERMException):  # of status 0, by which nobody would notice
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise
 
 
@@ -111,8 +115,17 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
     """Draw the figure and print the summary."""
     from stepwise_pl.results import percent, plot_stages, read_stages, stage_table
 
-    stages = read_stages(run_dir / "metrics.csv")
-    plot_stages({summary["name"]: stages}, summary["name"], run_dir / "accuracy")
+    stages, given_up = read_stages(run_dir / "metrics.csv")
+    name = summary["name"]
+    plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
+    guard = [
+        f"back from step {one['at_step']} ({one['at_removed_tokens']} removed) to {one['to_step']} "
+        f"({one['to_removed_tokens']} removed): {one['does']}"
+        for one in summary["rollbacks"]
+    ]
+    if summary["collapsed"]:
+        guard.append("accuracy has collapsed; a slower schedule (schedule.delta) or guard=halve may prevent it")
+    guard = [f"{'' if i else 'guard':16}{line}\n" for i, line in enumerate(guard)]
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
     cli.say(f"""
@@ -120,7 +133,7 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
 
 test accuracy   {percent(summary["test_accuracy"], summary["test_examples"])}  [95% Wilson interval]
                 with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
-training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
+{"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
 run folder      {run_dir}
                 config.yaml, metrics.csv, summary.json, accuracy.png, checkpoints/
 next            python -m stepwise_pl.evaluate run={run_dir}

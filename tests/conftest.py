@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,9 @@ from stepwise_pl.config import ModelConfig
 from stepwise_pl.models import build_model
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.tokenizing import build_tokenizer
+from tests import forked
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 REPO = Path(__file__).parent.parent
 DATA = REPO.parent / "shared" / "data"
 
@@ -61,10 +62,7 @@ def command(
     *args: str, cwd: Path = REPO, check: bool = True, timeout: int = 400, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m stepwise_pl.<args>` as a user would, without network."""
-    result = subprocess.run(
-        [sys.executable, "-m", f"stepwise_pl.{args[0]}", *args[1:]],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}, timeout=timeout,
-    )  # fmt: skip
+    result = forked.run(f"stepwise_pl.{args[0]}", list(args[1:]), cwd, {**os.environ, **OFFLINE, **env}, timeout)
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
     return result

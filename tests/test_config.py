@@ -167,4 +167,7 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
 
     assert name() == ["mult4x4-tiny-stepwise"]
     assert name("experiment=quickstart", "seed=3", "run_dir=x", "trainer.max_epochs=4") == ["quickstart"]
-    assert name("task=mult2x2", "schedule.delta=1/2") == ["mult2x2-tiny-stepwise/schedule.delta=1_2"]
+    assert name("task=mult2x2", "schedule.delta=1/2") == ["mult2x2-tiny-stepwise/schedule.delta-1_2"]
+    assert name("task=mult2x2", "data.batch_size=8", "+model.config.attn_pdrop=0") == [
+        "mult2x2-tiny-stepwise/data.batch_size-8+model.config.attn_pdrop-0"
+    ]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import forked
 from tests.conftest import REPO, SMALL, command
 
 # A token leaves after steps 20 and 40; epochs of 20 steps; validation at their ends; 2 micro-batches.
@@ -21,58 +23,13 @@ RUN = (
     "trainer.checkpoint_every_n_steps=7", "trainer.log_every_n_steps=1", "data.cache_dir=null",
 )  # fmt: skip
 
-# The real command, with a callback that ends the process at a chosen moment.
-DRIVER = """
-import os, signal, sys
-from lightning.pytorch.callbacks import Callback
-from stepwise_pl import building, cli, train
 
-moment, step, how = sys.argv.pop(1).split(",")
-
-def end():
-    if how == "exception":
-        raise RuntimeError("stopped here")
-    os.kill(os.getpid(), getattr(signal, how))
-
-class End(Callback):
-    done = False
-    def at(self, name, trainer):
-        if name == moment and trainer.global_step == int(step) and not self.done:
-            self.done = True
-            end()
-    def on_train_batch_start(self, trainer, *args):
-        inside = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches
-        self.at("between micro-batches" if inside else "before the step", trainer)
-    def on_before_optimizer_step(self, trainer, *args): self.at("inside the step", trainer)
-    def on_train_batch_end(self, trainer, *args): self.at("after the step", trainer)
-    def on_validation_start(self, trainer, *args): self.at("before validation", trainer)
-    def on_validation_batch_end(self, trainer, *args): self.at("in validation", trainer)
-    def on_train_epoch_end(self, trainer, *args): self.at("end of epoch", trainer)
-
-build = building.build_trainer
-
-def with_end(*args, **kwargs):
-    trainer = build(*args, **kwargs)
-    trainer.callbacks.append(End())
-    save = trainer.save_checkpoint
-    def half(path, *args, **kwargs):
-        save(path, *args, **kwargs)
-        if moment == "writing a checkpoint" and trainer.global_step == int(step):
-            os.truncate(path, os.path.getsize(path) // 2)
-            end()
-    trainer.save_checkpoint = half
-    return trainer
-
-building.build_trainer = with_end
-cli.entry_point("train", train.train)
-"""
-
-
-def start(folder: Path, *more: str, end: str = "never,0,SIGKILL", **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", DRIVER, end, *RUN, f"run_dir={folder}", *more],
-        cwd=REPO, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )  # fmt: skip
+def start(
+    folder: Path, *more: str, end: str = "never,0,SIGKILL", options: tuple[str, ...] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Train, and end as `tests/driver.py` is told."""
+    arguments = [*options, f"--end={end}", "--", *RUN, f"run_dir={folder}", *more]
+    return forked.run("tests.driver", arguments, REPO, {**os.environ, "OMP_NUM_THREADS": "1", **env}, 300)
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -93,12 +50,12 @@ def assert_the_same(one: Path, other: Path) -> None:
     moments = [s["optimizer_states"][0]["state"] for s in (first, second)]
     assert moments[0].keys() == moments[1].keys()
     assert all(torch.equal(v, moments[1][i][k]) for i, s in moments[0].items() for k, v in s.items())
-    for key in ("removed", "reset_step", "schedule", "limits"):
+    for key in ("removed", "reset_step", "schedule", "limits", "rollbacks"):
         assert first["stepwise"][key] == second["stepwise"][key]
     assert first["global_step"] == second["global_step"]
     assert metrics(one) == metrics(other)
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
-    for key in ("test_accuracy", "removed_tokens", "steps", "checkpoint"):
+    for key in ("test_accuracy", "removed_tokens", "steps", "checkpoint", "rollbacks", "collapsed"):
         assert summaries[0][key] == summaries[1][key]
 
 
@@ -115,7 +72,7 @@ MOMENTS = [
     ("between micro-batches", 33), ("before validation", 40), ("in validation", 40), ("writing a checkpoint", 40),
     ("writing a checkpoint", 28), ("before the step", 3), ("after the step", 79), ("in validation", 80),
 ]  # fmt: skip
-CODES = {"SIGKILL": (-9,), "SIGTERM": (143, 1, 0, -15), "exception": (1,)}
+CODES = {"SIGKILL": (-9,), "SIGTERM": (143,), "exception": (1,)}
 
 
 def killed_and_resumed(folder: Path, moment: str, step: int, how: str, *more: str) -> None:
@@ -183,6 +140,97 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     command("evaluate", f"run={tmp_path / 'run'}", f"file={tmp_path / 'data' / 'test.txt'}", "speed_problems=0")
 
 
+def test_the_same_command_twice_gives_the_same_run(whole: Path, tmp_path: Path) -> None:
+    """Same configuration and seed: the same weights and metrics, also with workers; another seed: others."""
+    assert start(tmp_path / "again", "data.num_workers=2").returncode == 0
+    assert_the_same(whole, tmp_path / "again")
+    assert start(tmp_path / "other", "seed=1").returncode == 0
+    assert metrics(tmp_path / "other") != metrics(whole)
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def refused(folder: Path, *more: str) -> str:
+    """The line with which going on in the folder is refused."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    out = command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=5", *more, check=False)
+    assert (out.returncode, "Traceback" in out.stderr) == (2, False), out.stderr
+    for path, content in before.items():
+        assert path.name == ".lock" or path.read_bytes() == content, f"{path} was changed"
+    return out.stderr.strip().splitlines()[-1]
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, copied: Path, tmp_path: Path) -> None:
+    last = copied / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    from_best = f"start another run with another run_dir, from its best weights with model.init_from={copied}"
+    for damaged in (
+        content[: len(content) // 2],
+        b"",
+        b"something else",
+        content[:1000] + b"x" * 2000 + content[3000:],
+    ):
+        last.write_bytes(damaged)
+        line = refused(copied)
+        assert "last.ckpt: damaged" in line and line.endswith(from_best)
+    torch.save({"state_dict": {}}, last)
+    assert "is not a checkpoint that this version of stepwise_pl can go on from" in refused(copied)
+    # Of another run: told what differs.
+    other = tmp_path / "other"
+    assert start(other, "model.width=32", "optimizer.lr=1e-3", "trainer.max_epochs=1").returncode == 0
+    shutil.copy(other / "checkpoints" / "last.ckpt", last)
+    line = refused(copied)
+    assert "last.ckpt: is of another run" in line
+    assert "model.width is 32 there, 64 in config.yaml; optimizer.lr is 0.001 there, 0.005 in config.yaml." in line
+    # The run's own checkpoint back in its place, all is well.
+    shutil.copy(whole / "checkpoints" / "last.ckpt", last)
+    command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5")
+    # A command line that asks for something else is told so, too.
+    assert "optimizer.lr was 0.005, is 0.1" in refused(copied, "optimizer.lr=0.1")
+
+
+class Ran:
+    """Leaves a trace when a pickle of it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.environ["TRACE"],)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt", "good.ckpt"])
+def test_no_code_in_a_checkpoint_is_run(
+    copied: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACE", str(tmp_path / "trace"))
+    torch.save({"state_dict": Ran(), "stepwise": {}}, copied / "checkpoints" / name)
+    if name == "last.ckpt":
+        assert "last.ckpt: damaged, or not a checkpoint of weights only" in refused(copied)
+    if name == "good.ckpt":  # which only the guard reads
+        out = start(copied, "resume=true", "trainer.max_epochs=6", "guard=halve", options=("--weights=nan,0,81",))
+        assert out.returncode == 2 and "good.ckpt: damaged, or not a checkpoint of weights only" in out.stderr
+    for entry in ("evaluate", "export"):
+        out = command(entry, f"run={copied}", f"checkpoint={name.removesuffix('.ckpt')}", check=False)
+        assert (out.returncode, "damaged, or not a checkpoint of weights only" in out.stderr) == (2, True), out.stderr
+    assert not (tmp_path / "trace").exists()
+
+
+def test_names_from_the_configuration_stay_inside_the_outputs(tmp_path: Path) -> None:
+    """Overrides make the folder's name: what they hold of paths must not lead out of it."""
+    outside = tmp_path / "a" / "b"
+    outside.mkdir(parents=True)
+    (tmp_path / "mine.txt").write_text("".join(f"{a} * {b}||{a} + 0 #### {b}\n" for a in range(9) for b in range(9)))
+    overrides = ["task=file", "task.train=../../mine.txt", "task.test_size=5", "task.validation_size=5", *SMALL[4:]]
+    command("train", *overrides, "trainer.max_steps=2", cwd=outside, PYTHONPATH=str(REPO))
+    (run,) = (path.parent for path in outside.rglob("config.yaml"))
+    assert outside / "outputs" in run.parents
+    command("evaluate", f"run={run}", "file=../../mine.txt", "speed_problems=0", cwd=outside, PYTHONPATH=str(REPO))
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "mine.txt"}
+    assert {path.name for path in outside.iterdir()} == {"outputs"}
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
@@ -230,6 +278,14 @@ def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:
     command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.max_epochs=3")
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert kept == ["best.ckpt", "last.ckpt", "removed-0.ckpt", "removed-1.ckpt", "removed-2.ckpt"]
+    # Of which the newest are enough, if so asked.
+    command(
+        "train", *RUN, f"run_dir={tmp_path / 'few'}", "trainer.keep_every_removed=1", "trainer.keep_at_most=1", "trainer.max_epochs=3"
+    )  # fmt: skip
+    kept = sorted(path.name for path in (tmp_path / "few" / "checkpoints").iterdir())
+    assert kept == ["best.ckpt", "last.ckpt", "removed-2.ckpt"]
+    sizes = sum(path.stat().st_size for path in (tmp_path / "few" / "checkpoints").iterdir())
+    assert json.loads((tmp_path / "few" / "summary.json").read_text())["checkpoint_bytes"] == sizes
     for removed in range(3):
         found = torch.load(folder / "checkpoints" / f"removed-{removed}.ckpt", weights_only=True)
         assert (found["stepwise"]["removed"], "optimizer_states" in found) == (removed, False)

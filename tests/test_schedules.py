@@ -1,5 +1,6 @@
 """The linear schedule against exact arithmetic."""
 
+import json
 from fractions import Fraction
 from math import floor, inf
 
@@ -100,3 +101,18 @@ def test_two_resumes_are_one(first_stop, second_stop) -> None:
 def test_bad_values_are_named(bad: dict) -> None:
     with pytest.raises(UserError, match=f"schedule.{next(iter(bad))}="):
         Linear(**bad)
+
+
+@given(
+    deltas, st.fractions("1/64", 1), st.integers(0, 90), st.integers(0, 500), st.integers(0, 30), st.integers(0, 2000)
+)
+def test_slowed_down_it_goes_on_from_where_it_is_told(delta, rate, wait, step, removed, later) -> None:
+    """The guard's segment: s tokens until `step` and the wait (and pre-training) are over, then at the given part of Δ."""
+    schedule = bound(60, delta=delta, pretrain_epochs=2)
+    schedule.slow_down(step, removed, rate, wait)
+    begins = max(step, 120) + wait
+    expected = removed + floor(rate * Fraction(str(delta)) * max(0, later - begins) / 60)
+    assert schedule.removed(later) == expected
+    again = bound(60, delta=delta, pretrain_epochs=2)
+    again.load_state_dict(json.loads(json.dumps(schedule.state_dict(step))))
+    assert again.removed(later) == expected

@@ -1,0 +1,186 @@
+"""Collapses, recognised and gone back from, under the real trainer; and killed while it happens."""
+
+import itertools
+import json
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from stepwise_pl.config import GuardConfig
+from stepwise_pl.errors import Collapse
+from stepwise_pl.guard import Guard
+from stepwise_pl.loggers import all_rows, read_attempts, read_metrics
+from stepwise_pl.module import StepwiseModule
+from stepwise_pl.results import read_stages
+from tests.test_resume import assert_the_same, start, state
+
+# A token leaves after steps 20 and 40. Accuracy is gone for good from step 40 on, in the first attempt.
+FIRST_ATTEMPT = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def collapsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guard") / "run"
+    out = start(folder, "guard=halve", "trainer.max_epochs=6", options=(FIRST_ATTEMPT,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (folder / "log.txt").write_text(out.stderr + out.stdout)
+    return folder
+
+
+def test_a_collapse_goes_back_and_on_with_half_of_delta(collapsed: Path) -> None:
+    (rollback,) = summary(collapsed)["rollbacks"]
+    assert rollback["action"] == "halve"
+    # Recognised at the second bad validation (40, 60); the last good one was at step 20.
+    where = ("at_step", "at_removed_tokens", "to_step", "to_removed_tokens")
+    assert [rollback[key] for key in where] == [60, 2, 20, 0]
+    assert (summary(collapsed)["collapsed"], summary(collapsed)["steps"]) == (False, 120)
+    assert summary(collapsed)["abandoned_examples"] == 40 * 32
+    last = state(collapsed)
+    assert Fraction(last["stepwise"]["schedule"]["slowed"]) == Fraction(1, 2)
+    # Half of Δ = 1 per 20 steps, from s = 0 at step 20: tokens leave after steps 60 and 100.
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(collapsed / "metrics.csv")}
+    assert [removed[step] for step in (20, 41, 60, 61, 100, 101, 120)] == [0, 0, 0, 1, 1, 2, 2]
+    assert "back from step 60 (2 removed) to 20 (0 removed)" in (collapsed / "log.txt").read_text()
+    assert (collapsed / "accuracy.png").stat().st_size > 10_000
+
+
+def test_metrics_tell_attempts_apart_and_count_nothing_twice(collapsed: Path) -> None:
+    kept, (given_up,) = read_attempts(collapsed / "metrics.csv")
+    steps = [int(row["step"]) for row in kept if row["train/loss"]]
+    assert steps == list(range(1, 121))
+    assert {row["attempt"] for row in given_up} == {"0"}
+    assert [int(row["step"]) for row in given_up if row["train/loss"]] == list(range(21, 61))
+    # s falls only where the attempt changes.
+    rows = all_rows(collapsed / "metrics.csv")
+    for one, other in itertools.pairwise(rows):
+        if int(other["schedule/removed_tokens"]) < int(one["schedule/removed_tokens"]):
+            assert int(other["attempt"]) == int(one["attempt"]) + 1 or other["test/loss"]
+    stages, (abandoned,) = read_stages(collapsed / "metrics.csv")
+    assert [stage.removed_tokens for stage in stages] == [0, 1, 2]
+    assert [(stage.removed_tokens, stage.accuracy) for stage in abandoned] == [(1, 0.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "after the step,33,SIGKILL", "before going back,0,SIGKILL", "after going back,0,SIGKILL",
+        "inside the step,70,SIGTERM",
+    ],
+)  # fmt: skip
+def test_killed_around_a_collapse_is_uninterrupted(collapsed: Path, tmp_path: Path, end: str) -> None:
+    """Before it, while the files are exchanged, and in the attempt that follows."""
+    arguments = ("guard=halve", "trainer.max_epochs=6")
+    out = start(tmp_path / "run", *arguments, end=end, options=(FIRST_ATTEMPT,))
+    assert out.returncode != 0
+    out = start(tmp_path / "run", *arguments, "resume=true", options=(FIRST_ATTEMPT,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert_the_same(collapsed, tmp_path / "run")
+
+
+def test_it_gives_up_after_so_many_rollbacks_and_can_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"
+    arguments = ("trainer.max_epochs=6", "trainer.keep_every_removed=1")
+    out = start(folder, "guard=halve", "guard.max_rollbacks=2", *arguments, options=(hopeless,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    found = summary(folder)
+    assert (found["collapsed"], found["steps"], len(found["rollbacks"])) == (True, 20, 3)
+    assert found["abandoned_examples"] == sum(one["at_step"] - 20 for one in found["rollbacks"]) * 32
+    # What is left are the checkpoints of step 20: nothing that was trained in a collapse.
+    kept = {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in (folder / "checkpoints").iterdir()
+    }
+    assert kept == dict.fromkeys(("best.ckpt", "good.ckpt", "last.ckpt", "removed-0.ckpt"), 20)
+    out = start(folder, "guard.max_rollbacks=5", "resume=true", *arguments, options=(hopeless,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    found = summary(folder)
+    assert (found["collapsed"], found["steps"], len(found["rollbacks"])) == (False, 120, 4)
+    assert [int(row["step"]) for row in read_metrics(folder / "metrics.csv") if row["train/loss"]] == [*range(1, 121)]
+
+
+def test_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    accuracy = "--accuracy=0.0 if step >= 40 and attempt < 2 else 0.9"
+    out = start(folder, "guard=wait", "trainer.max_epochs=6", options=(accuracy,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert [one["does"] for one in summary(folder)["rollbacks"]] == [
+        f"no token leaves for {steps} steps" for steps in (20, 40)
+    ]
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    assert [removed[step] for step in (20, 80, 81, 100, 101)] == [0, 0, 1, 1, 2]  # 20 + 40 of waiting + 20
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_halves_the_learning_rate(tmp_path: Path, value: str) -> None:
+    folder = tmp_path / "run"
+    good, bad = "--accuracy=0.9", f"--weights={value},0,33"
+    out = start(folder, "guard=halve", options=(good, bad))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["at_step"], rollback["to_step"]) == ("learning_rate", 34, 20)
+    rows = {int(row["step"]): row for row in read_metrics(folder / "metrics.csv") if row["train/lr"]}
+    # At step 31 in both attempts full but for the halving: the re-warm-up of 5 steps is over.
+    assert float(rows[20]["train/lr"]) == pytest.approx(5e-3)
+    assert float(rows[39]["train/lr"]) == pytest.approx(2.5e-3)
+    assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
+    assert "nan" not in "".join(row["train/loss"] for row in rows.values())
+
+
+def test_without_the_guard_a_loss_that_is_not_finite_is_one_line_and_spares_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    out = start(folder, "trainer.log_every_n_steps=1000", options=("--weights=nan,0,33",))
+    assert out.returncode == 2
+    line = out.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: the weights are not finite at step 35; last.ckpt is from before that. Lower ")
+    assert "Traceback" not in out.stderr
+    assert state(folder)["global_step"] == 28
+    assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
+
+
+def test_a_start_that_cannot_be_saved_by_going_back(tmp_path: Path) -> None:
+    out = start(tmp_path / "run", "guard=halve", "optimizer.lr=1e30")
+    line = out.stderr.strip().splitlines()[-1]
+    assert out.returncode == 2
+    assert "before there was a good checkpoint to go back to: lower optimizer.lr" in line
+
+
+# The verdicts, without a trainer.
+
+
+def verdicts(accuracies: list[float], examples: int = 500, **cfg: Any) -> list[str]:
+    """What a guard that acts says of successive validations."""
+    guard = Guard(GuardConfig(action="halve", **cfg))
+    module = StepwiseModule.__new__(StepwiseModule)
+    out = []
+    for accuracy in accuracies:
+        values = {"val/loss": 1.0, "val/answer_accuracy": accuracy, "val/examples": examples}
+        trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics=values, global_step=1)
+        type(module).removed_tokens, property_ = property(lambda self: 3), StepwiseModule.removed_tokens  # type: ignore[assignment,misc]
+        try:
+            guard.on_validation_end(trainer, module)  # type: ignore[arg-type]
+            out.append("good" if guard.good else "low" if guard.low else "fair")
+        except Collapse:
+            out.append("collapse")
+        finally:
+            type(module).removed_tokens = property_  # type: ignore[assignment,misc]
+    return out
+
+
+def test_what_counts_as_a_collapse() -> None:
+    assert verdicts([0.9, 0.95, 0.7, 0.72, 0.0, 0.0]) == ["good", "good", "fair", "good", "low", "collapse"]
+    # A dip that is over at the next validation is none.
+    assert verdicts([0.9, 0.0, 0.8, 0.0, 0.3, 0.0]) == ["good", "low", "good", "low", "fair", "low"]
+    # Nothing was learned yet: nothing can be lost.
+    assert verdicts([0.0, 0.002, 0.0, 0.0, 0.0]) == ["good", "good", "fair", "fair", "fair"]
+    # So few examples that it may be chance.
+    assert verdicts([1.0, 0.1, 0.1, 0.1], examples=10) == ["good", "fair", "fair", "fair"]
+    assert verdicts([1.0, 0.1], patience=1) == ["good", "collapse"]
+    assert verdicts([1.0, 0.4], patience=1, collapsed=0.5) == ["good", "collapse"]

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 
+from stepwise_pl.datamodule import StreamLoader
 from stepwise_pl.disk import link, put_in_place
 from stepwise_pl.errors import Collapse
 from stepwise_pl.guard import Guard
@@ -173,8 +174,11 @@ class Checkpoints(Checkpoint):
         self._save_last(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # The disk may be what failed, or the weights.
-        if self._between_steps and not isinstance(exception, OSError | Collapse):
+        # The disk may be what failed, or the weights. And a Ctrl-C may come when the next batch is taken but not used yet.
+        loader = trainer.train_dataloader
+        taken = trainer.global_step * trainer.accumulate_grad_batches
+        used_up = isinstance(loader, StreamLoader) and loader.handed_out == taken
+        if self._between_steps and used_up and not isinstance(exception, OSError | Collapse):
             with contextlib.suppress(Collapse):
                 self._save_last(trainer)
 

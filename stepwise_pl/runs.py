@@ -95,8 +95,9 @@ def lock(path: Path) -> None:
     """
     file = (path / ".lock").open("a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # A record lock, which is this process's own: workers that outlive it for a moment do not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         file.seek(0)
         raise UserError(
             f"run_dir={path}: another process is at work in it ({file.read().strip()}); wait for it, or choose another run_dir"

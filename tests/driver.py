@@ -76,7 +76,8 @@ def build_with_end(*args: Any, **kwargs: Any) -> Any:
     def half(path: Any, *args: Any, **kwargs: Any) -> None:
         save(path, *args, **kwargs)
         if moment == "writing a checkpoint" and trainer.global_step == int(end_step):
-            os.truncate(path, Path(path).stat().st_size // 2)
+            if how != "SIGTERM":  # which lets the write be finished
+                os.truncate(path, Path(path).stat().st_size // 2)
             end()
 
     trainer.save_checkpoint = half  # type: ignore[method-assign]

@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when the server imports torch
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preload"])
@@ -33,6 +35,7 @@ def _run(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: 
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)
     multiprocessing.set_start_method("fork", force=True)  # the default of a process that was not forked itself
+    torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 1)))
     status = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,9 +1,11 @@
 """CoTBatch: tokens, and which part each of them belongs to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100  # the label that cross entropy leaves out
@@ -63,6 +65,34 @@ class CoTBatch:
     def length_of(self, part: Part) -> Tensor:
         """Tokens of `part` in each example; [batch] int64."""
         return (self.part == part).sum(1)
+
+    def row(self, number: int) -> "CoTBatch":
+        """One example as a batch of its own, a copy, without padding."""
+        keep = self.part[number] != Part.PAD
+        return CoTBatch(
+            tokens=self.tokens[number][keep][None],
+            part=self.part[number][keep][None],
+            position=self.position[number][keep][None],
+            unit_start=self.unit_start[number][keep][None],
+            draw=self.draw[number : number + 1],
+        )
+
+    @classmethod
+    def stack(cls, batches: Sequence["CoTBatch"]) -> "CoTBatch":
+        """Batches one below the other, padded on the right to the longest."""
+        width = max(batch.tokens.shape[1] for batch in batches)
+
+        def padded(name: str, fill: int) -> Tensor:
+            parts = [getattr(batch, name) for batch in batches]
+            return torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
+
+        return cls(
+            tokens=padded("tokens", 0),
+            part=padded("part", Part.PAD),
+            position=padded("position", 0),
+            unit_start=padded("unit_start", False),
+            draw=torch.cat([batch.draw for batch in batches]),
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
         """The batch on another device; `draw` stays, because offsets are computed on the host."""

@@ -1,5 +1,6 @@
 """What is measured: token sums and answers."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -7,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from stepwise_pl.batch import IGNORE, CoTBatch
 from stepwise_pl.statistics import wilson as wilson  # an accuracy is not without its interval
 
 
@@ -19,15 +19,12 @@ class TokenSums(NamedTuple):
     targets: Tensor
 
 
-def token_sums(logits: Tensor, batch: CoTBatch) -> TokenSums:
-    """Teacher-forced loss and accuracy of `logits` [batch, seq, vocabulary] over the batch's targets."""
-    labels = batch.labels[:, 1:]
-    target = labels != IGNORE
-    predicted, labels = logits[:, :-1][target].float(), labels[target]
+def token_sums(logits: Tensor, labels: Tensor) -> TokenSums:
+    """Loss and accuracy of the logits of targets [targets, vocabulary] against the targets [targets]."""
     return TokenSums(
-        loss=F.cross_entropy(predicted, labels, reduction="sum"),
-        correct=(predicted.argmax(-1) == labels).sum(),
-        targets=target.sum(),
+        loss=F.cross_entropy(logits.float(), labels, reduction="sum"),
+        correct=(logits.argmax(-1) == labels).sum(),
+        targets=torch.tensor(len(labels), device=logits.device),
     )
 
 
@@ -52,10 +49,13 @@ class EvaluationMetrics(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, sums: TokenSums, right: Tensor) -> None:
-        """`right` [batch] bool: whose generated answer is the target."""
-        self.answers += right.sum().to(self.answers.device)
-        self.examples += right.numel()
+    def update_answers(self, right: Sequence[bool]) -> None:
+        """Whose generated answer is the target."""
+        self.answers += sum(right)
+        self.examples += len(right)
+
+    def update(self, sums: TokenSums) -> None:
+        """The teacher-forced sums of a batch."""
         self.loss_sum += sums.loss
         self.correct += sums.correct
         self.targets += sums.targets

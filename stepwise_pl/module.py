@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stepwise_pl.batch import CoTBatch
 from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
-from stepwise_pl.decoding import forward
+from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
-from stepwise_pl.evaluation import score
+from stepwise_pl.evaluation import Verifier
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
 from stepwise_pl.removal import offsets, removal_count, remove
 from stepwise_pl.schedules import Schedule
@@ -161,6 +161,10 @@ class StepwiseModule(L.LightningModule):
 
     # Training
 
+    def transfer_batch_to_device(self, batch: CoTBatch, device: torch.device, dataloader_idx: int) -> CoTBatch:
+        # Tokens are removed on the host, where nothing has to wait for the device to learn a width or an index.
+        return batch
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         cfg = self.optimizer_config
         groups: dict[float, list[torch.nn.Parameter]] = {}
@@ -174,7 +178,8 @@ class StepwiseModule(L.LightningModule):
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         batch = self.remove(batch, training=True)
-        sums = token_sums(forward(self.model, batch), batch)
+        targets = Targets.of(batch).to(self.device)
+        sums = token_sums(target_logits(self.model, targets), targets.label)
         detached = TokenSums(*(value.detach() for value in sums))
         before = self._step_sums
         self._step_sums = detached if before is None else TokenSums(*map(torch.add, before, detached))
@@ -233,11 +238,22 @@ class StepwiseModule(L.LightningModule):
     def test_step(self, batch: CoTBatch, batch_idx: int) -> None:
         self._evaluate(batch)
 
+    def on_validation_epoch_start(self) -> None:
+        self._begin_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        self._begin_evaluation()
+
+    def _begin_evaluation(self) -> None:
+        self.evaluation.reset()  # one before may have been broken off
+        self._verifier = Verifier(self.model, self.tokenizer, self.data.data.eval_batch_size)
+
     def _evaluate(self, batch: CoTBatch) -> None:
         """Teacher-forced sums and greedy answers at s removed tokens, without offset."""
         batch = self.remove(batch, training=False)
-        bound = self.data.limits.max_new_tokens(self.removed)
-        self.evaluation.update(*score(self.model, batch, self.tokenizer, bound))
+        sums, proved = self._verifier.verify(batch)
+        self.evaluation.update(sums)
+        self.evaluation.update_answers([True] * len(proved))
 
     def on_validation_epoch_end(self) -> None:
         metrics = self._evaluated("val")
@@ -250,6 +266,8 @@ class StepwiseModule(L.LightningModule):
         self._log(self.trainer.global_step, self._evaluated("test"))
 
     def _evaluated(self, split: str) -> dict[str, Any]:
+        bound = self.data.limits.max_new_tokens(self.removed)
+        self.evaluation.update_answers([decoded.right for _, decoded in self._verifier.decode(bound)])
         metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}
         self.evaluation.reset()
         return metrics

@@ -6,7 +6,9 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from stepwise_pl.batch import CoTBatch, Part
-from stepwise_pl.decoding import answers, continuation, forward, generate
+from stepwise_pl.config import ModelConfig
+from stepwise_pl.decoding import PLAIN_HEADS, Targets, answers, continuation, generate, target_logits
+from stepwise_pl.models import build_model
 from stepwise_pl.removal import REMOVE_ALL, remove
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.tokenizing import encode
@@ -77,7 +79,7 @@ def test_tokens_are_those_of_transformers(tokenizer, seed: int) -> None:
     eos = tokenizer.eos_token_id
     for count in (0, 5, REMOVE_ALL):
         less = remove(batch, count)
-        assert trimmed(generate(model, less, eos, 30), eos) == trimmed(transformers_generate(model, less, eos, 30), eos)
+        assert generate(model, less, eos, 30) == trimmed(transformers_generate(model, less, eos, 30), eos)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -88,7 +90,7 @@ def test_tokens_and_positions_are_those_of_full_passes(tokenizer, side: str, kee
     for count in (0, 4, REMOVE_ALL):
         less = remove(batch, count, side, keep_position)
         eos = tokenizer.eos_token_id
-        assert trimmed(generate(model, less, eos, 25), eos) == naive(model, less, eos, 25)
+        assert generate(model, less, eos, 25) == naive(model, less, eos, 25)
 
 
 def test_positions_matter_to_what_is_generated(tokenizer) -> None:
@@ -96,7 +98,64 @@ def test_positions_matter_to_what_is_generated(tokenizer) -> None:
     batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(12))
     eos = tokenizer.eos_token_id
     kept, closed = (generate(model, remove(batch, 4, "left", keep), eos, 25) for keep in (True, False))
-    assert trimmed(kept, eos) != trimmed(closed, eos)
+    assert kept != closed
+
+
+def all_logits(model, batch: CoTBatch) -> torch.Tensor:
+    """Of every position, one row at a time, without padding."""
+    out = []
+    for row in range(len(batch)):
+        n = int(batch.attention_mask[row].sum())
+        ids, positions = batch.tokens[row, :n][None], batch.position[row, :n][None]
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions).logits[0]
+        out.append(torch.nn.functional.pad(logits, (0, 0, 0, batch.tokens.shape[1] - n)))
+    return torch.stack(out)
+
+
+# Types whose head is more than a product, besides those that take the short way.
+CAPPED = {
+    "gemma2": {"final_logit_softcapping": 2.0},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {"logits_scaling": 3.0},
+}
+
+
+@pytest.mark.parametrize("kind", [*PLAIN_HEADS, *CAPPED])
+@pytest.mark.parametrize("keep_position", [False, True])
+def test_logits_and_gradients_at_targets_are_those_of_the_whole_model(
+    tokenizer, kind: str, keep_position: bool
+) -> None:
+    torch.manual_seed(0)
+    more = {"initializer_range": 0.3} | CAPPED.get(kind, {})
+    more |= {} if kind == "gpt2" else {"intermediate_size": 48, "num_key_value_heads": 1}
+    more |= {"head_dim": 16} if kind == "gemma2" else {}
+    cfg = ModelConfig(type=kind, layers=2, heads=2, width=32, positions=128, dropout=0.0, config=more)
+    model = build_model(cfg, tokenizer)
+    batch = remove(encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(9)), 3, "left", keep_position)
+    targets = Targets.of(batch)
+    assert (targets.position is not None) == keep_position
+    labels = batch.labels[:, 1:]
+    whole = all_logits(model, batch)[:, :-1][labels != -100]
+    assert float(whole.abs().max()) > 1.5  # where a cap of 2 is felt
+    logits = target_logits(model, targets)
+    assert torch.equal(targets.label, labels[labels != -100])
+    assert torch.allclose(logits, whole, atol=2e-4)
+    gradients = []
+    for some in (logits, whole):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(some, targets.label).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, atol=1e-4 * float(gradients[1].abs().max()))
+
+
+def test_no_logits_are_computed_for_prompt_or_padding(tokenizer) -> None:
+    model = small_model(tokenizer)
+    batch = remove(encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(9)), REMOVE_ALL)
+    rows = []
+    model.get_output_embeddings().register_forward_hook(lambda _, inputs, out: rows.append(out.shape[:-1].numel()))
+    target_logits(model, Targets.of(batch))
+    assert rows == [int(batch.is_target.sum())]
+    assert rows[0] < 0.6 * batch.tokens.numel()
 
 
 def test_a_jump_in_the_positions_does_not_cut_attention(tokenizer) -> None:
@@ -105,26 +164,25 @@ def test_a_jump_in_the_positions_does_not_cut_attention(tokenizer) -> None:
     batch = remove(encode(TASK.load()["train"], tokenizer, "train").collate(np.array([0])), 3, "left", True)
     prompt = int(batch.length_of(Part.PROMPT))
     assert batch.position[0, prompt] - batch.position[0, prompt - 1] == 4  # exactly at the gap
-    before = forward(model, batch)[0, -1]
+    before = target_logits(model, Targets.of(batch))[-1]
     batch.tokens[0, 0] = (batch.tokens[0, 0] + 1) % 10
-    assert not torch.allclose(before, forward(model, batch)[0, -1], atol=1e-3)
-
-
-def test_padding_changes_nothing(tokenizer) -> None:
-    model = small_model(tokenizer)
-    encoded = encode(TASK.load()["train"], tokenizer, "train")
-    together = forward(model, encoded.collate(np.arange(10)))
-    for row in range(10):
-        alone = forward(model, encoded.collate(np.array([row])))[0]
-        assert torch.allclose(together[row, : len(alone)], alone, atol=1e-4)
+    assert not torch.allclose(before, target_logits(model, Targets.of(batch))[-1], atol=1e-3)
 
 
 def test_generation_is_bounded(tokenizer) -> None:
     model = small_model(tokenizer)
-    batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(4))
-    assert generate(model, batch, tokenizer.eos_token_id, 3).shape == (4, 3)
-    # The model has 128 positions, whatever is asked for.
-    assert generate(model, batch, tokenizer.eos_token_id, 10**6).shape[1] <= 128
+    batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(12))
+    eos = tokenizer.eos_token_id
+    assert max(map(len, generate(model, batch, eos, 3))) == 3
+    # The model has 128 positions, whatever is asked for: as many as each row has left, and one that is not read.
+    model.get_output_embeddings().weight.data[eos] = 0
+    model.get_output_embeddings().weight.data[0] = 0
+    rows = generate(model, batch, eos, 10**4)
+    left = 129 - batch.length_of(Part.PROMPT)
+    assert [len(row) for row in rows] == [
+        n if row.count(eos) < 2 else len(row) for n, row in zip(left.tolist(), rows, strict=True)
+    ]
+    assert any(row.count(eos) < 2 for row in rows)
 
 
 def test_answers_are_read_between_the_end_tokens(tokenizer) -> None:
@@ -139,12 +197,11 @@ def test_answers_are_read_between_the_end_tokens(tokenizer) -> None:
         "#### 1 <eos> 2 <eos>",
     ]
     rows = [ids(text) for text in texts]
-    assert [answers(torch.tensor([row]), tokenizer)[0] for row in rows] == ["3 4", "5", None, None, None]
+    assert answers(rows, tokenizer) == ["3 4", "5", None, None, None]
 
 
 def test_the_target_reads_as_its_own_answer(tokenizer) -> None:
     examples = TASK.load()["train"]
     batch = encode(examples, tokenizer, "train").collate(np.arange(40))
     for count in (0, 3, REMOVE_ALL):
-        target = continuation(remove(batch, count), tokenizer.eos_token_id)
-        assert answers(target, tokenizer) == [e.answer for e in examples.slice(0, 40)]
+        assert answers(continuation(remove(batch, count)), tokenizer) == [e.answer for e in examples.slice(0, 40)]

@@ -35,7 +35,8 @@ def test_token_sums_are_a_loop_over_targets() -> None:
                 loss += np.log(np.exp(scores).sum()) - scores[wanted]
                 correct += scores.argmax() == wanted
                 targets += 1
-    sums = token_sums(logits, batch)
+    labels = batch.labels[:, 1:]
+    sums = token_sums(logits[:, :-1][labels != -100], labels[labels != -100])
     assert (float(sums.loss), float(sums.correct), float(sums.targets)) == pytest.approx(
         (loss, correct, targets), rel=1e-5
     )
@@ -43,8 +44,10 @@ def test_token_sums_are_a_loop_over_targets() -> None:
 
 def test_evaluation_metrics_weigh_tokens_and_examples() -> None:
     metrics = EvaluationMetrics()
-    metrics.update(TokenSums(*map(torch.tensor, (6.0, 3, 4))), torch.tensor([True, False]))
-    metrics.update(TokenSums(*map(torch.tensor, (4.0, 1, 1))), torch.tensor([True]))
+    metrics.update(TokenSums(*map(torch.tensor, (6.0, 3, 4))))
+    metrics.update(TokenSums(*map(torch.tensor, (4.0, 1, 1))))
+    metrics.update_answers([True, False])
+    metrics.update_answers([True])
     result = {name: float(value) for name, value in metrics.compute().items()}
     assert result == pytest.approx(
         {"loss": 2.0, "perplexity": np.e**2, "answer_accuracy": 2 / 3, "token_accuracy": 0.8, "examples": 3}

@@ -14,7 +14,7 @@ from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.callbacks import Checkpoints, ValidationTimes
 from stepwise_pl.config import DataConfig, OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
-from stepwise_pl.decoding import forward
+from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.module import StepwiseModule
 from stepwise_pl.schedules import Linear, Schedule
 from stepwise_pl.tasks import Multiplication
@@ -310,11 +310,8 @@ def test_another_causal_lm_trains_too(tmp_path) -> None:
     )  # fmt: skip
     batch = data.prepare().encoded["train"].collate(torch.arange(16).numpy())
     with torch.no_grad():
-        before = float(
-            torch.nn.functional.cross_entropy(
-                forward(model, batch)[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten()
-            )
-        )
+        targets = Targets.of(batch)
+        before = float(torch.nn.functional.cross_entropy(target_logits(model, targets), targets.label))
     trainer.fit(module, data)
     after = float(trainer.callback_metrics["train/loss"])
     assert after < 0.9 * before

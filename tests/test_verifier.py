@@ -1,0 +1,148 @@
+"""Verified evaluation decides as plain greedy decoding does, for models good and bad."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepwise_pl.batch import CoTBatch, Part
+from stepwise_pl.datamodule import Limits
+from stepwise_pl.decoding import Targets, answers, continuation, generate, target_logits
+from stepwise_pl.evaluation import Scorer, Verifier
+from stepwise_pl.removal import REMOVE_ALL, remove
+from stepwise_pl.tasks import Multiplication
+from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode
+from tests.conftest import DATA, small_model
+
+TASK = Multiplication(digits=2, min_digits=1, train_size=48, validation_size=30, test_size=30)
+COUNTS = (0, 1, 3, 6, REMOVE_ALL)
+
+
+def trained(tokenizer: PreTrainedTokenizerBase, examples: EncodedExamples, steps: int, **kinds: Any) -> PreTrainedModel:
+    """A small model after so many steps on the first 24 examples, at changing numbers of removed tokens."""
+    model = small_model(tokenizer, 0, width=64).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = examples.collate(np.arange(24))
+    for step in range(steps):
+        targets = Targets.of(remove(batch, COUNTS[step % len(COUNTS)], **kinds))
+        loss = torch.nn.functional.cross_entropy(target_logits(model, targets), targets.label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def compare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: EncodedExamples, **kinds: Any
+) -> set[str]:
+    """Checks every removal level; returns what was seen on the way."""
+    eos, bound, seen = tokenizer.eos_token_id, 40, set()
+    for count in COUNTS:
+        verifier = Verifier(model, tokenizer, 7)
+        found: dict[int, tuple[str | None, str | None]] = {}
+        batches = [remove(examples.collate(np.arange(i, i + 16)), count, **kinds) for i in (0, 16, 32)]
+        for index, batch in enumerate(batches):
+            batch.draw += index * 16
+            assert batch.draw.tolist() == list(range(index * 16, index * 16 + 16))
+            sums, proved = verifier.verify(batch)
+            targets = Targets.of(batch)
+            logits = target_logits(model, targets)
+            assert float(sums.loss) == pytest.approx(
+                float(torch.nn.functional.cross_entropy(logits, targets.label, reduction="sum"))
+            )
+            assert int(sums.targets) == int(batch.is_target.sum())
+            assert int(sums.correct) == int((logits.argmax(-1) == targets.label).sum())
+            seen |= {"proved"} if proved else set()
+            for row in proved:
+                (answer,) = answers([continuation(batch)[row]], tokenizer)
+                found[int(batch.draw[row])] = (answer, answer)
+        for draw, decoded in verifier.decode(bound):
+            assert draw not in found
+            found[draw] = tuple(decoded)
+            seen.add("right all the same" if decoded.right else "unfinished" if decoded.predicted is None else "wrong")
+        assert sorted(found) == list(range(48))
+        for index, batch in enumerate(batches):
+            plain = answers(generate(model, batch, eos, bound), tokenizer)
+            target = answers(continuation(batch), tokenizer)
+            assert [found[index * 16 + row] for row in range(16)] == list(zip(plain, target, strict=True))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[PreTrainedTokenizerBase, EncodedExamples]:
+    tokenizer = build_tokenizer("symbols", TASK.symbols())
+    return tokenizer, numbered(encode(TASK.load()["train"], tokenizer, "train"))
+
+
+def numbered(examples: EncodedExamples) -> EncodedExamples:
+    """Batches of these say in `draw` where in the batch an example stands."""
+    collate = examples.collate
+    examples.collate = lambda rows: collate(rows, np.arange(len(rows)))  # type: ignore[method-assign]
+    return examples
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("keep_position", [False, True])
+@pytest.mark.parametrize("steps", [0, 60, 250])
+def test_it_decides_as_greedy_decoding_does(small: Any, steps: int, side: str, keep_position: bool) -> None:
+    kinds = {"side": side, "keep_position": keep_position}
+    seen = compare(trained(*small, steps, **kinds), *small, **kinds)
+    # Examples that were trained on, and others: the paths are all taken, by some model.
+    assert {"wrong", "unfinished"} & seen
+    if steps == 250:
+        assert {"proved", "wrong"} <= seen
+
+
+@pytest.mark.parametrize("steps", [pytest.param(0, marks=pytest.mark.long), 60])
+def test_with_gpt2s_tokenizer(steps: int) -> None:
+    folder = DATA / "gpt2-tokenizer"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data here")
+    tokenizer = build_tokenizer(str(folder), ())
+    examples = numbered(encode(TASK.load()["train"], tokenizer, "train"))
+    seen = compare(trained(tokenizer, examples, steps), tokenizer, examples)
+    assert {"proved", "wrong"} <= seen or not steps
+
+
+def test_an_answer_may_be_right_behind_a_wrong_step(small: Any) -> None:
+    """A model that departs from the CoT and still ends with the right answer counts as right."""
+    tokenizer, examples = small
+    model = trained(tokenizer, examples, 250)
+    batch = examples.collate(np.arange(24))
+    # Targets with a CoT that nobody would write: the model departs from it, and answers as it does without.
+    spoiled = remove(batch, 0)
+    cot = spoiled.part == Part.COT
+    spoiled.tokens[cot] = (spoiled.tokens[cot] + 1) % 10
+    verifier = Verifier(model, tokenizer, 10)
+    _, proved = verifier.verify(spoiled)
+    right = {draw for draw, decoded in verifier.decode(40) if decoded.right}
+    plain = answers(generate(model, batch, tokenizer.eos_token_id, 40), tokenizer)
+    target = answers(continuation(batch), tokenizer)
+    assert right | set(proved) == {row for row in range(24) if plain[row] == target[row]}
+    assert right
+
+
+def test_the_scorer_does_the_same_at_any_batch_size(small: Any) -> None:
+    tokenizer, examples = small
+    model = trained(tokenizer, examples, 250)
+    encoded = encode(TASK.load()["train"], tokenizer, "train")
+    limits = Limits.of({"train": encoded}, "left")
+    results = [Scorer(model, tokenizer, encoded, limits, 3).evaluate(size) for size in (1, 5, 48)]
+    for metrics, found in results:
+        assert found == results[0][1]
+        assert metrics == pytest.approx(results[0][0], rel=1e-5)
+        assert 0 < metrics["answer_accuracy"] < 1
+        assert math.isfinite(metrics["loss"])
+
+
+def test_a_batch_is_put_together_again(small: Any) -> None:
+    batch = remove(small[1].collate(np.arange(8)), 2, "left", True)
+    again = CoTBatch.stack([batch.row(number) for number in range(8)])
+    for name in ("part", "position", "unit_start", "draw"):
+        assert torch.equal(getattr(again, name), getattr(batch, name)), name
+    assert torch.equal(
+        again.tokens.masked_fill(again.part == Part.PAD, 0), batch.tokens.masked_fill(batch.part == Part.PAD, 0)
+    )

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint long lock clean
+.PHONY: help setup run test lint long bench lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/\1\t\2/' | expand -t 10
@@ -31,6 +31,9 @@ lint: setup  ## Lint and type check
 
 long: setup  ## The tests that take minutes
 	$(BIN)/pytest -m long -n 0
+
+bench: setup  ## Measure a training step, an evaluation and a start on this machine (nothing else may run)
+	$(BIN)/python experiments/speed/benchmark.py out=outputs/bench
 
 lock: setup  ## Write the installed versions to requirements.lock
 	(echo "# Exact versions that make installs; written by make lock."; \

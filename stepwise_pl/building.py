@@ -117,7 +117,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
     warnings.filterwarnings("ignore", module="lightning")
     cfg = config.trainer
     guard = Guard(config.guard)
-    every_removed = cfg.validate_every_removed or (1 if guard.acts else 0)
+    every_removed = 1 if guard.acts else cfg.validate_every_removed
     terminal = sys.stderr.isatty()
     return L.Trainer(
         accelerator=cfg.accelerator,

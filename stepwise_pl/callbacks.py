@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,9 @@ class ValidationTimes(Callback):
 
     def __init__(self, every_epochs: int, every_removed: int, keep_every_removed: int = 0) -> None:
         self.every_epochs, self.every_removed, self.keep_every_removed = every_epochs, every_removed, keep_every_removed
-        self.validated_at: int | None = None  # removed tokens at the last validation before one leaves
+        self.validated_at: list[int] | None = (
+            None  # attempt and removed tokens at the last validation before one leaves
+        )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,14 +55,16 @@ class ValidationTimes(Callback):
             return True
         now = module.removed
         leaves = module.scheduled(trainer.global_step) > now
-        waited = self.validated_at is None or now - self.validated_at >= self.every_removed
+        before = self.validated_at
+        # Where the guard has gone back, the stage is another one.
+        waited = before is None or before[0] != module.attempt or now - before[1] >= self.every_removed
         keep = self.keep_every_removed > 0 and now % self.keep_every_removed == 0
         return leaves and ((waited and self.every_removed > 0) or keep)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
         if pl_module.scheduled(trainer.global_step) > pl_module.removed:
-            self.validated_at = pl_module.removed
+            self.validated_at = [pl_module.attempt, pl_module.removed]
 
     def state_dict(self) -> dict[str, Any]:
         return {"validated_at": self.validated_at}
@@ -105,8 +110,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         self.folder, self.last, self.best = folder, folder / "last.ckpt", folder / "best.ckpt"
         self.every_n_steps, self.keep_every_removed, self.describe = every_n_steps, keep_every_removed, describe
-        self.keep_at_most, self.guard = keep_at_most, guard if guard is not None and guard.acts else None
-        self.best_score = float("-inf")
+        self.keep_at_most, self.guard = keep_at_most, guard
+        self.best_score = self.score = float("-inf")  # the score is that of the last validation
         self._saved_step = 0
         self._between_steps = False
 
@@ -125,7 +130,7 @@ class Checkpoints(Checkpoint):
         kept = min(kept, self.keep_at_most or kept)
         # While one is written the one before is still there.
         need = (1 + kept) * weights + (2 if self.guard is None else 3) * with_optimizer
-        free = shutil.disk_usage(self.folder).free + sum(path.stat().st_size for path in self.folder.glob("*.ckpt"))
+        free = shutil.disk_usage(self.folder).free + bytes_in(self.folder)
         log.info("checkpoints take up to %s on the disk", size(need))
         if need > free:
             log.warning(
@@ -150,24 +155,25 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        score = float(trainer.callback_metrics["val/selection_score"])
-        collapsing = self.guard is not None and self.guard.low > 0  # spare what was saved before
-        better = score > self.best_score and not collapsing
-        self.best_score = score if better else self.best_score
+        self.score = float(trainer.callback_metrics["val/selection_score"])
+        collapsing = self.guard is not None and self.guard.acts and self.guard.low > 0  # spare what was saved before
+        better = self.score > self.best_score and not collapsing
+        self.best_score = self.score if better else self.best_score
         if better:
             self._save(trainer, self.best, weights_only=True)
         assert isinstance(pl_module, StepwiseModule)
         if self.keep_every_removed and not collapsing and pl_module.removed % self.keep_every_removed == 0:
             self._save(trainer, self.folder / f"removed-{pl_module.removed_tokens}.ckpt", weights_only=True)
-            self._drop_oldest(trainer)
-        self._save_last(trainer)
-        if self.guard is not None and self.guard.good and trainer.is_global_zero:
-            link(self.last, self.folder / "good.ckpt")
+            if self.keep_at_most is not None and trainer.is_global_zero:
+                self._drop_oldest(self.keep_at_most)
+        good = self.guard is not None and self.guard.good
+        self._save_last(trainer, self.folder / "good.ckpt" if good else None)
         self._between_steps = True
 
-    def _drop_oldest(self, trainer: L.Trainer) -> None:
-        kept = sorted(self.folder.glob("removed-*.ckpt"), key=lambda path: int(path.stem.removeprefix("removed-")))
-        for path in kept[: -self.keep_at_most] if self.keep_at_most and trainer.is_global_zero else []:
+    def _drop_oldest(self, count: int) -> None:
+        kept = {path: re.fullmatch(r"removed-(\d+)", path.stem) for path in self.folder.glob("*.ckpt")}
+        own = sorted((path for path, match in kept.items() if match), key=lambda path: int(path.stem[8:]))
+        for path in own[:-count]:
             path.unlink()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -182,18 +188,18 @@ class Checkpoints(Checkpoint):
             with contextlib.suppress(Collapse):
                 self._save_last(trainer)
 
-    def _save_last(self, trainer: L.Trainer) -> None:
-        if trainer.global_step != self._saved_step or not self.last.exists():
-            self._save(trainer, self.last)
+    def _save_last(self, trainer: L.Trainer, also: Path | None = None) -> None:
+        if also is not None or trainer.global_step != self._saved_step or not self.last.exists():
+            self._save(trainer, self.last, also=also)
             self._saved_step = trainer.global_step
 
-    def _save(self, trainer: L.Trainer, path: Path, weights_only: bool = False) -> None:
+    def _save(self, trainer: L.Trainer, path: Path, weights_only: bool = False, also: Path | None = None) -> None:
         try:
-            self._write(trainer, path, weights_only)
+            self._write(trainer, path, weights_only, also)
         except FileNotFoundError:  # the run folder was removed at this very moment
-            self._write(trainer, path, weights_only)
+            self._write(trainer, path, weights_only, also)
 
-    def _write(self, trainer: L.Trainer, path: Path, weights_only: bool) -> None:
+    def _write(self, trainer: L.Trainer, path: Path, weights_only: bool, also: Path | None) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters()):
             step = trainer.global_step
             raise Collapse(f"the weights are not finite at step {step}", step, not_finite=True)
@@ -204,13 +210,21 @@ class Checkpoints(Checkpoint):
         fresh = path.with_suffix(".tmp")
         trainer.save_checkpoint(fresh, weights_only=weights_only)
         if trainer.is_global_zero:
+            if also is not None:  # first: a run killed between goes on from before, and comes here again
+                link(fresh, also)
             put_in_place(fresh, path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score}
+        return {"best_score": self.best_score, "score": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        self.best_score, self.score = state_dict["best_score"], state_dict["score"]
+
+
+def bytes_in(folder: Path) -> int:
+    """What the checkpoints in a folder take on the disk; two names of one file count once."""
+    found = [path.stat() for path in folder.glob("*.ckpt")]
+    return sum({(one.st_dev, one.st_ino): one.st_size for one in found}.values())
 
 
 def size(count: int) -> str:

@@ -16,6 +16,13 @@ from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
+# Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
+# which starts a new segment. All else would make another run of it.
+CHANGEABLE = (
+    "run_dir", "resume", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
+    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
+)  # fmt: skip
 
 
 @dataclass
@@ -153,9 +160,10 @@ class GuardConfig:
     """What to do when accuracy collapses under removal, or the loss is no longer finite (`stepwise_pl.guard`)."""
 
     # `warn` says so and goes on; `halve` goes back to the last good checkpoint and on from there with half of Δ;
-    # `wait` goes back and removes nothing for a while. With either, every number of removed tokens is validated.
-    # Where the loss is not finite there is nothing to go on with: `warn` stops, the others go back and halve the
-    # learning rate.
+    # `wait` goes back and removes nothing for a while. With either, every number of removed tokens is validated,
+    # whatever trainer.validate_every_removed says. Where the loss is not finite there is nothing to go on with:
+    # `warn` stops, the others go back and halve the learning rate. They do that as well where as many tokens had
+    # been removed at the good checkpoint, because slower removal would change nothing.
     action: str = "warn"
     # Collapsed: answer accuracy on validation is surely (95% Wilson interval) below this part of the best so far,
     collapsed: float = 0.25
@@ -358,3 +366,11 @@ def require_run(run: str, command: str) -> None:
         raise UserError(f"run is not set: python -m stepwise_pl.{command} run=<run folder>")
     if not (Path(run) / "config.yaml").is_file():
         raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")
+
+
+def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in plain.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out

@@ -62,13 +62,13 @@ class Targets:
 def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
     """The logits that predict each target, teacher-forced; [targets, vocabulary].
 
-    No mask is given: padding stands on the right, where no token looks. But where positions
-    jump, one of ones is: without any, transformers takes a jump for the start of another
-    packed sequence and cuts attention to all before it.
+    The mask is all ones: padding stands on the right, where no token looks. But a mask
+    must be given: without one, transformers takes a jump in the positions for the start
+    of another packed sequence and cuts attention to all before it.
     """
-    mask = None if targets.position is None else torch.ones_like(targets.tokens)
     given = {
-        "input_ids": targets.tokens, "attention_mask": mask, "position_ids": targets.position, "use_cache": False,
+        "input_ids": targets.tokens, "attention_mask": torch.ones_like(targets.tokens),
+        "position_ids": targets.position, "use_cache": False,
     }  # fmt: skip
     if model.config.model_type in PLAIN_HEADS:
         hidden = model.base_model(**given).last_hidden_state

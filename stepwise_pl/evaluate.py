@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     import torch
 
-    from stepwise_pl import runs
+    from stepwise_pl import run_folder, runs
     from stepwise_pl.evaluation import Scorer
     from stepwise_pl.models import check_positions
     from stepwise_pl.tokenizing import encode
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     schedule, limits = run.config.schedule, run.limits
     removed = removed_units(config, run)
     if config.file is None:
-        runs.require_same_files(run.path, run.config.task)
+        run_folder.require_same_files(run.path, run.config.task)
     problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
     # Where everything goes, nobody asks where the steps begin, which a file may not say.
     by_step = schedule.unit == "step" and removed < limits.max_removed
@@ -118,7 +118,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path = run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first}-removed{removed}.json"
     path.parent.mkdir(exist_ok=True)
     write_predictions(predictions, path.with_suffix(".jsonl"))
-    runs.write_json(summary, path)
+    run_folder.write_json(summary, path)
     result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
     lines = [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",

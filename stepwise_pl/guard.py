@@ -2,7 +2,9 @@
 
 A collapse is answer accuracy that falls to a small part of what it was and stays there, the
 end of removal schedules that are too aggressive (arXiv 2405.14838, section 5), or a loss
-that is no longer finite. Going back is an operation on files: `last.ckpt` is replaced by
+that is no longer finite. Where slower removal cannot help, because as many tokens were
+removed at the good checkpoint or the loss was not finite, the learning rate is halved
+instead. Going back is an operation on files: `last.ckpt` is replaced by
 the last good checkpoint with a slower schedule and the decision written into it, and
 training starts from there as any resumed run does. A kill at any moment of this leaves
 either the old `last.ckpt`, from which the same collapse and the same decision follow, or
@@ -19,13 +21,14 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepwise_pl.config import GuardConfig
-from stepwise_pl.disk import link, put_in_place
+from stepwise_pl.disk import put_in_place
 from stepwise_pl.errors import Collapse, UserError
 from stepwise_pl.metrics import wilson
 from stepwise_pl.models import read_checkpoint
-from stepwise_pl.module import Rollback, StepwiseModule
+from stepwise_pl.module import Rollback, StepwiseModule, require_own
 
 log = logging.getLogger(__name__)
 
@@ -109,84 +112,132 @@ def fit(
 ) -> Fitted:
     """Train from `last.ckpt`, or from the start where there is none, and after every collapse as the guard decides.
 
+    After `max_rollbacks` collapses training is given up at the next one, and `last.ckpt`
+    stands at the last good checkpoint.
+
     Args:
         build: a new trainer and module for each attempt.
         checkpoints: the folder of `last.ckpt` and `good.ckpt`.
 
-    After `max_rollbacks` collapses training is given up at the next one, and `last.ckpt`
-    stands at the last good checkpoint.
-
     Raises:
-        UserError: the loss is not finite and the guard does not go back, or there is no good checkpoint yet.
+        UserError: the loss is not finite and the guard does not go back, or there is nothing to go back to.
     """
+    last = checkpoints / "last.ckpt"
     while True:
         trainer, module = build()
-        last = checkpoints / "last.ckpt"
-        try:
-            trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
-            guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]
-            return Fitted(trainer, module, trainer.global_step, module.seconds, guard.collapsed, module.rollbacks)
-        except Collapse as collapse:
-            rollbacks = go_back(collapse, trainer, module, checkpoints, cfg)
-            if len(rollbacks) > cfg.max_rollbacks:
+        if last.is_file():
+            state = read_checkpoint(last)
+            rollbacks = state["stepwise"]["rollbacks"]
+            if cfg.action != "warn" and len(rollbacks) > cfg.max_rollbacks:
                 log.warning(
-                    "training ends here, after %d rollbacks; resume=true with a larger guard.max_rollbacks goes on",
+                    "training has ended, after %d rollbacks; resume=true with a larger guard.max_rollbacks goes on",
                     cfg.max_rollbacks,
                 )
-                return Fitted(trainer, module, rollbacks[-1]["to_step"], module.seconds, True, rollbacks)
+                seconds = float(state["stepwise"]["seconds"])
+                return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
+        try:
+            trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        except Collapse as collapse:
+            go_back(collapse, trainer, module, checkpoints, cfg)
+            if trainer.received_sigterm:
+                raise SIGTERMException from None
+            continue
+        guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]
+        return Fitted(trainer, module, trainer.global_step, module.seconds, guard.collapsed, module.rollbacks)
 
 
 def go_back(
     collapse: Collapse, trainer: L.Trainer, module: StepwiseModule, checkpoints: Path, cfg: GuardConfig
-) -> list[Rollback]:
-    """Make the last good checkpoint, with the decision in it, the latest; return all decisions so far.
+) -> None:
+    """Make the last good checkpoint, with the decision in it, the latest.
 
     Raises:
         UserError: the guard does not act, or there is nothing to go back to.
     """
-    good, last, best = (checkpoints / f"{name}.ckpt" for name in ("good", "last", "best"))
-    if cfg.action == "warn":
-        kept = "last.ckpt is from before that" if last.is_file() else "there is no checkpoint yet"
-        raise UserError(f"{collapse}; {kept}. Lower optimizer.lr, or go back and on with guard=halve")
-    if not good.is_file():
-        raise UserError(f"{collapse}, before there was a good checkpoint to go back to: lower optimizer.lr")
-    state = read_checkpoint(good)
-    step, removed = int(state["global_step"]), int(state["stepwise"]["removed"])
-    tokens = module.data.limits.removed_tokens(removed)
-    action = "learning_rate" if collapse.not_finite else cfg.action
+    last = checkpoints / "last.ckpt"
+    state = read_good(collapse, module, checkpoints, cfg)
+    stepwise, step = state["stepwise"], int(state["global_step"])
+    removed = int(stepwise["removed"])
+    # With as many tokens removed as there, slower removal would change nothing: the same would happen again.
+    action = "learning_rate" if collapse.not_finite or module.removed == removed else cfg.action
     actions = [*(one["action"] for one in module.rollbacks), action]
     rate = Fraction(1, 2 ** actions.count("halve"))
-    waits = actions.count("wait") if action == "wait" else 0
-    wait = round(cfg.wait_epochs * module.schedule.steps_per_epoch) * 2 ** (waits - 1) if waits else 0
-    does = {
-        "halve": f"tokens leave at {rate} of the configured pace",
-        "wait": f"no token leaves for {wait} steps",
-        "learning_rate": f"the learning rate is {0.5 ** actions.count('learning_rate'):g} of the configured one",
-    }[action]
+    wait = round(cfg.wait_epochs * module.schedule.steps_per_epoch * 2 ** (actions.count("wait") - 1))
     rollback: Rollback = {
-        "action": action, "reason": str(collapse), "does": does, "at_step": collapse.step,
-        "at_removed_tokens": module.removed_tokens, "to_step": step, "to_removed_tokens": tokens,
-    }  # fmt: skip
-    rollbacks = [*module.rollbacks, rollback]
-    log.warning("%s. Back to step %d with %d tokens removed: %s", collapse, step, tokens, does)
-    module.schedule.load_state_dict(state["stepwise"]["schedule"])
-    module.schedule.slow_down(step, removed, rate, wait)
-    state["stepwise"] |= {
-        "schedule": module.schedule.state_dict(step), "rollbacks": rollbacks, "seconds": module.seconds
-    }  # fmt: skip
+        "action": action,
+        "reason": str(collapse),
+        "does": {
+            "halve": f"tokens leave at {rate} of the configured pace",
+            "wait": f"no token leaves for {wait} steps",
+            "learning_rate": f"the learning rate is {0.5 ** actions.count('learning_rate'):g} of the configured one",
+        }[action],
+        "at_step": collapse.step,
+        "at_removed_tokens": module.removed_tokens,
+        "to_step": step,
+        "to_removed_tokens": module.data.limits.removed_tokens(removed),
+    }
+    log.warning(
+        "%s. Back to step %d with %d tokens removed: %s",
+        collapse, step, rollback["to_removed_tokens"], rollback["does"],
+    )  # fmt: skip
+    if action != "learning_rate":  # which leaves the schedule in force, and what is left of a wait
+        module.schedule.load_state_dict(stepwise["schedule"])
+        module.schedule.slow_down(step, removed, rate, wait if action == "wait" else 0)
+    stepwise["schedule"] = module.schedule.state_dict(step)
+    stepwise["rollbacks"] = [*module.rollbacks, rollback]
+    stepwise["seconds"] = module.seconds
     if trainer.is_global_zero:
         # Before the checkpoint: without it, a run that is resumed drops the row and comes here again.
-        row = {"attempt": len(rollbacks), "epoch": int(state["epoch"]), "schedule/removed_tokens": tokens}
+        row = {
+            "attempt": len(actions),
+            "epoch": int(state["epoch"]),
+            "schedule/removed_tokens": rollback["to_removed_tokens"],
+        }
         for logger in trainer.loggers:
             logger.log_metrics({key: float(value) for key, value in row.items()}, step)
-        for path in [best, *checkpoints.glob("removed-*.ckpt")]:
-            if path.is_file() and int(read_checkpoint(path)["global_step"]) > step:
-                path.unlink()  # what it was trained for has collapsed
-        if not best.is_file():
-            link(good, best)
-        fresh = last.with_suffix(".tmp")
-        torch.save(state, fresh)
-        put_in_place(fresh, last)
+        forget(checkpoints, state)
+        write(state, last)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
-    return rollbacks
+
+
+def read_good(collapse: Collapse, module: StepwiseModule, checkpoints: Path, cfg: GuardConfig) -> dict[str, Any]:
+    """The checkpoint to go back to: the last good one; before there is one, after a loss that is not finite, the last one.
+
+    Raises:
+        UserError: the guard does not act, there is none, or it is of another run.
+    """
+    good, last = (checkpoints / f"{name}.ckpt" for name in ("good", "last"))
+    if cfg.action == "warn":
+        kept = "last.ckpt is from before that" if last.is_file() else "there is no checkpoint yet"
+        raise UserError(f"{collapse}; {kept}. Lower optimizer.lr in another run, or go back and on with guard=halve")
+    path = good if good.is_file() or not collapse.not_finite else last  # weights that are not finite are never saved
+    if not path.is_file():
+        raise UserError(
+            f"{collapse}, before there was a checkpoint to go back to: start another run with a lower optimizer.lr"
+        )
+    state = read_checkpoint(path)
+    require_own(state, path, module.config)
+    return state
+
+
+def forget(checkpoints: Path, state: dict[str, Any]) -> None:
+    """Remove the checkpoints that were written after the one gone back to; `best.ckpt` becomes that one."""
+    best = checkpoints / "best.ckpt"
+    for path in [best, *checkpoints.glob("removed-*.ckpt")]:
+        if path.is_file() and int(read_checkpoint(path)["global_step"]) > state["global_step"]:
+            path.unlink()
+    if not best.is_file():
+        training = ("optimizer_states", "lr_schedulers", "callbacks")
+        write({key: value for key, value in state.items() if key not in training}, best)
+        for callback in state["callbacks"].values():
+            if "best_score" in callback:
+                callback["best_score"] = callback["score"]
+
+
+def write(state: dict[str, Any], path: Path) -> None:
+    """Save a checkpoint in one go."""
+    fresh = path.with_suffix(".tmp")
+    with fresh.open("wb") as file:
+        torch.save(state, file)
+    put_in_place(fresh, path)

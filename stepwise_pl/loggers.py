@@ -1,10 +1,11 @@
 """Where metrics go: metrics.csv always, Weights & Biases by choice."""
 
 import csv
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 COLUMNS = (
     "step", "attempt", "epoch", "schedule/removed_tokens", "train/loss", "val/loss", "val/answer_accuracy", "val/token_accuracy",
 )  # fmt: skip
-# A row by its place in the run: replayed after a resume, it is the same row again.
-RowKey = tuple[int, int, frozenset[str]]
 # Metrics that a dashboard shows against the number of removed tokens.
 VERSUS_REMOVED = (
     "val/answer_accuracy", "val/token_accuracy", "val/loss", "val/perplexity", "test/answer_accuracy",
@@ -59,7 +58,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": str(step), **{key: number(value) for key, value in metrics.items()}}
+        row = {"step": str(step), **{key: f"{value:.7g}" for key, value in metrics.items()}}
         new = [key for key in row if key not in self.columns]
         self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
         if new or not self.path.is_file():
@@ -69,21 +68,16 @@ class MetricsFile(Logger):
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
-    def resume_from(self, step: int, attempt: int) -> set[RowKey]:
-        """Drop the rows of this attempt's optimizer steps after `step`, which come again, and those of the final test.
-
-        Returns:
-            The rows dropped.
-        """
-        if not self.path.is_file() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-            return set()
+    @rank_zero_only
+    def resume_from(self, step: int, attempt: int) -> None:
+        """Drop the rows of this attempt's optimizer steps after `step`, which come again, and those of the final test."""
+        if not self.path.is_file():
+            return
         text = self.path.read_text(encoding="utf-8")
         if not text.endswith("\n"):  # killed while writing a row
             write_text(self.path, text[: text.rfind("\n") + 1])
         rows = all_rows(self.path)
-        kept = [row for row in rows if _before(row, step, attempt) and not row.get("test/loss")]
-        self._rewrite(kept)
-        return {row_key(row) for row in rows} - {row_key(row) for row in kept}
+        self._rewrite([row for row in rows if _before(row, step, attempt) and not row.get("test/loss")])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -94,11 +88,6 @@ class MetricsFile(Logger):
         os.replace(temporary, self.path)
 
 
-def number(value: float) -> str:
-    """A metric as it stands in the file."""
-    return f"{value:.7g}"
-
-
 def attempt_of(row: Mapping[str, str]) -> int:
     """0, and one more for each time the guard has gone back."""
     return int(row.get("attempt") or 0)
@@ -107,11 +96,6 @@ def attempt_of(row: Mapping[str, str]) -> int:
 def _before(row: Mapping[str, str], step: int, attempt: int) -> bool:
     """Whether a run that resumes at `step` of `attempt` has this row behind it."""
     return attempt_of(row) < attempt or (attempt_of(row) == attempt and int(row["step"]) <= step)
-
-
-def row_key(row: Mapping[str, str]) -> RowKey:
-    """What tells a row from all others."""
-    return attempt_of(row), int(row["step"]), frozenset(key for key, value in row.items() if value)
 
 
 def all_rows(path: Path) -> list[dict[str, str]]:
@@ -152,36 +136,67 @@ def environment_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-            folder = Path(wandb.run.dir).parent
-            try:
-                wandb.finish()
-            except TimeoutError:
-                log.warning(
-                    "W&B has not taken all of the run (`wandb sync %s` sends it later); metrics.csv has it all", folder
-                )
+        finish_wandb()
         for key in [key for key in os.environ if key.startswith("WANDB_")]:
             del os.environ[key]
         os.environ.update(before)
 
 
+def finish_wandb() -> None:
+    """End the W&B run there is, if any, and note what it has; a failure is said, and costs nothing."""
+    wandb = sys.modules.get("wandb")
+    run = None if wandb is None else wandb.run
+    if wandb is None or run is None:
+        return
+    folder = Path(run.dir).parent
+    try:
+        wandb.finish()
+    except Exception as error:
+        log.warning(
+            "W&B has not taken all of the run (%s; `wandb sync %s` may send it later); metrics.csv has it all",
+            first_line(error), folder,
+        )  # fmt: skip
+        return
+    while _OPEN:
+        _OPEN.pop().note()
+
+
 class CarefulWandbLogger(WandbLogger):
     """A W&B logger whose failures do not stop the run: what it would log is in metrics.csv all the same.
 
-    Attributes:
-        logged: rows that W&B has already, because the run that is resumed had got beyond its last checkpoint.
+    Rows of steps that come again after a resume are not logged again, as far as it is known
+    that W&B has them: up to the last time that a session ended its W&B run. After a SIGKILL
+    that is not known, and the rows since are logged again, with the same values.
+
+    Args:
+        notes: a JSON file in the run folder with the run's id, and the last step that W&B
+            has of each attempt and kind of row.
     """
 
-    failed = False
-    logged: frozenset[RowKey] = frozenset()
+    def __init__(self, notes: Path, **settings: Any) -> None:
+        self.notes, self.failed = notes, False
+        self.has: dict[str, int] = {}
+        run_id = None
+        if notes.is_file():
+            found = json.loads(notes.read_text(encoding="utf-8"))
+            run_id, self.has = found["id"], found["has"]
+        self._before = dict(self.has)
+        super().__init__(id=run_id, **settings)
+
+    @rank_zero_only
+    def note(self) -> None:
+        """Write down what W&B has."""
+        write_text(self.notes, json.dumps({"id": self.version, "has": self.has}) + "\n")
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": str(step), **{key: number(value) for key, value in metrics.items()}}
-        if self.failed or row_key(row) in self.logged:
+        kind = next((name for name in ("train", "val", "test") if f"{name}/loss" in metrics), "guard")
+        key, step = f"{metrics.get('attempt', 0):.0f} {kind}", int(step or 0)
+        if self.failed or step <= self._before.get(key, -1):
             return
         try:
             super().log_metrics(metrics, step)
+            self.has[key] = step
         except Exception as error:
             self.failed = True
             log.warning(
@@ -189,38 +204,34 @@ class CarefulWandbLogger(WandbLogger):
             )
 
 
-def wandb_logger(
-    cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[str, Any], logged: Iterable[RowKey] = ()
-) -> WandbLogger:
+_OPEN: list[CarefulWandbLogger] = []
+
+
+def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[str, Any]) -> WandbLogger:
     """A W&B run whose validation metrics have the number of removed tokens as their x-axis.
 
     Its id is kept in the run folder, so that a resumed run goes on in it.
-
-    Args:
-        logged: rows that are not to be logged again.
 
     Raises:
         UserError: W&B does not start.
     """
     import wandb
 
-    id_file = run_dir / "wandb_id.txt"
-    run_id = id_file.read_text().strip() if id_file.is_file() else None
-    logger = CarefulWandbLogger(
-        name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity, group=cfg.group, offline=cfg.offline,
-        id=run_id, resume="allow", job_type="train", config=dict(config),
-        settings=wandb.Settings(finish_timeout=cfg.finish_timeout, finish_timeout_raises=True),
-    )  # fmt: skip
-    logger.logged = frozenset(logged)
     try:
+        logger = CarefulWandbLogger(
+            run_dir / "wandb.json", name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity,
+            group=cfg.group, offline=cfg.offline, resume="allow", job_type="train", config=dict(config),
+            settings=wandb.Settings(finish_timeout=cfg.finish_timeout, finish_timeout_raises=True),
+        )  # fmt: skip
         run = logger.experiment
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            run.define_metric("schedule/removed_tokens")
+            for metric in VERSUS_REMOVED:
+                run.define_metric(metric, step_metric="schedule/removed_tokens")
+            write_text(run_dir / "wandb.json", json.dumps({"id": run.id, "has": logger.has}) + "\n")
+            _OPEN[:] = [logger]
     except Exception as error:
         raise UserError(
             f"logger=wandb: W&B does not start ({first_line(error)}); log in, or add logger.offline=true"
         ) from None
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        id_file.write_text(run.id)
-        run.define_metric("schedule/removed_tokens")
-        for metric in VERSUS_REMOVED:
-            run.define_metric(metric, step_metric="schedule/removed_tokens")
     return logger

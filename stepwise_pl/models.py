@@ -1,6 +1,7 @@
 """Building the causal LM, and the weights it starts from."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: it is missing, damaged or of another kind.
     """
     try:
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not look
+            raise UserError(f"{path}: damaged: its checksum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except Exception as error:

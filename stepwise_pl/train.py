@@ -1,11 +1,13 @@
 """`python -m stepwise_pl.train`: one training run, from the configuration to the summary."""
 
+import contextlib
 import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepwise_pl import cli
+from stepwise_pl import cli, run_folder
 from stepwise_pl.config import Config
 
 if TYPE_CHECKING:
@@ -21,20 +23,21 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         UserError: something the user can put right.
     """
-    # Heavy imports come after the configuration has been checked.
-    from stepwise_pl import loggers, runs
-    from stepwise_pl.building import build_parts, check_machine, describe
-
     name = cli.run_name()
-    run_dir = runs.open_run_dir(config.run_dir, name, config.seed, config.resume)
+    run_dir = run_folder.open_run_dir(config.run_dir, name, config.seed, config.resume)
     if config.resume:
-        config = runs.resumed_config(run_dir, config, cli.given_keys())
-        name = runs.derived_of(run_dir).get("name", name)
+        config = run_folder.resumed_config(run_dir, config, cli.given_keys())
+        name = run_folder.derived_of(run_dir).get("name", name)
+    # What takes seconds to import comes after all that can be refused without it.
+    from stepwise_pl import loggers
+    from stepwise_pl.building import build_parts, check_machine, describe
+    from stepwise_pl.callbacks import bytes_in
+
     check_machine(config)
     parts = build_parts(config)
     derived = describe(config, parts.data)
     plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}
-    with loggers.environment_kept():
+    with loggers.environment_kept(), stop_explained(run_dir):
         fitted = fit(config, parts, run_dir, plain)
         tested = test(parts, fitted, run_dir / "checkpoints")
     abandoned = sum(rollback["at_step"] - rollback["to_step"] for rollback in fitted.rollbacks)
@@ -49,12 +52,12 @@ def train(config: Config) -> dict[str, Any]:
         "abandoned_examples": abandoned * config.data.batch_size,
         **derived,
         "seconds": round(fitted.seconds, 1),
-        "checkpoint_bytes": sum(path.stat().st_size for path in (run_dir / "checkpoints").glob("*.ckpt")),
+        "checkpoint_bytes": bytes_in(run_dir / "checkpoints"),
     }
     if fitted.trainer.is_global_zero:
-        runs.write_json(summary, run_dir / "summary.json")
+        run_folder.write_json(summary, run_dir / "summary.json")
         report(run_dir, summary)
-    runs.unlock(run_dir)
+    run_folder.unlock(run_dir)
     return summary
 
 
@@ -62,7 +65,6 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
     """Train, from the last checkpoint if there is one, under the guard."""
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from stepwise_pl import guard, loggers, provenance, runs
     from stepwise_pl.building import build_attempt
@@ -73,19 +75,27 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
         parts.tokenizer.save_pretrained(run_dir / "model")
         cli.save_yaml(plain, run_dir / "config.yaml")
 
-    start = runs.resume(run_dir, plain) if runs.holds_run(run_dir) else runs.Start()
+    step = runs.resume(run_dir, plain) if run_folder.holds_run(run_dir) else 0
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         describe_run()
-        provenance.record(run_dir / "environment.json", from_step=start.step)
+        provenance.record(run_dir / "environment.json", from_step=step)
         log.info("run folder: %s", run_dir)
     wandb: list[Logger] = []
     if config.logger.wandb:
-        wandb.append(loggers.wandb_logger(config.logger, run_dir, plain["derived"]["name"], plain, start.logged))
+        wandb.append(loggers.wandb_logger(config.logger, run_dir, plain["derived"]["name"], plain))
+    return guard.fit(
+        lambda: build_attempt(config, parts, run_dir, plain, describe_run, wandb),
+        parts.data, run_dir / "checkpoints", config.guard,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def stop_explained(run_dir: Path) -> Iterator[None]:
+    """Whatever stops a run that has begun, say how it goes on."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     try:
-        return guard.fit(
-            lambda: build_attempt(config, parts, run_dir, plain, describe_run, wandb),
-            parts.data, run_dir / "checkpoints", config.guard,
-        )  # fmt: skip
+        yield
     except BaseException as error:
         if (run_dir / "config.yaml").is_file():
             log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
@@ -96,9 +106,11 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
 
 def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
     """Read the test set, once, with the checkpoint chosen on validation."""
+    from stepwise_pl.models import read_checkpoint
     from stepwise_pl.statistics import wilson
 
     best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
+    read_checkpoint(best)  # says so if it is damaged
     trainer, module = fitted.trainer, fitted.module
     trainer.test(module, parts.data, ckpt_path=best, weights_only=True, verbose=False)
     accuracy, examples = (float(trainer.callback_metrics[f"test/{key}"]) for key in ("answer_accuracy", "examples"))

@@ -3,12 +3,14 @@
 Options:
     --end=<moment>,<step>,<how>   the process ends there, by a signal or by an exception
     --accuracy=<expression>       answer accuracy on validation, of `attempt` and `step`, on 500 examples
+    --kill=<name>,<step>          kill a child process of this name before that step
     --weights=<value>,<attempt>,<step>
                                   the weights become this number before that step
 """
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from stepwise_pl import building, cli, guard, train
+from stepwise_pl import building, callbacks, cli, guard, train
 from stepwise_pl.module import StepwiseModule
 
 split = sys.argv.index("--")
@@ -45,6 +47,8 @@ class Fail(Callback):
             with torch.no_grad():
                 for parameter in module.parameters():
                     parameter.fill_(float(weights[0]))
+        if "kill" in options and trainer.global_step == int(options["kill"].split(",")[1]):
+            subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), options["kill"].split(",")[0]])
         inside = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches
         self.at("between micro-batches" if inside else "before the step", trainer)
 
@@ -60,12 +64,16 @@ class Fail(Callback):
     def on_validation_batch_end(self, trainer: Any, *args: Any) -> None:
         self.at("in validation", trainer)
 
+    def on_test_start(self, trainer: Any, *args: Any) -> None:
+        self.at("before the test", trainer)
+
     def on_train_epoch_end(self, trainer: Any, *args: Any) -> None:
         self.at("end of epoch", trainer)
 
 
 build = building.build_trainer
 put = guard.put_in_place
+link = callbacks.link
 
 
 def build_with_end(*args: Any, **kwargs: Any) -> Any:
@@ -92,8 +100,19 @@ def put_or_end(*args: Any) -> None:
         end()
 
 
+def link_and_end(*args: Any) -> None:
+    link(*args)
+    if moment == "between good and last" and state(args[0])["global_step"] == int(end_step):
+        end()
+
+
+def state(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+
 building.build_trainer = build_with_end
 guard.put_in_place = put_or_end
+callbacks.link = link_and_end
 if "accuracy" in options:
     measured = StepwiseModule._evaluated
 

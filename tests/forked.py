@@ -51,7 +51,7 @@ def _run(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: 
 def start(
     module: str, arguments: list[str], cwd: Path, env: Mapping[str, str], folder: Path
 ) -> multiprocessing.Process:
-    """`python -m <module> <arguments>` with nothing but `env` as its environment; output goes to out and err in the folder."""
+    """`python -m <module> <arguments>` with this environment (what imports read of it was read before); output goes to files."""
     for name in ("out", "err"):
         (folder / name).write_text("")
     process = _CONTEXT.Process(

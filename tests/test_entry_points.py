@@ -143,7 +143,7 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
     assert "another configuration: data.batch_size was 32, is 64; " in out.stderr
     # The folder knows the configuration; only what changes need be given.
     command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=6", "logger=wandb", "logger.offline=true")
-    assert (folder / "wandb_id.txt").is_file()
+    assert (folder / "wandb.json").is_file()
     whole, resumed = (
         [r for r in read_metrics(path / "metrics.csv") if not r["test/loss"]] for path in (run_dir, folder)
     )

@@ -133,7 +133,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     train.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     out = command("train", f"run_dir={tmp_path / 'run'}", "resume=true", "trainer.max_steps=8", check=False)
     assert out.returncode == 2
-    assert "the data is not what the run was trained on" in out.stderr.splitlines()[-1]
+    assert "is of another run: it was trained on other data" in out.stderr.splitlines()[-1]
     out = command("evaluate", f"run={tmp_path / 'run'}", check=False)
     assert out.returncode == 2
     assert "a data file has changed since the run" in out.stderr.splitlines()[-1]
@@ -177,8 +177,17 @@ def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, copied: Path, 
         last.write_bytes(damaged)
         line = refused(copied)
         assert "last.ckpt: damaged" in line and line.endswith(from_best)
-    torch.save({"state_dict": {}}, last)
-    assert "is not a checkpoint that this version of stepwise_pl can go on from" in refused(copied)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1  # inside a tensor
+    last.write_bytes(flipped)
+    assert "last.ckpt: damaged: its checksum is wrong" in refused(copied)
+    for foreign in ({"state_dict": {}}, torch.load(copied / "checkpoints" / "best.ckpt", weights_only=True)):
+        torch.save(foreign, last)
+        assert "is not a checkpoint that this version of stepwise_pl can go on from" in refused(copied)
+    on_other_data = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    on_other_data["stepwise"]["config"]["derived"]["data"] = "0"
+    torch.save(on_other_data, last)
+    assert "is of another run: it was trained on other data" in refused(copied)
     # Of another run: told what differs.
     other = tmp_path / "other"
     assert start(other, "model.width=32", "optimizer.lr=1e-3", "trainer.max_epochs=1").returncode == 0
@@ -189,6 +198,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, copied: Path, 
     # The run's own checkpoint back in its place, all is well.
     shutil.copy(whole / "checkpoints" / "last.ckpt", last)
     command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5")
+    (copied / "checkpoints" / "best.ckpt").write_bytes(b"")
+    out = command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5", check=False)
+    assert out.returncode == 2 and "best.ckpt: damaged" in out.stderr and "Traceback" not in out.stderr
     # A command line that asks for something else is told so, too.
     assert "optimizer.lr was 0.005, is 0.1" in refused(copied, "optimizer.lr=0.1")
 
@@ -277,14 +289,15 @@ def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.max_epochs=3")
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert kept == ["best.ckpt", "last.ckpt", "removed-0.ckpt", "removed-1.ckpt", "removed-2.ckpt"]
+    assert kept == ["best.ckpt", "good.ckpt", "last.ckpt", "removed-0.ckpt", "removed-1.ckpt", "removed-2.ckpt"]
     # Of which the newest are enough, if so asked.
     command(
         "train", *RUN, f"run_dir={tmp_path / 'few'}", "trainer.keep_every_removed=1", "trainer.keep_at_most=1", "trainer.max_epochs=3"
     )  # fmt: skip
     kept = sorted(path.name for path in (tmp_path / "few" / "checkpoints").iterdir())
-    assert kept == ["best.ckpt", "last.ckpt", "removed-2.ckpt"]
-    sizes = sum(path.stat().st_size for path in (tmp_path / "few" / "checkpoints").iterdir())
+    assert kept == ["best.ckpt", "good.ckpt", "last.ckpt", "removed-2.ckpt"]
+    found = [path.stat() for path in (tmp_path / "few" / "checkpoints").iterdir()]
+    sizes = sum({one.st_ino: one.st_size for one in found}.values())
     assert json.loads((tmp_path / "few" / "summary.json").read_text())["checkpoint_bytes"] == sizes
     for removed in range(3):
         found = torch.load(folder / "checkpoints" / f"removed-{removed}.ckpt", weights_only=True)

@@ -16,6 +16,7 @@ from tests.test_resume import assert_the_same, start
 
 OFFLINE = ("logger=wandb", "logger.offline=true")
 KEY = "0123456789" * 4
+KINDS = ("train/loss", "val/loss", "test/loss")
 
 
 def wandb_records(path: Path) -> Iterator[bytes]:
@@ -63,21 +64,37 @@ def test_offline_has_removed_tokens_as_its_axis(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_is_one_run_without_gap_or_duplicate(tmp_path: Path) -> None:
-    """Killed twice: after a checkpoint and some steps, and in a validation."""
+    """Stopped inside a step twice, the second time before it got as far as the first, so that rows come again."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(whole).returncode == 0
-    assert start(cut, *OFFLINE, end="after the step,26,SIGTERM").returncode == 143
-    assert start(cut, "resume=true", end="in validation,60,SIGTERM").returncode == 143
+    assert start(cut, *OFFLINE, end="inside the step,27,exception").returncode == 1
+    assert start(cut, "resume=true", end="inside the step,24,exception").returncode == 1
     out = start(cut, "resume=true")
     assert out.returncode == 0, out.stderr[-2000:]
     assert_the_same(whole, cut)
     assert len({path.stem for path in cut.rglob("run-*.wandb")}) == 1  # one id
     assert len(list(cut.rglob("run-*.wandb"))) == 3
     _, rows = logged(cut)
-    kinds = ("train/loss", "val/loss", "test/loss")
-    there = [(int(row["trainer/global_step"]), kind) for row in rows for kind in kinds if kind in row]
-    written = [(int(row["step"]), kind) for row in read_metrics(cut / "metrics.csv") for kind in kinds if row[kind]]
+    there = [(int(row["trainer/global_step"]), kind) for row in rows for kind in KINDS if kind in row]
+    written = [(int(row["step"]), kind) for row in read_metrics(cut / "metrics.csv") for kind in KINDS if row[kind]]
     assert there == written
+
+
+def test_after_a_sigkill_rows_come_again(tmp_path: Path) -> None:
+    """What W&B had got by then is not known: rows since the last checkpoint may be there twice, with the same values."""
+    cut = tmp_path / "cut"
+    assert start(cut, *OFFLINE, end="after the step,26,SIGKILL").returncode == -9
+    assert start(cut, "resume=true").returncode == 0
+    _, rows = logged(cut)
+    there: dict[tuple[int, str], set[float]] = {}
+    for row in rows:
+        for kind in KINDS:
+            if kind in row:
+                there.setdefault((int(row["trainer/global_step"]), kind), set()).add(row[kind])
+    assert all(len(values) == 1 for values in there.values())
+    _, resumed = json.loads((cut / "environment.json").read_text())["sessions"]
+    written = {(int(row["step"]), kind) for row in read_metrics(cut / "metrics.csv") for kind in KINDS if row[kind]}
+    assert {key for key in written if key[0] > resumed["from_step"]} <= there.keys() <= written
 
 
 class Server(ThreadingHTTPServer):
@@ -190,6 +207,14 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(
         assert f"wandb sync {folder}" in line and "metrics.csv" in line
     assert "wandb sync" in out.stderr  # W&B's own words
     assert len(logged(folder)[1]) == len(read_metrics(folder / "metrics.csv"))  # what `wandb sync` will send
+
+
+def test_a_client_that_dies_costs_nothing(tmp_path: Path) -> None:
+    """W&B's own process, killed as it might be where memory is short."""
+    out = start(tmp_path / "run", *OFFLINE, options=("--kill=wandb-core,33",))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 80
+    assert any(line.startswith("W&B has not taken all of the run") for line in out.stderr.splitlines())
 
 
 def test_a_wrong_key_at_the_start_is_one_line(server: Server, tmp_path: Path) -> None:

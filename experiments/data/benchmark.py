@@ -122,8 +122,8 @@ def main(arguments: list[str]) -> None:
         writer.writerow(("what", "value", "unit"))
         for what, value, unit in rows:
             writer.writerow((what, f"{value:.4g}" if isinstance(value, float) else value, unit))
-            print(f"{value:12.4g} {unit:4s} {what}")  # noqa: T201
-    print(f"{platform.processor() or platform.machine()}, {platform.python_version()}")  # noqa: T201
+            print(f"{value:12.4g} {unit:4s} {what}")
+    print(f"{platform.processor() or platform.machine()}, {platform.python_version()}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,331 @@
+"""What a training step, an evaluation and a start cost on the machine at hand: `make bench`.
+
+    python experiments/speed/benchmark.py [out=<folder>] [only=<part of a name>]
+
+Prints one table and writes it as results.csv (default: beside this file). Every number is
+the median of repeats, every case runs in a process of its own, and what is divided by what
+was measured in the same run. Run nothing else meanwhile. Two results are compared by
+`python experiments/speed/compare.py <old.csv> <new.csv>`.
+
+Tokens are those after removal, without padding. Model FLOPs are what the method needs: the
+body at every token, attention to earlier tokens only, the head where there is a target; a
+backward pass counts twice a forward pass. Utilisation is their rate over that of the best
+float32 matrix product.
+"""
+
+import csv
+import logging
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from stepwise_pl.batch import CoTBatch, Part
+from stepwise_pl.config import DataConfig, ModelConfig, OptimizerConfig
+from stepwise_pl.datamodule import CoTDataModule, Limits
+from stepwise_pl.decoding import Targets, generate, target_logits
+from stepwise_pl.evaluation import Verifier
+from stepwise_pl.metrics import token_sums
+from stepwise_pl.models import build_model
+from stepwise_pl.module import StepwiseModule
+from stepwise_pl.removal import removal_count, remove
+from stepwise_pl.schedules import Linear
+from stepwise_pl.tasks import Multiplication
+from stepwise_pl.tokenizing import build_tokenizer, encode
+
+HERE = Path(__file__).parent
+COLUMNS = ("measure", "case", "value", "unit")
+Row = tuple[str, str, float, str]
+
+
+@dataclass
+class Preset:
+    """A model of conf/model with the batch it is measured at."""
+
+    model: ModelConfig
+    batch_size: int
+    steps: int
+
+
+GELU = {"activation_function": "gelu_pytorch_tanh"}
+PRESETS = {
+    "tiny": Preset(ModelConfig(dropout=0.0, config=GELU), 64, 30),
+    "2 layers of 768": Preset(ModelConfig(layers=2, heads=4, width=768, positions=1024), 32, 8),
+    "gpt2": Preset(ModelConfig(layers=12, heads=12, width=768, positions=1024), 8, 4),
+}
+VOCABULARIES = {"small vocabulary": None, "vocabulary of 50,257": 50_257}
+TASK = Multiplication(digits=4, train_size=4096, validation_size=1000, test_size=10)
+COT = 46
+
+
+def flops(model: PreTrainedModel, batch: CoTBatch) -> float:
+    """Model FLOPs of a forward and a backward pass over a batch after removal."""
+    cfg = model.config
+    lengths = (batch.attention_mask.sum(1) - 1).double()  # after the last token nothing is predicted
+    body = 12 * cfg.num_hidden_layers * cfg.hidden_size**2 * float(lengths.sum())  # multiplications
+    attention = 2 * cfg.num_hidden_layers * cfg.hidden_size * float((lengths * (lengths + 1) / 2).sum())
+    head = cfg.hidden_size * cfg.vocab_size * int(batch.is_target.sum())
+    return 6 * (body + attention + head)
+
+
+def peak() -> Iterator[Row]:
+    """The rate of the best float32 matrix product."""
+    rates = []
+    for size in (1024, 2048, 3072):
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        rates.append(2 * size**3 / median_seconds(lambda a=a, b=b: a @ b, 5))  # type: ignore[misc]
+    yield "matrix product", "float32", max(rates) / 1e9, "GFLOP/s"
+
+
+def median_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Of a call, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+class StepTimes(L.Callback):
+    """From the start of one step to the start of the next: all that a step costs."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.starts.append(time.perf_counter())
+
+    def median(self) -> float:
+        """Seconds, without the first two."""
+        return statistics.median(b - a for a, b in zip(self.starts[2:], self.starts[3:], strict=False))
+
+
+def training(preset: Preset, vocabulary: int | None, share: float, case: str) -> Iterator[Row]:
+    """The real module under the real trainer, and a bare loop around the model for comparison."""
+    tokenizer = build_tokenizer("symbols", TASK.symbols())
+    more = {} if vocabulary is None else {"vocab_size": vocabulary}
+    cfg = ModelConfig(**{**vars(preset.model), "config": preset.model.config | more})
+    torch.manual_seed(0)
+    model = build_model(cfg, tokenizer)
+    schedule = Linear(delta=0, remove_start_from=round(share * COT))
+    data = CoTDataModule(TASK, tokenizer, DataConfig(batch_size=preset.batch_size, cache_dir=None))
+    module = StepwiseModule(model, tokenizer, schedule, OptimizerConfig())
+    times = StepTimes()
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=preset.steps + 3, limit_val_batches=0, logger=False, callbacks=[times],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    seconds = times.median()
+    whole = data.train_dataloader().stream[0]
+    batch = remove(whole, removal_count(schedule.removed(0), data.limits.max_removed))
+    tokens = int(batch.attention_mask.sum())
+    yield "training", case, tokens / seconds, "tokens/s"
+    yield "training", case, preset.batch_size / seconds, "examples/s"
+    yield "model FLOPs", case, flops(model, batch) / seconds / 1e9, "GFLOP/s"
+    bare = median_seconds(bare_loop(model, batch), max(2, preset.steps // 2))
+    yield "bare loop / our step, time", case, bare / seconds, ""
+    yield "peak memory", case, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB"
+
+
+def bare_loop(model: PreTrainedModel, batch: CoTBatch) -> Callable[[], None]:
+    """A step as transformers' documentation shows it, on a batch that is there already."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
+
+    def step() -> None:
+        out = model(input_ids=batch.tokens, attention_mask=batch.attention_mask, labels=batch.labels)
+        out.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterator[Row]:
+    """Verified evaluation of 1,000 problems that the model gets right but for the share `wrong`, which is decoded to the limit."""
+    tokenizer = build_tokenizer("symbols", TASK.symbols())
+    torch.manual_seed(0)
+    model = build_model(
+        ModelConfig(**{**vars(preset.model), "config": {**preset.model.config, "initializer_range": 0.1}}), tokenizer
+    ).eval()
+    encoded = encode(TASK.load()["validation"], tokenizer, "validation")
+    limits = Limits.of({"train": encoded}, "left")
+    removed = round(share * COT)
+    eos, bound = tokenizer.eos_token_id, limits.max_new_tokens(removed)
+    batches = [
+        remove(encoded.collate(np.arange(i, i + 200)), removal_count(removed, limits.max_removed))
+        for i in range(0, 1000, 200)
+    ]
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        for batch in batches:  # what the model writes becomes what it should write
+            columns = int(batch.length_of(Part.PROMPT)[0])
+            for column in range(columns, batch.tokens.shape[1]):
+                logits = model(input_ids=batch.tokens[:, :column], use_cache=False, logits_to_keep=1).logits
+                batch.tokens[:, column] = logits[:, -1].argmax(-1)
+            for row in np.flatnonzero(rng.random(200) < wrong):
+                column = int(rng.integers(columns, batch.tokens.shape[1]))
+                batch.tokens[row, column] = (batch.tokens[row, column] + 1) % 10
+
+    @torch.inference_mode()
+    def one_pass() -> None:
+        for batch in batches:
+            targets = Targets.of(batch)
+            token_sums(target_logits(model, targets), targets.label)
+
+    def verified() -> list[Any]:
+        verifier = Verifier(model, tokenizer, 200)
+        for batch in batches:
+            verifier.verify(batch)
+        return list(verifier.decode(bound))
+
+    def plain() -> None:
+        one_pass()
+        for batch in batches:
+            generate(model, batch, eos, bound)
+
+    decoded = len(verified())
+    seconds = [median_seconds(call, 3) for call in (one_pass, verified, plain)]
+    yield "evaluation", f"{case}, examples decoded", decoded, ""
+    yield "evaluation", case, 1000 / seconds[1], "problems/s"
+    yield "evaluation / one pass, time", case, seconds[1] / seconds[0], ""
+    yield "pass and generate / one pass, time", case, seconds[2] / seconds[0], ""
+
+
+def data() -> Iterator[Row]:
+    """Making and tokenising 100,000 problems of 4x4."""
+    task = Multiplication(digits=4, train_size=100_000)
+    tokenizer = build_tokenizer("symbols", task.symbols())
+    started = time.perf_counter()
+    encode(task.load()["train"], tokenizer, "train")
+    yield "data preparation", "100,000 problems of 4x4", time.perf_counter() - started, "s"
+
+
+def starts() -> Iterator[Row]:
+    """From the command to an answer or to the first training step, in fresh processes."""
+    train = [sys.executable, "-m", "stepwise_pl.train"]
+    for case, arguments in {
+        "--help": ["--help"],
+        "--cfg job": ["--cfg", "job"],
+        "a wrong key": ["optimizer.lrr=1"],
+    }.items():
+        seconds = median_seconds(
+            lambda arguments=arguments: subprocess.run([*train, *arguments], capture_output=True), 3
+        )  # type: ignore[misc]
+        yield "start", case, seconds, "s"
+    with tempfile.TemporaryDirectory() as folder:
+        for case in ("first step of the quickstart, data new", "first step of the quickstart"):
+            times = []
+            for number in range(1 if "new" in case else 3):
+                run_dir = Path(folder) / f"{case}{number}"
+                started = time.perf_counter()
+                process = subprocess.Popen(
+                    [*train, "experiment=quickstart", f'run_dir="{run_dir}"', "trainer.log_every_n_steps=1",
+                     "trainer.checkpoint_every_n_steps=1"],
+                    env={**os.environ, "STEPWISE_PL_CACHE": f"{folder}/cache"}, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                while not (run_dir / "metrics.csv").is_file() and process.poll() is None:
+                    time.sleep(0.01)
+                times.append(time.perf_counter() - started)
+                process.kill()
+                process.wait()
+            yield "start", case, statistics.median(times), "s"
+
+
+def cases() -> dict[str, Callable[[], Iterator[Row]]]:
+    """By name, in the order of the table."""
+    out: dict[str, Callable[[], Iterator[Row]]] = {"matrix product": peak}
+    for name, preset in PRESETS.items():
+        for words, vocabulary in VOCABULARIES.items():
+            for share in (0, 0.5, 1):
+                case = f"{name}, {words}, {share:.0%} removed"
+                out[f"training {case}"] = lambda a=(preset, vocabulary, share, case): training(*a)
+    for name in ("tiny", "2 layers of 768"):
+        for share in (0, 1):
+            for wrong in (0.0, 0.01, 0.5):
+                case = f"{name}, {share:.0%} removed, {wrong:.0%} wrong"
+                out[f"evaluation {case}"] = lambda a=(PRESETS[name], share, wrong, case): evaluation(*a)
+    return {**out, "data": data, "starts": starts}
+
+
+def in_a_process(measure: Callable[[], Iterator[Row]]) -> list[Row]:
+    """The rows of a case, measured in a child of this process, which itself never computes."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        sender.send(list(measure()))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    sender.close()
+    rows: list[Row] = receiver.recv()
+    process.join()
+    return rows
+
+
+def with_utilisation(rows: list[Row]) -> list[Row]:
+    """The rows, and for each rate of model FLOPs its share of the peak."""
+    best = next((value for measure, _, value, _ in rows if measure == "matrix product"), math.nan)
+    out: list[Row] = []
+    for row in rows:
+        out.append(row)
+        if row[0] == "model FLOPs":
+            out.append(("utilisation", row[1], row[2] / best, ""))
+    return out
+
+
+def describe_machine() -> str:
+    """Processor, cores and versions, in a line."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    cores = len(os.sched_getaffinity(0))
+    return f"{names[0] if names else platform.machine()}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def main(*arguments: str) -> None:
+    """Measure, print, write."""
+    options = dict(argument.split("=", 1) for argument in arguments)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    out = Path(options.get("out", HERE))
+    rows: list[Row] = []
+    print(describe_machine(), flush=True)
+    for name, measure in cases().items():
+        if name == "matrix product" or options.get("only", "") in name:
+            rows += in_a_process(measure)
+            print(f"  measured: {name}", file=sys.stderr, flush=True)
+    rows = with_utilisation(rows)
+    for measure, case, value, unit in rows:
+        print(f"{measure:36} {case:58} {value:12.4g} {unit}")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerow(("machine", describe_machine(), "", ""))
+        writer.writerows((measure, case, f"{value:.5g}", unit) for measure, case, value, unit in rows)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,178 @@
+"""The run folder: what lies where, who works in it, and whose configuration it has. Free of torch.
+
+config.yaml       the resolved configuration, with what follows from it under `derived`
+environment.json  versions, git commit, command line and machine of every start
+model/            architecture and tokenizer, in Hugging Face's format, without weights
+metrics.csv       every logged metric
+checkpoints/      best.ckpt and last.ckpt, good.ckpt for the guard, and removed-<k>.ckpt if asked for
+summary.json      the result
+accuracy.png/svg  accuracy versus removed tokens
+"""
+
+import fcntl
+import json
+import os
+import platform
+from pathlib import Path
+from typing import IO, Any
+
+from stepwise_pl import cli
+from stepwise_pl.config import CHANGEABLE, Config, flat
+from stepwise_pl.disk import write_text
+from stepwise_pl.errors import UserError
+from stepwise_pl.tasks import Task
+
+_RANK_ZERO_FOLDER = "STEPWISE_PL_RUN_DIR"
+_LOCKS: dict[Path, IO[str]] = {}
+
+
+def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Path:
+    """The run's folder, made if need be.
+
+    By default `outputs/<name>/seed<seed>`, with a number behind it if that one holds a run
+    already; with `resume` the newest of these. A folder without a checkpoint holds no run:
+    it is what a start leaves that failed early, and is used again; with `resume` the run
+    in it begins anew if its configuration is there. The further processes of a DDP run
+    take the folder of the first.
+
+    Raises:
+        UserError: a named folder holds another run, there is nothing to resume, another
+            process is at work in it, or it cannot be written.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return Path(os.environ[_RANK_ZERO_FOLDER])
+    path = Path(run_dir) if run_dir else Path("outputs") / name / f"seed{seed}"
+    if resume:
+        path = path if run_dir else newest(path)
+        if not holds_run(path) and not (path / "config.yaml").is_file():
+            raise UserError(
+                f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
+            )
+    elif holds_run(path):
+        if run_dir:
+            raise UserError(
+                f"run_dir={path}: holds a run already; resume=true goes on with it, another run_dir starts anew"
+            )
+        newest_path = newest(path)
+        number = int(newest_path.name.removeprefix(path.name).removeprefix("-") or 1)
+        path = path.with_name(f"{path.name}-{number + 1}")
+    try:
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (path / ".writable").write_text("")
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
+    lock(path)
+    if not holds_run(path):
+        (path / "metrics.csv").unlink(missing_ok=True)
+        (path / "wandb.json").unlink(missing_ok=True)
+    os.environ[_RANK_ZERO_FOLDER] = str(path.absolute())
+    return path
+
+
+def lock(path: Path) -> None:
+    """Keep other processes out of a run folder for as long as this one lives, however it ends.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    file = (path / ".lock").open("a+", encoding="utf-8")
+    try:
+        # A record lock, which is this process's own: workers that outlive it for a moment do not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        raise UserError(
+            f"run_dir={path}: another process is at work in it ({file.read().strip()}); wait for it, or choose another run_dir"
+        ) from None
+    except OSError:  # some network file systems have no locks
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    _LOCKS[path.absolute()] = file  # closing it would unlock
+
+
+def unlock(path: Path) -> None:
+    """Let others in again: the run is over, and this process may have more to do (a sweep)."""
+    if (file := _LOCKS.pop(path.absolute(), None)) is not None:
+        file.close()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (path / "checkpoints" / "last.ckpt").is_file()
+
+
+def newest(base: Path) -> Path:
+    """Of `base`, `base`-2, `base`-3, ... the last that holds a run."""
+    path, number = base, 2
+    while holds_run(following := base.with_name(f"{base.name}-{number}")):
+        path = following
+        number += 1
+    return path
+
+
+def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
+    """The configuration of the run in the folder, with what the command line may change.
+
+    Args:
+        config: as composed from this command line.
+        given: the keys and groups that the command line sets. With nothing but `run_dir`
+            and `resume` the run goes on as it was; a group or an experiment that is named
+            must compose to the same keys.
+
+    Raises:
+        UserError: naming what differs and may not.
+    """
+    saved = cli.read_yaml(run_dir / "config.yaml")
+    saved.pop("derived", None)
+    old, new = flat(saved), flat(cli.to_plain(config))
+    differ = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and given & {"experiment", key.split(".")[0], key}
+    ]
+    refused = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ if not key.startswith(CHANGEABLE)]
+    if refused:
+        raise UserError(
+            f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "
+            "another run_dir"
+        )
+    for key in [*differ, "run_dir", "resume"]:
+        *parents, name = key.split(".")
+        place = saved
+        for parent in parents:
+            place = place[parent]
+        place[name] = new[key]
+    return cli.config_from(saved, Config)
+
+
+def derived_of(run_dir: Path) -> dict[str, Any]:
+    """What followed from the configuration when the run was started."""
+    return dict(cli.read_yaml(run_dir / "config.yaml").get("derived") or {})
+
+
+def require_same_data(run_dir: Path, digest: str) -> None:
+    """Raise `UserError` if the run in the folder was trained on other data than that of this digest."""
+    before = derived_of(run_dir).get("data", digest)
+    if before != digest:
+        raise UserError(
+            f"run_dir={run_dir}: the data is not what the run was trained on (digest {before}, now {digest}): a file has "
+            "changed; put it back, or start another run with another run_dir"
+        )
+
+
+def require_same_files(run_dir: Path, task: Task) -> None:
+    """Raise `UserError` if a file of the task has changed since the run: what is held out now may have been trained on."""
+    before = derived_of(run_dir).get("files")
+    if before is not None and before != list(task.fingerprint() or ()):
+        raise UserError(
+            f"run={run_dir}: a data file has changed since the run, so its splits may hold what was trained on; put it "
+            "back, or evaluate on a file of its own with file=<file>"
+        )
+
+
+def write_json(data: dict[str, Any], path: Path) -> None:
+    """Write readable JSON in one go."""
+    write_text(path, json.dumps(data, indent=2) + "\n")

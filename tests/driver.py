@@ -8,6 +8,7 @@ Options:
                                   the weights become this number before that step
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -21,9 +22,11 @@ from lightning.pytorch.callbacks import Callback
 from stepwise_pl import building, callbacks, cli, guard, train
 from stepwise_pl.module import StepwiseModule
 
-split = sys.argv.index("--")
-options = dict(option.removeprefix("--").split("=", 1) for option in sys.argv[1:split])
-sys.argv[1 : split + 1] = []
+if "--" in sys.argv:
+    split = sys.argv.index("--")
+    os.environ["DRIVER"] = json.dumps(sys.argv[1:split])  # for the further processes of a DDP run
+    sys.argv[1 : split + 1] = []
+options = dict(option.removeprefix("--").split("=", 1) for option in json.loads(os.environ["DRIVER"]))
 moment, end_step, how = options.get("end", "never,0,SIGKILL").split(",")
 weights = options.get("weights", "").split(",")
 done = False

@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +53,6 @@ def test_a_result_is_written_and_compared(tmp_path: Path) -> None:
     assert out.returncode == 0, out.stderr
     rows = list(csv.DictReader((tmp_path / "results.csv").open(newline="")))
     values = {(row["measure"], row["case"]): float(row["value"]) for row in rows if row["value"]}
-    assert values["matrix product", "float32"] > 1
     assert 0 < values["data preparation", "100,000 problems of 4x4"] < 60
     slower = tmp_path / "slower.csv"
     with slower.open("w", newline="") as file:
@@ -67,11 +65,9 @@ def test_a_result_is_written_and_compared(tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     lines = compared.stdout.splitlines()
-    assert [line.split()[-2] for line in lines if line.startswith(("matrix", "data"))] == ["2.00", "2.00"]
+    assert [line.split()[-2] for line in lines if line.startswith("data")] == ["2.00"]
     assert lines[-1] == "only in new: training, new"
 
 
 def test_every_case_has_its_own_name() -> None:
-    benchmark = module("benchmark")
-    assert len(benchmark.cases()) == 1 + 3 * 2 * 3 + 2 * 2 * 3 + 2
-    assert math.isnan(benchmark.with_utilisation([("model FLOPs", "x", 1.0, "GFLOP/s")])[1][2])
+    assert len(module("benchmark").cases()) == 4 * 2 * 3 + 2 * 2 * 3 + 2

@@ -222,6 +222,26 @@ def test_a_start_that_cannot_be_saved_by_going_back(tmp_path: Path) -> None:
     assert "before there was a checkpoint to go back to: start another run with a lower optimizer.lr" in line
 
 
+@pytest.mark.long
+def test_two_processes_go_back_together(tmp_path: Path) -> None:
+    """DDP with gloo: the same decisions and the same removal as one process."""
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        out = start(
+            folder, "guard=halve", "trainer.max_epochs=6", "model.dropout=0", "trainer.accumulate_grad_batches=1",
+            f"trainer.devices={devices}", options=(FIRST_ATTEMPT,),
+        )  # fmt: skip
+        assert out.returncode == 0, out.stderr[-2000:]
+        rows = all_rows(folder / "metrics.csv")
+        losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+        where = [[row[key] for key in ("step", "attempt", "schedule/removed_tokens")] for row in rows]
+        found.append((summary(folder)["rollbacks"], where, losses))
+    assert found[0][:2] == found[1][:2]
+    # Rounding grows where the moments have just been cleared: before that the losses agree.
+    assert found[1][2][:20] == pytest.approx(found[0][2][:20], rel=1e-3)
+
+
 # The verdicts, without a trainer.
 
 

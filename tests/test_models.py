@@ -10,6 +10,7 @@ from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.models import build_model
 from stepwise_pl.tokenizing import small_tokenizer
+from tests.conftest import small_model
 
 SIZE = {"layers": 2, "heads": 2, "width": 32, "positions": 64}
 
@@ -109,3 +110,20 @@ def test_errors_name_the_key(tokenizer, settings: dict, message: str) -> None:
 def test_a_folder_without_weights(tokenizer, tmp_path) -> None:
     with pytest.raises(UserError, match="neither state_dict.bin nor"):
         build_model(ModelConfig(**SIZE, init_from=str(tmp_path)), tokenizer)
+
+
+def test_gelu_in_one_kernel_is_gpt2s(tokenizer, tmp_path) -> None:
+    """For random weights and for a folder that asks for `gelu_new`, as GPT-2's does."""
+    from transformers import AutoModelForCausalLM
+
+    model = small_model(tokenizer)
+    assert model.config.activation_function == "gelu_pytorch_tanh"
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"activation_function": "gelu_new"}))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ours = build_model(ModelConfig(name=str(tmp_path), pretrained=True, tokenizer="own"), tokenizer).eval()
+    assert (theirs.config.activation_function, ours.config.activation_function) == ("gelu_new", "gelu_pytorch_tanh")
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.allclose(theirs(tokens).logits, ours(tokens).logits, atol=1e-5)

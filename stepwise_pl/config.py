@@ -167,7 +167,7 @@ class GuardConfig:
     action: str = "warn"
     # Collapsed: answer accuracy on validation is surely (95% Wilson interval) below this part of the best so far,
     collapsed: float = 0.25
-    # so many times in a row.
+    # so many times in a row. A guard that goes back judges at the end of a stage, not right after a token has left.
     patience: int = 2
     # Good, and worth going back to: at least this part of the best so far.
     good: float = 0.75

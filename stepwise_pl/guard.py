@@ -45,6 +45,7 @@ class Guard(Callback):
         self.cfg = cfg
         self.best = 0.0  # answer accuracy on validation
         self.low = 0  # successive validations far below it
+        self.removed: int | None = None  # units at the last validation
         self.good = False
 
     @property
@@ -68,7 +69,11 @@ class Guard(Callback):
         accuracy = found["answer_accuracy"]
         self.best = max(self.best, accuracy)
         low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
-        self.low = self.low + 1 if low else 0
+        # Right after a token has left, accuracy may be low without harm: what counts is the end of a stage.
+        settled = pl_module.scheduled(step) > pl_module.removed or pl_module.removed == self.removed
+        self.removed = pl_module.removed
+        if settled or not self.acts:
+            self.low = self.low + 1 if low else 0
         self.good = accuracy >= self.cfg.good * self.best
         if self.low != self.cfg.patience and not (self.collapsed and self.acts):
             return
@@ -81,10 +86,10 @@ class Guard(Callback):
         log.warning("%s; guard=halve would go back and remove more slowly", message)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "low": self.low}
+        return {"best": self.best, "low": self.low, "removed": self.removed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.low = state_dict["best"], state_dict["low"]
+        self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
 
 
 class Fitted(NamedTuple):

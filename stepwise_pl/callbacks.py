@@ -35,9 +35,8 @@ class ValidationTimes(Callback):
 
     def __init__(self, every_epochs: int, every_removed: int, keep_every_removed: int = 0) -> None:
         self.every_epochs, self.every_removed, self.keep_every_removed = every_epochs, every_removed, keep_every_removed
-        self.validated_at: list[int] | None = (
-            None  # attempt and removed tokens at the last validation before one leaves
-        )
+        # Attempt and removed tokens at the last validation before one leaves.
+        self.validated_at: list[int] | None = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

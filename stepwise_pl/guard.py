@@ -27,8 +27,8 @@ from stepwise_pl.config import GuardConfig
 from stepwise_pl.disk import put_in_place
 from stepwise_pl.errors import Collapse, UserError
 from stepwise_pl.metrics import wilson
-from stepwise_pl.models import read_checkpoint
-from stepwise_pl.module import Rollback, StepwiseModule, require_own
+from stepwise_pl.models import read_checkpoint, require_own
+from stepwise_pl.module import Rollback, StepwiseModule
 
 log = logging.getLogger(__name__)
 

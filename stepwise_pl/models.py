@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl.config import ModelConfig
+from stepwise_pl.config import CHANGEABLE, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
 
 PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
@@ -197,6 +198,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path}: is not a checkpoint")
     return state
+
+
+def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> None:
+    """Raise `UserError` unless training can go on from a checkpoint: whole, and of a run with this configuration and data.
+
+    Args:
+        config: in plain containers, with what follows from it under `derived`.
+    """
+    parts = {"global_step", "epoch", "state_dict", "optimizer_states", "loops", "callbacks", "stepwise"}
+    if not parts <= state.keys() or not {"config", "rollbacks", "schedule"} <= state["stepwise"].keys():
+        raise UserError(
+            f"{path}: is not a checkpoint that this version of stepwise_pl can go on from (best.ckpt and removed-<k>.ckpt "
+            "hold weights only); start another run, from its weights with model.init_from=<run folder>"
+        )
+    both = (state["stepwise"]["config"], config)
+    old, new = (flat({key: value for key, value in one.items() if key != "derived"}) for one in both)
+    differ = [
+        f"{key} is {old.get(key)} there, {new.get(key)} in config.yaml"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
+    ]
+    trained, now = ((one.get("derived") or {}).get("data") for one in both)
+    if differ or trained != now:
+        what = "; ".join(differ) or f"it was trained on other data (digest {trained}, now {now}; has a file changed?)"
+        raise UserError(f"{path}: is of another run: {what}. Put back what it was made with, or use another run_dir")
 
 
 def load_weights(model: PreTrainedModel, weights: dict[str, Tensor], where: str) -> None:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypedDict
 
 import lightning as L
@@ -13,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.batch import CoTBatch
-from stepwise_pl.config import CHANGEABLE, OptimizerConfig, flat
+from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
@@ -33,34 +32,6 @@ class Rollback(TypedDict):
     at_removed_tokens: int
     to_step: int
     to_removed_tokens: int
-
-
-def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> None:
-    """Raise `UserError` unless training can go on from a checkpoint: whole, and of a run with this configuration and data.
-
-    Args:
-        config: in plain containers, with what follows from it under `derived`.
-    """
-    parts = {"global_step", "epoch", "state_dict", "optimizer_states", "loops", "callbacks", "stepwise"}
-    if not parts <= state.keys() or not {"config", "rollbacks", "schedule"} <= state["stepwise"].keys():
-        raise UserError(
-            f"{path}: is not a checkpoint that this version of stepwise_pl can go on from (best.ckpt and removed-<k>.ckpt "
-            "hold weights only); start another run, from its weights with model.init_from=<run folder>"
-        )
-    theirs = dict(state["stepwise"]["config"])
-    derived = [dict(one.get("derived") or {}) for one in (theirs, config)]
-    old, new = (
-        {key: value for key, value in flat(dict(one)).items() if not key.startswith("derived.")}
-        for one in (theirs, config)
-    )
-    differ = [
-        f"{key} is {old.get(key)} there, {new.get(key)} in config.yaml"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
-    ]
-    if differ or derived[0].get("data") != derived[1].get("data"):
-        what = "; ".join(differ) or "it was trained on other data"
-        raise UserError(f"{path}: is of another run: {what}. Put the run's own checkpoint back, or use another run_dir")
 
 
 class StepwiseModule(L.LightningModule):

@@ -153,16 +153,6 @@ def derived_of(run_dir: Path) -> dict[str, Any]:
     return dict(cli.read_yaml(run_dir / "config.yaml").get("derived") or {})
 
 
-def require_same_data(run_dir: Path, digest: str) -> None:
-    """Raise `UserError` if the run in the folder was trained on other data than that of this digest."""
-    before = derived_of(run_dir).get("data", digest)
-    if before != digest:
-        raise UserError(
-            f"run_dir={run_dir}: the data is not what the run was trained on (digest {before}, now {digest}): a file has "
-            "changed; put it back, or start another run with another run_dir"
-        )
-
-
 def require_same_files(run_dir: Path, task: Task) -> None:
     """Raise `UserError` if a file of the task has changed since the run: what is held out now may have been trained on."""
     before = derived_of(run_dir).get("files")

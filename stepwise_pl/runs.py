@@ -13,9 +13,7 @@ from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
-from stepwise_pl.models import PREFIX, load_weights, read_checkpoint
-from stepwise_pl.module import require_own
-from stepwise_pl.run_folder import require_same_data
+from stepwise_pl.models import PREFIX, load_weights, read_checkpoint, require_own
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +38,6 @@ def resume(run_dir: Path, plain: dict[str, Any]) -> int:
         from_best = f", from its best weights with model.init_from={run_dir}" if best else ""
         raise UserError(f"{error}; start another run with another run_dir{from_best}") from None
     require_own(state, last, plain)
-    require_same_data(run_dir, plain["derived"]["data"])
     step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
     log.info("resuming at step %d", step)
     MetricsFile(run_dir / "metrics.csv").resume_from(step, attempt)

@@ -95,9 +95,15 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW and its learning rate: warm-up, constant, and by choice a linear fall at the end."""
+    """The optimizer and its learning rate: warm-up, constant, and by choice a linear fall at the end."""
 
     lr: float = 5e-5
+    # `adamw` for every parameter, as in the paper; `muon`: Muon for the matrices that multiply hidden states, and AdamW
+    # for embeddings, output head, norms and biases (stepwise_pl/optimizers.py), with
+    matrices: str = "adamw"
+    # Muon's learning rate, which warms up and falls as `lr` does, and its momentum.
+    matrix_lr: float = 2e-3
+    momentum: float = 0.95
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -108,7 +114,12 @@ class OptimizerConfig:
     decay_steps: int = 0
 
     def __post_init__(self) -> None:
-        require(0 < self.lr < math.inf, "optimizer.lr", self.lr, "must be above 0 and finite")
+        for key in ("lr", "matrix_lr"):
+            require(
+                0 < getattr(self, key) < math.inf, f"optimizer.{key}", getattr(self, key), "must be above 0 and finite"
+            )
+        one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must be at least 0 and below 1")
         require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 "optimizer.betas", self.betas, "must be two numbers of at least 0 and below 1")  # fmt: skip
         require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")

@@ -18,6 +18,7 @@ from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
 from stepwise_pl.evaluation import Verifier
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
+from stepwise_pl.optimizers import build_optimizer
 from stepwise_pl.removal import offsets, removal_count, remove
 from stepwise_pl.schedules import Schedule
 
@@ -46,7 +47,7 @@ class StepwiseModule(L.LightningModule):
         model: any causal LM of transformers.
         tokenizer: its tokenizer; the end token separates prompt, CoT and answer.
         schedule: decides s(t).
-        optimizer: AdamW's settings.
+        optimizer: its settings.
         seed: of the offsets.
         max_steps: where the learning rate's fall ends, if `optimizer.decay_steps` is set.
         config: of the run, in plain containers, to be kept in its checkpoints.
@@ -136,10 +137,10 @@ class StepwiseModule(L.LightningModule):
             self.reset_step = step
         self.removed = removed
         for group in optimizer.param_groups:
-            group["lr"] = self.optimizer_config.lr * self.lr_factor(step)
+            group["lr"] = group["full_lr"] * self.lr_factor(step)
 
     def lr_factor(self, step: int) -> float:
-        """The learning rate at `step` as a fraction of `optimizer.lr`."""
+        """The learning rate at `step` as a fraction of the configured one."""
         warmup, decay = self.optimizer_config.warmup_steps, self.optimizer_config.decay_steps
         rewarmup = self.schedule.rewarmup_steps if self.reset_step else 0
         halved = sum(one["action"] == "learning_rate" for one in self.rollbacks)
@@ -166,15 +167,7 @@ class StepwiseModule(L.LightningModule):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        cfg = self.optimizer_config
-        groups: dict[float, list[torch.nn.Parameter]] = {}
-        for parameter in self.model.parameters():
-            decay = cfg.weight_decay if cfg.decay_all or parameter.dim() >= 2 else 0.0
-            groups.setdefault(decay, []).append(parameter)
-        return torch.optim.AdamW(
-            [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()],
-            lr=cfg.lr, betas=(cfg.betas[0], cfg.betas[1]), eps=cfg.eps, fused=True,
-        )  # fmt: skip
+        return build_optimizer(self.model, self.optimizer_config)
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         batch = self.remove(batch, training=True)

@@ -14,7 +14,8 @@ LAYERS = [
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "statistics",
      "predictions"},
     # torch and transformers
-    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation"},
+    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation",
+     "optimizers"},
     # Lightning
     {"module", "callbacks", "guard", "loggers", "results"},
     # entry points and what they share

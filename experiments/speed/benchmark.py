@@ -166,6 +166,20 @@ def bare_loop(model: PreTrainedModel, batch: CoTBatch) -> Callable[[], None]:
     return step
 
 
+def compilation(preset: Preset, case: str) -> Iterator[Row]:
+    """What `torch.compile` makes of the bare loop, at one width of the batch: each further one compiles again."""
+    tokenizer = build_tokenizer("symbols", TASK.symbols())
+    torch.manual_seed(0)
+    model = build_model(preset.model, tokenizer)
+    batch = encode(TASK.load()["validation"], tokenizer, "validation").collate(np.arange(preset.batch_size))
+    compiled = bare_loop(torch.compile(model), batch)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    compiled()
+    yield "compilation", case, time.perf_counter() - started, "s"
+    eager = median_seconds(bare_loop(model, batch), preset.steps)
+    yield "eager / compiled step, time", case, eager / median_seconds(compiled, preset.steps), ""
+
+
 def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterator[Row]:
     """Verified evaluation of 1,000 problems that the model gets right but for the share `wrong`, which is decoded to the limit."""
     tokenizer = build_tokenizer("symbols", TASK.symbols())
@@ -272,6 +286,8 @@ def cases() -> dict[str, Callable[[], Iterator[Row]]]:
             for wrong in (0.0, 0.01, 0.5):
                 case = f"{name}, {share:.0%} removed, {wrong:.0%} wrong"
                 out[f"evaluation {case}"] = lambda a=(PRESETS[name], share, wrong, case): evaluation(*a)
+    for name in ("tiny", "2 layers of 768"):
+        out[f"compilation {name}"] = lambda a=(PRESETS[name], f"{name}, small vocabulary, 0% removed"): compilation(*a)
     return {**out, "data": data, "starts": starts}
 
 

@@ -1,7 +1,7 @@
 """`python -m stepwise_pl.check_data task=<task>`: what is in the data, and what is wrong with it."""
 
 from stepwise_pl import cli
-from stepwise_pl.config import CheckDataConfig
+from stepwise_pl.commands import CheckDataConfig
 from stepwise_pl.tasks.files import FileTask
 
 

@@ -23,8 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stepwise_pl import commands, registry
 from stepwise_pl import config as schemas
-from stepwise_pl import registry
 from stepwise_pl.disk import disk_error, write_text
 from stepwise_pl.errors import UserError
 
@@ -36,11 +36,11 @@ CONF = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if p
 
 TOP: dict[str, type] = {
     "_train": schemas.Config,
-    "_evaluate": schemas.EvaluateConfig,
-    "_compare": schemas.CompareConfig,
-    "_export": schemas.ExportConfig,
-    "_write_data": schemas.WriteDataConfig,
-    "_check_data": schemas.CheckDataConfig,
+    "_evaluate": commands.EvaluateConfig,
+    "_compare": commands.CompareConfig,
+    "_export": commands.ExportConfig,
+    "_write_data": commands.WriteDataConfig,
+    "_check_data": commands.CheckDataConfig,
 }
 GROUPS: dict[str, type] = {
     "model": schemas.ModelConfig,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwise_pl import cli
-from stepwise_pl.config import EvaluateConfig
+from stepwise_pl.commands import EvaluateConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import (
     HEAD,

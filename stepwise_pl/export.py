@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stepwise_pl import cli
-from stepwise_pl.config import ExportConfig
+from stepwise_pl.commands import ExportConfig
 from stepwise_pl.errors import UserError
 
 README = """\

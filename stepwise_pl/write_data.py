@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stepwise_pl import cli
-from stepwise_pl.config import WriteDataConfig
+from stepwise_pl.commands import WriteDataConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks.base import SPLITS, write_lines
 

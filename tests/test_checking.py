@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepwise_pl.check_data import check_data
 from stepwise_pl.checking import BINS, PACES, Report, check, cutoff, delta_for, histogram, summary
-from stepwise_pl.config import CheckDataConfig, DataConfig, ModelConfig
+from stepwise_pl.commands import CheckDataConfig
+from stepwise_pl.config import DataConfig, ModelConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import SPLITS, Example, ExampleList, Files, Multiplication, Splits

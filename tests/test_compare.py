@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from stepwise_pl import cli
+from stepwise_pl.commands import CompareConfig
 from stepwise_pl.compare import compare, overrides
-from stepwise_pl.config import CompareConfig, Config
+from stepwise_pl.config import Config
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import Prediction, write_predictions
 from stepwise_pl.schedules import Linear

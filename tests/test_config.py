@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from stepwise_pl import cli
-from stepwise_pl.config import Config, EvaluateConfig
+from stepwise_pl.commands import EvaluateConfig
+from stepwise_pl.config import Config
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import REPO

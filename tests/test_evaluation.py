@@ -13,7 +13,7 @@ import torch
 from scipy.stats import binomtest
 from transformers import PreTrainedTokenizerBase
 
-from stepwise_pl.config import EvaluateConfig
+from stepwise_pl.commands import EvaluateConfig
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.decoding import answers, generate
 from stepwise_pl.errors import UserError

@@ -11,7 +11,7 @@ LAYERS = [
     # plain functions and small classes
     {"errors", "disk", "registry", "provenance", "schedules.base", "schedules.linear", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
-     "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "statistics",
+     "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "commands", "statistics",
      "predictions"},
     # torch and transformers
     {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation",

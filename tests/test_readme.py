@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stepwise_pl.commands import EvaluateConfig, ExportConfig
 from stepwise_pl.compare import overrides
-from stepwise_pl.config import EvaluateConfig, ExportConfig
 from tests.conftest import REPO, command
 from tests.test_config import composed
 
@@ -32,7 +32,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert (REPO / "stepwise_pl" / f"{entry}.py").is_file()
     if "--help" in arguments:
         return  # run in test_config
-    monkeypatch.setattr("stepwise_pl.config.require_run", lambda run, command: None)  # the run need not exist here
+    monkeypatch.setattr("stepwise_pl.commands.require_run", lambda run, command: None)  # the run need not exist here
     if entry == "compare":
         arguments = overrides(arguments)
     if "-m" in arguments:

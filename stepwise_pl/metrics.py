@@ -28,6 +28,22 @@ def token_sums(logits: Tensor, labels: Tensor) -> TokenSums:
     )
 
 
+def level_counts(logits: Tensor, labels: Tensor, level: Tensor, levels: int) -> Tensor:
+    """How many targets there are, and how many of them are the arg-max, at each number of removed units.
+
+    Args:
+        logits, labels: of the targets, [targets, vocabulary] and [targets].
+        level: units removed from the example of each target, [targets] int64.
+        levels: one more than the highest.
+
+    Returns:
+        [2, levels] int64: targets, and those right.
+    """
+    right = (logits.detach().argmax(-1) == labels).long()
+    counts = torch.zeros(2, levels, dtype=torch.long, device=labels.device)
+    return counts.index_add_(1, level, torch.stack([torch.ones_like(right), right]))
+
+
 def normalize_answer(text: str) -> str:
     """An answer as it is compared: no commas, single spaces."""
     return " ".join(text.replace(",", "").split())

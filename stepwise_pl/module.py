@@ -17,7 +17,7 @@ from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
 from stepwise_pl.evaluation import Verifier
-from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
+from stepwise_pl.metrics import EvaluationMetrics, TokenSums, level_counts, token_sums
 from stepwise_pl.optimizers import build_optimizer
 from stepwise_pl.removal import offsets, removal_count, remove
 from stepwise_pl.schedules import Schedule
@@ -77,7 +77,9 @@ class StepwiseModule(L.LightningModule):
         self.rollbacks: list[Rollback] = []  # what the guard decided so far
         self._seconds, self._started = 0.0, time.monotonic()  # of training up to the checkpoint this one started from
         self.evaluation = EvaluationMetrics()
-        self._step_sums: TokenSums | None = None  # of the micro-batches since the last optimizer step
+        # Of the micro-batches since the last optimizer step:
+        self._step_sums: TokenSums | None = None
+        self._step_counts: Tensor | None = None  # `level_counts`, for a closed-loop schedule
         self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
 
     @property
@@ -151,12 +153,14 @@ class StepwiseModule(L.LightningModule):
             max(0, self.max_steps - step) / decay if decay else 1.0,
         )
 
-    def remove(self, batch: CoTBatch, training: bool) -> CoTBatch:
-        """The batch without the first s units of each CoT; in training without o more."""
-        offset: Tensor | int = 0
-        if training:
-            smoothing = self.schedule.smoothing_at(self.trainer.global_step)
-            offset = torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed))
+    def offsets(self, batch: CoTBatch) -> Tensor:
+        """o of each example of a training batch, [batch] int64."""
+        step, horizon = self.trainer.global_step, self.data.limits.max_removed - self.removed
+        smoothing, lookahead = self.schedule.smoothing_at(step), self.schedule.lookahead_at(step)
+        return torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed, lookahead, horizon))
+
+    def remove(self, batch: CoTBatch, offset: Tensor | int = 0) -> CoTBatch:
+        """The batch without the first (or last) s + o units of each CoT."""
         count = removal_count(self.removed, self.data.limits.max_removed, offset)
         return remove(batch, count, self.schedule.side, self.schedule.keep_position)
 
@@ -170,12 +174,19 @@ class StepwiseModule(L.LightningModule):
         return build_optimizer(self.model, self.optimizer_config)
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
-        batch = self.remove(batch, training=True)
+        offset = self.offsets(batch)
+        batch = self.remove(batch, offset)
         targets = Targets.of(batch).to(self.device)
-        sums = token_sums(target_logits(self.model, targets), targets.label)
+        logits = target_logits(self.model, targets)
+        sums = token_sums(logits, targets.label)
         detached = TokenSums(*(value.detach() for value in sums))
         before = self._step_sums
         self._step_sums = detached if before is None else TokenSums(*map(torch.add, before, detached))
+        if self.schedule.closed_loop:
+            levels = self.data.limits.max_removed + 1
+            level = (self.removed + offset).clamp(max=levels - 1)[batch.is_target.nonzero()[:, 0]]
+            counts = level_counts(logits, targets.label, level.to(self.device), levels)
+            self._step_counts = counts if self._step_counts is None else self._step_counts + counts
         if self._gradient_shares() == 1:
             return sums.loss / sums.targets
         # Targets of the other micro-batches and ranks are not known yet: a constant
@@ -194,13 +205,17 @@ class StepwiseModule(L.LightningModule):
             gathered = self.trainer.strategy.reduce(torch.stack([s.double() for s in sums]), reduce_op="sum")
             assert isinstance(gathered, Tensor)
             sums = TokenSums(*gathered.unbind())
+            if self._step_counts is not None:
+                self._step_counts = self.trainer.strategy.reduce(self._step_counts, reduce_op="sum")  # type: ignore[assignment]
         if self._gradient_shares() > 1:
             # Lightning's mean over micro-batches and ranks has divided the sum by all their examples.
             scale = self.data.data.batch_size / sums.targets
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale)
-        self._step_sums = None
+        if self._step_counts is not None:
+            self.schedule.observe_levels(self.trainer.global_step, *self._step_counts.tolist())
+        self._step_sums = self._step_counts = None
         metrics = {"train/loss": sums.loss / sums.targets, "train/token_accuracy": sums.correct / sums.targets}
         step = self.trainer.global_step
         self.schedule.observe(step, metrics)
@@ -243,7 +258,7 @@ class StepwiseModule(L.LightningModule):
 
     def _evaluate(self, batch: CoTBatch) -> None:
         """Teacher-forced sums and greedy answers at s removed tokens, without offset."""
-        batch = self.remove(batch, training=False)
+        batch = self.remove(batch)
         sums, proved = self._verifier.verify(batch)
         self.evaluation.update(sums)
         self.evaluation.update_answers([True] * len(proved))

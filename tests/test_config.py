@@ -57,7 +57,7 @@ ERRORS = {
     "+schedule.foo=4": "schedule.foo: no such key. schedule has: kind, unit, side,",
     "foo=4": "foo: no such key. The top level has: data,",
     "+foo.bar=4": "foo: no such key.",
-    "schedule=fast": "schedule=fast: no such schedule; choose from explicit_cot, no_cot, stepwise",
+    "schedule=fast": "schedule=fast: no such schedule; choose from adaptive, explicit_cot, no_cot, stepwise",
     "task=mult99x99": "task=mult99x99: no such task; choose from",
     "model=gpt9": "model=gpt9: no such model; choose from gpt2, gpt2-medium, gpt2_2layer, tiny",
     "experiment=nope": "experiment=nope: no such experiment; choose from mult3x3_collapse, quickstart",

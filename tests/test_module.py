@@ -46,9 +46,9 @@ class Spy(Callback):
 class Watched(StepwiseModule):
     """Keeps the batches it trained on, after removal."""
 
-    def remove(self, batch: CoTBatch, training: bool) -> CoTBatch:
-        out = super().remove(batch, training)
-        if training:
+    def remove(self, batch: CoTBatch, offset: torch.Tensor | int = 0) -> CoTBatch:
+        out = super().remove(batch, offset)
+        if self.training:
             self.__dict__.setdefault("seen", []).append(out)
         return out
 
@@ -204,7 +204,7 @@ def test_offsets_only_in_training(tmp_path) -> None:
         for b in module.__dict__["seen"]
     )  # fmt: skip
     batch = next(iter(module.data.val_dataloader()))
-    assert torch.equal(module.remove(batch, training=False).tokens, batch.tokens)
+    assert torch.equal(module.remove(batch).tokens, batch.tokens)
 
 
 def test_validation_comes_before_the_next_token_leaves_at_epoch_ends_and_at_the_end(tmp_path) -> None:

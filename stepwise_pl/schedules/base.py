@@ -1,10 +1,10 @@
 """The interface of a removal schedule, and what all schedules share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from stepwise_pl.errors import UserError, one_of, require
 
@@ -30,6 +30,8 @@ class Schedule:
     side: str = "left"
     # λ of removal smoothing, P(o) = (1 - e^-λ) e^-λo; inf draws no extra offset.
     smoothing: float = 4.0
+    # This share of the examples, drawn at random, have more tokens removed instead, uniformly many up to all of them.
+    lookahead: float = 0.0
     # Clear the optimizer's moments whenever a token leaves (section 3, "Optimizer reset").
     reset_optimizer: bool = True
     # Optimizer steps over which the learning rate climbs back to full after a reset (0: none).
@@ -41,6 +43,7 @@ class Schedule:
         one_of("schedule.unit", self.unit, ("token", "step"))
         one_of("schedule.side", self.side, ("left", "right"))
         require(self.smoothing >= 0.01, "schedule.smoothing", self.smoothing, "must be at least 0.01 (inf: none)")
+        require(0 <= self.lookahead < 1, "schedule.lookahead", self.lookahead, "must be at least 0 and below 1")
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
             raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
@@ -60,12 +63,27 @@ class Schedule:
         """The λ in force at `step`; inf where no offset is drawn."""
         return self.smoothing
 
+    def lookahead_at(self, step: int) -> float:
+        """The share of examples that look ahead at `step`."""
+        return self.lookahead
+
     def rate(self) -> float:
         """Δ: units of CoT removed per epoch in the long run; nan if that is not known beforehand."""
         return math.nan
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take note of metrics measured at `step` (0-d tensors or numbers). Open loop: nothing to do."""
+
+    # Whether `observe_levels` is to be called.
+    closed_loop: ClassVar[bool] = False
+
+    def observe_levels(self, step: int, targets: Sequence[int], right: Sequence[int]) -> None:
+        """Take note of an optimizer step, of all processes together: for a schedule that is `closed_loop`.
+
+        Args:
+            targets: target tokens of the examples that had k units removed, for k = 0 .. m_max.
+            right: how many of them the model predicted, teacher-forced.
+        """
 
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
         """Go on from s = `removed` at `step`, more slowly: for the guard, which has gone back there after a collapse.

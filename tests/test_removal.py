@@ -110,6 +110,19 @@ def test_offsets_follow_their_distribution(smoothing: float) -> None:
         assert abs((drawn == o).mean() - expected) < 5 * deviation + 1e-12, o
 
 
+def test_a_share_of_the_examples_looks_ahead_uniformly() -> None:
+    n = 200_000
+    drawn, plain = (offsets(np.arange(n), 2.0, 3, share, 5) for share in (0.3, 0.0))
+    ahead = offsets(np.arange(n), math.inf, 3, 0.3, 5)  # nothing else draws
+    counts = np.bincount(ahead, minlength=6)
+    assert np.allclose(counts[1:] / n, 0.06, atol=5 * math.sqrt(0.06 / n))
+    assert counts.sum() == counts[:6].sum() and abs(counts[0] / n - 0.7) < 0.005
+    # Where it is not one of them, it is what it would have been; and whether it is one has nothing to do with that.
+    assert np.array_equal(drawn, np.where(ahead > 0, ahead, plain))
+    assert abs((plain[ahead > 0] > 0).mean() - math.exp(-2.0)) < 0.005
+    assert not offsets(np.arange(100), math.inf, 3, 0.3, 0).any()
+
+
 def test_offsets_are_fresh_for_every_draw_and_seed() -> None:
     first, second = offsets(np.arange(50_000), 0.5, 0), offsets(np.arange(50_000, 100_000), 0.5, 0)
     other_seed = offsets(np.arange(50_000), 0.5, 1)

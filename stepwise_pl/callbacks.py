@@ -188,7 +188,9 @@ class Checkpoints(Checkpoint):
                 self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer, also: Path | None = None) -> None:
-        if also is not None or trainer.global_step != self._saved_step or not self.last.exists():
+        # Whether the file is there is asked once for all processes, which save together: another may look before it is.
+        there = trainer.strategy.broadcast(self.last.exists())
+        if also is not None or trainer.global_step != self._saved_step or not there:
             self._save(trainer, self.last, also=also)
             self._saved_step = trainer.global_step
 

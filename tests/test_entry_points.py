@@ -153,8 +153,13 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
 
 
 @pytest.mark.long  # its processes wait for each other, and beside other tests on two cores that can take minutes
-def test_two_processes_train_one_run(tmp_path) -> None:
-    args = (*SMALL, "trainer.max_steps=8", "trainer.log_every_n_steps=1", "schedule.smoothing=1")
+@pytest.mark.parametrize("closed_loop", [False, True])
+def test_two_processes_train_one_run(tmp_path, closed_loop: bool) -> None:
+    args = [*SMALL, "trainer.max_steps=8", "trainer.log_every_n_steps=1", "schedule.smoothing=1"]
+    if closed_loop:  # what each process sees alone would be too little evidence
+        args = [arg for arg in args if not arg.startswith(("schedule.delta", "schedule.rewarmup"))]
+        args += ["schedule=adaptive", "schedule.gate=0.1", "schedule.min_stay=2", "schedule.evidence=200", "schedule.memory=6",
+                 "schedule.lookahead=0.3", "optimizer=muon"]  # fmt: skip
     command("train", *args, f"run_dir={tmp_path / 'one'}")
     command("train", *args, f"run_dir={tmp_path / 'two'}", "trainer.devices=2")
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
@@ -168,6 +173,7 @@ def test_two_processes_train_one_run(tmp_path) -> None:
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert summary["test_examples"] == 17  # none twice
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    assert not closed_loop or len({r["schedule/removed_tokens"] for r in one}) > 1
 
 
 def test_default_run_folders_do_not_collide(tmp_path) -> None:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, ValidationTimes
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
 from stepwise_pl.datamodule import CoTDataModule
-from stepwise_pl.errors import UserError
 from stepwise_pl.guard import Guard
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import build_model, check_positions
@@ -24,16 +22,6 @@ from stepwise_pl.removal import removal_count
 from stepwise_pl.tokenizing import tokenizer_for
 
 log = logging.getLogger(__name__)
-
-
-def check_machine(config: Config) -> None:
-    """Raise `UserError` if the machine lacks what the trainer is told to use; before any data is made."""
-    cfg = config.trainer
-    if cfg.accelerator == "gpu" and torch.cuda.device_count() < cfg.devices:
-        raise UserError(
-            f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
-            "CUDA devices; trainer=cpu trains on the CPU"
-        )
 
 
 class Parts(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrai
     Raises:
         UserError: the model or its weights cannot be loaded, or do not fit together.
     """
+    random = partial(_random, vocabulary=len(tokenizer), eos=tokenizer.eos_token_id)
     if cfg.init_from is None:
-        model = _pretrained(cfg.name, "model.name", cfg.dropout) if cfg.pretrained else _random(cfg, tokenizer)
+        model = _pretrained(cfg.name, "model.name", cfg.dropout) if cfg.pretrained else random(cfg)
     else:
         folder = Path(cfg.init_from)
         if not folder.is_dir():
@@ -33,7 +35,7 @@ def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrai
         if (folder / "config.json").is_file() and not (folder / "state_dict.bin").is_file():
             model = _pretrained(str(folder), "model.init_from", cfg.dropout)
         else:
-            model = _random(cfg, tokenizer)
+            model = random(cfg)
             load_weights(model, read_weights(folder), f"model.init_from={folder}{_base_model(folder)}")
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
@@ -42,6 +44,13 @@ def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrai
             "use the model's own tokenizer"
         )
     return model
+
+
+def check_architecture(cfg: ModelConfig) -> None:
+    """Raise `UserError` if no model with random weights can be built; takes neither memory nor random numbers."""
+    if not cfg.pretrained:
+        with torch.device("meta"):
+            _random(cfg, vocabulary=2, eos=0)
 
 
 def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -75,7 +84,7 @@ def _not_loaded(key: str, name: str, error: Exception) -> UserError:
     )
 
 
-def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _random(cfg: ModelConfig, vocabulary: int, eos: int) -> PreTrainedModel:
     try:
         config = AutoConfig.for_model(
             cfg.type,
@@ -83,10 +92,10 @@ def _random(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedM
             num_attention_heads=cfg.heads,
             hidden_size=cfg.width,
             max_position_embeddings=cfg.positions,
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
+            vocab_size=vocabulary,
+            bos_token_id=eos,
+            eos_token_id=eos,
+            pad_token_id=eos,
         )
     except ValueError:
         raise UserError(

@@ -28,12 +28,14 @@ def train(config: Config) -> dict[str, Any]:
     if config.resume:
         config = run_folder.resumed_config(run_dir, config, cli.given_keys())
         name = run_folder.derived_of(run_dir).get("name", name)
-    # What takes seconds to import comes after all that can be refused without it.
+    # What takes seconds to import comes after all that can be refused without it: Lightning last.
+    from stepwise_pl.early import check
+
+    check(config)
     from stepwise_pl import loggers
-    from stepwise_pl.building import build_parts, check_machine, describe
+    from stepwise_pl.building import build_parts, describe
     from stepwise_pl.callbacks import bytes_in
 
-    check_machine(config)
     parts = build_parts(config)
     derived = describe(config, parts.data)
     plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}

@@ -19,7 +19,7 @@ LAYERS = [
     # Lightning
     {"module", "callbacks", "guard", "loggers", "results"},
     # entry points and what they share
-    {"cli", "run_folder", "building", "runs", "train", "evaluate", "compare", "export", "write_data", "check_data"},
+    {"cli", "run_folder", "building", "runs", "early", "train", "evaluate", "compare", "export", "write_data", "check_data"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

@@ -247,6 +247,7 @@ def starts() -> Iterator[Row]:
         "--help": ["--help"],
         "--cfg job": ["--cfg", "job"],
         "a wrong key": ["optimizer.lrr=1"],
+        "a model that is no causal LM": ["model.type=t5"],  # which only transformers knows
     }.items():
         seconds = median_seconds(
             lambda arguments=arguments: subprocess.run([*train, *arguments], capture_output=True), 3

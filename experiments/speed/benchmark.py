@@ -34,7 +34,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.config import DataConfig, ModelConfig, OptimizerConfig
@@ -199,9 +199,14 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     with torch.inference_mode():
         for batch in batches:  # what the model writes becomes what it should write
             columns = int(batch.length_of(Part.PROMPT)[0])
+            tokens, cache = batch.tokens[:, :columns], DynamicCache(config=model.config)
             for column in range(columns, batch.tokens.shape[1]):
-                logits = model(input_ids=batch.tokens[:, :column], use_cache=False, logits_to_keep=1).logits
-                batch.tokens[:, column] = logits[:, -1].argmax(-1)
+                known = torch.ones(len(batch), column, dtype=torch.long)
+                logits = model(
+                    input_ids=tokens, attention_mask=known, past_key_values=cache, use_cache=True, logits_to_keep=1
+                ).logits
+                tokens = logits[:, -1:].argmax(-1)
+                batch.tokens[:, column] = tokens[:, 0]
             for row in np.flatnonzero(rng.random(200) < wrong):
                 column = int(rng.integers(columns, batch.tokens.shape[1]))
                 batch.tokens[row, column] = (batch.tokens[row, column] + 1) % 10

@@ -88,6 +88,25 @@ def test_splits_never_share_a_pair(digits: int, second: int, shortest: int, spli
         assert all(len(classes[name]) == len(pairs[name]) for name in ("validation", "test"))
 
 
+@pytest.mark.parametrize("split", ["ordered", "unordered"])
+def test_a_share_of_the_training_problems_gets_more_zeros(split: str) -> None:
+    settings = {"digits": 3, "split": split, "train_size": 100_000, "validation_size": 5_000, "test_size": 5_000}
+    plain, zeroed = Multiplication(**settings).load(), Multiplication(**settings, zeros=0.6).load()
+    for name in ("validation", "test"):
+        assert list(plain[name].slice(0, 5_000)) == list(zeroed[name].slice(0, 5_000))
+    before, after = (np.array([numbers(e) for e in data["train"].slice(0, 100_000)]) for data in (plain, zeroed))
+    changed = (before != after).any(1)
+    # A digit that may change is 0 already once in ten, stays with probability 1/2: nothing changes in 0.55**4 of them.
+    assert abs(changed.mean() - 0.6 * (1 - 0.55**4)) < 0.02  # and where it would make a held-out one
+    for a, b in zip(before[changed], after[changed], strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert y // 100 == x // 100
+            assert all(q in (p, "0") for p, q in zip(str(x), str(y), strict=True))
+    held_out = {tuple(numbers(e)) for name in ("validation", "test") for e in zeroed[name].slice(0, 5_000)}
+    held_out |= {(b, a) for a, b in held_out} if split == "unordered" else set()
+    assert not held_out & {tuple(row) for row in after.tolist()}
+
+
 def test_3x3_has_exactly_the_papers_810_000_pairs() -> None:
     splits = Multiplication(digits=3).load()
     assert [len(splits[name]) for name in SPLITS] == [808_000, 1_000, 1_000]

@@ -47,6 +47,9 @@ class Multiplication(Task):
     # Operand lengths are drawn uniformly from min_digits up; null: all are as long as they may be.
     min_digits: int | None = None
     split: str = "ordered"
+    # This share of the training problems gets more zeros: each digit but an operand's leading one becomes zero with
+    # probability 1/2. They show the parts of a product one by one; problems occur more than once then.
+    zeros: float = 0.0
     train_size: int = 808_000
     validation_size: int = 1_000
     test_size: int = 1_000
@@ -62,6 +65,7 @@ class Multiplication(Task):
             shorter = self.second_digits or self.digits
             require(1 <= self.min_digits <= shorter, "task.min_digits", self.min_digits,
                     f"must be between 1 and the digits of the shorter operand, {shorter}")  # fmt: skip
+        require(0 <= self.zeros <= 1, "task.zeros", self.zeros, "must be between 0 and 1")
         one_of("task.split", self.split, ("ordered", "unordered"))
         for key in ("train_size", "validation_size", "test_size"):
             require(getattr(self, key) >= 1, f"task.{key}", getattr(self, key), "must be at least 1")
@@ -84,6 +88,7 @@ class Multiplication(Task):
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
         pairs = self._split()
+        pairs["train"] = self._with_zeros(pairs["train"], np.concatenate([pairs["validation"], pairs["test"]]))
         asked = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
         return Splits({name: Problems(pairs[name]) for name in SPLITS}, shortages(pairs, asked))
 
@@ -141,6 +146,21 @@ class Multiplication(Task):
             ):
                 break
         return {"train": train[: self.train_size], "validation": validation, "test": test}
+
+    def _with_zeros(self, train: Digits, held_out: Digits) -> Digits:
+        """The training problems, of which the share `zeros` got more of them, unless that makes one that is held out."""
+        if not self.zeros:
+            return train
+        rng = np.random.default_rng([self.seed, 1])
+        chosen = np.flatnonzero(rng.random(len(train)) < self.zeros)
+        emptied = train[chosen]
+        leading = np.arange(self.digits) >= digit_counts(emptied)[..., None] - 1
+        emptied[(rng.random(emptied.shape) < 0.5) & ~leading] = 0
+        unordered = self.split == "unordered"
+        allowed = ~np.isin(pair_keys(emptied, unordered), pair_keys(held_out, unordered))
+        out = train.copy()
+        out[chosen[allowed]] = emptied[allowed]
+        return out
 
     def _held_out(self, operands: Digits) -> npt.NDArray[np.int8]:
         """For every pair: 0 train, 1 validation, 2 test.

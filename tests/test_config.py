@@ -60,7 +60,7 @@ ERRORS = {
     "schedule=fast": "schedule=fast: no such schedule; choose from adaptive, explicit_cot, no_cot, stepwise",
     "task=mult99x99": "task=mult99x99: no such task; choose from",
     "model=gpt9": "model=gpt9: no such model; choose from gpt2, gpt2-medium, gpt2_2layer, tiny",
-    "experiment=nope": "experiment=nope: no such experiment; choose from mult3x3_collapse, quickstart",
+    "experiment=nope": "experiment=nope: no such experiment; choose from mult3x3_collapse, mult3x3_cpu, quickstart",
     "optimizer.lr=abc": "optimizer.lr: Value 'abc' of type 'str' could not be converted to Float",
     "optimizer.lr=-1": "optimizer.lr=-1.0: must be above 0",
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",

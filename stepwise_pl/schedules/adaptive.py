@@ -40,7 +40,7 @@ class Adaptive(Schedule):
     closed_loop: ClassVar[bool] = True
 
     kind: str = "adaptive"
-    gate: float = 0.97
+    gate: float = 0.95
     # Optimizer steps that the running accuracy looks back on.
     memory: int = 10
     # Optimizer steps that s stays at each number of removed units; null: there is no longest stay.

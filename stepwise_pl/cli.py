@@ -114,6 +114,11 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
         raise SystemExit(fail(trouble)) from None
 
 
+def in_sweep() -> bool:
+    """Whether this run is one of a `--multirun`."""
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
 def say(text: str) -> None:
     """Print for the person at the keyboard."""
     sys.stdout.write(text + "\n")

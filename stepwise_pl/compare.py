@@ -87,10 +87,17 @@ def load(run: str, config: CompareConfig) -> Evaluated:
                 f"python -m stepwise_pl.evaluate run={run}{more} split={config.split}"
             )
         path = fitting[0]
+    summary = read_summary(path.with_suffix(".json"))
+    checkpoint = Path(run) / "checkpoints" / str(summary.get("checkpoint"))
+    if checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime:
+        raise UserError(
+            f"{path}: is older than {checkpoint.name}, with which the run has gone on; evaluate it again: "
+            f"python -m stepwise_pl.evaluate run={run}"
+        )
     plain = flat(cli.read_yaml(Path(run) / "config.yaml"))
     learned = {key: value for key, value in plain.items() if not key.startswith((*ASIDE, "derived."))}
     predictions = _of_part(read_predictions(path), config.part, path)
-    return Evaluated(run, read_summary(path.with_suffix(".json")), predictions, learned, int(plain.get("seed", 0)))
+    return Evaluated(run, summary, predictions, learned, int(plain.get("seed", 0)))
 
 
 def _of_part(predictions: list[Prediction], part: str | None, path: Path) -> list[Prediction]:

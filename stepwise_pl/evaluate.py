@@ -101,6 +101,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "accelerator": config.accelerator,
         "examples": len(predictions),
+        "max_new_tokens": scorer.bound,
         "unfinished_answers": sum(one.prediction is None for one in predictions),
     }
     if config.suite is None:  # a mixture of unlike parts has no accuracy
@@ -205,7 +206,8 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
     ]
     if summary["unfinished_answers"]:
         lines.append(
-            f"no answer       {summary['unfinished_answers']} of {whole.n} were not finished; they count as wrong"
+            f"no answer       {summary['unfinished_answers']} of {whole.n} were not finished within the "
+            f"{summary['max_new_tokens']} tokens that need be, and count as wrong"
         )
     if len(positions) > 1:
         starts = range(0, len(shown), DIGITS_A_LINE)

@@ -5,6 +5,7 @@ from pathlib import Path
 from stepwise_pl import cli
 from stepwise_pl.commands import ExportConfig
 from stepwise_pl.errors import UserError
+from stepwise_pl.tasks import Task
 
 README = """\
 # {name}
@@ -35,6 +36,15 @@ print(cot.strip())
 print(answer.partition("####")[2].strip())"""
 
 
+def example_prompt(task: Task) -> str:
+    """A prompt of the test split; where its file is not there (any more), words in place of one."""
+    try:
+        return task.load()["test"].slice(0, 1)[0].prompt
+    except UserError as error:
+        cli.say(f"the README shows no prompt of the data, which cannot be read ({error})")
+        return "your prompt"
+
+
 def export(config: ExportConfig) -> Path:
     """Write model, tokenizer, generation settings and a README with the prompt format; return the folder.
 
@@ -60,7 +70,7 @@ def export(config: ExportConfig) -> Path:
     settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
     settings.pad_token_id = run.tokenizer.eos_token_id
-    example = run.config.task.load()["test"].slice(0, 1)[0].prompt  # may fail, so before anything is written
+    example = example_prompt(run.config.task)
     out.mkdir(parents=True, exist_ok=True)
     run.model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)

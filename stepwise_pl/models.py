@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stepwise_pl.config import CHANGEABLE, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
@@ -101,6 +102,9 @@ def _random(cfg: ModelConfig, vocabulary: int, eos: int) -> PreTrainedModel:
         raise UserError(
             f"model.type={cfg.type}: no such model type in transformers (gpt2, llama, mistral, ...)"
         ) from None
+    # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
+    if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"model.type={cfg.type}: is no causal LM (gpt2, llama, mistral, ... are)")
     known = config.to_dict()
     for key, value in cfg.config.items():
         if key not in known:

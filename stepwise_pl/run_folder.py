@@ -26,14 +26,15 @@ _RANK_ZERO_FOLDER = "STEPWISE_PL_RUN_DIR"
 _LOCKS: dict[Path, IO[str]] = {}
 
 
-def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Path:
+def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_sweep: bool = False) -> Path:
     """The run's folder, made if need be.
 
     By default `outputs/<name>/seed<seed>`, with a number behind it if that one holds a run
     already; with `resume` the newest of these. A folder without a checkpoint holds no run:
     it is what a start leaves that failed early, and is used again; with `resume` the run
-    in it begins anew if its configuration is there. The further processes of a DDP run
-    take the folder of the first.
+    in it begins anew if its configuration is there, or if it is one of a sweep, which may
+    have been stopped before its turn. The further processes of a DDP run take the folder
+    of the first.
 
     Raises:
         UserError: a named folder holds another run, there is nothing to resume, another
@@ -44,7 +45,7 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool) -> Pat
     path = Path(run_dir) if run_dir else Path("outputs") / name / f"seed{seed}"
     if resume:
         path = path if run_dir else newest(path)
-        if not holds_run(path) and not (path / "config.yaml").is_file():
+        if not in_sweep and not holds_run(path) and not (path / "config.yaml").is_file():
             raise UserError(
                 f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
             )

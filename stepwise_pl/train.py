@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl import cli, run_folder
@@ -24,8 +26,8 @@ def train(config: Config) -> dict[str, Any]:
         UserError: something the user can put right.
     """
     name = cli.run_name()
-    run_dir = run_folder.open_run_dir(config.run_dir, name, config.seed, config.resume)
-    if config.resume:
+    run_dir = run_folder.open_run_dir(config.run_dir, name, config.seed, config.resume, cli.in_sweep())
+    if config.resume and (run_dir / "config.yaml").is_file():
         config = run_folder.resumed_config(run_dir, config, cli.given_keys())
         name = run_folder.derived_of(run_dir).get("name", name)
     # What takes seconds to import comes after all that can be refused without it: Lightning last.
@@ -93,17 +95,36 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def stop_explained(run_dir: Path) -> Iterator[None]:
-    """Whatever stops a run that has begun, say how it goes on."""
+    """Whatever stops a run that has begun, say how it goes on. A Ctrl-C waits for the end of the step, a second one does not."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    reason = signal.SIGTERM
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal reason
+        # While it trains, Lightning takes SIGTERM for a wish to stop between two steps, where everything can be saved.
+        if reason is signal.SIGINT or not callable(signal.getsignal(signal.SIGTERM)):
+            raise KeyboardInterrupt
+        reason = signal.SIGINT
+        log.warning(
+            "stopping after this step; Ctrl-C again stops at once, and what came after the last checkpoint is lost"
+        )
+        signal.raise_signal(signal.SIGTERM)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, interrupt) if main else None
     try:
         yield
     except BaseException as error:
         if (run_dir / "config.yaml").is_file():
-            log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
+            again = "the same command with" if not cli.in_sweep() else "python -m stepwise_pl.train"
+            log.error("stopped; %s run_dir=%s resume=true goes on", again, run_dir)
         if isinstance(error, SIGTERMException):  # of status 0, by which nobody would notice
-            raise SystemExit(128 + signal.SIGTERM) from None
+            raise SystemExit(128 + reason) from None
         raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:

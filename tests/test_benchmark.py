@@ -70,4 +70,4 @@ def test_a_result_is_written_and_compared(tmp_path: Path) -> None:
 
 
 def test_every_case_has_its_own_name() -> None:
-    assert len(module("benchmark").cases()) == 4 * 3 + 3 * 3 + 2 * 2 * 3 + 2
+    assert len(module("benchmark").cases()) == 4 * 3 + 3 * 3 + 2 * 2 * 3 + 2 + 2

@@ -1,6 +1,7 @@
 """`compare` on run folders whose predictions are made up, so that the numbers are known."""
 
 import json
+import os
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -42,7 +43,7 @@ def run_folder(
         ),
         folder / f"{name}.jsonl",
     )  # fmt: skip
-    summary = {"as_trained": as_trained, "step": 7, "removed_tokens": 2, "split": "test"}
+    summary = {"checkpoint": "best.ckpt", "as_trained": as_trained, "step": 7, "removed_tokens": 2, "split": "test"}
     (folder / f"{name}.json").write_text(json.dumps(summary))
     return str(path)
 
@@ -50,6 +51,20 @@ def run_folder(
 def compared(capsys: pytest.CaptureFixture[str], *runs: str, **settings: Any) -> tuple[str, dict[str, Any]]:
     result = compare(CompareConfig(runs=list(runs), **settings))
     return capsys.readouterr().out, result
+
+
+def test_predictions_older_than_the_checkpoint_are_refused(tmp_path, capsys) -> None:
+    a, b = (run_folder(tmp_path / name) for name in "ab")
+    checkpoint = tmp_path / "b" / "checkpoints" / "best.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_text("")
+    predictions = tmp_path / "b" / "evaluations" / "best-test-removed2.jsonl"
+    now = predictions.stat().st_mtime
+    os.utime(checkpoint, (now - 5, now - 5))
+    compared(capsys, a, b)
+    os.utime(checkpoint, (now + 5, now + 5))
+    with pytest.raises(UserError, match=f"is older than best.ckpt.* stepwise_pl.evaluate run={b}"):
+        compared(capsys, a, b)
 
 
 def test_two_runs_by_hand(tmp_path, capsys) -> None:

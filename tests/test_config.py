@@ -76,7 +76,7 @@ ERRORS = {
     "task.digits=4 task.train_size=90000000": "task.train_size=90000000: must be at most",
     "-m trainer.devices=2": "--multirun with trainer.devices=2: sweep with one device per run",
     "trainer=gpu": "trainer.accelerator=gpu with trainer.devices=1: this machine has 0 CUDA devices",
-    "model.type=t5": "model.type=t5: no causal LM can be built of these settings",
+    "model.type=t5": "model.type=t5: is no causal LM (gpt2, llama, mistral, ... are)",
     "+model.config.n_inner=abc": "model.config.n_inner=abc: does not fit a gpt2 config",
     "schedule.side=up": "schedule.side=up: must be one of left, right",
     "schedule.delta=many": "schedule.delta=many: must be a number, such as 8, 0.5 or 1/2",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,24 @@ def test_files_train_like_generated_data(tmp_path) -> None:
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
     command("train", *SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=4")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_cot_tokens"] == 2
+    # What is exported is in the run folder; the data only lends the README its prompt.
+    (tmp_path / "data" / "train.txt").unlink()
+    out = command("export", f"run={tmp_path / 'run'}")
+    assert "the README shows no prompt of the data" in out.stdout and "No such file" in out.stdout
+    assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
+
+
+def test_a_sweep_that_was_stopped_goes_on(tmp_path) -> None:
+    """The first of two runs is there in part, the second had not begun."""
+    args = ("train", "-m", *SMALL, "schedule.smoothing=2,inf")
+    command(*args, "trainer.max_steps=4", cwd=tmp_path, PYTHONPATH=str(REPO))
+    first, second = sorted(path.parent for path in tmp_path.rglob("summary.json"))
+    shutil.rmtree(second)
+    command(*args, "trainer.max_steps=8", "resume=true", cwd=tmp_path, PYTHONPATH=str(REPO))
+    assert sorted(path.parent for path in tmp_path.rglob("summary.json")) == [first, second]
+    assert {json.loads((path / "summary.json").read_text())["steps"] for path in (first, second)} == {8}
+    sessions = json.loads((first / "environment.json").read_text())["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, 4]
 
 
 def test_the_wheel_trains_from_any_directory(tmp_path) -> None:

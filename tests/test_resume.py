@@ -258,8 +258,9 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     finally:
         first.send_signal(signal.SIGINT)  # Ctrl-C
         first.wait(60)
-    assert first.returncode == 1
+    assert first.returncode == 128 + signal.SIGINT
     before = state(folder)["global_step"]
+    assert before == int(metrics(folder)[-1]["step"])  # it stopped after a step, and kept it
     out = command("train", f"run_dir={folder}", "resume=true", f"trainer.max_steps={before + 3}")
     assert state(folder)["global_step"] == before + 3
     sessions = json.loads((folder / "environment.json").read_text())["sessions"]

@@ -92,7 +92,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
     if checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime:
         raise UserError(
             f"{path}: is older than {checkpoint.name}, with which the run has gone on; evaluate it again: "
-            f"python -m stepwise_pl.evaluate run={run}"
+            f"python -m stepwise_pl.evaluate run={run} checkpoint={checkpoint.stem}"
         )
     plain = flat(cli.read_yaml(Path(run) / "config.yaml"))
     learned = {key: value for key, value in plain.items() if not key.startswith((*ASIDE, "derived."))}

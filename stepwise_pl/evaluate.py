@@ -207,7 +207,7 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
     if summary["unfinished_answers"]:
         lines.append(
             f"no answer       {summary['unfinished_answers']} of {whole.n} were not finished within the "
-            f"{summary['max_new_tokens']} tokens that need be, and count as wrong"
+            f"{summary['max_new_tokens']} tokens that a target may take, and count as wrong"
         )
     if len(positions) > 1:
         starts = range(0, len(shown), DIGITS_A_LINE)

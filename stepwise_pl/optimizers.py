@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from stepwise_pl.config import OptimizerConfig
 
-# Coefficients of the quintic iteration, which drive every singular value to between about 0.7 and 1.2 in five steps
-# rather than to exactly 1 in many (Keller Jordan, "Muon", 2024).
+# Coefficients of the quintic iteration, which bring every singular value near 1 in five steps rather than to exactly 1 in
+# many (Keller Jordan, "Muon", 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
@@ -103,7 +103,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Each matrix with its singular vectors, and singular values all near 1 (0.68 to 1.13 for those that are not tiny).
+    """Each matrix with its singular vectors, and singular values all near 1, but for tiny ones.
 
     Args:
         matrices: [batch, rows, columns].

@@ -80,7 +80,7 @@ def offsets(
         # Inverse of P(o >= k) = e^-λk.
         out = np.minimum(np.floor(-np.log(_uniform(draw, seed)) / smoothing), REMOVE_ALL).astype(np.int64)
     if lookahead and horizon:
-        # Of what is left of u below the share, the uniform number: no second draw.
+        # u at or below the share says who looks ahead, and divided by it is uniform on (0, 1] again: how far.
         u = _uniform(draw, seed, stream=1)
         out = np.where(u <= lookahead, np.ceil(u / lookahead * horizon).astype(np.int64), out)
     return out

@@ -42,8 +42,9 @@ def build_parts(config: Config) -> Parts:
     schedule, micro_batches = config.schedule, config.trainer.accumulate_grad_batches
     tokenizer = tokenizer_for(config.task, config.model.tokenizer)
     data = CoTDataModule(
-        config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side
-    ).prepare()
+        config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side,
+        config.trainer.max_steps,
+    ).prepare()  # fmt: skip
     model = build_model(config.model, tokenizer)
     schedule.bind(data.steps_per_epoch, data.limits.max_removed)
     at_start = 0 if schedule.keep_position else int(removal_count(schedule.removed(0), data.limits.max_removed))

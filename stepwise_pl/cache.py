@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl import tasks, tokenizing
 from stepwise_pl.errors import UserError, first_line
-from stepwise_pl.tasks import SPLITS, Task
+from stepwise_pl.tasks import EASY, SPLITS, Task
 from stepwise_pl.tokenizing import EncodedExamples, encode
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Encoded = tuple[dict[str, EncodedExamples], tuple[str, ...]]  # the splits, and 
 def encoded_splits(
     task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool = False, cache_dir: str | None = None
 ) -> dict[str, EncodedExamples]:
-    """A task's splits, tokenised, by the names in `SPLITS`; from the cache if they are there.
+    """A task's splits, tokenised, by the names in `SPLITS`, and `EASY` if there is one; from the cache if they are there.
 
     An entry is a folder named by a hash of all that goes into it (`cache_key`), so that a
     stale one is never found, and appears in one go. Where the cache cannot be written the
@@ -108,7 +108,8 @@ def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> En
     for split in SPLITS:
         if not len(splits[split]):
             raise UserError(f"the {split} split has no example")
-    return {split: encode(splits[split], tokenizer, split, by_step) for split in SPLITS}, splits.notes
+    names = [name for name in (*SPLITS, EASY) if name in splits]
+    return {name: encode(splits[name], tokenizer, name, by_step) for name in names}, splits.notes
 
 
 def _arrays(by_step: bool) -> tuple[str, ...]:
@@ -150,7 +151,9 @@ def _read(folder: Path, by_step: bool) -> Encoded | None:
         if not isinstance(notes, list):
             return None
         encoded = {
-            split: EncodedExamples(**{name: array(split, name) for name in _arrays(by_step)}) for split in SPLITS
+            split: EncodedExamples(**{name: array(split, name) for name in _arrays(by_step)})
+            for split in (*SPLITS, EASY)
+            if split != EASY or (folder / f"{EASY}.tokens.npy").exists()
         }
         return encoded, tuple(map(str, notes))
     except Exception:  # whatever is wrong with it, it is made anew

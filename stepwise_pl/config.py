@@ -70,6 +70,10 @@ class DataConfig:
     epoch_size: int | None = None
     eval_batch_size: int = 200
     num_workers: int = 0
+    # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step and at
+    # the last, trainer.max_steps; linear in between.
+    easy_first: float = 0.0
+    easy_last: float = 0.0
     # The examples of so many successive steps are grouped by length, for less padding; 1: not at all.
     length_pool: int = 100
     # Where tokenised data is kept for the next start; null: nowhere. The environment variable
@@ -84,6 +88,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.length_pool >= 1, "data.length_pool", self.length_pool, "must be at least 1")
+        for key in ("easy_first", "easy_last"):
+            require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "must be between 0 and 1")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
         require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "must be at least 1")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
@@ -240,6 +246,11 @@ class Config:
         share = self.trainer.devices * self.trainer.accumulate_grad_batches
         require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
                 f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
+        if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
+            raise UserError(
+                f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
+                "trainer.max_steps, where the change ends"
+            )
         if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
             raise UserError(
                 f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "

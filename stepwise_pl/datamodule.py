@@ -15,8 +15,24 @@ from transformers import PreTrainedTokenizerBase
 from stepwise_pl.batch import CoTBatch
 from stepwise_pl.cache import encoded_splits
 from stepwise_pl.config import DataConfig
-from stepwise_pl.tasks import SPLITS, Task
+from stepwise_pl.errors import UserError
+from stepwise_pl.removal import uniform
+from stepwise_pl.tasks import EASY, Task
 from stepwise_pl.tokenizing import EncodedExamples
+
+
+@dataclass
+class Easy:
+    """Easy examples, and their share among those of training: `first` at the start, `last` at optimizer step `steps`."""
+
+    examples: EncodedExamples
+    first: float
+    last: float
+    steps: int
+
+    def share(self, step: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """At each optimizer step; [n]."""
+        return self.first + (self.last - self.first) * np.minimum(1.0, step / max(1, self.steps))
 
 
 @dataclass
@@ -26,7 +42,8 @@ class TrainStream(Dataset[CoTBatch]):
     Pass p over the training set sees every example once, in a random order of its own.
     Optimizer step t takes draws t·batch_size .. (t + 1)·batch_size - 1 of the stream,
     shared out over micro-batches and ranks, so that no example is ever left out or
-    repeated within a pass, wherever an epoch ends.
+    repeated within a pass, wherever an epoch ends. An easy example, any of them with the
+    same chance, takes the place of some.
     """
 
     examples: EncodedExamples
@@ -36,6 +53,7 @@ class TrainStream(Dataset[CoTBatch]):
     world_size: int
     seed: int
     pool: int = 1  # optimizer steps whose examples are grouped by length; at most half a pass, to keep passes apart
+    easy: Easy | None = None
 
     def __post_init__(self) -> None:
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
@@ -49,10 +67,19 @@ class TrainStream(Dataset[CoTBatch]):
         size = self.batch_size // (self.micro_batches * self.world_size)
         first = step * self.batch_size + (micro * self.world_size + self.rank) * size
         draw = np.arange(first, first + size)
-        return self.examples.collate(self.rows(draw), draw)
+        if self.easy is None:
+            return self.examples.collate(self.rows(draw), draw)
+        easy = uniform(draw, self.seed, stream=1) <= self.easy.share(draw // self.batch_size)
+        batches = []
+        if not easy.all():
+            batches.append(self.examples.collate(self.rows(draw[~easy]), draw[~easy]))
+        if easy.any():
+            rows = np.ceil(uniform(draw[easy], self.seed, stream=2) * len(self.easy.examples)).astype(np.int64) - 1
+            batches.append(self.easy.examples.collate(rows, draw[easy]))
+        return CoTBatch.stack(batches)
 
     def rows(self, draw: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Which example each draw of the stream is; [n]."""
+        """Which example each draw of the stream is, if it is no easy one; [n]."""
         passes, places = np.divmod(draw, len(self.examples))
         rows = np.empty_like(draw)
         for number in np.unique(passes):
@@ -203,9 +230,10 @@ class CoTDataModule(L.LightningDataModule):
 
     Args:
         unit, side: what will be removed, and from where (`Schedule`).
+        max_steps: where the share of easy examples ends at `data.easy_last`.
 
     Attributes (after `prepare`):
-        encoded: the tokenised splits, by the names in `SPLITS`.
+        encoded: the tokenised splits, by the names in `SPLITS`, and `EASY` if there is one.
         steps_per_epoch: T, optimizer steps in an epoch.
         limits: how long CoT and answers get.
     """
@@ -219,10 +247,11 @@ class CoTDataModule(L.LightningDataModule):
         micro_batches: int = 1,
         unit: str = "token",
         side: str = "left",
+        max_steps: int = -1,
     ) -> None:
         super().__init__()
         self.task, self.tokenizer, self.data, self.seed, self.micro_batches = task, tokenizer, data, seed, micro_batches
-        self.unit, self.side = unit, side
+        self.unit, self.side, self.max_steps = unit, side, max_steps
         self.encoded: dict[str, EncodedExamples] = {}
 
     def prepare(self) -> "CoTDataModule":
@@ -234,6 +263,12 @@ class CoTDataModule(L.LightningDataModule):
         if self.encoded:
             return self
         self.encoded = encoded_splits(self.task, self.tokenizer, self.unit == "step", self.data.cache_dir)
+        if not self._wants_easy:
+            self.encoded.pop(EASY, None)
+        elif not len(self.encoded.get(EASY, ())):
+            raise UserError(
+                "data.easy_first, data.easy_last: the task has no easy examples; task.zeros=0.5 makes them for multiplication"
+            )
         self.steps_per_epoch = self.data.steps_per_epoch(len(self.encoded["train"]))
         self.limits = Limits.of(self.encoded, self.side)
         return self
@@ -241,11 +276,15 @@ class CoTDataModule(L.LightningDataModule):
     def digest(self) -> str:
         """Changes whenever an example, its place or its tokens do; a resumed run must find the same."""
         digest = hashlib.sha256()
-        for split in SPLITS:
+        for split in self.encoded:
             for array in (self.encoded[split].tokens, self.encoded[split].start, self.encoded[split].step_start):
                 if array is not None:
                     digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
+
+    @property
+    def _wants_easy(self) -> bool:
+        return self.data.easy_first > 0 or self.data.easy_last > 0
 
     def setup(self, stage: str) -> None:
         self.prepare()
@@ -255,16 +294,12 @@ class CoTDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> StreamLoader:
         rank, world = self._ranks()
+        data = self.data
+        easy = Easy(self.encoded[EASY], data.easy_first, data.easy_last, self.max_steps) if self._wants_easy else None
         stream = TrainStream(
-            self.encoded["train"],
-            self.data.batch_size,
-            self.micro_batches,
-            rank,
-            world,
-            self.seed,
-            self.data.length_pool,
+            self.encoded["train"], data.batch_size, self.micro_batches, rank, world, self.seed, data.length_pool, easy
         )
-        return StreamLoader(stream, self.steps_per_epoch * self.micro_batches, self.data.num_workers)
+        return StreamLoader(stream, self.steps_per_epoch * self.micro_batches, data.num_workers)
 
     def val_dataloader(self) -> EvalBatches:
         return EvalBatches(self.encoded["validation"], self.data.eval_batch_size, *self._ranks())

@@ -155,9 +155,8 @@ class StepwiseModule(L.LightningModule):
 
     def offsets(self, batch: CoTBatch) -> Tensor:
         """o of each example of a training batch, [batch] int64."""
-        step, horizon = self.trainer.global_step, self.data.limits.max_removed - self.removed
-        smoothing, lookahead = self.schedule.smoothing_at(step), self.schedule.lookahead_at(step)
-        return torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed, lookahead, horizon))
+        smoothing = self.schedule.smoothing_at(self.trainer.global_step)
+        return torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed))
 
     def remove(self, batch: CoTBatch, offset: Tensor | int = 0) -> CoTBatch:
         """The batch without the first (or last) s + o units of each CoT."""
@@ -196,6 +195,16 @@ class StepwiseModule(L.LightningModule):
     def _gradient_shares(self) -> int:
         """Over how many micro-batches and ranks Lightning averages the gradient of one optimizer step."""
         return self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers under mixed precision, in bf16 too, where no gradient is scaled.
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the gradient that of the mean over all target tokens of the step; log the step."""

@@ -54,12 +54,8 @@ def removal_count(removed: int, max_removed: int, offset: Tensor | int = 0) -> T
     return REMOVE_ALL if removed >= max_removed else removed + offset
 
 
-def offsets(
-    draw: npt.NDArray[np.int64], smoothing: float, seed: int, lookahead: float = 0.0, horizon: int = 0
-) -> npt.NDArray[np.int64]:
+def offsets(draw: npt.NDArray[np.int64], smoothing: float, seed: int) -> npt.NDArray[np.int64]:
     """The random extra removal o of each example, P(o) = (1 - e^-λ) e^-λo (arXiv 2405.14838, section 3).
-
-    With a lookahead, o is instead uniform on 1 .. horizon for that share of the examples.
 
     A pure function of the seed and the number of the draw: an example gets a fresh offset
     every time it is seen, the same one after a resume, on any number of processes, and
@@ -69,8 +65,6 @@ def offsets(
         draw: numbers of the examples in the training stream, [batch].
         smoothing: λ; inf gives 0 everywhere.
         seed: the run's seed.
-        lookahead: share of the examples with a uniform offset instead.
-        horizon: the largest of those; 0: there are none.
 
     Returns:
         [batch] int64.
@@ -78,16 +72,12 @@ def offsets(
     out = np.zeros(len(draw), np.int64)
     if not math.isinf(smoothing):
         # Inverse of P(o >= k) = e^-λk.
-        out = np.minimum(np.floor(-np.log(_uniform(draw, seed)) / smoothing), REMOVE_ALL).astype(np.int64)
-    if lookahead and horizon:
-        # u at or below the share says who looks ahead, and divided by it is uniform on (0, 1] again: how far.
-        u = _uniform(draw, seed, stream=1)
-        out = np.where(u <= lookahead, np.ceil(u / lookahead * horizon).astype(np.int64), out)
+        out = np.minimum(np.floor(-np.log(uniform(draw, seed)) / smoothing), REMOVE_ALL).astype(np.int64)
     return out
 
 
-def _uniform(draw: npt.NDArray[np.int64], seed: int, stream: int = 0) -> npt.NDArray[np.float64]:
-    """A number in (0, 1] for each draw; another stream gives others."""
+def uniform(draw: npt.NDArray[np.int64], seed: int, stream: int = 0) -> npt.NDArray[np.float64]:
+    """A number in (0, 1] for each draw; another stream, of which there are four, gives others."""
     bits = _mix(draw.astype(np.uint64) + np.uint64(stream << 62), seed)
     return ((bits >> np.uint64(11)) + np.uint64(1)).astype(np.float64) / 2.0**53
 

@@ -123,7 +123,7 @@ def test_the_guard_slows_it_down() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"gate": 0}, {"gate": 1.5}, {"memory": 0}, {"min_stay": 0}, {"max_stay": 5}, {"evidence": 0}, {"lookahead": 1.0},
+    [{"gate": 0}, {"gate": 1.5}, {"memory": 0}, {"min_stay": 0}, {"max_stay": 5}, {"evidence": 0},
      {"remove_at_most": -1}],
 )  # fmt: skip
 def test_bad_values_are_named(bad: dict) -> None:
@@ -164,7 +164,7 @@ class Recounting(StepwiseModule):
 
 @pytest.mark.parametrize("micro", [1, 2])
 def test_the_schedule_is_told_what_happened_at_each_level(tmp_path, micro: int) -> None:
-    schedule = Adaptive(smoothing=0.7, lookahead=0.3, gate=0.01, min_stay=3, evidence=1, reset_optimizer=False)
+    schedule = Adaptive(smoothing=0.3, gate=0.01, min_stay=3, evidence=1, reset_optimizer=False)
     module, spy = fit(tmp_path, schedule, steps=12, micro=micro, build=Recounting)
     assert isinstance(module, Recounting)
     # The counts of the micro-batches of a step together.
@@ -175,7 +175,7 @@ def test_the_schedule_is_told_what_happened_at_each_level(tmp_path, micro: int) 
 
 def test_it_resumes_exactly_with_muon(tmp_path) -> None:
     def schedule() -> Adaptive:
-        return Adaptive(gate=0.05, memory=5, min_stay=4, evidence=20, lookahead=0.2, reset_optimizer=False)
+        return Adaptive(gate=0.05, memory=5, min_stay=4, evidence=20, reset_optimizer=False)
 
     optimizer = OptimizerConfig(lr=1e-3, matrices="muon", warmup_steps=3)
     whole, spy = fit(tmp_path / "whole", schedule(), steps=30, optimizer=optimizer, dropout=0.1)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl import cache
 from stepwise_pl.cache import cache_key, encoded_splits
-from stepwise_pl.tasks import SPLITS, Files, Multiplication
+from stepwise_pl.tasks import EASY, SPLITS, Files, Multiplication
 from stepwise_pl.tokenizing import EncodedExamples, small_tokenizer
 
 Splits = dict[str, EncodedExamples]
@@ -83,6 +83,16 @@ def test_a_second_start_maps_the_same_arrays(task, tok, tmp_path: Path, monkeypa
     assert first["train"].units.tolist() == ([3] * 18 if by_step else [5] * 18)
     with pytest.raises(Encoded):
         encoded_splits(again(task), tok, not by_step, str(folder))
+
+
+def test_easy_examples_are_kept_with_the_splits(tmp_path: Path, monkeypatch) -> None:
+    task = Multiplication(digits=2, zeros=0.5, train_size=50, validation_size=5, test_size=5)
+    words = small_tokenizer(task.symbols())
+    first = encoded_splits(task, words, cache_dir=str(tmp_path))
+    monkeypatch.setattr(cache, "encode", refuse)
+    second = encoded_splits(dataclasses.replace(task), words, cache_dir=str(tmp_path))
+    assert list(first) == list(second) == [*SPLITS, EASY]
+    assert np.array_equal(first[EASY].tokens, second[EASY].tokens) and isinstance(second[EASY].tokens.base, np.memmap)
 
 
 def test_mapped_arrays_cannot_be_changed(task, tok, tmp_path: Path) -> None:

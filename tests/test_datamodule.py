@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.config import DataConfig
-from stepwise_pl.datamodule import CoTDataModule, EvalBatches, Limits, StreamLoader, TrainStream
+from stepwise_pl.datamodule import CoTDataModule, Easy, EvalBatches, Limits, StreamLoader, TrainStream
 from stepwise_pl.tasks import GSM8K, Example, ExampleList, Multiplication
 from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode
 
@@ -58,6 +59,51 @@ def test_loader_goes_on_where_it_stopped(workers: int) -> None:
         second = StreamLoader(stream(), 5, workers)
         second.load_state_dict(first.state_dict())
         assert take(second, 13 - stop) == uninterrupted[stop:]
+
+
+EASY_EXAMPLES = encode(
+    ExampleList([Example(f"{a} * 0", "0 0 + 0 0 0" if a % 2 else "0", "0") for a in range(10)]), TOKENIZER, "easy"
+)
+
+
+def with_easy(first: float, last: float, steps: int, micro: int = 1, rank: int = 0, world: int = 1) -> TrainStream:
+    return TrainStream(TRAIN, 40, micro, rank, world, 3, 1, Easy(EASY_EXAMPLES, first, last, steps))
+
+
+def texts(batch: CoTBatch) -> dict[int, str]:
+    """By the number in the stream."""
+    return {
+        draw: TOKENIZER.decode(tokens[part != Part.PAD])
+        for draw, tokens, part in zip(batch.draw.tolist(), batch.tokens, batch.part, strict=True)
+    }
+
+
+def test_easy_examples_take_the_place_of_others_less_and_less() -> None:
+    plain, mixed = TrainStream(TRAIN, 40, 1, 0, 1, 3), with_easy(1.0, 0.2, 100)
+    shares, chosen = [], []
+    for step in range(140):
+        before, after = texts(plain[step]), texts(mixed[step])
+        assert sorted(after) == sorted(before) == list(range(40 * step, 40 * step + 40))
+        easy = {draw: text for draw, text in after.items() if " * 0<eos>" in text}
+        assert all(after[draw] == before[draw] for draw in after if draw not in easy)
+        shares.append(len(easy) / 40)
+        chosen += easy.values()
+    assert shares[0] == 1.0
+    for start in range(0, 140, 20):
+        expected = np.mean([max(0.2, 1 - 0.8 * t / 100) for t in range(start, start + 20)])
+        assert abs(np.mean(shares[start : start + 20]) - expected) < 4 * np.sqrt(0.25 / 800)
+    counts = np.unique(chosen, return_counts=True)[1]
+    assert len(counts) == 10 and counts.min() > 0.8 * counts.mean()
+
+
+@pytest.mark.parametrize("micro,world", [(2, 1), (2, 2)])
+def test_easy_examples_are_the_same_however_a_step_is_divided(micro: int, world: int) -> None:
+    whole = with_easy(0.5, 0.5, 1)
+    for step in range(5):
+        parts = [
+            with_easy(0.5, 0.5, 1, micro, rank, world)[step * micro + k] for k in range(micro) for rank in range(world)
+        ]
+        assert {key: text for part in parts for key, text in texts(part).items()} == texts(whole[step])
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -160,7 +160,7 @@ def test_two_processes_train_one_run(tmp_path, closed_loop: bool) -> None:
     if closed_loop:  # what each process sees alone would be too little evidence
         args = [arg for arg in args if not arg.startswith(("schedule.delta", "schedule.rewarmup"))]
         args += ["schedule=adaptive", "schedule.gate=0.1", "schedule.min_stay=2", "schedule.evidence=200", "schedule.memory=6",
-                 "schedule.lookahead=0.3", "optimizer=muon"]  # fmt: skip
+                 "schedule.smoothing=0.7", "optimizer=muon"]  # fmt: skip
     command("train", *args, f"run_dir={tmp_path / 'one'}")
     command("train", *args, f"run_dir={tmp_path / 'two'}", "trainer.devices=2")
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))

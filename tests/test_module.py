@@ -58,6 +58,7 @@ def fit(
     optimizer: OptimizerConfig | None = None, callbacks: tuple[Callback, ...] = (), resume: str | None = None,
     dropout: float = 0.0, clip: float | None = 1.0, every_epochs: int = 0, every_removed: int = 0,
     build: Callable[..., StepwiseModule] = Watched, workers: int = 0, checkpoint_every: int = 10**6,
+    precision: Any = "32-true",
 ) -> tuple[StepwiseModule, Spy]:  # fmt: skip
     L.seed_everything(0, verbose=False)
     model = small_model(TOKENIZER, dropout=dropout).train()
@@ -66,7 +67,7 @@ def fit(
     module = build(model, TOKENIZER, schedule, optimizer or OptimizerConfig(lr=1e-3), 0, steps)
     spy = Spy()
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=epochs, accumulate_grad_batches=micro, logger=False,
+        accelerator="cpu", precision=precision, max_steps=steps, max_epochs=epochs, accumulate_grad_batches=micro, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, gradient_clip_val=clip,
         callbacks=[
             spy, ValidationTimes(every_epochs, every_removed), Checkpoints(tmp_path, checkpoint_every), *callbacks,
@@ -100,6 +101,28 @@ def test_the_optimizer_is_reset_when_a_token_leaves_and_not_when_all_are_gone(tm
     # Right-side removal resets as well (the reference does not).
     _, spy = fit(tmp_path, Linear(delta=4, side="right"), steps=6)
     assert [t for t, state in enumerate(spy.had_state) if not state] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+def test_gradients_are_clipped_in_every_precision(tmp_path, precision: str, matrices: str) -> None:
+    """Lightning itself refuses to clip for a fused optimizer under mixed precision."""
+    norms: dict[float | None, list[float]] = {None: [], 0.01: []}
+
+    class Norms(Callback):
+        def on_before_zero_grad(self, trainer: L.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+            gradients = [p.grad.float().norm() for p in module.parameters() if p.grad is not None]
+            if gradients:
+                norms[trainer.gradient_clip_val].append(float(torch.stack(gradients).norm()))
+
+    optimizer = OptimizerConfig(lr=1e-3, matrices=matrices)
+    for clip in norms:
+        fit(
+            tmp_path / str(clip), Linear(delta=4), steps=4, precision=precision, clip=clip, optimizer=optimizer,
+            callbacks=(Norms(),),
+        )  # fmt: skip
+    assert len(norms[None]) == len(norms[0.01]) > 1
+    assert min(norms[None]) > 0.1 and max(norms[0.01]) < 0.0101
 
 
 def test_remove_all_beyond_resets_once(tmp_path) -> None:

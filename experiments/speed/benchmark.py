@@ -10,8 +10,11 @@ was measured in the same run. Run nothing else meanwhile. Two results are compar
 Tokens are those after removal, without padding. Model FLOPs are what the method needs: the
 body at every token, attention to earlier tokens only, the head where there is a target; a
 backward pass counts twice a forward pass. Utilisation is their rate over that of the best
-float32 matrix product, measured in the same process before and after, because the speed of a
-shared machine changes from minute to minute.
+matrix product in the precision that the step computes in, measured in the same process before
+and after, because the speed of a shared machine changes from minute to minute.
+
+Where there is a CUDA device, training steps and evaluations are measured on it, and on models
+and batches of the size that it is for (`GPU_TRAINING`).
 """
 
 import csv
@@ -61,6 +64,8 @@ class Preset:
     model: ModelConfig
     batch_size: int
     steps: int
+    precision: str = "32-true"
+    tf32: bool = False  # matrix products of float32 in TF32, as `torch.set_float32_matmul_precision("high")` has them
 
 
 PRESETS = {
@@ -69,9 +74,28 @@ PRESETS = {
     "the same, dropout 0.1": Preset(ModelConfig(layers=2, heads=4, width=768, positions=1024), 32, 8),
     "gpt2": Preset(ModelConfig(layers=12, heads=12, width=768, positions=1024), 8, 3),
 }
+GPT2 = ModelConfig(layers=12, heads=12, width=768, positions=1024)
+# Those of the paper's batch size, 32, and one that fills the device better.
+GPU_PRESETS = {
+    "tiny": Preset(ModelConfig(dropout=0.0), 64, 60),
+    "gpt2": Preset(GPT2, 32, 30),
+    "gpt2, TF32": Preset(GPT2, 32, 30, tf32=True),
+    "gpt2, bf16-mixed": Preset(GPT2, 32, 30, "bf16-mixed"),
+    "gpt2, bf16-mixed, batch 256": Preset(GPT2, 256, 20, "bf16-mixed"),
+}
+GPU_TRAINING = (  # preset, vocabulary, share of the CoT removed
+    *(("tiny", "small vocabulary", share) for share in (0, 1)),
+    *(("gpt2", "small vocabulary", share) for share in (0, 0.5, 1)),
+    *(("gpt2, TF32", "small vocabulary", share) for share in (0, 1)),
+    *(("gpt2, bf16-mixed", "small vocabulary", share) for share in (0, 0.5, 1)),
+    *(("gpt2, bf16-mixed, batch 256", "small vocabulary", share) for share in (0, 1)),
+    *(("gpt2, bf16-mixed, batch 256", "vocabulary of 50,257", share) for share in (0, 1)),
+)
+GPU_EVALUATION = (("gpt2", 0, 0.0), ("gpt2", 0, 0.01), ("gpt2", 0, 0.5), ("gpt2", 1, 0.01), ("gpt2", 1, 0.5))
 VOCABULARIES = {"small vocabulary": None, "vocabulary of 50,257": 50_257}
 TASK = Multiplication(digits=4, train_size=4096, validation_size=1000, test_size=10)
 COT = 46
+DEVICE = "cuda" if torch.cuda.device_count() else "cpu"  # a count leaves CUDA alone, so that children may start it
 
 
 def flops(model: PreTrainedModel, batch: CoTBatch) -> float:
@@ -84,11 +108,12 @@ def flops(model: PreTrainedModel, batch: CoTBatch) -> float:
     return 6 * (body + attention + head)
 
 
-def peak() -> float:
-    """FLOP/s of the best float32 matrix product."""
+def peak(precision: str = "32-true") -> float:
+    """FLOP/s of the best matrix product."""
     rates = []
-    for size in (1024, 2048, 3072):
-        a, b = torch.randn(size, size), torch.randn(size, size)
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    for size in (1024, 2048, 3072) if DEVICE == "cpu" else (4096, 8192):
+        a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
         rates.append(2 * size**3 / median_seconds(lambda a=a, b=b: a @ b, 5))  # type: ignore[misc]
     return max(rates)
 
@@ -98,23 +123,37 @@ def median_seconds(call: Callable[[], Any], repeats: int) -> float:
     call()
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = now()
         call()
-        times.append(time.perf_counter() - started)
+        times.append(now() - started)
     return statistics.median(times)
 
 
+def now() -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class StepTimes(L.Callback):
-    """From the start of one step to the start of the next: all that a step costs."""
+    """From the start of one step to the start of the next: all that a step costs.
+
+    On a GPU the host runs ahead, as it does in training: only the first and the last time
+    wait for the device, and their mean is taken.
+    """
 
     def __init__(self) -> None:
         self.starts: list[float] = []
 
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.starts.append(time.perf_counter())
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        last = trainer.global_step == trainer.max_steps - 1
+        self.starts.append(now() if len(self.starts) == 2 or last else time.perf_counter())
 
-    def median(self) -> float:
-        """Seconds, without the first two."""
+    def seconds(self) -> float:
+        """Of a step, without the first two."""
+        if DEVICE == "cuda":
+            return (self.starts[-1] - self.starts[2]) / (len(self.starts) - 3)
         return statistics.median(b - a for a, b in zip(self.starts[2:], self.starts[3:], strict=False))
 
 
@@ -124,6 +163,7 @@ def training(preset: Preset, vocabulary: int | None, share: float, case: str) ->
     steps = preset.steps if vocabulary is None else max(3, preset.steps // 4)
     more = {} if vocabulary is None else {"vocab_size": vocabulary}
     cfg = ModelConfig(**{**vars(preset.model), "config": preset.model.config | more})
+    torch.set_float32_matmul_precision("high" if preset.tf32 else "highest")
     torch.manual_seed(0)
     model = build_model(cfg, tokenizer)
     schedule = Linear(delta=0, remove_start_from=round(share * COT))
@@ -131,13 +171,14 @@ def training(preset: Preset, vocabulary: int | None, share: float, case: str) ->
     module = StepwiseModule(model, tokenizer, schedule, OptimizerConfig())
     times = StepTimes()
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=steps + 3, limit_val_batches=0, logger=False, callbacks=[times],
+        accelerator="gpu" if DEVICE == "cuda" else "cpu", devices=1, precision=preset.precision,  # type: ignore[arg-type]
+        max_steps=steps + 3, limit_val_batches=0, logger=False, callbacks=[times],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0,
     )  # fmt: skip
-    before = peak()
+    before = peak(preset.precision)
     trainer.fit(module, data)
-    after = peak()
-    seconds = times.median()
+    after = peak(preset.precision)
+    seconds = times.seconds()
     whole = data.train_dataloader().stream[0]
     batch = remove(whole, removal_count(schedule.removed(0), data.limits.max_removed))
     tokens = int(batch.attention_mask.sum())
@@ -147,17 +188,29 @@ def training(preset: Preset, vocabulary: int | None, share: float, case: str) ->
     yield "model FLOPs", case, rate / 1e9, "GFLOP/s"
     yield "matrix product before and after", case, (before + after) / 2e9, "GFLOP/s"
     yield "utilisation", case, 2 * rate / (before + after), ""
-    bare = median_seconds(bare_loop(model, batch), max(2, steps // 2))
+    memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else None
+    step = bare_loop(model.to(DEVICE), batch, preset.precision)
+    if DEVICE == "cuda":  # many in a row, as above
+        step()
+        started = now()
+        for _ in range(steps):
+            step()
+        bare = (now() - started) / steps
+    else:
+        bare = median_seconds(step, max(2, steps // 2))
     yield "bare loop / our step, time", case, bare / seconds, ""
-    yield "peak memory", case, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB"
+    yield "peak memory", case, memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB"
 
 
-def bare_loop(model: PreTrainedModel, batch: CoTBatch) -> Callable[[], None]:
+def bare_loop(model: PreTrainedModel, batch: CoTBatch, precision: str = "32-true") -> Callable[[], None]:
     """A step as transformers' documentation shows it, on a batch that is there already."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
+    given = {"input_ids": batch.tokens, "attention_mask": batch.attention_mask, "labels": batch.labels}
+    given = {key: value.to(DEVICE) for key, value in given.items()}
 
     def step() -> None:
-        out = model(input_ids=batch.tokens, attention_mask=batch.attention_mask, labels=batch.labels)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            out = model(**given)
         out.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -186,7 +239,8 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     torch.manual_seed(0)
     model = build_model(
         ModelConfig(**{**vars(preset.model), "config": {**preset.model.config, "initializer_range": 0.1}}), tokenizer
-    ).eval()
+    )
+    model = model.to(DEVICE).eval()  # type: ignore[arg-type]
     encoded = encode(TASK.load()["validation"], tokenizer, "validation")
     limits = Limits.of({"train": encoded}, "left")
     removed = round(share * COT)
@@ -199,14 +253,14 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     with torch.inference_mode():
         for batch in batches:  # what the model writes becomes what it should write
             columns = int(batch.length_of(Part.PROMPT)[0])
-            tokens, cache = batch.tokens[:, :columns], DynamicCache(config=model.config)
+            tokens, cache = batch.tokens[:, :columns].to(DEVICE), DynamicCache(config=model.config)
             for column in range(columns, batch.tokens.shape[1]):
-                known = torch.ones(len(batch), column, dtype=torch.long)
+                known = torch.ones(len(batch), column, dtype=torch.long, device=DEVICE)
                 logits = model(
                     input_ids=tokens, attention_mask=known, past_key_values=cache, use_cache=True, logits_to_keep=1
                 ).logits
                 tokens = logits[:, -1:].argmax(-1)
-                batch.tokens[:, column] = tokens[:, 0]
+                batch.tokens[:, column] = tokens[:, 0].cpu()
             for row in np.flatnonzero(rng.random(200) < wrong):
                 column = int(rng.integers(columns, batch.tokens.shape[1]))
                 batch.tokens[row, column] = (batch.tokens[row, column] + 1) % 10
@@ -214,7 +268,7 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     @torch.inference_mode()
     def one_pass() -> None:
         for batch in batches:
-            targets = Targets.of(batch)
+            targets = Targets.of(batch).to(DEVICE)
             token_sums(target_logits(model, targets), targets.label)
 
     def verified() -> list[Any]:
@@ -226,7 +280,7 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     def plain() -> None:
         one_pass()
         for batch in batches:
-            generate(model, batch, eos, bound)
+            generate(model, batch.to(DEVICE), eos, bound)
 
     decoded = len(verified())
     seconds = [median_seconds(call, 3) for call in (one_pass, verified, plain)]
@@ -280,6 +334,14 @@ def starts() -> Iterator[Row]:
 def cases() -> dict[str, Callable[[], Iterator[Row]]]:
     """By name, in the order of the table."""
     out: dict[str, Callable[[], Iterator[Row]]] = {}
+    if DEVICE == "cuda":
+        for name, words, share in GPU_TRAINING:
+            case = f"{name}, {words}, {share:.0%} removed"
+            out[f"training {case}"] = lambda a=(GPU_PRESETS[name], VOCABULARIES[words], share, case): training(*a)
+        for name, share, wrong in GPU_EVALUATION:
+            case = f"{name}, {share:.0%} removed, {wrong:.0%} wrong"
+            out[f"evaluation {case}"] = lambda a=(GPU_PRESETS[name], share, wrong, case): evaluation(*a)
+        return {**out, "data": data, "starts": starts}
     for name, preset in PRESETS.items():
         for words, vocabulary in VOCABULARIES.items():
             if vocabulary and "dropout" in name:
@@ -320,6 +382,8 @@ def describe_machine() -> str:
         if line.startswith("model name")
     ]
     cores = len(os.sched_getaffinity(0))
+    if DEVICE == "cuda":
+        names = [torch.cuda.get_device_name(), *names]
     return f"{names[0] if names else platform.machine()}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
@@ -330,9 +394,11 @@ def main(*arguments: str) -> None:
     warnings.filterwarnings("ignore")
     out = Path(options.get("out", HERE))
     rows: list[Row] = []
-    print(describe_machine(), flush=True)
+    # In a child as well: to ask a GPU for its name starts CUDA.
+    ((_, machine, _, _),) = in_a_process(lambda: iter([("machine", describe_machine(), 0.0, "")]))
+    print(machine, flush=True)
     for name, measure in cases().items():
-        if options.get("only", "") in name:
+        if any(part in name for part in options.get("only", "").split(",")):
             rows += (of_case := in_a_process(measure))
             for measured, case, value, unit in of_case:
                 print(f"{measured:36} {case:58} {value:12.4g} {unit}", flush=True)
@@ -340,7 +406,7 @@ def main(*arguments: str) -> None:
     with (out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerow(("machine", describe_machine(), "", ""))
+        writer.writerow(("machine", machine, "", ""))
         writer.writerows((measure, case, f"{value:.5g}", unit) for measure, case, value, unit in rows)
 
 

@@ -16,7 +16,7 @@ class Adaptive(Schedule):
     """s grows when the running token accuracy of the examples it is about reaches a gate.
 
     Every training example of optimizer step t has had some number k of units removed: s,
-    or more by smoothing and lookahead. Let c_k(t) of n_k(t) target tokens of the examples
+    or more by smoothing. Let c_k(t) of n_k(t) target tokens of the examples
     with k units removed be predicted (arg-max, teacher-forced), and
 
         a_k(t) = C_k(t) / N_k(t),  C_k(t) = C_k(t-1) + c_k(t) - C_k(t-1) / memory,  N_k alike,
@@ -28,7 +28,7 @@ class Adaptive(Schedule):
         to s + 1 if a_s >= gate (N_s of at least `evidence`) or s has stayed for `max_stay` steps.
 
     The first line lets s jump over numbers of removed tokens that are harder than what
-    comes after them: it needs examples that look ahead. At most `remove_at_most` units go.
+    comes after them, as far as smoothing shows them. At most `remove_at_most` units go.
 
     Everything it decides from is summed over processes and micro-batches, so that all
     ranks decide the same, and is in the checkpoint.

@@ -30,8 +30,6 @@ class Schedule:
     side: str = "left"
     # λ of removal smoothing, P(o) = (1 - e^-λ) e^-λo; inf draws no extra offset.
     smoothing: float = 4.0
-    # This share of the examples, drawn at random, have more tokens removed instead, uniformly many up to all of them.
-    lookahead: float = 0.0
     # Clear the optimizer's moments whenever a token leaves (section 3, "Optimizer reset").
     reset_optimizer: bool = True
     # Optimizer steps over which the learning rate climbs back to full after a reset (0: none).
@@ -43,7 +41,6 @@ class Schedule:
         one_of("schedule.unit", self.unit, ("token", "step"))
         one_of("schedule.side", self.side, ("left", "right"))
         require(self.smoothing >= 0.01, "schedule.smoothing", self.smoothing, "must be at least 0.01 (inf: none)")
-        require(0 <= self.lookahead < 1, "schedule.lookahead", self.lookahead, "must be at least 0 and below 1")
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
             raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
@@ -62,10 +59,6 @@ class Schedule:
     def smoothing_at(self, step: int) -> float:
         """The λ in force at `step`; inf where no offset is drawn."""
         return self.smoothing
-
-    def lookahead_at(self, step: int) -> float:
-        """The share of examples that look ahead at `step`."""
-        return self.lookahead
 
     def rate(self) -> float:
         """Δ: units of CoT removed per epoch in the long run; nan if that is not known beforehand."""

@@ -70,9 +70,6 @@ class Linear(Schedule):
     def smoothing_at(self, step: int) -> float:
         return self.smoothing if step >= self.pretrain_steps and self.remove_at_most != 0 else math.inf
 
-    def lookahead_at(self, step: int) -> float:
-        return self.lookahead if step >= self.pretrain_steps and self.remove_at_most != 0 else 0.0
-
     def rate(self) -> float:
         gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond
         return 0.0 if gone_at_once or self.remove_at_most == 0 else float(self.rate_exact)

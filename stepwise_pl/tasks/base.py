@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from stepwise_pl.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+EASY = "easy"  # examples for the start of training, which a task may have besides (`data.easy_first`)
 
 
 class Example(NamedTuple):
@@ -92,7 +93,7 @@ def place(examples: Examples, split: str, index: int) -> str:
 
 
 class Splits(dict[str, Examples]):
-    """The splits of a task, by the names in `SPLITS`.
+    """The splits of a task, by the names in `SPLITS`; and maybe `EASY` ones.
 
     `notes` say what a person must know of how they came to be, one sentence each: splits
     that came out smaller than asked for, lines that were skipped. They are shown at every start.

@@ -10,11 +10,12 @@ import numpy.typing as npt
 from stepwise_pl.errors import one_of, require
 from stepwise_pl.registry import register
 from stepwise_pl.tasks import multiplication_ood
-from stepwise_pl.tasks.base import SPLITS, Example, Examples, Splits, Task, shortages
+from stepwise_pl.tasks.base import EASY, Example, Examples, Splits, Task, shortages
 from stepwise_pl.tasks.long_multiplication import Digits, carries, digit_counts, pair_keys, read_prompt, render
 
 ENUMERATED = 2_000_000  # up to this many ordered pairs they are all listed, so that none is missed
 CHUNK = 1 << 16  # random pairs drawn at a time
+MOST_EASY = 200_000
 EVERY = 5  # at most one class in this many goes to the test set, and one to validation
 
 
@@ -47,8 +48,8 @@ class Multiplication(Task):
     # Operand lengths are drawn uniformly from min_digits up; null: all are as long as they may be.
     min_digits: int | None = None
     split: str = "ordered"
-    # This share of the training problems gets more zeros: each digit but an operand's leading one becomes zero with
-    # probability 1/2. They show the parts of a product one by one; problems occur more than once then.
+    # Easy problems (data.easy_first) are problems like those of training in which every digit but an operand's leading
+    # one becomes zero with this probability: they show the parts of a product one by one. 0: there are none.
     zeros: float = 0.0
     train_size: int = 808_000
     validation_size: int = 1_000
@@ -88,9 +89,11 @@ class Multiplication(Task):
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
         pairs = self._split()
-        pairs["train"] = self._with_zeros(pairs["train"], np.concatenate([pairs["validation"], pairs["test"]]))
         asked = {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}
-        return Splits({name: Problems(pairs[name]) for name in SPLITS}, shortages(pairs, asked))
+        notes = shortages(pairs, asked)
+        if self.zeros:
+            pairs[EASY] = self._easy(pairs["train"], np.concatenate([pairs["validation"], pairs["test"]]))
+        return Splits({name: Problems(digits) for name, digits in pairs.items()}, notes)
 
     def symbols(self) -> tuple[str, ...]:
         return (*"0123456789", "*", "+", "(", ")")
@@ -147,20 +150,14 @@ class Multiplication(Task):
                 break
         return {"train": train[: self.train_size], "validation": validation, "test": test}
 
-    def _with_zeros(self, train: Digits, held_out: Digits) -> Digits:
-        """The training problems, of which the share `zeros` got more of them, unless that makes one that is held out."""
-        if not self.zeros:
-            return train
+    def _easy(self, train: Digits, held_out: Digits) -> Digits:
+        """Training problems with more zeros, but for those that this makes held-out ones; a problem may occur many times."""
         rng = np.random.default_rng([self.seed, 1])
-        chosen = np.flatnonzero(rng.random(len(train)) < self.zeros)
-        emptied = train[chosen]
-        leading = np.arange(self.digits) >= digit_counts(emptied)[..., None] - 1
-        emptied[(rng.random(emptied.shape) < 0.5) & ~leading] = 0
+        out = train[:MOST_EASY].copy()
+        leading = np.arange(self.digits) >= digit_counts(out)[..., None] - 1
+        out[(rng.random(out.shape) < self.zeros) & ~leading] = 0
         unordered = self.split == "unordered"
-        allowed = ~np.isin(pair_keys(emptied, unordered), pair_keys(held_out, unordered))
-        out = train.copy()
-        out[chosen[allowed]] = emptied[allowed]
-        return out
+        return out[~np.isin(pair_keys(out, unordered), pair_keys(held_out, unordered))]
 
     def _held_out(self, operands: Digits) -> npt.NDArray[np.int8]:
         """For every pair: 0 train, 1 validation, 2 test.

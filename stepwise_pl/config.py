@@ -60,6 +60,11 @@ class ModelConfig:
             )
 
 
+def no_such_type(name: str) -> UserError:
+    """For `model.type`."""
+    return UserError(f"model.type={name}: transformers has no causal LM of this type (gpt2, llama, mistral, ...)")
+
+
 @dataclass
 class DataConfig:
     """How examples become batches."""

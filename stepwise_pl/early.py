@@ -1,14 +1,20 @@
-"""What can be refused with torch and transformers alone, before any data is made and Lightning is imported."""
+"""What can be refused before any data is made and Lightning is imported, the quickest first."""
 
-import torch
+import importlib.util
+import re
+from pathlib import Path
 
-from stepwise_pl.config import Config
+from stepwise_pl.config import Config, ModelConfig, no_such_type
 from stepwise_pl.errors import UserError
-from stepwise_pl.models import check_architecture
 
 
 def check(config: Config) -> None:
     """Raise `UserError` if the machine lacks what the trainer is told to use, or no such model can be built."""
+    check_type(config.model)
+    import torch
+
+    from stepwise_pl.models import check_architecture
+
     cfg = config.trainer
     if cfg.accelerator == "gpu" and torch.cuda.device_count() < cfg.devices:
         raise UserError(
@@ -16,3 +22,24 @@ def check(config: Config) -> None:
             "CUDA devices; trainer=cpu trains on the CPU"
         )
     check_architecture(config.model)
+
+
+def check_type(cfg: ModelConfig) -> None:
+    """Raise `UserError` if transformers has no causal LM of this type."""
+    known = causal_types()
+    if not cfg.pretrained and known and cfg.type not in known:
+        raise no_such_type(cfg.type)
+
+
+def causal_types() -> set[str]:
+    """The types of model that transformers has a causal LM for; empty if that cannot be told.
+
+    Read off its source, because importing the table takes seconds: all of torch comes along.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return set()
+    source = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py"
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", text, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r'\(\s*"([\w-]+)",', table[1])) if table else set()

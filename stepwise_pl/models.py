@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stepwise_pl.config import CHANGEABLE, ModelConfig, flat
+from stepwise_pl.config import CHANGEABLE, ModelConfig, flat, no_such_type
 from stepwise_pl.errors import UserError, first_line
 
 PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
@@ -86,25 +86,20 @@ def _not_loaded(key: str, name: str, error: Exception) -> UserError:
 
 
 def _random(cfg: ModelConfig, vocabulary: int, eos: int) -> PreTrainedModel:
-    try:
-        config = AutoConfig.for_model(
-            cfg.type,
-            num_hidden_layers=cfg.layers,
-            num_attention_heads=cfg.heads,
-            hidden_size=cfg.width,
-            max_position_embeddings=cfg.positions,
-            vocab_size=vocabulary,
-            bos_token_id=eos,
-            eos_token_id=eos,
-            pad_token_id=eos,
-        )
-    except ValueError:
-        raise UserError(
-            f"model.type={cfg.type}: no such model type in transformers (gpt2, llama, mistral, ...)"
-        ) from None
     # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
     if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"model.type={cfg.type}: is no causal LM (gpt2, llama, mistral, ... are)")
+        raise no_such_type(cfg.type)
+    config = AutoConfig.for_model(
+        cfg.type,
+        num_hidden_layers=cfg.layers,
+        num_attention_heads=cfg.heads,
+        hidden_size=cfg.width,
+        max_position_embeddings=cfg.positions,
+        vocab_size=vocabulary,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=eos,
+    )
     known = config.to_dict()
     for key, value in cfg.config.items():
         if key not in known:

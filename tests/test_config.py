@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from stepwise_pl import cli
 from stepwise_pl.commands import EvaluateConfig
 from stepwise_pl.config import Config
+from stepwise_pl.early import causal_types
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import REPO
@@ -76,7 +77,7 @@ ERRORS = {
     "task.digits=4 task.train_size=90000000": "task.train_size=90000000: must be at most",
     "-m trainer.devices=2": "--multirun with trainer.devices=2: sweep with one device per run",
     "trainer=gpu": "trainer.accelerator=gpu with trainer.devices=1: this machine has 0 CUDA devices",
-    "model.type=t5": "model.type=t5: is no causal LM (gpt2, llama, mistral, ... are)",
+    "model.type=t5": "model.type=t5: transformers has no causal LM of this type",
     "+model.config.n_inner=abc": "model.config.n_inner=abc: does not fit a gpt2 config",
     "schedule.side=up": "schedule.side=up: must be one of left, right",
     "schedule.delta=many": "schedule.delta=many: must be a number, such as 8, 0.5 or 1/2",
@@ -127,9 +128,16 @@ def test_baselines_stay_what_they_are_under_any_experiment(experiment: str | Non
     assert (stepwise.removed(0), stepwise.removed(10**7) >= 46) == (0, True)
 
 
-def test_a_bad_config_is_refused_before_torch_is_imported(tmp_path) -> None:
+def test_the_types_of_causal_models_are_read_right() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert causal_types() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+@pytest.mark.parametrize("bad", ["optimizer.lr=-1", "model.type=t5"])
+def test_a_bad_config_is_refused_before_torch_is_imported(bad: str, tmp_path) -> None:
     script = (
-        "import sys; sys.argv=['train','optimizer.lr=-1']\n"
+        f"import sys; sys.argv=['train','{bad}']\n"
         "from stepwise_pl import cli, train\n"
         "try: cli.entry_point('train', train.train)\n"
         "except SystemExit as e: print(e.code, sorted(m for m in ('torch','lightning','transformers','wandb') if m in sys.modules))"

@@ -96,7 +96,7 @@ def test_weights_of_another_vocabulary_are_refused(tokenizer, tmp_path) -> None:
 @pytest.mark.parametrize(
     "settings,message",
     [
-        ({"type": "gtp2"}, "model.type=gtp2: no such model type"),
+        ({"type": "gtp2"}, "model.type=gtp2: transformers has no causal LM of this type"),
         ({"config": {"n_iner": 3}}, "model.config.n_iner: a gpt2 config has no such key"),
         ({"name": "/nowhere", "pretrained": True, "tokenizer": "x"}, "model.name=/nowhere: cannot be loaded"),
         ({"init_from": "/nowhere"}, "model.init_from=/nowhere: no such folder"),

@@ -1,0 +1,25 @@
+"""`python -m stepwise_pl.sweep <sweep folder>`: table and figures of a sweep, also while it goes on."""
+
+import sys
+from pathlib import Path
+
+from stepwise_pl import cli, multirun
+from stepwise_pl.commands import SweepConfig
+
+
+def sweep(config: SweepConfig) -> None:
+    """Bring sweep.json, sweep.csv and the figures up to date, and print the table.
+
+    Raises:
+        UserError: it is no sweep folder, or a file in it is damaged.
+    """
+    from stepwise_pl.sweep_results import refresh
+
+    cli.say(multirun.report(*refresh(Path(config.sweep), draw=True)))
+
+
+if __name__ == "__main__":
+    folders = [a for a in sys.argv[1:] if not a.startswith(("-", "hydra", "sweep="))]
+    if len(folders) == 1:  # whatever characters its name has
+        sys.argv[1:] = [f"sweep={cli.quoted(a)}" if a == folders[0] else a for a in sys.argv[1:]]
+    cli.entry_point("sweep", sweep)

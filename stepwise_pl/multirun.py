@@ -14,10 +14,11 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -79,7 +80,6 @@ def begin(config: DictConfig) -> None:
     Raises:
         UserError: a job's configuration is wrong, or the folder cannot be used.
     """
-    require_launcher(config)
     arguments = list(config.hydra.overrides.task)
     parsed = OverridesParser.create().parse_overrides(arguments)
     swept = swept_keys(config, parsed)
@@ -98,6 +98,10 @@ def begin(config: DictConfig) -> None:
     folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs))
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
+        if config.hydra.launcher.get("batch_size") == "auto":
+            config.hydra.launcher.batch_size = (
+                "1"  # joblib would bundle jobs after some that were short, such as finished ones
+            )
         # A job's configuration is composed anew, from these.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
     here.folder, here.elsewhere = folder, not config.hydra.launcher._target_.endswith(".BasicLauncher")
@@ -106,15 +110,6 @@ def begin(config: DictConfig) -> None:
     states = {outcome: sum(job.outcome == outcome for job in jobs) for outcome in (FINISHED, STOPPED)}
     done = f": {states[FINISHED]} finished already, {states[STOPPED]} to go on with" if resume and jobs else ""
     cli.say(f"sweep of {total or 'so many'} jobs in {folder}{done}")
-
-
-def require_launcher(config: DictConfig) -> None:
-    """Raise `UserError` if Hydra's plugin for this launcher is not installed."""
-    plugin = config.hydra.launcher._target_.rpartition(".")[0].rpartition(".")[0]
-    if plugin.startswith("hydra_plugins.") and (find_spec("hydra_plugins") is None or find_spec(plugin) is None):
-        raise UserError(
-            f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}: is not installed; pip install 'stepwise_pl[sweep]'"
-        )
 
 
 def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
@@ -164,10 +159,11 @@ def checked(cfg: DictConfig) -> Config:
 
 
 def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
-    """The job with these overrides."""
+    """The job with these overrides, of which `run_dir` and `resume` are about the sweep."""
     values = dict(override.partition("=")[::2] for override in overrides)
     chosen = {key: values[key] for key in swept if key in values}
-    return Job(folders.run_of(chosen, seed), list(overrides), chosen)
+    own = [override for override in overrides if not override.startswith(("run_dir=", "resume="))]
+    return Job(folders.run_of(chosen, seed), own, chosen)
 
 
 def outcome_before(folder: Path, job: Job, config: Config) -> str:
@@ -229,9 +225,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
     here.job, here.label = f"{settings.job.num + 1}/{sweep.total or '?'}", job.label
     here.worker = sweep.process != folders.this_process()
     if here.worker:
-        # Ctrl-C goes to every process of a terminal; the first of them tells the others.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, leave)
+        become_worker(sweep)
     logging.basicConfig(level=logging.INFO, format=f"[{here.job}] %(message)s", stream=sys.stderr, force=True)
     job = replace(job, outcome=RUNNING, process=folders.this_process())
     folders.write_job(
@@ -255,6 +249,27 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
     if result is None and not settings.sweeper._target_.endswith(".BasicSweeper"):
         raise JobFailed(f"{job.label}: {job.error or job.outcome}")
     return result
+
+
+def become_worker(sweep: Sweep) -> None:
+    """Take signals as one of the processes that another one hands jobs to."""
+    # Ctrl-C goes to every process of a terminal; the first of them tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    first = os.getppid()
+    if first == folders.process_here(sweep.process) and not any(one.name == "follow" for one in threading.enumerate()):
+        threading.Thread(target=follow, args=(first, sweep.folder), name="follow", daemon=True).start()
+
+
+def follow(first: int, folder: Path) -> None:
+    """Once the process that hands out the jobs was killed, end this one, which joblib would leave waiting for ever."""
+    while os.getppid() == first:
+        time.sleep(0.5)
+    (folder / _STOP).touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+    while here.job:  # it is being saved
+        time.sleep(0.1)
+    os._exit(128 + signal.SIGTERM)
 
 
 def attempt(

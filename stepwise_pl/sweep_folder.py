@@ -29,7 +29,7 @@ class Job:
 
     Attributes:
         run: its run folder, relative to the sweep folder.
-        overrides: its command line, without what is for Hydra.
+        overrides: its command line, without what is for Hydra or about the sweep.
         swept: the swept keys with this job's values, as they stand on the command line.
         outcome: `waiting`, `running`, `stopped` (to be gone on with), `finished` or `failed`.
         error: why it failed, in one line.

@@ -40,6 +40,7 @@ from stepwise_pl.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sw
 log = logging.getLogger("stepwise_pl")
 
 _STOP = ".stop"  # in the sweep folder: no further job is to begin
+_MOST_FAILURES = 10  # to print
 _LONGEST_NAME = 120  # of a sweep folder, for reading
 
 
@@ -48,6 +49,7 @@ class _Here:
     """What this process is to a sweep: it hands out the jobs, does one, or both."""
 
     folder: Path | None = None  # of the sweep whose jobs this process hands out
+    planned: tuple[str, ...] = ()  # the run folders of those jobs, as far as they are known before
     elsewhere: bool = False  # the jobs are done by other processes
     stopping: int = 0  # the signal that ended it
     job: str = ""  # `2/9` while it does a job
@@ -104,7 +106,8 @@ def begin(config: DictConfig) -> None:
             )
         # A job's configuration is composed anew, from these.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
-    here.folder, here.elsewhere = folder, not config.hydra.launcher._target_.endswith(".BasicLauncher")
+    here.folder, here.planned = folder, tuple(job.run for job in jobs)
+    here.elsewhere = not config.hydra.launcher._target_.endswith(".BasicLauncher")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     states = {outcome: sum(job.outcome == outcome for job in jobs) for outcome in (FINISHED, STOPPED)}
@@ -375,8 +378,9 @@ def end(error: BaseException | None) -> None:
         if type(error).__name__ == "TerminatedWorkerError":
             raise SystemExit(cli.fail(f"a process of the sweep was killed (is there enough memory?); {again}"))
         raise error
-    if failed := sweep.count(FAILED):
-        raise SystemExit(cli.fail(f"{failed} of {len(sweep.jobs)} jobs failed; {again} with them"))
+    mine = [job for job in sweep.jobs if not here.planned or job.run in here.planned]
+    if failed := sum(job.outcome == FAILED for job in mine):
+        raise SystemExit(cli.fail(f"{failed} of {len(mine)} jobs failed; {again} with them"))
 
 
 def report(sweep: Sweep, cells: Sequence[Any]) -> str:
@@ -389,12 +393,14 @@ def report(sweep: Sweep, cells: Sequence[Any]) -> str:
         if (count := sweep.count(outcome))
     ]
     failed = [f"{job.label}: {job.error}" for job in sweep.jobs if job.outcome == FAILED]
+    if len(failed) > _MOST_FAILURES:
+        failed[_MOST_FAILURES:] = [f"and {len(failed) - _MOST_FAILURES} more, in sweep.json"]
     following = [f"python -m stepwise_pl.report {shlex.quote(str(sweep.folder))}"]
     if sweep.count(FINISHED, RUNNING) < len(sweep.jobs):
         command = [argument for argument in sweep.command if argument != "resume=true"]
         following.insert(0, shlex.join(["python", "-m", "stepwise_pl.train", *command, "resume=true"]))
     lines = [
-        ("sweep", [f"{', '.join(counts)} of {sweep.total or len(sweep.jobs)} jobs"]),
+        ("sweep", [f"{', '.join(counts) or 'none'} of {len(sweep.jobs)} jobs"]),
         ("failed", failed),
         ("sweep folder", [str(sweep.folder), "sweep.csv, sweep.json, sweep.png, the run folders"]),
         ("next", following),

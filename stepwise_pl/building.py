@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import multirun
-from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, ValidationTimes
+from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, StageRecords, ValidationTimes
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.guard import Guard
@@ -121,6 +121,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
         logger=MetricsFile(run_dir / "metrics.csv"),
         callbacks=[
             ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+            StageRecords(run_dir / "stages.jsonl"),  # before those that may find a collapse, and the checkpoint
             guard,
             Checkpoints(
                 run_dir / "checkpoints",

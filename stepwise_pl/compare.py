@@ -1,6 +1,7 @@
 """`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,7 +11,7 @@ from typing import Any
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
-from stepwise_pl.config import ASIDE
+from stepwise_pl.config import ASIDE as ASIDE
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table
@@ -264,7 +265,12 @@ def overrides(arguments: Sequence[str]) -> list[str]:
         if "=" not in argument or Path(argument).is_dir()
     ]
     rest = [argument for argument in arguments if argument not in folders]
-    return [f"runs=[{','.join(map(cli.quoted, folders))}]", *rest] if folders else rest
+    return [f"runs=[{','.join(map(_quoted, folders))}]", *rest] if folders else rest
+
+
+def _quoted(text: str) -> str:
+    """As Hydra reads it: in quotes, where a backslash stands for itself except before a quote."""
+    return "'{}'".format(re.sub(r"\\+(?='|$)", lambda match: 2 * match[0], text).replace("'", "\\'"))
 
 
 if __name__ == "__main__":

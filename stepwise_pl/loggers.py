@@ -16,6 +16,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from stepwise_pl.config import LoggerConfig
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.records import all_rows as all_rows
+from stepwise_pl.records import is_behind
+from stepwise_pl.records import read_attempts as read_attempts
+from stepwise_pl.records import read_metrics as read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ class MetricsFile(Logger):
         if not text.endswith("\n"):  # killed while writing a row
             write_text(self.path, text[: text.rfind("\n") + 1])
         rows = all_rows(self.path)
-        self._rewrite([row for row in rows if _before(row, step, attempt) and not row.get("test/loss")])
+        self._rewrite([row for row in rows if is_behind(row, step, attempt) and not row.get("test/loss")])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -86,44 +90,6 @@ class MetricsFile(Logger):
             writer.writeheader()
             writer.writerows(rows)
         os.replace(temporary, self.path)
-
-
-def attempt_of(row: Mapping[str, str]) -> int:
-    """0, and one more for each time the guard has gone back."""
-    return int(row.get("attempt") or 0)
-
-
-def _before(row: Mapping[str, str], step: int, attempt: int) -> bool:
-    """Whether a run that resumes at `step` of `attempt` has this row behind it."""
-    return attempt_of(row) < attempt or (attempt_of(row) == attempt and int(row["step"]) <= step)
-
-
-def all_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv in the order written; cells are text, empty where a row has no such metric."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows that count: without those that were given up when the guard went back before them."""
-    return read_attempts(path)[0]
-
-
-def read_attempts(path: Path) -> tuple[list[dict[str, str]], list[list[dict[str, str]]]]:
-    """The rows that count, and for each time the guard went back those that were given up then.
-
-    The first row of an attempt is of the step at which it begins.
-    """
-    kept: list[dict[str, str]] = []
-    given_up: list[list[dict[str, str]]] = []
-    attempt = 0
-    for row in all_rows(path):
-        if attempt_of(row) > attempt:
-            attempt, begins = attempt_of(row), int(row["step"])
-            given_up.append([other for other in kept if int(other["step"]) > begins])
-            kept = [other for other in kept if int(other["step"]) <= begins]
-        kept.append(row)
-    return kept, given_up
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwise_pl.loggers import read_attempts
+from stepwise_pl.records import read_attempts
 from stepwise_pl.statistics import wilson
 
 # Told apart by colour-blind readers (Okabe and Ito), and by shape in grey print.

@@ -4,6 +4,7 @@ config.yaml       the resolved configuration, with what follows from it under `d
 environment.json  versions, git commit, command line and machine of every start
 model/            architecture and tokenizer, in Hugging Face's format, without weights
 metrics.csv       every logged metric
+stages.jsonl      every validation: accuracy of each digit of the answer, and some answers (`stepwise_pl.records`)
 checkpoints/      best.ckpt and last.ckpt, good.ckpt for the guard, and removed-<k>.ckpt if asked for
 summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
@@ -69,8 +70,8 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_swe
         raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
     lock(path)
     if not holds_run(path):
-        (path / "metrics.csv").unlink(missing_ok=True)
-        (path / "wandb.json").unlink(missing_ok=True)
+        for name in ("metrics.csv", "stages.jsonl", "wandb.json"):
+            (path / name).unlink(missing_ok=True)
     os.environ[_RANK_ZERO_FOLDER] = str(path.absolute())
     return path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import cli
@@ -14,6 +15,7 @@ from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import PREFIX, load_weights, read_checkpoint, require_own
+from stepwise_pl.records import StagesFile
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ def resume(run_dir: Path, plain: dict[str, Any]) -> int:
     step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
     log.info("resuming at step %d", step)
     MetricsFile(run_dir / "metrics.csv").resume_from(step, attempt)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        StagesFile(run_dir / "stages.jsonl").resume_from(step, attempt)
     return step
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -129,6 +130,7 @@ def refresh(folder: Path, draw: bool = False) -> tuple[Sweep, list[Cell]]:
     Raises:
         UserError: it is no sweep folder, or a file in it is damaged.
     """
+    read_sweep(folder)  # says so if it is none
     with alone(folder):
         sweep = read_sweep(folder)
         cells = cells_of(sweep)
@@ -197,12 +199,14 @@ LEGEND = (
 
 
 def plot_cells(cells: Sequence[Cell], title: str, stem: Path) -> None:
-    """Test accuracy with interval, and tokens removed at 95% accuracy: a line per cell, a dot per seed."""
+    """Test accuracy with interval, and tokens removed at 95% accuracy: a line per cell, a dot (collapsed: cross) per seed."""
+    from matplotlib.ticker import MaxNLocator
+
     from stepwise_pl.results import COLORS
 
     plt = _pyplot()
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.0, 1.4 + 0.34 * len(cells)), width_ratios=(3, 2), sharey=True, layout="constrained"
+        1, 2, figsize=(11.0, 1.7 + 0.34 * len(cells)), width_ratios=(3, 2), sharey=True, layout="constrained"
     )
     for place, cell in enumerate(cells):
         if cell.accuracy is None or cell.interval is None:
@@ -217,15 +221,15 @@ def plot_cells(cells: Sequence[Cell], title: str, stem: Path) -> None:
         left.plot([cell.accuracy], [place], "|", color="black", markersize=13)
         right.plot([cell.results[0].max_cot_tokens], [place], "|", color="grey", markersize=13)
     left.set(
-        yticks=range(len(cells)), yticklabels=[cell.label for cell in cells], xlim=(-0.03, 1.03), title=title,
-        xlabel="test accuracy (mean, 95% interval)", ylim=(len(cells) - 0.5, -0.5),
+        yticks=range(len(cells)), yticklabels=[cell.label for cell in cells], xlim=(-0.03, 1.03),
+        xlabel="test accuracy [95% interval]", ylim=(len(cells) - 0.5, -0.5),
     )  # fmt: skip
-    right.set(xlabel="CoT tokens removed at 95% accuracy (bar: all)")
+    right.set(xlabel="tokens removed at 95% (bar: all)")
     right.set_xlim(left=-0.5)
-    left.title.set_fontsize("medium")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _save(figure, stem)
+    _save(figure, title, stem)
 
 
 def grid_of(cells: Sequence[Cell]) -> tuple[str, str] | None:
@@ -252,9 +256,8 @@ def plot_grid(cells: Sequence[Cell], x_key: str, y_key: str, title: str, stem: P
         xticks=range(len(x_values)), xticklabels=x_values, yticks=range(len(y_values)), yticklabels=y_values,
         xlabel=x_key.lstrip("+"), ylabel=y_key.lstrip("+"),
     )  # fmt: skip
-    axes.set_title(title, fontsize="medium")
-    figure.colorbar(image, label="test accuracy (mean over seeds)")
-    _save(figure, stem)
+    figure.colorbar(image, label="test accuracy (mean)")
+    _save(figure, title, stem)
 
 
 def _write_in(axes: "Axes", x: int, y: int, cell: Cell) -> None:
@@ -285,7 +288,8 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _save(figure: Any, stem: Path) -> None:
+def _save(figure: Any, title: str, stem: Path) -> None:
+    figure.suptitle(textwrap.fill(title, round(10 * figure.get_figwidth()), break_on_hyphens=False), fontsize="small")
     for suffix in (".png", ".svg"):
         figure.savefig(stem.with_suffix(suffix), dpi=150)
     _pyplot().close(figure)

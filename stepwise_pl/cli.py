@@ -41,6 +41,7 @@ TOP: dict[str, type] = {
     "_export": commands.ExportConfig,
     "_write_data": commands.WriteDataConfig,
     "_check_data": commands.CheckDataConfig,
+    "_dashboard": commands.DashboardConfig,
 }
 GROUPS: dict[str, type] = {
     "model": schemas.ModelConfig,
@@ -117,6 +118,12 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
 def in_sweep() -> bool:
     """Whether this run is one of a `--multirun`."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def chosen() -> list[str]:
+    """The names of experiment, task, model and schedule that Hydra was asked for."""
+    choices = HydraConfig.get().runtime.choices
+    return [str(name) for key in ("experiment", "task", "model", "schedule") if (name := choices.get(key))]
 
 
 def say(text: str) -> None:

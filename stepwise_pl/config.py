@@ -217,14 +217,22 @@ class LoggerConfig:
     offline: bool = False
     project: str = "stepwise_pl"
     entity: str | None = None
+    # Null: runs of a sweep are a group of its name.
     group: str | None = None
+    # Besides the names of task, model and schedule.
+    tags: list[str] = field(default_factory=list)
+    # Keep the exported model as an artifact.
+    artifact: bool = False
     # Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
     finish_timeout: int = 60
+    # Event files for TensorBoard, in `tensorboard` of the run folder.
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         require(self.finish_timeout >= 1, "logger.finish_timeout", self.finish_timeout, "must be at least 1")
-        if self.offline and not self.wandb:
-            raise UserError("logger.offline=true: is about W&B; add logger=wandb")
+        for key in ("offline", "artifact"):
+            if getattr(self, key) and not self.wandb:
+                raise UserError(f"logger.{key}=true: is about W&B; add logger=wandb")
 
 
 @dataclass
@@ -256,6 +264,8 @@ class Config:
                 f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
                 "trainer.max_steps, where the change ends"
             )
+        if self.logger.artifact and self.schedule.keep_position:
+            raise UserError("logger.artifact=true: a model trained with schedule.keep_position=true cannot be exported")
         if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
             raise UserError(
                 f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "

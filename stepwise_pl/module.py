@@ -236,7 +236,8 @@ class StepwiseModule(L.LightningModule):
         self.schedule.observe(step, metrics)
         # This hook runs inside the step: with it, one more is done.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        self._log(step + 1, {**metrics, "train/lr": optimizer.param_groups[0]["lr"]}, write)
+        state = {"train/lr": optimizer.param_groups[0]["lr"], "schedule/reset_step": self.reset_step}
+        self._log(step + 1, {**metrics, **state}, write)
 
     def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
         """Log metrics as of `step` optimizer steps done, with the number of removed tokens they are plotted against."""

@@ -17,9 +17,9 @@ LAYERS = [
     {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation",
      "optimizers"},
     # Lightning
-    {"module", "callbacks", "guard", "loggers", "results"},
+    {"module", "callbacks", "guard", "loggers", "wandb_runs", "results"},
     # entry points and what they share
-    {"cli", "run_folder", "building", "runs", "early", "train", "evaluate", "compare", "export", "write_data", "check_data"},
+    {"cli", "run_folder", "building", "runs", "early", "train", "evaluate", "compare", "export", "write_data", "check_data", "dashboard"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

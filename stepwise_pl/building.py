@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl import multirun
 from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, StageRecords, ValidationTimes
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
 from stepwise_pl.datamodule import CoTDataModule
@@ -107,7 +108,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
     cfg = config.trainer
     guard = Guard(config.guard)
     every_removed = 1 if guard.acts else cfg.validate_every_removed
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr.isatty() and not multirun.here.worker  # bars of several processes would overwrite each other
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
@@ -130,7 +131,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
                 cfg.keep_at_most,
                 guard,
             ),
-            StageProgressBar() if terminal else StageLog(),
+            StageProgressBar(multirun.here.job) if terminal else StageLog(),
         ],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,

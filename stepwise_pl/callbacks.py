@@ -247,13 +247,18 @@ def size(count: int) -> str:
 
 
 class StageProgressBar(TQDMProgressBar):
-    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`."""
+    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`.
 
-    def __init__(self) -> None:
+    Args:
+        job: which job of a sweep this is, `2/9`; empty if it is none.
+    """
+
+    def __init__(self, job: str = "") -> None:
         super().__init__(refresh_rate=5)
+        self.job = {"job": job} if job else {}
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        return progress(trainer, pl_module)
+        return {**self.job, **progress(trainer, pl_module)}
 
 
 class StageLog(Callback):

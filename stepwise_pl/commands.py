@@ -1,4 +1,4 @@
-"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `write_data`, `check_data`.
+"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `sweep`, `write_data`, `check_data`.
 
 Free of torch, as `stepwise_pl.config` is, and for the same reason.
 """
@@ -99,6 +99,18 @@ class CompareConfig:
             require_run(run, "compare")
             require(self.runs.count(run) == 1, "runs", run, "is given twice")
         one_of("split", self.split, ("train", "validation", "test"))
+
+
+@dataclass
+class SweepConfig:
+    """Table and figures of a sweep, as far as it has come: `python -m stepwise_pl.sweep <sweep folder>`."""
+
+    # The sweep folder.
+    sweep: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.sweep:
+            raise UserError("sweep is not set: python -m stepwise_pl.sweep <sweep folder>")
 
 
 @dataclass

@@ -18,10 +18,18 @@ PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "run_dir", "resume", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "run_dir", "resume", "objective", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
+# Keys that change neither what is learned nor how.
+ASIDE = (
+    "seed", "run_dir", "resume", "objective", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
+    "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
+    "trainer.keep_every_removed",
+)  # fmt: skip
+# What a run may be asked to be good at: keys of its summary.json.
+OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
 
 
 @dataclass
@@ -248,14 +256,21 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
-    # Everything the run writes goes here; null: a new folder under outputs/ named after the run.
+    # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
+    # sweep folder, with a run folder for every job in it.
     run_dir: str | None = None
-    # Go on from checkpoints/last.ckpt in run_dir.
+    # Go on from checkpoints/last.ckpt in run_dir. With --multirun: skip the jobs that are finished, go on with the others.
     resume: bool = False
+    # What Hydra's sweeper gets as the result of a job, one or a list of: `val_accuracy`, `test_accuracy`, of the
+    # checkpoint that is tested; `removed_at_95`, the most removed tokens with 95% accuracy on validation (-1: none);
+    # `seconds` of training. The first three are to be maximised.
+    objective: Any = "val_accuracy"
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
         require_task_and_schedule(self.task, self.schedule)
+        for name in self.objective if isinstance(self.objective, list) and self.objective else [self.objective]:
+            one_of("objective", name, OBJECTIVES)
         share = self.trainer.devices * self.trainer.accumulate_grad_batches
         require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
                 f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip

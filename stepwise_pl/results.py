@@ -49,6 +49,22 @@ def _stages(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
     return [stages[removed] for removed in sorted(stages)]
 
 
+def removed_at(stages: Iterable[Stage], accuracy: float = 0.95) -> int | None:
+    """The largest number of removed tokens whose last validation is at least this accurate; None if there is none."""
+    return max((stage.removed_tokens for stage in stages if stage.accuracy >= accuracy), default=None)
+
+
+def selected_accuracy(metrics_file: Path) -> float | None:
+    """Accuracy on validation of best.ckpt: the highest at the most removed tokens; None before the first validation."""
+    kept, _ = read_attempts(metrics_file)
+    found = [
+        (float(row["schedule/removed_tokens"]), float(row["val/answer_accuracy"]))
+        for row in kept
+        if row.get("val/answer_accuracy")
+    ]
+    return max(found)[1] if found else None
+
+
 def percent(accuracy: float, examples: int) -> str:
     """An accuracy with its interval and sample size, for reading."""
     low, high = wilson(accuracy, examples)

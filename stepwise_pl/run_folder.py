@@ -47,6 +47,10 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_swe
     if resume:
         path = path if run_dir else newest(path)
         if not in_sweep and not holds_run(path) and not (path / "config.yaml").is_file():
+            if (path / "sweep.json").is_file():
+                raise UserError(
+                    f"run_dir={path}: holds a sweep; give its command again, with --multirun and resume=true"
+                )
             raise UserError(
                 f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
             )
@@ -163,6 +167,17 @@ def require_same_files(run_dir: Path, task: Task) -> None:
             f"run={run_dir}: a data file has changed since the run, so its splits may hold what was trained on; put it "
             "back, or evaluate on a file of its own with file=<file>"
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises `UserError` if the file is not a JSON mapping."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: damaged, or not there")
+    return data
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

@@ -53,6 +53,7 @@ def export(config: ExportConfig) -> Path:
             with keep_position, which no plain Hugging Face folder can express.
     """
     from stepwise_pl import runs
+    from stepwise_pl.lora import merge_adapters
     from stepwise_pl.tokenizing import export_prompt
 
     run = runs.load_run(config.run, config.checkpoint)
@@ -72,6 +73,7 @@ def export(config: ExportConfig) -> Path:
     settings.pad_token_id = run.tokenizer.eos_token_id
     example = example_prompt(run.config.task)
     out.mkdir(parents=True, exist_ok=True)
+    merge_adapters(run.model)
     run.model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(

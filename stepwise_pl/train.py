@@ -39,7 +39,7 @@ def train(config: Config) -> dict[str, Any]:
     from stepwise_pl.callbacks import bytes_in
 
     parts = build_parts(config)
-    derived = describe(config, parts.data)
+    derived = describe(config, parts)
     plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}
     with loggers.environment_kept(), stop_explained(run_dir):
         fitted = fit(config, parts, run_dir, plain)

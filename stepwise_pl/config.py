@@ -14,6 +14,7 @@ from stepwise_pl.errors import UserError, one_of, require
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
+SMALL = "symbols"  # the small offline tokenizer
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
@@ -50,7 +51,7 @@ class ModelConfig:
     name: str = "gpt2"
     pretrained: bool = False
     # `symbols` (the small offline tokenizer), or a Hub name, folder or .gguf file of a Hugging Face tokenizer.
-    tokenizer: str = "symbols"
+    tokenizer: str = SMALL
     # Architecture of a model with random weights: a transformers model type and its size.
     type: str = "gpt2"
     layers: int = 3
@@ -75,7 +76,7 @@ class ModelConfig:
         require(self.width % self.heads == 0, "model.heads", self.heads, f"must divide model.width={self.width}")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
-        if self.pretrained and self.tokenizer == "symbols":
+        if self.pretrained and self.tokenizer == SMALL:
             raise UserError(
                 "model.tokenizer=symbols does not fit pretrained weights: set model.pretrained=false, "
                 f"or the model's own tokenizer, model.tokenizer={self.name}"

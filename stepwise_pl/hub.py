@@ -38,6 +38,23 @@ def source(name: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": name, "local_files_only": not reachable()}
 
 
+def require(key: str, name: str) -> None:
+    """Raise `UserError` if a model or tokenizer is surely not to be had; quick, because nothing of it is loaded."""
+    try:
+        given = source(name)
+        if given.get("local_files_only") and not _cached(name):
+            raise OSError("the Hub cannot be reached, and its cache on this machine does not have it")
+    except (OSError, ImportError) as error:
+        raise not_loaded(key, name, error) from None
+
+
+def _cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.json")
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+
+
 @functools.cache
 def reachable() -> bool:
     """Whether the Hub answers; asked once."""

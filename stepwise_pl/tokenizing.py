@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepwise_pl.batch import CoTBatch, Part
+from stepwise_pl.config import SMALL
 from stepwise_pl.errors import UserError
 from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.tasks.base import Example, Examples, Task, chunks, place
@@ -18,7 +19,6 @@ from stepwise_pl.tasks.base import Example, Examples, Task, chunks, place
 Ints = npt.NDArray[np.integer[Any]]
 
 MARK = "####"  # stands before the answer
-SMALL = "symbols"
 
 
 def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerBase:

@@ -25,17 +25,21 @@ def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) 
     # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
     if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise no_such_type(cfg.type)
-    config = AutoConfig.for_model(
-        cfg.type,
-        num_hidden_layers=cfg.layers,
-        num_attention_heads=cfg.heads,
-        hidden_size=cfg.width,
-        max_position_embeddings=max(cfg.positions, positions),
-        vocab_size=vocabulary,
-        bos_token_id=eos,
-        eos_token_id=eos,
-        pad_token_id=eos,
-    )
+    try:
+        config = AutoConfig.for_model(
+            cfg.type,
+            num_hidden_layers=cfg.layers,
+            num_attention_heads=cfg.heads,
+            hidden_size=cfg.width,
+            max_position_embeddings=max(cfg.positions, positions),
+            vocab_size=vocabulary,
+            bos_token_id=eos,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.type={cfg.type}: cannot be given a size as others are ({reason})") from None
     known = config.to_dict()
     for key, value in cfg.config.items():
         if key not in known:

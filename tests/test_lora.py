@@ -118,7 +118,9 @@ def test_new_positions_would_have_to_be_trained(tmp_path: Path) -> None:
     small_model(TOKENIZER).save_pretrained(tmp_path)
     cfg = ModelConfig(name=str(tmp_path), pretrained=True, tokenizer="own", lora=LoRAConfig(rank=2))
     assert trained(build_model(cfg, TOKENIZER, positions=128))
-    with pytest.raises(UserError, match=r"model.lora.rank=2: the longest example has 129 tokens, the model 128 positions"):
+    with pytest.raises(
+        UserError, match=r"model.lora.rank=2: the longest example has 129 tokens, the model 128 positions"
+    ):
         build_model(cfg, TOKENIZER, positions=129)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +93,9 @@ def _prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:
         if not model.supports_gradient_checkpointing:
             kind = model.config.model_type
             raise UserError(f"model.gradient_checkpointing=true: transformers has none for {kind}; set it to false")
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its name will be another one some day
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     if cfg.lora.rank:
         add_adapters(model, cfg.lora)
 

@@ -62,8 +62,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     import torch
 
     from stepwise_pl import run_folder, runs
+    from stepwise_pl.architecture import check_positions
     from stepwise_pl.evaluation import Scorer
-    from stepwise_pl.models import check_positions
     from stepwise_pl.tokenizing import encode
 
     if config.accelerator == "gpu" and not torch.cuda.is_available():

@@ -67,6 +67,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
             plain Hugging Face folder can express.
     """
     from stepwise_pl import runs
+    from stepwise_pl.lora import merge_adapters
     from stepwise_pl.tokenizing import export_prompt
 
     run = runs.load_run(str(run_dir), checkpoint)
@@ -83,6 +84,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     settings.pad_token_id = run.tokenizer.eos_token_id
     example = example_prompt(run.config.task)
     out.mkdir(parents=True, exist_ok=True)
+    merge_adapters(run.model)
     run.model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(

@@ -42,7 +42,7 @@ def train(config: Config) -> dict[str, Any]:
     from stepwise_pl.building import build_parts, describe
 
     parts = build_parts(config)
-    derived = describe(config, parts.data)
+    derived = describe(config, parts)
     plain = {**cli.to_plain(config), "derived": {"name": name, **labels(config, run_dir, name), **derived}}
     with wandb_runs.environment_kept(), stop_explained(run_dir):
         fitted = fit(config, parts, run_dir, plain)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,8 +18,10 @@ from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.guard import Guard
 from stepwise_pl.loggers import MetricsFile
-from stepwise_pl.models import build_model, check_positions
+from stepwise_pl.lora import frozen_digest
+from stepwise_pl.models import build_model
 from stepwise_pl.module import StepwiseModule
+from stepwise_pl.precision import BFloat16Weights
 from stepwise_pl.removal import removal_count
 from stepwise_pl.tokenizing import tokenizer_for
 
@@ -46,10 +49,11 @@ def build_parts(config: Config) -> Parts:
         config.task, tokenizer, config.data, config.seed, micro_batches, schedule.unit, schedule.side,
         config.trainer.max_steps,
     ).prepare()  # fmt: skip
-    model = build_model(config.model, tokenizer)
     schedule.bind(data.steps_per_epoch, data.limits.max_removed)
     at_start = 0 if schedule.keep_position else int(removal_count(schedule.removed(0), data.limits.max_removed))
-    check_positions(model, max(split.longest(at_start, schedule.side) for split in data.encoded.values()))
+    longest = max(split.longest(at_start, schedule.side) for split in data.encoded.values())
+    dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
+    model = build_model(config.model, tokenizer, longest, dtype)
     return Parts(tokenizer, data, model)
 
 
@@ -71,13 +75,13 @@ def build_attempt(
     return trainer, module
 
 
-def describe(config: Config, data: CoTDataModule) -> dict[str, Any]:
-    """What follows from configuration and data: T, m_max, examples per removed token; warns if those are few.
+def describe(config: Config, parts: Parts) -> dict[str, Any]:
+    """What follows from configuration, data and model: T, m_max, examples per removed token; warns if those are few.
 
     Δ counts tokens per epoch and means nothing without the size of an epoch;
     examples_per_token = batch_size · T / Δ is the honest unit.
     """
-    rate = config.schedule.rate()
+    data, rate = parts.data, config.schedule.rate()
     tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # in a unit of removal, 1 unless that is a step
     per_token = config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
     if per_token is not None:
@@ -93,6 +97,7 @@ def describe(config: Config, data: CoTDataModule) -> dict[str, Any]:
         "max_cot_tokens": data.limits.max_cot,
         "data": data.digest(),
         "files": list(config.task.fingerprint() or ()),
+        **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }
 
@@ -112,7 +117,8 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
-        precision=cfg.precision,  # type: ignore[arg-type]
+        precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
+        plugins=[BFloat16Weights()] if cfg.precision == "bf16-true" else None,
         max_epochs=cfg.max_epochs,
         max_steps=cfg.max_steps,
         accumulate_grad_batches=cfg.accumulate_grad_batches,

@@ -136,7 +136,7 @@ class Checkpoints(Checkpoint):
 
     def _report_disk(self, module: StepwiseModule) -> None:
         """Say how much room the checkpoints will take at most, and whether there is as much."""
-        weights = sum(p.numel() * p.element_size() for p in module.parameters())
+        weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         with_optimizer = 3 * weights  # AdamW keeps two moments of each
         kept = module.data.limits.max_removed // self.keep_every_removed + 1 if self.keep_every_removed else 0
         kept = min(kept, self.keep_at_most or kept)

@@ -2,6 +2,7 @@
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CheckDataConfig
+from stepwise_pl.early import check_sources
 from stepwise_pl.tasks.files import FileTask
 
 
@@ -11,6 +12,7 @@ def check_data(config: CheckDataConfig) -> None:
     Raises:
         UserError: a file or the tokenizer cannot be read at all.
     """
+    check_sources(config.model)
     from stepwise_pl.checking import check, summary
     from stepwise_pl.models import positions_of
     from stepwise_pl.tokenizing import build_tokenizer, tokenizer_for

@@ -38,7 +38,7 @@ class Report:
 def check(
     splits: Splits,
     tokenizer: PreTrainedTokenizerBase,
-    positions: int,
+    positions: int | None,
     data: DataConfig,
     skip_malformed: bool = False,
     allow_overlap: bool = False,
@@ -47,7 +47,7 @@ def check(
 
     Args:
         splits: as read, malformed lines listed.
-        positions: the longest text, in tokens, that the model takes.
+        positions: the longest text, in tokens, that the model takes; None: any.
     """
     report = Report()
     report.add(*(f"note: {note}" for note in splits.notes))
@@ -110,7 +110,7 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
     return max(steps, default=0) if len(steps) == cots else 0
 
 
-def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int) -> None:
+def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int | None) -> None:
     """Quantiles for every split, histograms for train, and what does not fit the model."""
     parts = {
         "prompt": tokens.prompt_length,
@@ -129,6 +129,8 @@ def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int
     if split == "train":
         for name in ("prompt", "CoT", "answer"):
             report.add(f"  {name}", *(f"    {line}" for line in histogram(parts[name])))
+    if positions is None:
+        return
     long, hopeless = int((tokens.length > positions).sum()), int((tokens.length - tokens.cot_length > positions).sum())
     report.add(f"  longer than the model's {positions} positions: {long}, without any CoT: {hopeless}")
     if long:

@@ -43,6 +43,7 @@ TOP: dict[str, type] = {
     "_export": commands.ExportConfig,
     "_write_data": commands.WriteDataConfig,
     "_check_data": commands.CheckDataConfig,
+    "_dashboard": commands.DashboardConfig,
     "_sweep": commands.SweepConfig,
 }
 GROUPS: dict[str, type] = {
@@ -129,6 +130,12 @@ def told(error: Exception) -> str | None:
 def in_sweep() -> bool:
     """Whether this run is one of a `--multirun`."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def chosen() -> list[str]:
+    """The names of experiment, task, model and schedule that Hydra was asked for."""
+    choices = HydraConfig.get().runtime.choices
+    return [str(name) for key in ("experiment", "task", "model", "schedule") if (name := choices.get(key))]
 
 
 def say(text: str) -> None:

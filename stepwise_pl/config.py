@@ -14,11 +14,12 @@ from stepwise_pl.errors import UserError, one_of, require
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
+SMALL = "symbols"  # the small offline tokenizer
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "run_dir", "resume", "objective", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "run_dir", "resume", "objective", "model.gradient_checkpointing", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
@@ -33,27 +34,49 @@ OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
 
 
 @dataclass
+class LoRAConfig:
+    """Low-rank adapters (peft), which are trained instead of the model's own weights."""
+
+    # Of the change of each weight matrix; 0: no adapters, everything is trained.
+    rank: int = 0
+    # The change counts alpha / rank times; null: twice.
+    alpha: float | None = None
+    dropout: float = 0.0
+    # Names of the layers that get one, by their ends (`c_attn`, `q_proj`); empty: every linear layer but the output head.
+    targets: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "model.lora.rank", self.rank, "must be at least 0")
+        require(self.alpha is None or 0 < self.alpha < math.inf, "model.lora.alpha", self.alpha, "must be above 0")
+        require(0 <= self.dropout < 1, "model.lora.dropout", self.dropout, "must be at least 0 and below 1")
+
+
+@dataclass
 class ModelConfig:
     """Which causal LM, which tokenizer, which weights to start from."""
 
-    # Hub name or folder of a pretrained model; with `pretrained=false` not read.
+    # Hub name, folder or .gguf file of a pretrained model; with `pretrained=false` not read.
     name: str = "gpt2"
     pretrained: bool = False
-    # `symbols` (the small offline tokenizer), or a Hub name or folder of a Hugging Face tokenizer.
-    tokenizer: str = "symbols"
+    # `symbols` (the small offline tokenizer), or a Hub name, folder or .gguf file of a Hugging Face tokenizer.
+    tokenizer: str = SMALL
     # Architecture of a model with random weights: a transformers model type and its size.
     type: str = "gpt2"
     layers: int = 3
     heads: int = 4
     width: int = 128
+    # At least so many; as many as the longest example has tokens, if those are more.
     positions: int = 512
     # One rate for every dropout of the model; null leaves the model's own.
     dropout: float | None = None
     # Further keys of the model's transformers config, by their own names.
     config: dict[str, Any] = field(default_factory=dict)
-    # Weights to start from: a run folder, a Hugging Face folder, or a checkpoint folder of the
+    # Weights to start from: a run folder (its best checkpoint), a Hugging Face folder, or a checkpoint folder of the
     # reference implementation (state_dict.bin and config.json).
     init_from: str | None = None
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    # Keep few activations of the forward pass and compute the others again: less memory, about a third more work.
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for key in ("layers", "heads", "width", "positions"):
@@ -61,10 +84,15 @@ class ModelConfig:
         require(self.width % self.heads == 0, "model.heads", self.heads, f"must divide model.width={self.width}")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")
-        if self.pretrained and self.tokenizer == "symbols":
+        if self.pretrained and self.tokenizer == SMALL:
             raise UserError(
                 "model.tokenizer=symbols does not fit pretrained weights: set model.pretrained=false, "
                 f"or the model's own tokenizer, model.tokenizer={self.name}"
+            )
+        if self.lora.rank and not self.pretrained and self.init_from is None:
+            raise UserError(
+                f"model.lora.rank={self.lora.rank}: leaves the weights as they are, and these are random; set "
+                "model.pretrained=true or model.init_from=<folder>, or model.lora.rank=0"
             )
 
 
@@ -225,14 +253,22 @@ class LoggerConfig:
     offline: bool = False
     project: str = "stepwise_pl"
     entity: str | None = None
+    # Null: runs of a sweep are a group of its name.
     group: str | None = None
+    # Besides the names of task, model and schedule.
+    tags: list[str] = field(default_factory=list)
+    # Keep the exported model as an artifact.
+    artifact: bool = False
     # Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
     finish_timeout: int = 60
+    # Event files for TensorBoard, in `tensorboard` of the run folder.
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         require(self.finish_timeout >= 1, "logger.finish_timeout", self.finish_timeout, "must be at least 1")
-        if self.offline and not self.wandb:
-            raise UserError("logger.offline=true: is about W&B; add logger=wandb")
+        for key in ("offline", "artifact"):
+            if getattr(self, key) and not self.wandb:
+                raise UserError(f"logger.{key}=true: is about W&B; add logger=wandb")
 
 
 @dataclass
@@ -266,11 +302,18 @@ class Config:
         share = self.trainer.devices * self.trainer.accumulate_grad_batches
         require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
                 f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
+        if self.model.lora.rank and self.optimizer.matrices == "muon":
+            raise UserError(
+                f"optimizer.matrices=muon with model.lora.rank={self.model.lora.rank}: Muon is for whole matrices, LoRA trains "
+                "factors of their change; choose optimizer=adamw"
+            )
         if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
             raise UserError(
                 f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
                 "trainer.max_steps, where the change ends"
             )
+        if self.logger.artifact and self.schedule.keep_position:
+            raise UserError("logger.artifact=true: a model trained with schedule.keep_position=true cannot be exported")
         if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
             raise UserError(
                 f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "

@@ -4,13 +4,17 @@ import importlib.util
 import re
 from pathlib import Path
 
-from stepwise_pl.config import Config, ModelConfig, no_such_type
+from stepwise_pl import hub
+from stepwise_pl.config import SMALL, Config, ModelConfig, no_such_type
 from stepwise_pl.errors import UserError
 
 
 def check(config: Config) -> None:
     """Raise `UserError` if the machine lacks what the trainer is told to use, or no such model can be built."""
     check_type(config.model)
+    if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard: TensorBoard is not installed; pip install tensorboard")
+    check_sources(config.model)
     import torch
 
     from stepwise_pl.models import check_architecture
@@ -29,6 +33,14 @@ def check_type(cfg: ModelConfig) -> None:
     known = causal_types()
     if not cfg.pretrained and known and cfg.type not in known:
         raise no_such_type(cfg.type)
+
+
+def check_sources(cfg: ModelConfig) -> None:
+    """Raise `UserError` if weights or tokenizer are neither on this machine nor to be had from the Hub."""
+    if cfg.pretrained and cfg.init_from is None:
+        hub.require("model.name", cfg.name)
+    if cfg.tokenizer != SMALL:
+        hub.require("model.tokenizer", cfg.tokenizer)
 
 
 def causal_types() -> set[str]:

@@ -62,8 +62,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     import torch
 
     from stepwise_pl import run_folder, runs
+    from stepwise_pl.architecture import check_positions
     from stepwise_pl.evaluation import Scorer
-    from stepwise_pl.models import check_positions
     from stepwise_pl.tokenizing import encode
 
     if config.accelerator == "gpu" and not torch.cuda.is_available():
@@ -120,6 +120,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     write_predictions(predictions, path.with_suffix(".jsonl"))
     run_folder.write_json(summary, path)
+    if config.wandb:
+        from stepwise_pl import wandb_runs
+
+        plain = cli.read_yaml(run.path / "config.yaml")
+        with wandb_runs.environment_kept():
+            wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
     result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
     lines = [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",

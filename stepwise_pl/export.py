@@ -46,24 +46,36 @@ def example_prompt(task: Task) -> str:
 
 
 def export(config: ExportConfig) -> Path:
-    """Write model, tokenizer, generation settings and a README with the prompt format; return the folder.
+    """Export as configured; return the folder.
 
     Raises:
-        UserError: the run cannot be read; the folder is not empty; or the run was trained
-            with keep_position, which no plain Hugging Face folder can express.
+        UserError: see `write_model`; or the folder is not empty.
     """
-    from stepwise_pl import runs
-    from stepwise_pl.tokenizing import export_prompt
-
-    run = runs.load_run(config.run, config.checkpoint)
-    if run.config.schedule.keep_position:
-        raise UserError(
-            f"run={config.run}: trained with schedule.keep_position=true; generation must then jump over the gap, which a "
-            "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
-        )
-    out = Path(config.out) if config.out else run.path / "export"
+    out = Path(config.out) if config.out else Path(config.run) / "export"
     if out.exists() and any(out.iterdir()):
         raise UserError(f"out={out}: is not empty; choose another folder")
+    write_model(Path(config.run), config.checkpoint, out)
+    cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")
+    return out
+
+
+def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
+    """Write model, tokenizer, generation settings and a README with the prompt format to `out`; return it.
+
+    Raises:
+        UserError: the run cannot be read, or was trained with keep_position, which no
+            plain Hugging Face folder can express.
+    """
+    from stepwise_pl import runs
+    from stepwise_pl.lora import merge_adapters
+    from stepwise_pl.tokenizing import export_prompt
+
+    run = runs.load_run(str(run_dir), checkpoint)
+    if run.config.schedule.keep_position:
+        raise UserError(
+            f"run={run_dir}: trained with schedule.keep_position=true; generation must then jump over the gap, which a "
+            "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
+        )
     eos = run.tokenizer.eos_token
     settings = run.model.generation_config
     settings.do_sample = False
@@ -72,6 +84,7 @@ def export(config: ExportConfig) -> Path:
     settings.pad_token_id = run.tokenizer.eos_token_id
     example = example_prompt(run.config.task)
     out.mkdir(parents=True, exist_ok=True)
+    merge_adapters(run.model)
     run.model.save_pretrained(out)
     run.tokenizer.save_pretrained(out)
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(
@@ -85,7 +98,6 @@ def export(config: ExportConfig) -> Path:
         code=code,
     )
     (out / "README.md").write_text(readme, encoding="utf-8")
-    cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")
     return out
 
 

@@ -140,6 +140,7 @@ def fit(
                 )
                 seconds = float(state["stepwise"]["seconds"])
                 return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
+            del state  # is mapped: the file, replaced by then, would take room on the disk until training ends
         try:
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
         except Collapse as collapse:

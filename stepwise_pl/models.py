@@ -1,57 +1,217 @@
 """Building the causal LM, and the weights it starts from."""
 
+import dataclasses
 import json
+import logging
+import warnings
 import zipfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stepwise_pl.config import CHANGEABLE, ModelConfig, flat, no_such_type
+from stepwise_pl.architecture import (
+    adjusted,
+    build,
+    cast_weights,
+    check_positions,
+    grow_positions,
+    own_config,
+    position_table,
+    pretrained_config,
+)
+from stepwise_pl.config import CHANGEABLE, LoRAConfig, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.hub import not_loaded, source
+from stepwise_pl.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
+
+log = logging.getLogger(__name__)
 
 PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
 REFERENCE_PREFIX = "base_model."  # of the same in a checkpoint of the reference implementation
 
 
-def build_model(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model in float32: pretrained, with random weights from torch's generator, or from `cfg.init_from`.
+def build_model(
+    cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, positions: int = 0, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model: pretrained, with random weights from torch's generator, or from `cfg.init_from`; with adapters if asked for.
+
+    Args:
+        positions: tokens of the longest example. Random weights get as many, learned
+            absolute positions grow to as many (`grow_positions`).
+        dtype: of weights that are loaded. Random ones, and adapters, are in float32.
 
     Raises:
-        UserError: the model or its weights cannot be loaded, or do not fit together.
+        UserError: the model or its weights cannot be loaded, do not fit together, or have too few positions.
     """
-    random = partial(_random, vocabulary=len(tokenizer), eos=tokenizer.eos_token_id)
-    if cfg.init_from is None:
-        model = _pretrained(cfg.name, "model.name", cfg.dropout) if cfg.pretrained else random(cfg)
+    if cfg.init_from is not None:
+        model = _from_folder(cfg, tokenizer, Path(cfg.init_from), dtype)
+    elif cfg.pretrained:
+        model = _pretrained(cfg.name, "model.name", cfg.dropout, dtype)
     else:
-        folder = Path(cfg.init_from)
-        if not folder.is_dir():
-            raise UserError(f"model.init_from={folder}: no such folder; give a run, Hugging Face or reference folder")
-        check_same_words(folder, tokenizer)
-        if (folder / "config.json").is_file() and not (folder / "state_dict.bin").is_file():
-            model = _pretrained(str(folder), "model.init_from", cfg.dropout)
-        else:
-            model = random(cfg)
-            load_weights(model, read_weights(folder), f"model.init_from={folder}{_base_model(folder)}")
+        model = build(_own_config(cfg, tokenizer, positions), f"model.type={cfg.type}")
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > rows:
         raise UserError(
             f"model.tokenizer={cfg.tokenizer}: has {len(tokenizer)} tokens, the model embeds only {rows}; "
             "use the model's own tokenizer"
         )
+    before = getattr(model.config, "max_position_embeddings", None)
+    if grow_positions(model, positions):
+        log.info("the model's %s positions have grown to %d", before, positions)
+        if cfg.lora.rank:
+            raise UserError(
+                f"model.lora.rank={cfg.lora.rank}: the longest example has {positions} tokens, the model {before} positions; "
+                "new ones would have to be trained, which LoRA does not do: use model.lora.rank=0, or a smaller task"
+            )
+    check_positions(model, positions)
+    _prepare(model, cfg)
     return model
 
 
 def check_architecture(cfg: ModelConfig) -> None:
-    """Raise `UserError` if no model with random weights can be built; takes neither memory nor random numbers."""
+    """Raise `UserError` if no such model can be built, as far as that can be told without its weights.
+
+    Takes neither memory nor random numbers.
+    """
+    if cfg.init_from is not None:
+        _folder(cfg.init_from)
+        return
+    with torch.device("meta"):
+        if cfg.pretrained:
+            model = build(pretrained_config(cfg.name, "model.name", cfg.dropout), f"model.name={cfg.name}")
+        else:
+            model = build(own_config(cfg, vocabulary=2, eos=0), f"model.type={cfg.type}")
+        _prepare(model, cfg)
+
+
+def _prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:
+    if cfg.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            kind = model.config.model_type
+            raise UserError(f"model.gradient_checkpointing=true: transformers has none for {kind}; set it to false")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its name will be another one some day
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    if cfg.lora.rank:
+        add_adapters(model, cfg.lora)
+
+
+def _own_config(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, positions: int = 0) -> Any:
+    return own_config(cfg, len(tokenizer), tokenizer.eos_token_id, positions)
+
+
+def _pretrained(name: str, key: str, dropout: float | None, dtype: torch.dtype) -> PreTrainedModel:
+    config = pretrained_config(name, key, dropout)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**source(name), config=config, dtype=dtype)
+    except Exception as error:
+        raise not_loaded(key, name, error) from None
+    return model
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(f"model.init_from={folder}: no such folder; give a run, Hugging Face or reference folder")
+    return folder
+
+
+def _from_folder(
+    cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The model of `model.init_from`: of another run, as Hugging Face writes it, or of the reference implementation."""
+    _folder(str(folder))
+    check_same_words(folder, tokenizer)
+    where = f"model.init_from={folder}"
+    if (folder / "state_dict.bin").is_file():
+        model = build(_own_config(cfg, tokenizer), f"model.type={cfg.type}", initialised=False)
+        load_weights(
+            model,
+            _named(read_checkpoint(folder / "state_dict.bin"), REFERENCE_PREFIX, folder),
+            where + _base_model(folder),
+        )
+        return model
+    if (folder / "config.json").is_file():
+        return _pretrained(str(folder), "model.init_from", cfg.dropout, dtype)
+    checkpoints = [folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    path = next((path for path in checkpoints if path.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{folder}: neither state_dict.bin nor checkpoints/best.ckpt nor checkpoints/last.ckpt is there"
+        )
+    model = restored(folder, read_checkpoint(path), path, tokenizer, cfg.dropout)
+    merge_adapters(model)
     if not cfg.pretrained:
-        with torch.device("meta"):
-            _random(cfg, vocabulary=2, eos=0)
+        _require_shape(cfg, model, where)
+    cast_weights(model, dtype)
+    return model
+
+
+def restored(
+    folder: Path,
+    state: Mapping[str, Any],
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dropout: float | None = None,
+) -> PreTrainedModel:
+    """The model of a run as it was at a checkpoint, in the precision it was saved in, adapters beside its own weights.
+
+    Args:
+        folder: of the run.
+        state: the checkpoint, read from `path`.
+        tokenizer: of the run.
+        dropout: see `ModelConfig.dropout`.
+
+    Raises:
+        UserError: the folder cannot be read, or does not fit the checkpoint; or what the
+            adapters were trained on cannot be loaded or is not the same any more.
+    """
+    weights = _named(state.get("state_dict", {}), PREFIX, path)
+    try:
+        settings, trainer = (dict(state["stepwise"]["config"][part]) for part in ("model", "trainer"))
+        cfg = ModelConfig(**{**settings, "lora": LoRAConfig(**settings.get("lora", {}))})
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: was written by another version of stepwise_pl, which this one cannot read") from None
+    if not cfg.lora.rank:
+        try:
+            config = AutoConfig.from_pretrained(folder / "model")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / 'model'}: cannot be read ({first_line(error)})") from None
+        dtype = next(iter(weights.values())).dtype
+        model = build(adjusted(config, dropout), str(folder / "model"), dtype, initialised=False)
+        load_weights(model, weights, str(path))
+        return model
+    dtype = torch.bfloat16 if trainer["precision"] == "bf16-true" else torch.float32
+    cfg = dataclasses.replace(cfg, dropout=cfg.dropout if dropout is None else dropout)
+    model = build_model(cfg, tokenizer, dtype=dtype)
+    if frozen_digest(model) != (state["stepwise"]["config"].get("derived") or {}).get("frozen"):
+        raise UserError(
+            f"{path}: holds adapters of a model that has changed since: {cfg.init_from or cfg.name}; put back what it was"
+        )
+    load_adapters(model, weights, str(path))
+    return model
+
+
+def _require_shape(cfg: ModelConfig, model: PreTrainedModel, where: str) -> None:
+    """Raise `UserError` if a run's model is not of the type and size that this configuration says."""
+    theirs = model.config
+    pairs = {
+        "type": theirs.model_type, "layers": theirs.num_hidden_layers, "heads": theirs.num_attention_heads,
+        "width": theirs.hidden_size,
+    }  # fmt: skip
+    differ = [
+        f"model.{key} is {value} there, {getattr(cfg, key)} here"
+        for key, value in pairs.items()
+        if value != getattr(cfg, key)
+    ]
+    if differ:
+        raise UserError(
+            f"{where}: the weights do not fit the model ({'; '.join(differ)}); choose the model of that run"
+        )
 
 
 def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -66,76 +226,6 @@ def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
                 )
 
 
-def _pretrained(name: str, key: str, dropout: float | None) -> PreTrainedModel:
-    try:
-        config = AutoConfig.from_pretrained(name)
-        _one_kernel(config)
-        if dropout is not None:
-            _set_dropout(config, dropout)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
-    except Exception as error:
-        raise _not_loaded(key, name, error) from None
-    return model
-
-
-def _not_loaded(key: str, name: str, error: Exception) -> UserError:
-    return UserError(
-        f"{key}={name}: cannot be loaded ({first_line(error)}); without network give a local folder, or random "
-        "weights with model.pretrained=false and a local model.tokenizer (a folder, or symbols)"
-    )
-
-
-def _random(cfg: ModelConfig, vocabulary: int, eos: int) -> PreTrainedModel:
-    # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
-    if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise no_such_type(cfg.type)
-    config = AutoConfig.for_model(
-        cfg.type,
-        num_hidden_layers=cfg.layers,
-        num_attention_heads=cfg.heads,
-        hidden_size=cfg.width,
-        max_position_embeddings=cfg.positions,
-        vocab_size=vocabulary,
-        bos_token_id=eos,
-        eos_token_id=eos,
-        pad_token_id=eos,
-    )
-    known = config.to_dict()
-    for key, value in cfg.config.items():
-        if key not in known:
-            raise UserError(
-                f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}"
-            )
-        try:
-            setattr(config, key, value)
-        except Exception as error:
-            raise UserError(
-                f"model.config.{key}={value}: does not fit a {cfg.type} config ({first_line(error)})"
-            ) from None
-    _one_kernel(config)
-    if cfg.dropout is not None:
-        _set_dropout(config, cfg.dropout)
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    except Exception as error:
-        raise UserError(
-            f"model.type={cfg.type}: no causal LM can be built of these settings ({first_line(error)})"
-        ) from None
-    return model
-
-
-def _one_kernel(config: Any) -> None:
-    """GPT-2's GELU as one kernel of torch instead of eight: the same function, up to rounding (tested)."""
-    if getattr(config, "activation_function", None) == "gelu_new":
-        config.activation_function = "gelu_pytorch_tanh"
-
-
-def _set_dropout(config: Any, rate: float) -> None:
-    for key in config.to_dict():
-        if key.endswith(("pdrop", "dropout")) and isinstance(getattr(config, key), int | float):
-            setattr(config, key, rate)
-
-
 def _base_model(folder: Path) -> str:
     """What a reference checkpoint says of its base model, for messages."""
     try:
@@ -144,42 +234,17 @@ def _base_model(folder: Path) -> str:
         return ""
 
 
-def positions_of(cfg: ModelConfig) -> int:
-    """The longest text in tokens that the model takes, without building it."""
+def positions_of(cfg: ModelConfig) -> int | None:
+    """The longest text in tokens that the model takes, without building it; None if it takes any."""
     if not cfg.pretrained:
-        return cfg.positions
-    try:
-        return int(getattr(AutoConfig.from_pretrained(cfg.name), "max_position_embeddings", cfg.positions))
-    except Exception as error:
-        raise _not_loaded("model.name", cfg.name, error) from None
+        return None
+    with torch.device("meta"):
+        model = build(pretrained_config(cfg.name, "model.name", None), f"model.name={cfg.name}")
+    return None if position_table(model) is not None else getattr(model.config, "max_position_embeddings", None)
 
 
-def check_positions(model: PreTrainedModel, longest: int) -> None:
-    """Raise `UserError` if an example of `longest` tokens exceeds the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and longest > positions:
-        raise UserError(
-            f"the longest example has {longest} tokens, the model {positions} positions: choose a smaller task, "
-            f"schedule.remove_start_from=k, or a model from scratch with model.positions={longest}"
-        )
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The causal LM's weights from a run folder or a reference checkpoint folder, without running code from it.
-
-    Raises:
-        UserError: there is no checkpoint, or it holds anything but tensors and plain containers.
-    """
-    reference = folder / "state_dict.bin"
-    checkpoints = [folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    path = next((path for path in (reference, *checkpoints) if path.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"{folder}: neither state_dict.bin nor checkpoints/best.ckpt nor checkpoints/last.ckpt is there"
-        )
-    state = read_checkpoint(path)
-    prefix = REFERENCE_PREFIX if path == reference else PREFIX
-    weights = state if path == reference else state.get("state_dict", {})
+def _named(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    """The weights whose names begin with `prefix`, without it."""
     found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     if not found:
         raise UserError(f"{path}: holds no weights whose names begin with {prefix}")
@@ -195,7 +260,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not look
             raise UserError(f"{path}: damaged: its checksum is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: what nobody looks at, such as the moments of the optimizer, is not read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UserError:
         raise
     except FileNotFoundError:
@@ -228,6 +294,9 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
         if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
     ]
     trained, now = ((one.get("derived") or {}).get("data") for one in both)
+    frozen = [(one.get("derived") or {}).get("frozen") for one in both]
+    if frozen[0] != frozen[1]:
+        differ.append(f"the weights that LoRA leaves as they are have changed (digest {frozen[0]}, now {frozen[1]})")
     if differ or trained != now:
         what = "; ".join(differ) or f"it was trained on other data (digest {trained}, now {now}; has a file changed?)"
         raise UserError(f"{path}: is of another run: {what}. Put back what it was made with, or use another run_dir")

@@ -18,6 +18,7 @@ from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
 from stepwise_pl.evaluation import Verifier, first_samples
+from stepwise_pl.lora import has_adapters, trained
 from stepwise_pl.metrics import DigitAccuracy, EvaluationMetrics, TokenSums, level_counts, token_sums
 from stepwise_pl.optimizers import build_optimizer
 from stepwise_pl.records import StageRecord
@@ -74,6 +75,8 @@ class StepwiseModule(L.LightningModule):
         # `from_pretrained` leaves evaluation mode on, as does an attempt that ended in a validation, and Lightning
         # trains in the mode it finds: without dropout.
         self.model, self.tokenizer, self.schedule = model.train(), tokenizer, schedule
+        # Frozen weights are not in a checkpoint.
+        self.strict_loading = not has_adapters(model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
         self.removed = 0  # s(t), in units of the schedule, at most m_max
@@ -236,7 +239,8 @@ class StepwiseModule(L.LightningModule):
         self.schedule.observe(step, metrics)
         # This hook runs inside the step: with it, one more is done.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        self._log(step + 1, {**metrics, "train/lr": optimizer.param_groups[0]["lr"]}, write)
+        state = {"train/lr": optimizer.param_groups[0]["lr"], "schedule/reset_step": self.reset_step}
+        self._log(step + 1, {**metrics, **state}, write)
 
     def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
         """Log metrics as of `step` optimizer steps done, with the number of removed tokens they are plotted against."""
@@ -322,6 +326,9 @@ class StepwiseModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         step = self.trainer.global_step
+        if not self.strict_loading:
+            own = trained(self)
+            checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in own}
         checkpoint["stepwise"] = {
             "removed": self.removed,
             "limits": asdict(self.data.limits),
@@ -338,6 +345,8 @@ class StepwiseModule(L.LightningModule):
         state = checkpoint["stepwise"]
         if not {"removed", "rollbacks"} <= state.keys():
             raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
+        if not trained(self).keys() <= checkpoint["state_dict"].keys():  # which loading without `strict` would not tell
+            raise UserError("the checkpoint lacks some of the weights that are trained; model.lora has changed since")
         self.removed, self.reset_step = state["removed"], state["reset_step"]
         self.rollbacks, self._seconds = list(state["rollbacks"]), state["seconds"]
         self._rng = state["rng"]

@@ -16,12 +16,12 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def build_optimizer(model: PreTrainedModel, cfg: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters; each group's `full_lr` is the learning rate that a warm-up leads to."""
+    """The optimizer of all parameters that are trained; each group's `full_lr` is the learning rate that a warm-up leads to."""
     matrices = matrices_of(model) if cfg.matrices == "muon" else []
     chosen = {id(parameter) for parameter in matrices}
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
-        if id(parameter) not in chosen:
+        if parameter.requires_grad and id(parameter) not in chosen:
             decay = cfg.weight_decay if cfg.decay_all or parameter.dim() >= 2 else 0.0
             groups.setdefault(decay, []).append(parameter)
     rest: list[dict[str, Any]] = [

@@ -22,6 +22,7 @@ PACKAGES = (
     "hydra-core",
     "datasets",
     "wandb",
+    "peft",
 )
 
 

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import cli
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
-from stepwise_pl.models import PREFIX, load_weights, read_checkpoint, require_own
+from stepwise_pl.models import read_checkpoint, require_own, restored
 from stepwise_pl.records import StagesFile
 
 log = logging.getLogger(__name__)
@@ -90,14 +89,12 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path / "model")
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path / "model"), dtype=torch.float32)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"{path / 'model'}: cannot be read ({first_line(error)})") from None
-    weights = {key.removeprefix(PREFIX): value for key, value in state["state_dict"].items() if key.startswith(PREFIX)}
-    load_weights(model, weights, str(file))
+    model = restored(path, state, file, tokenizer).eval()  # type: ignore[no-untyped-call]
     stepwise = state["stepwise"]
     try:
         limits, removed = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
         raise UserError(f"{file}: was written by another version of stepwise_pl, which this one cannot read") from None
-    return TrainedRun(path, config, file, int(state["global_step"]), model.eval(), tokenizer, limits, removed)
+    return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, removed)

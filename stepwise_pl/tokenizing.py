@@ -11,17 +11,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepwise_pl.batch import CoTBatch, Part
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.config import SMALL
+from stepwise_pl.errors import UserError
+from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.tasks.base import Example, Examples, Task, chunks, place
 
 Ints = npt.NDArray[np.integer[Any]]
 
 MARK = "####"  # stands before the answer
-SMALL = "symbols"
 
 
 def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerBase:
-    """`symbols`: one token per word in `symbols`; otherwise a Hugging Face tokenizer by Hub name or folder.
+    """`symbols`: one token per word in `symbols`; otherwise a Hugging Face tokenizer by Hub name, folder or GGUF file.
 
     Raises:
         UserError: the task's words are not known, or the tokenizer cannot be loaded.
@@ -35,12 +36,9 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
     try:
         # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
         bare = (Path(name) / "merges.txt").is_file() and not (Path(name) / "tokenizer_config.json").is_file()
-        tokenizer = (GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(name)
+        tokenizer = (GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(**source(name))
     except Exception as error:
-        raise UserError(
-            f"model.tokenizer={name}: cannot be loaded ({first_line(error)}); without network give a local folder, "
-            f"or model.tokenizer={SMALL} with model.pretrained=false"
-        ) from None
+        raise not_loaded("model.tokenizer", name, error) from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.tokenizer={name}: it has no end token, which separates prompt, CoT and answer")
     return tokenizer

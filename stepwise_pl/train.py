@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,18 +38,53 @@ def train(config: Config) -> dict[str, Any]:
     from stepwise_pl.early import check
 
     check(config)
-    from stepwise_pl import loggers
+    from stepwise_pl import wandb_runs
     from stepwise_pl.building import build_parts, describe
-    from stepwise_pl.callbacks import bytes_in
 
     parts = build_parts(config)
-    derived = describe(config, parts.data)
-    plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}
-    with loggers.environment_kept(), stop_explained(run_dir):
+    derived = describe(config, parts)
+    plain = {**cli.to_plain(config), "derived": {"name": name, **labels(config, run_dir, name), **derived}}
+    with wandb_runs.environment_kept(), stop_explained(run_dir):
         fitted = fit(config, parts, run_dir, plain)
         tested = test(parts, fitted, run_dir / "checkpoints")
+        summary = summarise(config, run_dir, name, fitted, tested, derived)
+        if fitted.trainer.is_global_zero:
+            run_folder.write_json(summary, run_dir / "summary.json")
+            (report_of_job if cli.in_sweep() else report)(run_dir, summary)
+            add_to_wandb(config, run_dir, summary)
+    run_folder.unlock(run_dir)
+    return summary
+
+
+def labels(config: Config, run_dir: Path, name: str) -> dict[str, Any]:
+    """The group and the tags of the run; a resumed one keeps those it had, whatever this command line is like."""
+    if config.resume and (run_dir / "config.yaml").is_file():
+        before = run_folder.derived_of(run_dir)
+        return {key: before.get(key) for key in ("group", "tags")}
+    group = config.logger.group or (name.partition("/")[0] if cli.in_sweep() else None)
+    return {"group": group, "tags": [*cli.chosen(), *config.logger.tags]}
+
+
+def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None:
+    """Result, tables and, if asked for, the model."""
+    if not config.logger.wandb:
+        return
+    from stepwise_pl import wandb_runs
+    from stepwise_pl.export import write_model
+
+    with tempfile.TemporaryDirectory(dir=run_dir, prefix="artifact-") as folder:
+        model = write_model(run_dir, "best", Path(folder) / "model") if config.logger.artifact else None
+        wandb_runs.add_result(run_dir, summary, model)
+
+
+def summarise(
+    config: Config, run_dir: Path, name: str, fitted: "Fitted", tested: dict[str, Any], derived: dict[str, Any]
+) -> dict[str, Any]:
+    """What summary.json says."""
+    from stepwise_pl.callbacks import bytes_in
+
     abandoned = sum(rollback["at_step"] - rollback["to_step"] for rollback in fitted.rollbacks)
-    summary = {
+    return {
         "name": name,
         "seed": config.seed,
         **tested,
@@ -62,11 +98,6 @@ def train(config: Config) -> dict[str, Any]:
         "seconds": round(fitted.seconds, 1),
         "checkpoint_bytes": bytes_in(run_dir / "checkpoints"),
     }
-    if fitted.trainer.is_global_zero:
-        run_folder.write_json(summary, run_dir / "summary.json")
-        (report_of_job if cli.in_sweep() else report)(run_dir, summary)
-    run_folder.unlock(run_dir)
-    return summary
 
 
 def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) -> "Fitted":
@@ -74,7 +105,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
 
-    from stepwise_pl import guard, loggers, provenance, runs
+    from stepwise_pl import guard, loggers, provenance, runs, wandb_runs
     from stepwise_pl.building import build_attempt
 
     def describe_run() -> None:
@@ -89,11 +120,13 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
         (run_dir / "summary.json").unlink(missing_ok=True)  # of the run as it was
         provenance.record(run_dir / "environment.json", from_step=step)
         log.info("run folder: %s", run_dir)
-    wandb: list[Logger] = []
+    more: list[Logger] = []
     if config.logger.wandb:
-        wandb.append(loggers.wandb_logger(config.logger, run_dir, plain["derived"]["name"], plain))
+        more.append(wandb_runs.wandb_logger(config.logger, run_dir, plain))
+    if config.logger.tensorboard:
+        more.append(loggers.TensorBoard(run_dir, config.data.batch_size))
     return guard.fit(
-        lambda: build_attempt(config, parts, run_dir, plain, describe_run, wandb),
+        lambda: build_attempt(config, parts, run_dir, plain, describe_run, more),
         parts.data, run_dir / "checkpoints", config.guard,
     )  # fmt: skip
 

@@ -58,10 +58,10 @@ ERRORS = {
     "+schedule.foo=4": "schedule.foo: no such key. schedule has: kind, unit, side,",
     "foo=4": "foo: no such key. The top level has: data,",
     "+foo.bar=4": "foo: no such key.",
-    "schedule=fast": "schedule=fast: no such schedule; choose from adaptive, explicit_cot, no_cot, stepwise",
+    "schedule=fast": "schedule=fast: no such schedule; choose from adaptive, explicit_cot, no_cot, stepwise, stepwise_gsm8k",
     "task=mult99x99": "task=mult99x99: no such task; choose from",
-    "model=gpt9": "model=gpt9: no such model; choose from gpt2, gpt2-medium, gpt2_2layer, tiny",
-    "experiment=nope": "experiment=nope: no such experiment; choose from mult3x3_collapse, mult3x3_cpu, mult4x4_cpu, quickstart",
+    "model=gpt9": "model=gpt9: no such model; choose from gpt2, gpt2-medium, gpt2_2layer, mistral7b, phi3, smollm2, tiny",
+    "experiment=nope": "experiment=nope: no such experiment; choose from gsm8k_gpt2, gsm8k_gpt2_medium, gsm8k_mistral7b, gsm8k_phi3, mult11x11_gpt2, ",
     "optimizer.lr=abc": "optimizer.lr: Value 'abc' of type 'str' could not be converted to Float",
     "optimizer.lr=-1": "optimizer.lr=-1.0: must be above 0",
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",
@@ -72,6 +72,8 @@ ERRORS = {
     "schedule.kind=other": "schedule.kind=other: cannot be set by itself",
     "schedule.smoothing=1e-30": "schedule.smoothing=1e-30: must be at least 0.01",
     "schedule.rewarmup_steps=3 schedule.reset_optimizer=false": "schedule.rewarmup_steps follows a reset",
+    "logger.artifact=true": "logger.artifact=true: is about W&B; add logger=wandb",
+    "logger=wandb logger.artifact=true schedule.keep_position=true": "logger.artifact=true: a model trained with schedule.keep_position",
     "objective=[]": "objective=[]: must be one of val_accuracy, test_accuracy, removed_at_95, seconds",
     "logger.offline=true": "logger.offline=true: is about W&B; add logger=wandb",
     "model.config.n_inner=5": "model.config.n_inner: is not set yet; to add it write +model.config.n_inner=...",
@@ -97,6 +99,12 @@ ERRORS = {
     "task=file task.train=/nowhere.txt": "task.train=/nowhere.txt: No such file or directory",
     "resume=true run_dir=/nowhere": "run_dir=/nowhere: nothing to resume",
     "model.init_from=/nowhere": "model.init_from=/nowhere: no such folder",
+    "model.lora.rank=4": "model.lora.rank=4: leaves the weights as they are, and these are random; set model.pretrained=true",
+    "model.lora.rank=-1": "model.lora.rank=-1: must be at least 0",
+    "model=gpt2 model.lora.rank=4 optimizer=muon": "optimizer.matrices=muon with model.lora.rank=4: Muon is for whole matrices",
+    "model=gpt2 model.name=/nowhere": "model.name=/nowhere: cannot be loaded (no such file or folder)",
+    "model=gpt2 model.name=nowhere.gguf": "model.name=nowhere.gguf: cannot be loaded (no such file or folder)",
+    "model.gradient_checkpointing=maybe": "model.gradient_checkpointing: Value 'maybe'",
 }
 
 
@@ -147,7 +155,9 @@ def test_a_bad_config_is_refused_before_torch_is_imported(bad: str, tmp_path) ->
     assert out.stdout.strip() == "2 []", out.stderr
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate", "compare", "sweep", "export", "write_data", "check_data"])
+@pytest.mark.parametrize(
+    "entry", ["train", "evaluate", "compare", "sweep", "export", "write_data", "check_data", "dashboard"]
+)
 def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     out = subprocess.run(
         [sys.executable, "-m", f"stepwise_pl.{entry}", "--help"], capture_output=True, text=True, cwd=tmp_path
@@ -155,7 +165,7 @@ def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
         "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "compare": "split: test", "sweep": "sweep: ''", "export": "out: null", "write_data": "digits: 4",
-        "check_data": "skip_malformed: false",
+        "check_data": "skip_malformed: false", "dashboard": "project: stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out
 

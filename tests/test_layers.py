@@ -9,17 +9,17 @@ PACKAGE = Path(stepwise_pl.__file__).parent
 
 LAYERS = [
     # plain functions and small classes
-    {"errors", "disk", "registry", "provenance", "schedules.base", "schedules.linear", "schedules.adaptive", "schedules", "tasks.base", "tasks.reading",
+    {"errors", "disk", "hub", "registry", "provenance", "schedules.base", "schedules.linear", "schedules.adaptive", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "commands", "statistics",
      "predictions", "records"},
     # torch and transformers
-    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "cache", "checking", "datamodule", "evaluation",
+    {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "architecture", "lora", "cache", "checking", "datamodule", "evaluation",
      "optimizers"},
     # Lightning
-    {"module", "callbacks", "guard", "loggers", "results"},
+    {"module", "precision", "callbacks", "guard", "loggers", "wandb_runs", "results"},
     # entry points and what they share
-    {"cli", "run_folder", "building", "runs", "early", "multirun", "sweep_folder", "sweep_results", "sweep", "train", "evaluate", "compare", "export", "write_data", "check_data"},
+    {"cli", "run_folder", "building", "runs", "early", "multirun", "sweep_folder", "sweep_results", "sweep", "train", "evaluate", "compare", "export", "write_data", "check_data", "dashboard"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

@@ -1,16 +1,23 @@
 """Weights from elsewhere: reference checkpoints, runs, Hugging Face folders."""
 
+import dataclasses
 import json
 import pickle
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from stepwise_pl import early
+from stepwise_pl.building import build_parts
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError
+from stepwise_pl.loggers import read_metrics
 from stepwise_pl.models import build_model
+from stepwise_pl.runs import load_run
 from stepwise_pl.tokenizing import small_tokenizer
-from tests.conftest import small_model
+from tests.conftest import SMALL, command, small_model
+from tests.test_config import composed
 
 SIZE = {"layers": 2, "heads": 2, "width": 32, "positions": 64}
 
@@ -127,3 +134,53 @@ def test_gelu_in_one_kernel_is_gpt2s(tokenizer, tmp_path) -> None:
     tokens = torch.arange(12)[None]
     with torch.no_grad():
         assert torch.allclose(theirs(tokens).logits, ours(tokens).logits, atol=1e-5)
+
+
+def test_an_explicit_cot_run_serves_to_start_from(tmp_path) -> None:
+    """The weights of its best checkpoint, under another schedule; a model of another size is refused."""
+    explicit = tmp_path / "explicit"
+    command("train", *SMALL, "schedule=explicit_cot", f"run_dir={explicit}", "trainer.max_epochs=3")
+    run = load_run(str(explicit), "best")
+    cfg = dataclasses.replace(run.config.model, init_from=str(explicit))
+    started = build_model(cfg, run.tokenizer)
+    assert all(torch.equal(a, b) for a, b in zip(started.parameters(), run.model.parameters(), strict=True))
+    command(
+        "train",
+        *SMALL,
+        f"model.init_from={explicit}",
+        f"run_dir={tmp_path / 'next'}",
+        "trainer.log_every_n_steps=1",
+        "trainer.max_steps=1",
+    )
+    (first, *_), last = (read_metrics(tmp_path / "next" / "metrics.csv"), read_metrics(explicit / "metrics.csv"))
+    random = next(float(row["train/loss"]) for row in last if row["train/loss"])
+    ended = [float(row["val/loss"]) for row in last if row["val/loss"]][-1]
+    assert abs(float(first["train/loss"]) - ended) < 0.25 * abs(random - ended)
+    with pytest.raises(UserError, match=r"do not fit the model \(model.width is 64 there, 32 here\)"):
+        build_model(dataclasses.replace(cfg, width=32), run.tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["random", "pretrained", "a run", "adapters"])
+def test_a_model_is_built_once(kind: str, run_dir, tmp_path, monkeypatch) -> None:
+    """From the check of the configuration to the parts of a run; what is built besides takes no memory."""
+    model = {
+        "random": [], "pretrained": [f"model.name={tmp_path / 'hf'}", "model.pretrained=true", f"model.tokenizer={tmp_path / 'hf'}"],
+        "a run": [f"model.init_from={run_dir}"], "adapters": [f"model.init_from={run_dir}", "model.lora.rank=2"],
+    }[kind]  # fmt: skip
+    command("export", f"run={run_dir}", f"out={tmp_path / 'hf'}")
+    built: list[str] = []
+    before = PreTrainedModel.__init__
+
+    def counted(self, *args, **kwargs) -> None:
+        before(self, *args, **kwargs)
+        if type(self).__name__ == "GPT2LMHeadModel":
+            built.append(torch.get_default_device().type)
+
+    monkeypatch.setattr(PreTrainedModel, "__init__", counted)
+    config = composed(*SMALL, *model)
+    early.check(config)
+    parts = build_parts(config)
+    # `from_pretrained` builds on the meta device and puts the weights that it reads in place.
+    expected = {"pretrained": ["meta", "meta"], "random": ["meta", "cpu"]}.get(kind, ["cpu"])
+    assert built == expected
+    assert {parameter.device.type for parameter in parts.model.parameters()} == {"cpu"}

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stepwise_pl import hub
 from stepwise_pl.errors import UserError, first_line
 
 HUB = "hub:"
@@ -153,8 +154,12 @@ class Source:
         if not name or len(rest) not in (1, 2) or not all(rest):
             raise self._error("write hub:<data set>:<split> or hub:<data set>:<subset>:<split>")
         import datasets
+        import huggingface_hub
 
         datasets.disable_progress_bars()
+        if not Path(name).exists() and not hub.reachable():
+            # Otherwise it would try again and again for most of a minute.
+            datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
         try:
             # What `datasets` keeps of a local folder may be older than the folder.
             mode = "force_redownload" if Path(name).is_dir() else "reuse_dataset_if_exists"

@@ -1,0 +1,155 @@
+"""What a causal LM is made of: its configuration, a model of random or no weights, and its positions."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from stepwise_pl.config import ModelConfig, no_such_type
+from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.hub import not_loaded, source
+
+
+def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) -> Any:
+    """The transformers configuration that `cfg` describes by type and size.
+
+    Args:
+        positions: the least it is to have, whatever `cfg.positions` says.
+
+    Raises:
+        UserError: there is no such type or key, or a value does not fit it.
+    """
+    # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
+    if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise no_such_type(cfg.type)
+    try:
+        config = AutoConfig.for_model(
+            cfg.type,
+            num_hidden_layers=cfg.layers,
+            num_attention_heads=cfg.heads,
+            hidden_size=cfg.width,
+            max_position_embeddings=max(cfg.positions, positions),
+            vocab_size=vocabulary,
+            bos_token_id=eos,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.type={cfg.type}: cannot be given a size as others are ({reason})") from None
+    known = config.to_dict()
+    for key, value in cfg.config.items():
+        if key not in known:
+            raise UserError(
+                f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}"
+            )
+        try:
+            setattr(config, key, value)
+        except Exception as error:
+            raise UserError(
+                f"model.config.{key}={value}: does not fit a {cfg.type} config ({first_line(error)})"
+            ) from None
+    return adjusted(config, cfg.dropout)
+
+
+def pretrained_config(name: str, key: str, dropout: float | None) -> Any:
+    """The configuration of a pretrained model; `key` is what `name` was given as.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        return adjusted(AutoConfig.from_pretrained(**source(name)), dropout)
+    except Exception as error:
+        raise not_loaded(key, name, error) from None
+
+
+def build(config: Any, what: str, dtype: torch.dtype = torch.float32, initialised: bool = True) -> PreTrainedModel:
+    """A model of this configuration, its weights drawn from torch's generator, or (not `initialised`) whatever memory holds.
+
+    Raises:
+        UserError: there is none; `what` says what was asked for.
+    """
+    try:
+        if initialised:
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        else:
+            with no_init_weights():
+                model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise UserError(f"{what}: no causal LM can be built of these settings ({first_line(error)})") from None
+    return model
+
+
+def adjusted(config: Any, dropout: float | None) -> Any:
+    """The configuration with one rate for all its dropouts (None: its own)."""
+    # GPT-2's GELU as one kernel of torch instead of eight: the same function, up to rounding (tested).
+    if getattr(config, "activation_function", None) == "gelu_new":
+        config.activation_function = "gelu_pytorch_tanh"
+    if dropout is not None:
+        for key in config.to_dict():
+            if key.endswith(("pdrop", "dropout")) and isinstance(getattr(config, key), int | float):
+                setattr(config, key, dropout)
+    return config
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Bring all weights but those of adapters to `dtype`, in place.
+
+    Not `model.to(dtype)`, which would round the buffers too: the frequencies of rotary
+    positions, in bf16, are off by up to 0.2%, which at position 1,000 is a wrong angle. And
+    steps of training are too small for adapters in bf16.
+    """
+    adapters = any(not parameter.requires_grad for parameter in model.parameters())
+    for parameter in model.parameters():
+        if not (adapters and parameter.requires_grad):
+            parameter.data = parameter.data.to(dtype)
+
+
+def position_table(model: PreTrainedModel) -> nn.Embedding | None:
+    """The learned absolute positions, one row each, of a model that would take more rows; None if it has no such table.
+
+    Rotary models have none. Some models with a table have causal masks of the same size too (gpt_neo), or
+    rows that stand for something else (opt): they stay as they are.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    tables = [
+        module
+        for module in model.modules()
+        if type(module) is nn.Embedding and module is not model.get_input_embeddings()
+    ]
+    masks = any(positions in buffer.shape for buffer in model.buffers())
+    return tables[0] if len(tables) == 1 and tables[0].num_embeddings == positions and not masks else None
+
+
+def grow_positions(model: PreTrainedModel, positions: int) -> bool:
+    """Give a model with learned absolute positions at least so many. Returns whether it got new ones.
+
+    The n new rows are the last n of the old ones again, in the same order (and again, if
+    there are fewer old ones). A new row is then of a size that the model knows, and lies
+    to its neighbours as trained rows do, by which a token finds those next to it. Rows
+    drawn at random would have neither; copies of one row could not be told apart.
+    """
+    table = position_table(model)
+    if table is None or positions <= table.num_embeddings:
+        return False
+    old, new = table.num_embeddings, positions - table.num_embeddings
+    again = min(old, new)
+    with torch.no_grad():
+        rows = table.weight[old - again + torch.arange(new) % again]
+        table.weight = nn.Parameter(torch.cat([table.weight, rows]))
+    table.num_embeddings = model.config.max_position_embeddings = positions
+    return True
+
+
+def check_positions(model: PreTrainedModel, longest: int) -> None:
+    """Raise `UserError` if an example of `longest` tokens exceeds the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and longest > positions:
+        raise UserError(
+            f"the longest example has {longest} tokens, the model {positions} positions, and what it makes of others "
+            "nobody has taught it: choose a smaller task, schedule.remove_start_from=k, or a model from scratch"
+        )

@@ -77,6 +77,8 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     one line on standard error and exit status 2; a defect keeps its traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    # Hydra's parser does not take overrides on both sides of a flag.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     register_schemas()
 
     def job(cfg: DictConfig) -> Any:

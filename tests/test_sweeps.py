@@ -138,9 +138,7 @@ def test_seeds_and_steps_can_be_added(tmp_path: Path) -> None:
 
 
 def refused(*arguments: str, cwd: Path) -> str:
-    sweep = [one for one in arguments if one == "-m"]
-    more = [one for one in arguments if one != "-m"]
-    out = command("train", *sweep, *JOBS, "trainer.max_steps=2", *more, cwd=cwd, check=False, PYTHONPATH=str(REPO))
+    out = command("train", *JOBS, "trainer.max_steps=2", *arguments, cwd=cwd, check=False, PYTHONPATH=str(REPO))
     assert (out.returncode, "Traceback" in out.stderr, out.stdout) == (2, False, ""), out.stderr
     return out.stderr.strip().splitlines()[-1]
 

@@ -153,7 +153,7 @@ def stop_explained(run_dir: Path) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if main:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning would call a handler of ours besides its own
-        if before[signal.SIGINT] is not signal.SIG_IGN:
+        if not multirun.here.worker:  # which is told by the process that hands out the jobs
             signal.signal(signal.SIGINT, interrupt)
     try:
         yield

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ TOP: dict[str, type] = {
     "_train": schemas.Config,
     "_evaluate": commands.EvaluateConfig,
     "_compare": commands.CompareConfig,
+    "_report": commands.ReportConfig,
     "_export": commands.ExportConfig,
     "_write_data": commands.WriteDataConfig,
     "_check_data": commands.CheckDataConfig,
@@ -112,6 +113,27 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
         if (trouble := disk_error(error)) is None:
             raise
         raise SystemExit(fail(trouble)) from None
+
+
+def positional(arguments: Sequence[str], schema: type) -> list[str]:
+    """The command line for Hydra: folders that are named one by one become `runs=[...]`.
+
+    A folder's name may hold an equals sign, as those of sweeps do.
+    """
+    keys = {field.name for field in dataclasses.fields(schema)}
+    folders = [
+        argument
+        for argument in arguments
+        if not argument.startswith(("-", "hydra", "+", "~")) and argument.partition("=")[0] not in keys
+        if "=" not in argument or Path(argument).is_dir()
+    ]
+    rest = [argument for argument in arguments if argument not in folders]
+    return [f"runs=[{','.join(map(_quoted, folders))}]", *rest] if folders else rest
+
+
+def _quoted(text: str) -> str:
+    """As Hydra reads it: in quotes, where a backslash stands for itself except before a quote."""
+    return "'{}'".format(re.sub(r"\\+(?='|$)", lambda match: 2 * match[0], text).replace("'", "\\'"))
 
 
 def in_sweep() -> bool:

@@ -19,7 +19,9 @@ LAYERS = [
     # Lightning
     {"module", "callbacks", "guard", "loggers", "results"},
     # entry points and what they share
-    {"cli", "run_folder", "building", "runs", "early", "train", "evaluate", "compare", "export", "write_data", "check_data"},
+    {"cli", "run_folder", "building", "runs", "early", "train", "evaluate", "compare", "export", "write_data", "check_data",
+     "report", "reporting", "reporting.history", "reporting.figures", "reporting.tables", "reporting.interactive",
+     "reporting.static", "reporting.page"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

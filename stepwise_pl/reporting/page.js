@@ -1,0 +1,103 @@
+"use strict";
+(() => {
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const hidden = new Set(); // numbers of the runs not shown
+  const drawn = new Set(); // elements
+  let width = null; // on paper
+
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // Black lines would be lost on a dark page.
+  const seen = (value) => (value === "#000000" ? color("--ink") : value);
+
+  function data(figure) {
+    return figure.data.map((trace) => {
+      const out = { ...trace, visible: !hidden.has(trace.meta.run) };
+      if (trace.line) out.line = { ...trace.line, color: seen(trace.line.color) };
+      if (trace.marker) {
+        out.marker = { ...trace.marker, color: seen(trace.marker.color) };
+        out.marker.line = { ...trace.marker.line, color: seen(trace.marker.line.color) };
+      }
+      if (trace.error_y) out.error_y = { ...trace.error_y, color: seen(trace.error_y.color) };
+      return out;
+    });
+  }
+
+  function layout(figure) {
+    const axis = { gridcolor: color("--grid"), linecolor: color("--line"), tickcolor: color("--line") };
+    const out = {
+      ...figure.layout,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: color("--ink") },
+      hoverlabel: { bgcolor: color("--panel"), bordercolor: color("--line"), font: { color: color("--ink") }, align: "left" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--ink") },
+      autosize: width === null,
+    };
+    if (width !== null) out.width = width;
+    for (const key of Object.keys(figure.layout)) if (/^[xy]axis/.test(key)) out[key] = { ...axis, ...figure.layout[key] };
+    return out;
+  }
+
+  function draw(element) {
+    const figure = figures[element.dataset.figure];
+    drawn.add(element);
+    return Plotly.react(element, data(figure), layout(figure), {
+      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+      toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
+    });
+  }
+
+  // A figure in a closed or hidden part of the page is drawn when it is first seen.
+  function drawVisible() {
+    for (const element of document.querySelectorAll(".plot")) {
+      if (!drawn.has(element) && element.offsetParent !== null) draw(element);
+    }
+  }
+  const redraw = () => drawn.forEach((element) => element.offsetParent !== null && draw(element));
+
+  function show(run, shown) {
+    if (shown) hidden.delete(run);
+    else hidden.add(run);
+    for (const element of document.querySelectorAll(`[data-run="${run}"]`)) element.hidden = !shown;
+  }
+
+  const boxes = [...document.querySelectorAll("[data-toggle]")];
+  function update() {
+    for (const box of boxes) show(Number(box.dataset.toggle), box.checked);
+    drawVisible();
+    redraw();
+  }
+  for (const box of boxes) {
+    box.checked = true; // browsers remember it over a reload
+    box.addEventListener("change", update);
+  }
+  for (const button of document.querySelectorAll("[data-all]")) {
+    button.addEventListener("click", () => {
+      for (const box of boxes) box.checked = button.dataset.all === "true";
+      update();
+    });
+  }
+
+  for (const part of document.querySelectorAll("details")) part.addEventListener("toggle", () => { drawVisible(); redraw(); });
+
+  for (const part of document.querySelectorAll(".examples")) {
+    const select = part.querySelector("select");
+    const pick = () => {
+      for (const body of part.querySelectorAll("tbody")) body.hidden = body.dataset.stage !== select.value;
+    };
+    select.selectedIndex = select.options.length - 1;
+    select.addEventListener("change", pick);
+    for (const button of part.querySelectorAll("[data-step]")) {
+      button.addEventListener("click", () => {
+        const to = select.selectedIndex + Number(button.dataset.step);
+        select.selectedIndex = Math.min(Math.max(to, 0), select.options.length - 1);
+        pick();
+      });
+    }
+    pick();
+  }
+
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
+  addEventListener("beforeprint", () => { width = 680; redraw(); });
+  addEventListener("afterprint", () => { width = null; redraw(); });
+  drawVisible();
+})();

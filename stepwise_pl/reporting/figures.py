@@ -11,6 +11,7 @@ from stepwise_pl.reporting.history import History, Row
 from stepwise_pl.results import Stage
 
 POINTS = 1000  # of a curve; of longer ones every so many are shown
+LISTED = 8  # runs that the text for those who do not see a figure tells of
 RUGS = 6  # runs whose optimizer resets are shown below the accuracies
 
 
@@ -25,7 +26,7 @@ class Series:
         low, high: interval of each y; empty: none.
         line: solid, dotted, dashed, steps, or none.
         marker: `run` for the run's own shape, `x`, `|`, or none.
-        labels: written beside each point; empty: none.
+        labels: written beside each point, on its `label_side`; empty: none.
     """
 
     x: Sequence[float]
@@ -38,6 +39,7 @@ class Series:
     line: str = "solid"
     marker: str = "none"
     labels: list[str] = field(default_factory=list)
+    label_side: str = "right"
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Chart:
     x_label: str
     panels: list[Panel]
     log_x: bool = False
+    whole_x: bool = False  # x is counted
 
 
 @dataclass
@@ -94,6 +97,20 @@ def with_interval(stage: Stage) -> str:
     return f"{stage.accuracy:.1%} [{low:.1%}, {high:.1%}], n={stage.examples}"
 
 
+def log_ticks(values: Sequence[float]) -> list[float]:
+    """Ticks of a logarithmic axis: powers of ten, and where those are few 2 and 5 times them as well."""
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    return [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+
+
+def listed(told: Sequence[str]) -> str:
+    """A sentence about so many runs that it can still be listened to."""
+    more = f"; and {len(told) - LISTED} more, which the tables have" if len(told) > LISTED else ""
+    return "; ".join(told[:LISTED]) + more
+
+
 def accuracy(runs: Sequence[History]) -> Chart | None:
     """Accuracy versus removed tokens, with resets, rollbacks and attempts given up; None if nothing was validated."""
     series: list[Series] = []
@@ -110,7 +127,7 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
         ))  # fmt: skip
         series += _given_up(run, number)
         if len(rugs) <= RUGS and number in rugs:
-            place = -0.03 - 0.03 * rugs.index(number)
+            place = -0.05 - 0.03 * rugs.index(number)
             resets = run.resets
             series.append(Series(
                 x=[row["schedule/removed_tokens"] for row in resets], y=[place] * len(resets), run=number,
@@ -131,11 +148,11 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
         caption += " Ticks below: the optimizer was reset because tokens left."
     elif rugs:
         caption += " Wherever tokens left the optimizer was reset (not marked for so many runs)."
-    low = -0.06 - 0.03 * (len(rugs) if len(rugs) <= RUGS else 0)
+    low = -0.05 - 0.03 * (len(rugs) if len(rugs) <= RUGS else 0)
     panel = Panel("answer accuracy (validation)", series, (low, 1.04), percent=True)
     return Chart(
-        "accuracy", "Accuracy while tokens leave", caption, f"Line chart of answer accuracy against removed CoT tokens. {'; '.join(told)}.",
-        "CoT tokens removed", [panel],
+        "accuracy", "Accuracy while tokens leave", caption, f"Line chart of answer accuracy against removed CoT tokens. {listed(told)}.",
+        "CoT tokens removed", [panel], whole_x=True,
     )  # fmt: skip
 
 
@@ -207,7 +224,7 @@ def loss(runs: Sequence[History]) -> Chart | None:
         caption += f" Long curves show one of up to {max(strides)} logged steps."
     return Chart(
         "loss", "Loss, and removed tokens, over steps", caption,
-        f"Line chart of the training loss over optimizer steps. Last values: {'; '.join(told)}.", "optimizer steps",
+        f"Line chart of the training loss over optimizer steps. Last values: {listed(told)}.", "optimizer steps",
         [Panel("loss", losses, log=True, share=2.0), Panel("removed", removed)],
     )  # fmt: skip
 
@@ -272,6 +289,7 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
     out = []
     for batch, points in speeds(runs).items():
         front = frontier(points)
+        slowest, fastest = (choose(one.speed for one in points) for choose in (min, max))
         series = [Series(
             [one.speed for one in front], [one.accuracy for one in front], None, "frontier of all runs",
             ["frontier: no run is faster without being less accurate"] * len(front), line="dashed",
@@ -285,7 +303,8 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
             series.append(Series(
                 [one.speed for one in own], [one.accuracy for one in own], number, run.label,
                 [_measured_hover(run, one) for one in own], [low for low, _ in intervals], [high for _, high in intervals],
-                line="none", marker="run", labels=[run.baseline or f"{one.evaluation['removed_tokens']} removed" for one in own],
+                marker="run", labels=[run.baseline] * len(own) if run.baseline else [],
+                label_side="right" if own[0].speed < (slowest + fastest) / 2 else "left",
             ))  # fmt: skip
             told += [
                 f"{run.baseline or run.label}: {percent(one.accuracy)} at {one.speed:.3g} per second" for one in own
@@ -294,12 +313,13 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
         how = "one problem at a time" if batch == 1 else f"{batch} at a time"
         caption = (
             f"Problems answered per second, {how} ({', '.join(devices)}), and accuracy with its 95% Wilson interval, as "
-            "evaluate measured them. Dashed: the frontier. Speeds compare on the same machine only."
+            "evaluate measured them; lines join the checkpoints of a run. Dashed: the frontier. Speeds compare on the same "
+            "machine only."
         )
         out.append(Chart(
             f"speed-batch{batch}", f"Accuracy against speed, {how}", caption,
-            f"Scatter chart of accuracy against problems per second, {how}. {'; '.join(told)}.", "problems per second",
-            [Panel("answer accuracy", series, (-0.06, 1.08), percent=True)], log_x=True,
+            f"Scatter chart of accuracy against problems per second, {how}. {listed(told)}.", "problems per second",
+            [Panel("answer accuracy", series, (-0.06, 1.08), percent=True)], log_x=fastest > 8 * slowest,
         ))  # fmt: skip
     return out
 

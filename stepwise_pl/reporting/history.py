@@ -123,11 +123,30 @@ def read_runs(paths: Sequence[Path]) -> list[History]:
     if len(runs) == 1:
         runs[0].label = str(runs[0].path)
         return runs
-    absolute = [run.path.resolve() for run in runs]
-    common = os.path.commonpath(absolute) if runs else ""
-    for run, path in zip(runs, absolute, strict=True):
-        run.label = str(path.relative_to(common))
+    for run, label in zip(runs, labels([run.path.resolve() for run in runs]), strict=True):
+        run.label = label
     return runs
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Names of folders, as short as sets them apart: without the folder above all, and without the overrides all siblings have.
+
+    Folders of a sweep are named `<key>-<value>+<key>-<value>`.
+    """
+    common = os.path.commonpath(paths) if paths else ""
+    parts = [path.relative_to(common).parts for path in paths]
+    siblings: dict[tuple[str, ...], set[str]] = {}
+    for one in parts:
+        for depth, name in enumerate(one):
+            siblings.setdefault(one[:depth], set()).add(name)
+    short = {above: _short_names(names) for above, names in siblings.items()}
+    return ["/".join(short[one[:depth]][name] for depth, name in enumerate(one)) for one in parts]
+
+
+def _short_names(names: set[str]) -> dict[str, str]:
+    shared = set.intersection(*(set(name.split("+")) for name in names)) if len(names) > 1 else set()
+    short = {name: "+".join(part for part in name.split("+") if part not in shared) or name for name in names}
+    return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 
 def read_run(path: Path) -> History:

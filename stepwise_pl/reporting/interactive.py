@@ -4,7 +4,7 @@ import json
 from html import escape
 from typing import Any
 
-from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series
+from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
 from stepwise_pl.results import COLORS, MARKERS
 
 # The shapes of `results.MARKERS`.
@@ -43,8 +43,11 @@ def _chart(chart: Chart) -> dict[str, Any]:
         "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
         "xaxis": {"title": {"text": text_of(chart.x_label)}, "zeroline": False, "automargin": True},
     }  # fmt: skip
+    x = [value for panel in chart.panels for series in panel.series for value in series.x]
     if chart.log_x:
-        layout["xaxis"] |= {"type": "log", "dtick": "D2"}
+        layout["xaxis"] |= _log_axis(x)
+    if chart.whole_x and max(x) <= 16:
+        layout["xaxis"] |= {"dtick": 1}
     data = []
     gap, top = 0.07, 1.0
     shares = sum(panel.share for panel in chart.panels)
@@ -66,8 +69,13 @@ def _y_axis(panel: Panel) -> dict[str, Any]:
     if panel.y_range is not None:
         axis["range"] = list(panel.y_range)
     if panel.log:
-        axis |= {"type": "log", "dtick": "D2"}
+        axis |= _log_axis([y for series in panel.series for y in series.y if y is not None])
     return axis
+
+
+def _log_axis(values: list[float]) -> dict[str, Any]:
+    ticks = log_ticks(values)
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _series(series: Series) -> dict[str, Any]:
@@ -103,7 +111,11 @@ def _series(series: Series) -> dict[str, Any]:
             "arrayminus": [None if y is None else y - low for y, low, _ in pairs],
         }  # fmt: skip
     if series.labels:
-        out |= {"text": list(map(text_of, series.labels)), "textposition": "bottom center"}
+        out |= {
+            "text": list(map(text_of, series.labels)),
+            "textposition": f"top {series.label_side}",
+            "textfont": {"size": 12},
+        }
     return out
 
 
@@ -114,7 +126,7 @@ def _heat_map(figure: HeatMap) -> dict[str, Any]:
         "x": list(map(text_of, figure.x)), "y": list(map(text_of, figure.y)), "xgap": 1, "ygap": 1,
         "text": [list(map(text_of, row)) for row in figure.texts], "hoverinfo": "text", "hoverongaps": False,
         "hovertext": [list(map(text_of, row)) for row in figure.hover],
-        "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": "accuracy", "side": "right"}},
+        "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": "accuracy", "side": "right", "font": {"size": 13}}},
         **({"texttemplate": "%{text}"} if few else {}),
     }  # fmt: skip
     axis = {"type": "category", "automargin": True, "showgrid": False, "zeroline": False}

@@ -3,7 +3,8 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const hidden = new Set(); // numbers of the runs not shown
   const drawn = new Set(); // elements
-  let width = null; // on paper
+  let printing = false;
+  const PAPER = 690; // pixels between the margins of an A4 page
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   // Black lines would be lost on a dark page.
@@ -22,7 +23,7 @@
     });
   }
 
-  function layout(figure) {
+  function layout(figure, element) {
     const axis = { gridcolor: color("--grid"), linecolor: color("--line"), tickcolor: color("--line") };
     const out = {
       ...figure.layout,
@@ -30,17 +31,23 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: color("--ink") },
       hoverlabel: { bgcolor: color("--panel"), bordercolor: color("--line"), font: { color: color("--ink") }, align: "left" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--ink") },
-      autosize: width === null,
+      autosize: !printing,
     };
-    if (width !== null) out.width = width;
-    for (const key of Object.keys(figure.layout)) if (/^[xy]axis/.test(key)) out[key] = { ...axis, ...figure.layout[key] };
+    if (printing) {
+      const style = getComputedStyle(element);
+      out.width = Math.min(PAPER, parseFloat(style.maxWidth) || PAPER);
+      out.height = 0.7 * parseFloat(style.getPropertyValue("--height"));
+    }
+    for (const key of Object.keys(figure.layout)) {
+      if (/^[xy]axis/.test(key)) out[key] = { ...axis, ...figure.layout[key], title: { ...figure.layout[key].title, font: { size: 13 } } };
+    }
     return out;
   }
 
   function draw(element) {
     const figure = figures[element.dataset.figure];
     drawn.add(element);
-    return Plotly.react(element, data(figure), layout(figure), {
+    return Plotly.react(element, data(figure), layout(figure, element), {
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
       toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
     });
@@ -97,7 +104,7 @@
   }
 
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
-  addEventListener("beforeprint", () => { width = 680; redraw(); });
-  addEventListener("afterprint", () => { width = null; redraw(); });
+  addEventListener("beforeprint", () => { printing = true; redraw(); });
+  addEventListener("afterprint", () => { printing = false; redraw(); });
   drawVisible();
 })();

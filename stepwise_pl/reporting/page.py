@@ -1,6 +1,7 @@
 """The page: one HTML file that needs nothing else to be read."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,17 +66,19 @@ def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], writte
 
     # Whatever comes from a run is text: autoescape turns all of it into text for HTML.
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
     specs = {one.slug: spec(one) for one in drawn.all()}
     shown = [_shown(number, run) for number, run in enumerate(runs)]
     measured = {one.run for points in figures.speeds(runs).values() for one in points}
     title, lead = heading(runs)
     context: dict[str, Any] = {
         "title": title, "lead": lead, "tiles": tiles(runs), "head": tables.HEAD, "runs": shown,
-        "notes": [*notes, *(f"{run.label}: {note}" for run in runs for note in run.notes)],
+        "notes": [*notes, *_noted(runs)],
         "accuracy": _figure(drawn.accuracy), "loss": _figure(drawn.loss), "speed": list(map(_figure, drawn.speed)),
         "sweeps": list(map(_figure, drawn.sweeps)), "digits": list(map(_figure, drawn.digits)),
         "examples": any(one["examples"] for one in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
+        "listed": figures.listed,
         "configuration": tables.apart([tables.settings(run) for run in runs]),
         "environment": tables.apart([tables.environment(run) for run in runs]),
         "percents": percents, "written": written, "command": command, "version": __version__,
@@ -109,42 +112,48 @@ def _seeds(runs: Sequence[History]) -> list[str]:
     return [str(seed) for seed in sorted({run.seed for run in runs})]
 
 
+def _noted(runs: Sequence[History]) -> list[str]:
+    """What the runs lack, the same of several said once."""
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            labels.setdefault(note, []).append(run.label)
+    return [f"{', '.join(those)}: {note}" for note, those in labels.items()]
+
+
 def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
-    """The numbers to see first."""
-    ended = [run for run in runs if "test_accuracy" in run.summary]
-    out = []
-    if len(runs) > 1:
-        out.append({"name": "runs", "value": str(len(runs)), "more": f"{len(ended)} ended"})
-    if ended:
-        # Fewer steps written count before accuracy, as they do for the best checkpoint of a run.
-        best = max(ended, key=lambda run: (run.summary.get("removed_tokens", 0), run.summary["test_accuracy"]))
-        cells = dict(zip(tables.HEAD, tables.key_numbers(best), strict=True))
-        several = len(ended) > 1
-        which = f" ({best.label})" if several else ""
-        out += [
-            {
-                "name": "test accuracy" + (" with most tokens removed" if several else ""),
-                "value": cells["test accuracy"], "more": cells["95% Wilson interval"] + which,
-            },
-            {"name": "CoT tokens removed", "value": cells["CoT tokens removed"], "more": which.strip(" ()")},
-        ]  # fmt: skip
+    """The numbers to see first: name, value, and what is to be known of it."""
+
+    def tile(name: str, value: str, more: str = "") -> dict[str, str]:
+        return {"name": name, "value": value, "more": more}
+
     if len(runs) == 1:
-        cells = dict(zip(tables.HEAD, tables.key_numbers(runs[0]), strict=True))
-        out += [
-            {"name": "steps", "value": cells["steps"], "more": f"{cells['examples']} examples"},
-            {"name": "examples per removed token", "value": cells["examples per removed token"].split()[0],
-             "more": "the paper: 101,000"},
-            {"name": "outcome", "value": cells["outcome"], "more": f"{cells['seconds']} s"},
-        ]  # fmt: skip
-    else:
-        collapsed = sum(bool(run.summary.get("collapsed")) for run in ended)
-        rollbacks = sum(len(run.rollbacks) for run in runs)
-        out += [
-            {"name": "collapsed", "value": f"{collapsed} of {len(ended)}", "more": f"{rollbacks} rollbacks in all"},
-            {"name": "training", "value": f"{sum(run.summary.get('seconds', 0) for run in runs) / 60:,.0f} min",
-             "more": f"{sum(run.summary.get('steps', 0) for run in runs):,} steps in all"},
-        ]  # fmt: skip
-    return out
+        cell = dict(zip(tables.HEAD, tables.key_numbers(runs[0]), strict=True))
+        return [
+            tile("test accuracy", cell["test accuracy"], cell["95% Wilson interval"].strip(tables.NONE)),
+            tile("CoT tokens removed", cell["CoT tokens removed"]),
+            tile("steps", cell["steps"], f"{cell['examples']} examples"),
+            tile("examples per removed token", cell["examples per removed token"].split()[0], "the paper: 101,000"),
+            tile("outcome", cell["outcome"], f"{cell['seconds']} s"),
+        ]
+    ended = [run for run in runs if "test_accuracy" in run.summary]
+    out = [tile("runs", str(len(runs)), f"{len(ended)} ended")]
+    without = [run for run in ended if run.summary.get("removed_tokens") == run.max_cot_tokens]
+    for name, those in (("best without CoT", without), ("best with CoT", [run for run in ended if run not in without])):
+        if those:
+            best = max(those, key=lambda run: float(run.summary["test_accuracy"]))
+            cell = dict(zip(tables.HEAD, tables.key_numbers(best), strict=True))
+            out.append(tile(f"{name}, test", cell["test accuracy"], f"{cell['95% Wilson interval']}, {best.label}"))
+    collapsed, rollbacks = (
+        sum(bool(run.summary.get("collapsed")) for run in ended),
+        sum(len(run.rollbacks) for run in runs),
+    )
+    seconds, steps = (sum(run.summary.get(key, 0) for run in ended) for key in ("seconds", "steps"))
+    return [
+        *out,
+        tile("collapsed", f"{collapsed} of {len(ended)}", f"{rollbacks} rollbacks in all"),
+        tile("training", f"{seconds / 60:,.0f} min", f"{steps:,} steps in all"),
+    ]
 
 
 def _shown(number: int, run: History) -> dict[str, Any]:
@@ -166,8 +175,8 @@ def _figure(one: Chart | HeatMap | None) -> dict[str, Any] | None:
     if one is None:
         return None
     rows = 44 * len(one.y) if isinstance(one, HeatMap) else 320 * len(one.panels) ** 0.6
-    return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(120, rows)),
-            "run": getattr(one, "run", None)}  # fmt: skip
+    return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(180, rows)),
+            "width": f"{260 + 58 * len(one.x)}px" if isinstance(one, HeatMap) else "none", "run": getattr(one, "run", None)}  # fmt: skip
 
 
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series
+from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
 from stepwise_pl.reporting.interactive import MANY_CELLS, style_of
 
 LINES = {"solid": "-", "dotted": ":", "dashed": "--", "steps": "-", "none": ""}
@@ -29,7 +29,7 @@ def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -
 
 
 def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     shares = [panel.share for panel in chart.panels]
     figure, axes = plt.subplots(
@@ -42,8 +42,8 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
         place.set_ylabel(panel.y_label)
         if panel.y_range is not None:
             place.set_ylim(*panel.y_range)
-        if panel.log and any(y is not None and y > 0 for series in panel.series for y in series.y):
-            place.set_yscale("log")
+        if panel.log:
+            _log_axis(place, "y", [y for series in panel.series for y in series.y if y is not None])
         if panel.percent:
             place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             place.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -51,11 +51,23 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
     axes[0, 0].set_title(chart.title)
     axes[-1, 0].set_xlabel(chart.x_label)
     if chart.log_x:
-        axes[-1, 0].set_xscale("log")
+        _log_axis(axes[-1, 0], "x", [x for panel in chart.panels for series in panel.series for x in series.x])
+    if chart.whole_x:
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = _legend(chart.panels[0], labels)
     if 1 < len(legend) <= LEGEND:
         axes[0, 0].legend(handles=legend, fontsize="x-small")
     return figure
+
+
+def _log_axis(axes: Any, which: str, values: list[float]) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis, limits, ticks = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")(), log_ticks(values)
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{which}lim": limits})  # which ticks outside have widened
 
 
 def _legend(panel: Panel, labels: Sequence[str]) -> list[Any]:
@@ -84,7 +96,11 @@ def _draw(series: Series, axes: Any) -> None:
     else:
         axes.plot(series.x, y, **style)
     for x, value, label in zip(series.x, y, series.labels, strict=False):
-        axes.annotate(label, (x, value), xytext=(0, -12), textcoords="offset points", ha="center", fontsize="x-small")
+        left = series.label_side == "left"
+        axes.annotate(
+            label, (x, value), xytext=(-5 if left else 5, 3), textcoords="offset points",
+            ha="right" if left else "left", fontsize="x-small",
+        )  # fmt: skip
 
 
 def _heat_map(figure: HeatMap, plt: Any) -> Any:

@@ -49,7 +49,7 @@ def task_of(config: Mapping[str, Any]) -> str:
     if "task.digits" in config:
         first, second = config["task.digits"], config.get("task.second_digits")
         least = config.get("task.min_digits")
-        return f"{kind} {f'{least} to ' if least else ''}{first} × {second or first} digits"
+        return f"{kind} {f'{least}×{least} to ' if least else ''}{first}×{second or first}"
     return f"{kind} {config['task.train']}" if config.get("task.train") else kind
 
 

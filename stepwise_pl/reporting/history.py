@@ -161,7 +161,7 @@ def read_run(path: Path) -> History:
         try:
             return how(path / name)
         except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            run.notes.append(f"{name} cannot be read ({first_line(error)})")
+            run.notes.append(f"{name} cannot be read ({first_line(error).removeprefix(f'{path / name}: ')})")
             return otherwise
 
     plain: dict[str, Any] = read("config.yaml", cli.read_yaml, {}, "no config.yaml")

@@ -2,7 +2,6 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const hidden = new Set(); // numbers of the runs not shown
-  const drawn = new Set(); // elements
   let printing = false;
   const PAPER = 690; // pixels between the margins of an A4 page
 
@@ -32,6 +31,7 @@
       hoverlabel: { bgcolor: color("--panel"), bordercolor: color("--line"), font: { color: color("--ink") }, align: "left" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--ink") },
       autosize: !printing,
+      uirevision: "kept", // where the reader has zoomed
     };
     if (printing) {
       const style = getComputedStyle(element);
@@ -46,20 +46,28 @@
 
   function draw(element) {
     const figure = figures[element.dataset.figure];
-    drawn.add(element);
     return Plotly.react(element, data(figure), layout(figure, element), {
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
       toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
     });
   }
 
-  // A figure in a closed or hidden part of the page is drawn when it is first seen.
-  function drawVisible() {
-    for (const element of document.querySelectorAll(".plot")) {
-      if (!drawn.has(element) && element.offsetParent !== null) draw(element);
+  // A figure is drawn when it is about to be seen, so that a page of many runs opens at once.
+  const plots = [...document.querySelectorAll(".plot")];
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      observer.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }, { rootMargin: "300px" });
+  function redraw() {
+    for (const element of plots) {
+      observer.unobserve(element);
+      observer.observe(element);
     }
   }
-  const redraw = () => drawn.forEach((element) => element.offsetParent !== null && draw(element));
+  const drawAll = () => plots.filter((element) => element.offsetParent !== null).forEach(draw);
 
   function show(run, shown) {
     if (shown) hidden.delete(run);
@@ -67,10 +75,9 @@
     for (const element of document.querySelectorAll(`[data-run="${run}"]`)) element.hidden = !shown;
   }
 
-  const boxes = [...document.querySelectorAll("[data-toggle]")];
+  const boxes = [...document.querySelectorAll("[data-shows]")];
   function update() {
-    for (const box of boxes) show(Number(box.dataset.toggle), box.checked);
-    drawVisible();
+    for (const box of boxes) show(Number(box.dataset.shows), box.checked);
     redraw();
   }
   for (const box of boxes) {
@@ -83,8 +90,6 @@
       update();
     });
   }
-
-  for (const part of document.querySelectorAll("details")) part.addEventListener("toggle", () => { drawVisible(); redraw(); });
 
   for (const part of document.querySelectorAll(".examples")) {
     const select = part.querySelector("select");
@@ -104,7 +109,7 @@
   }
 
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
-  addEventListener("beforeprint", () => { printing = true; redraw(); });
-  addEventListener("afterprint", () => { printing = false; redraw(); });
-  drawVisible();
+  addEventListener("beforeprint", () => { printing = true; drawAll(); });
+  addEventListener("afterprint", () => { printing = false; drawAll(); });
+  redraw();
 })();

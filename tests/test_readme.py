@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwise_pl import sweep
-from stepwise_pl.commands import EvaluateConfig, ExportConfig
-from stepwise_pl.compare import overrides
+from stepwise_pl import cli, sweep
+from stepwise_pl.commands import CompareConfig, EvaluateConfig, ExportConfig, ReportConfig
 from tests.conftest import REPO, command
 from tests.test_config import composed
 
@@ -34,8 +33,8 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     if "--help" in arguments:
         return  # run in test_config
     monkeypatch.setattr("stepwise_pl.commands.require_run", lambda run, command: None)  # the run need not exist here
-    if entry == "compare":
-        arguments = overrides(arguments)
+    if entry in (positional := {"compare": CompareConfig, "report": ReportConfig}):
+        arguments = cli.positional(arguments, positional[entry])
     if entry == "sweep":
         arguments = sweep.overrides(arguments)
     if "-m" in arguments:

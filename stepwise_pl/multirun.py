@@ -101,9 +101,8 @@ def begin(config: DictConfig) -> None:
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
         if config.hydra.launcher.get("batch_size") == "auto":
-            config.hydra.launcher.batch_size = (
-                "1"  # joblib would bundle jobs after some that were short, such as finished ones
-            )
+            # joblib would make bundles of jobs after some that were short, such as finished ones.
+            config.hydra.launcher.batch_size = "1"
         # A job's configuration is composed anew, from these.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
     here.folder, here.planned = folder, tuple(job.run for job in jobs)

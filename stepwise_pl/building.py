@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, ValidationTimes
+from stepwise_pl import multirun
+from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, StageRecords, ValidationTimes
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.guard import Guard
@@ -112,7 +113,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
     cfg = config.trainer
     guard = Guard(config.guard)
     every_removed = 1 if guard.acts else cfg.validate_every_removed
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr.isatty() and not multirun.here.worker  # bars of several processes would overwrite each other
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
@@ -126,6 +127,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
         logger=MetricsFile(run_dir / "metrics.csv"),
         callbacks=[
             ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+            StageRecords(run_dir / "stages.jsonl"),  # before those that may find a collapse, and the checkpoint
             guard,
             Checkpoints(
                 run_dir / "checkpoints",
@@ -135,7 +137,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
                 cfg.keep_at_most,
                 guard,
             ),
-            StageProgressBar() if terminal else StageLog(),
+            StageProgressBar(multirun.here.job) if terminal else StageLog(),
         ],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,

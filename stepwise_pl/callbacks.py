@@ -16,6 +16,7 @@ from stepwise_pl.disk import link, put_in_place
 from stepwise_pl.errors import Collapse
 from stepwise_pl.guard import Guard
 from stepwise_pl.module import StepwiseModule
+from stepwise_pl.records import StagesFile
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,18 @@ class ValidationTimes(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.validated_at = state_dict["validated_at"]
+
+
+class StageRecords(Callback):
+    """Writes a line of stages.jsonl at every validation while training."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = StagesFile(path)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, StepwiseModule)
+        if trainer.is_global_zero and trainer.state.fn == "fit" and pl_module.stage is not None:
+            self.file.append(pl_module.stage)
 
 
 class Checkpoints(Checkpoint):
@@ -234,13 +247,18 @@ def size(count: int) -> str:
 
 
 class StageProgressBar(TQDMProgressBar):
-    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`."""
+    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`.
 
-    def __init__(self) -> None:
+    Args:
+        job: which job of a sweep this is, `2/9`; empty if it is none.
+    """
+
+    def __init__(self, job: str = "") -> None:
         super().__init__(refresh_rate=5)
+        self.job = {"job": job} if job else {}
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        return progress(trainer, pl_module)
+        return {**self.job, **progress(trainer, pl_module)}
 
 
 class StageLog(Callback):

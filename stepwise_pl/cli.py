@@ -1,6 +1,6 @@
 """Hydra, in one place: from the command line to checked dataclasses, and errors in one line.
 
-Only this module imports hydra and omegaconf.
+Only this module and `multirun`, for sweeps, import hydra and omegaconf.
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +43,8 @@ TOP: dict[str, type] = {
     "_export": commands.ExportConfig,
     "_write_data": commands.WriteDataConfig,
     "_check_data": commands.CheckDataConfig,
+    "_dashboard": commands.DashboardConfig,
+    "_sweep": commands.SweepConfig,
 }
 GROUPS: dict[str, type] = {
     "model": schemas.ModelConfig,
@@ -50,7 +54,9 @@ GROUPS: dict[str, type] = {
     "logger": schemas.LoggerConfig,
 }
 # Overrides that change neither what is learned nor how: they do not name a run.
-_UNNAMED = ("run_dir", "resume", "seed", "logger", "trainer", "experiment")
+_UNNAMED = ("run_dir", "resume", "objective", "seed", "logger", "trainer", "experiment")
+_GROUPS_OF_NAME = ("task", "model", "schedule")
+_LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
 def register_schemas() -> None:
@@ -70,19 +76,16 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     A `UserError` and whatever Hydra, the configuration or the disk complains about becomes
     one line on standard error and exit status 2; a defect keeps its traceback.
     """
-    if (more := [a for a in sys.argv[1:] if re.fullmatch(r"trainer\.devices=([2-9]|\d\d+)", a)]) and (
-        {"-m", "--multirun"} & set(sys.argv)
-    ):
-        # Lightning starts the further processes with this very command line, sweep and all.
-        raise SystemExit(
-            fail(f"--multirun with {more[0]}: sweep with one device per run, or start the runs one by one")
-        )
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
     register_schemas()
 
     def job(cfg: DictConfig) -> Any:
         # What is logged is for the person at the keyboard. Hydra has silenced it until here.
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        if config_name == "train" and in_sweep():
+            from stepwise_pl import multirun
+
+            return multirun.run_job(run, cfg)
         try:
             return run(to_object(cfg))
         except UserError as error:
@@ -97,26 +100,42 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
             with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
                 main()
             return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # schemas are no choices
-        return main()
+        from stepwise_pl import multirun
+
+        with multirun.closing():
+            return main()
     except BrokenPipeError:  # `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SystemExit(fail(explain(error))) from None
-    except UserError as error:
-        raise SystemExit(fail(str(error))) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
-        if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
-            null = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "a config group")
-            raise SystemExit(fail(f"{null} is not set: choose one with {null}=<name>; --help lists them")) from None
-        if (trouble := disk_error(error)) is None:
+        if (line := told(error)) is None:
             raise
-        raise SystemExit(fail(trouble)) from None
+        raise SystemExit(fail(line)) from None
+
+
+def told(error: Exception) -> str | None:
+    """An error that somebody at the keyboard can put right, in one line; None for a defect."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain(error)
+    if isinstance(error, UserError):
+        return str(error)
+    if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
+        null = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "a config group")
+        return f"{null} is not set: choose one with {null}=<name>; --help lists them"
+    return disk_error(error)
 
 
 def in_sweep() -> bool:
     """Whether this run is one of a `--multirun`."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def chosen() -> list[str]:
+    """The names of experiment, task, model and schedule that Hydra was asked for."""
+    choices = HydraConfig.get().runtime.choices
+    return [str(name) for key in ("experiment", "task", "model", "schedule") if (name := choices.get(key))]
 
 
 def say(text: str) -> None:
@@ -178,7 +197,8 @@ def explain(error: Exception) -> str:
     ):
         group, name, options = match.groups()
         allowed = sorted(option for option in options.split() if not option.startswith("_"))
-        return f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
+        more = f" ({name} may come with: pip install 'stepwise_pl[sweep]')" if group.startswith("hydra/") else ""
+        return f"{group}={name}: no such {group}; choose from {', '.join(allowed)}{more}"
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
         return f"{match[1]}: no such config group"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -195,26 +215,47 @@ def explain(error: Exception) -> str:
 def run_name() -> str:
     """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
 
-    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any, as
-    `<key>-<value>+<key>-<value>`: Hydra takes such a name in `run=` as it is, with `=` or `,` it would not.
+    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any (`folder_name`).
     """
     hydra_cfg = HydraConfig.get()
     choices = hydra_cfg.runtime.choices
-    groups = ("task", "model", "schedule")
-    name = choices.get("experiment") or "-".join(str(choices[group]) for group in groups)
-    named = (*_UNNAMED, *groups) if not choices.get("experiment") else _UNNAMED
-    rest = [
-        override
-        for override in hydra_cfg.overrides.task
-        if (key := override.split("=")[0].lstrip("+~")) not in named and not key.startswith(("logger.", "trainer."))
-    ]
-    parts = [re.sub(r"[^\w.-]", "_", override.lstrip("+~").replace("=", "-", 1)) for override in rest]
-    return "/".join([name, *(["+".join(sorted(parts))] if rest else [])])
+    experiment = choices.get("experiment")
+    name = experiment or "-".join(str(choices[group]) for group in _GROUPS_OF_NAME)
+    rest = [override for override in hydra_cfg.overrides.task if names_a_run(override, bool(experiment))]
+    return "/".join([name, *([folder_name(rest)] if rest else [])])
+
+
+def folder_name(overrides: list[str]) -> str:
+    """`<key>-<value>+<key>-<value>`: Hydra takes such a name in `run=` as it is, with `=` or `,` it would not."""
+    parts = [re.sub(r"[^\w.-]", "_", override.lstrip("+~").replace("=", "-", 1)) for override in overrides]
+    return shortened("+".join(sorted(parts)), _LONGEST_NAME)
+
+
+def shortened(name: str, longest: int) -> str:
+    """The name, its end made a digest if it is longer."""
+    return name if len(name) <= longest else f"{name[: longest - 9]}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+def names_a_run(override: str, has_experiment: bool) -> bool:
+    """Whether an override is part of the name of a run, besides its experiment, or task, model and schedule."""
+    key = override.split("=")[0].lstrip("+~")
+    named = _UNNAMED if has_experiment else (*_UNNAMED, *_GROUPS_OF_NAME)
+    return key not in named and not key.startswith(("logger.", "trainer."))
 
 
 def given_keys() -> set[str]:
     """The keys and groups that this command line sets."""
-    return {override.split("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
+    return keys_of(HydraConfig.get().overrides.task)
+
+
+def keys_of(overrides: Iterable[str]) -> set[str]:
+    """The keys and groups that are set."""
+    return {override.split("=")[0].lstrip("+~") for override in overrides}
+
+
+def quoted(text: str) -> str:
+    """As Hydra reads it: in quotes, where a backslash stands for itself except before a quote."""
+    return "'{}'".format(re.sub(r"\\+(?='|$)", lambda match: 2 * match[0], text).replace("'", "\\'"))
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `write_data`, `check_data`.
+"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `sweep`, `write_data`, `check_data`.
 
 Free of torch, as `stepwise_pl.config` is, and for the same reason.
 """
@@ -38,6 +38,9 @@ class EvaluateConfig:
     # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
     speed_problems: int = 50
     accelerator: str = "cpu"
+    # A W&B run of job type `eval` beside that of the training, in the project of the run's logger; offline: no account.
+    wandb: bool = False
+    offline: bool = False
 
     def __post_init__(self) -> None:
         require_run(self.run, "evaluate")
@@ -46,6 +49,8 @@ class EvaluateConfig:
             raise UserError(f"{' and '.join(given)}: give one of split, file and suite")
         if self.split is not None:
             one_of("split", self.split, ("train", "validation", "test"))
+        if self.offline and not self.wandb:
+            raise UserError("offline=true: is about W&B; add wandb=true")
         if self.suite is not None:
             one_of("suite", self.suite, ("ood",))
             require(self.limit is None, "limit", self.limit, "is not for a suite; give suite_size")
@@ -97,6 +102,18 @@ class CompareConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Table and figures of a sweep, as far as it has come: `python -m stepwise_pl.sweep <sweep folder>`."""
+
+    # The sweep folder.
+    sweep: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.sweep:
+            raise UserError("sweep is not set: python -m stepwise_pl.sweep <sweep folder>")
+
+
+@dataclass
 class WriteDataConfig:
     """Write a task's splits as text files: `python -m stepwise_pl.write_data task=mult4x4 out=data`."""
 
@@ -128,3 +145,19 @@ def require_run(run: str, command: str) -> None:
         raise UserError(f"run is not set: python -m stepwise_pl.{command} run=<run folder>")
     if not (Path(run) / "config.yaml").is_file():
         raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")
+
+
+@dataclass
+class DashboardConfig:
+    """A W&B workspace for the runs of a project: `python -m stepwise_pl.dashboard entity=<account or team>`."""
+
+    entity: str = ""
+    project: str = "stepwise_pl"
+    name: str = "Stepwise Internalization"
+    # The batch size that `evaluate` measured speed at, besides 1.
+    batch_size: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.entity:
+            raise UserError("entity is not set: the W&B account or team whose project it is")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")

@@ -11,17 +11,11 @@ from typing import Any
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
+from stepwise_pl.config import ASIDE as ASIDE
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table
 from stepwise_pl.statistics import holm, mcnemar, mean_interval, paired_difference
-
-# Keys of a run's configuration that change neither what is learned nor how.
-ASIDE = (
-    "seed", "run_dir", "resume", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
-    "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
-    "trainer.keep_every_removed",
-)  # fmt: skip
 
 
 @dataclass

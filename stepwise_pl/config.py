@@ -19,10 +19,18 @@ PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "run_dir", "resume", "model.gradient_checkpointing", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "run_dir", "resume", "objective", "model.gradient_checkpointing", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
+# Keys that change neither what is learned nor how.
+ASIDE = (
+    "seed", "run_dir", "resume", "objective", "model.gradient_checkpointing", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
+    "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
+    "trainer.keep_every_removed",
+)  # fmt: skip
+# What a run may be asked to be good at: keys of its summary.json.
+OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
 
 
 @dataclass
@@ -245,14 +253,22 @@ class LoggerConfig:
     offline: bool = False
     project: str = "stepwise_pl"
     entity: str | None = None
+    # Null: runs of a sweep are a group of its name.
     group: str | None = None
+    # Besides the names of task, model and schedule.
+    tags: list[str] = field(default_factory=list)
+    # Keep the exported model as an artifact.
+    artifact: bool = False
     # Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
     finish_timeout: int = 60
+    # Event files for TensorBoard, in `tensorboard` of the run folder.
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         require(self.finish_timeout >= 1, "logger.finish_timeout", self.finish_timeout, "must be at least 1")
-        if self.offline and not self.wandb:
-            raise UserError("logger.offline=true: is about W&B; add logger=wandb")
+        for key in ("offline", "artifact"):
+            if getattr(self, key) and not self.wandb:
+                raise UserError(f"logger.{key}=true: is about W&B; add logger=wandb")
 
 
 @dataclass
@@ -268,14 +284,21 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = 0
-    # Everything the run writes goes here; null: a new folder under outputs/ named after the run.
+    # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
+    # sweep folder, with a run folder for every job in it.
     run_dir: str | None = None
-    # Go on from checkpoints/last.ckpt in run_dir.
+    # Go on from checkpoints/last.ckpt in run_dir. With --multirun: skip the jobs that are finished, go on with the others.
     resume: bool = False
+    # What Hydra's sweeper gets as the result of a job, one or a list of: `val_accuracy`, `test_accuracy`, of the
+    # checkpoint that is tested; `removed_at_95`, the most removed tokens with 95% accuracy on validation (-1: none);
+    # `seconds` of training. The first three are to be maximised.
+    objective: Any = "val_accuracy"
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
         require_task_and_schedule(self.task, self.schedule)
+        for name in self.objective if isinstance(self.objective, list) and self.objective else [self.objective]:
+            one_of("objective", name, OBJECTIVES)
         share = self.trainer.devices * self.trainer.accumulate_grad_batches
         require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
                 f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
@@ -289,6 +312,8 @@ class Config:
                 f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
                 "trainer.max_steps, where the change ends"
             )
+        if self.logger.artifact and self.schedule.keep_position:
+            raise UserError("logger.artifact=true: a model trained with schedule.keep_position=true cannot be exported")
         if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
             raise UserError(
                 f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "

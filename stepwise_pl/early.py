@@ -13,6 +13,8 @@ def check(config: Config) -> None:
     """Raise `UserError` if the machine lacks what the trainer is told to use, or no such model can be built."""
     check_type(config.model)
     check_sources(config.model)
+    if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard: TensorBoard is not installed; pip install tensorboard")
     import torch
 
     from stepwise_pl.models import check_architecture

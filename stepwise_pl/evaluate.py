@@ -120,6 +120,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     write_predictions(predictions, path.with_suffix(".jsonl"))
     run_folder.write_json(summary, path)
+    if config.wandb:
+        from stepwise_pl import wandb_runs
+
+        plain = cli.read_yaml(run.path / "config.yaml")
+        with wandb_runs.environment_kept():
+            wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
     result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
     lines = [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",

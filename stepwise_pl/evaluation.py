@@ -1,20 +1,23 @@
 """Scoring a model on encoded examples: what validation, testing and `stepwise_pl.evaluate` share."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.datamodule import EvalBatches, Limits
 from stepwise_pl.decoding import Targets, answers, continuation, generate, target_logits
 from stepwise_pl.metrics import EvaluationMetrics, TokenSums, token_sums
+from stepwise_pl.records import Sample
 from stepwise_pl.removal import removal_count, remove
-from stepwise_pl.tokenizing import EncodedExamples
+from stepwise_pl.tokenizing import EncodedExamples, answer_frame
 
 
 class Decoded(NamedTuple):
@@ -67,11 +70,21 @@ class Verifier:
     The decisions are those of plain greedy decoding (tested) up to rounding: a full pass
     and a step with a cache add in another order, so that two logits which differ by less
     than their rounding error may change places. The same is true of two batch sizes.
+
+    Attributes:
+        right: `draw` of every example known so far to be answered rightly.
+        wrong: by `draw`, the answer of every other that was decoded so far.
+        digit_counts: how many examples have each token of the answer, and in how many of
+            them it is the arg-max, teacher-forced; [2, tokens of the longest answer so far] int64.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.drafts: list[Draft] = []
+        self.right: list[int] = []
+        self.wrong: dict[int, str | None] = {}
+        self.digit_counts = torch.zeros(2, 0, dtype=torch.long)
+        self._frame: tuple[int, int] | None = None
 
     @torch.inference_mode()
     def verify(self, batch: CoTBatch) -> tuple[TokenSums, list[int]]:
@@ -97,8 +110,25 @@ class Verifier:
             at = int(column[place])
             alone.tokens[0, at] = predicted[place]
             self.drafts.append(Draft(target, alone, at + 1 - int(prompt[number])))
+        self._count_digits(batch, row, column, ~wrong)
         departed = set(rows.tolist())
-        return sums, [number for number in range(len(batch)) if number not in departed]
+        proved = [number for number in range(len(batch)) if number not in departed]
+        self.right += batch.draw[proved].tolist()
+        return sums, proved
+
+    def _count_digits(self, batch: CoTBatch, row: Tensor, column: Tensor, right: Tensor) -> None:
+        """Add the targets of a batch to `digit_counts`; row, column and outcome of each, [targets]."""
+        ends = batch.attention_mask.sum(1)
+        starts = ends - batch.length_of(Part.ANSWER)
+        if self._frame is None:
+            self._frame = answer_frame(batch.tokens[0, starts[0] : ends[0]].tolist(), self.tokenizer)
+        before, after = self._frame
+        place = column - starts[row] - before
+        inside = (place >= 0) & (column < ends[row] - after)
+        place, right = place[inside], right[inside].long()
+        width = max(self.digit_counts.shape[1], int(place.max()) + 1 if len(place) else 0)
+        self.digit_counts = F.pad(self.digit_counts, (0, width - self.digit_counts.shape[1]))
+        self.digit_counts.index_add_(1, place, torch.stack([torch.ones_like(right), right]))
 
     @torch.inference_mode()
     def decode(self, max_new_tokens: int) -> Iterator[tuple[int, Decoded]]:
@@ -114,7 +144,41 @@ class Verifier:
             found = zip(
                 answers(tokens, self.tokenizer), answers([one.target for one in some], self.tokenizer), strict=True
             )
-            yield from zip(batch.draw.tolist(), (Decoded(*one) for one in found), strict=True)
+            for draw, decoded in zip(batch.draw.tolist(), (Decoded(*one) for one in found), strict=True):
+                if decoded.right:
+                    self.right.append(draw)
+                else:
+                    self.wrong[draw] = decoded.predicted
+                yield draw, decoded
+
+
+def first_samples(
+    verifier: Verifier, examples: EncodedExamples, count: int, everywhere: Callable[[list[Any]], list[Any]]
+) -> list[Sample]:
+    """The first `count` right and the first `count` wrong examples, in the order of the data.
+
+    Args:
+        verifier: after `decode`; its `draw`s are places in `examples`.
+        everywhere: what is found by this process to what is found by all of them.
+    """
+    outcomes: list[tuple[int, bool, str | None]] = [
+        *((draw, True, None) for draw in sorted(verifier.right)[:count]),
+        *((draw, False, verifier.wrong[draw]) for draw in sorted(verifier.wrong)[:count]),
+    ]
+    outcomes = sorted(everywhere(outcomes))
+    out: list[Sample] = []
+    for wanted in (True, False):
+        for draw, right, prediction in [one for one in outcomes if one[1] is wanted][:count]:
+            batch = examples.collate(np.array([draw]))
+            (target,) = answers(continuation(batch), verifier.tokenizer)
+            prompt = str(verifier.tokenizer.decode(batch.tokens[0, : int(batch.length_of(Part.PROMPT)) - 1])).strip()
+            out.append({
+                "prompt": prompt,
+                "target": target or "",
+                "prediction": target if right else prediction,
+                "right": right,
+            })  # fmt: skip
+    return out
 
 
 @dataclass

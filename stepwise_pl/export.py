@@ -46,25 +46,36 @@ def example_prompt(task: Task) -> str:
 
 
 def export(config: ExportConfig) -> Path:
-    """Write model, tokenizer, generation settings and a README with the prompt format; return the folder.
+    """Export as configured; return the folder.
 
     Raises:
-        UserError: the run cannot be read; the folder is not empty; or the run was trained
-            with keep_position, which no plain Hugging Face folder can express.
+        UserError: see `write_model`; or the folder is not empty.
+    """
+    out = Path(config.out) if config.out else Path(config.run) / "export"
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"out={out}: is not empty; choose another folder")
+    write_model(Path(config.run), config.checkpoint, out)
+    cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")
+    return out
+
+
+def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
+    """Write model, tokenizer, generation settings and a README with the prompt format to `out`; return it.
+
+    Raises:
+        UserError: the run cannot be read, or was trained with keep_position, which no
+            plain Hugging Face folder can express.
     """
     from stepwise_pl import runs
     from stepwise_pl.lora import merge_adapters
     from stepwise_pl.tokenizing import export_prompt
 
-    run = runs.load_run(config.run, config.checkpoint)
+    run = runs.load_run(str(run_dir), checkpoint)
     if run.config.schedule.keep_position:
         raise UserError(
-            f"run={config.run}: trained with schedule.keep_position=true; generation must then jump over the gap, which a "
+            f"run={run_dir}: trained with schedule.keep_position=true; generation must then jump over the gap, which a "
             "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
         )
-    out = Path(config.out) if config.out else run.path / "export"
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"out={out}: is not empty; choose another folder")
     eos = run.tokenizer.eos_token
     settings = run.model.generation_config
     settings.do_sample = False
@@ -87,7 +98,6 @@ def export(config: ExportConfig) -> Path:
         code=code,
     )
     (out / "README.md").write_text(readme, encoding="utf-8")
-    cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")
     return out
 
 

@@ -1,21 +1,21 @@
-"""Where metrics go: metrics.csv always, Weights & Biases by choice."""
+"""Where metrics go in the run folder: metrics.csv always, TensorBoard by choice. For W&B see `wandb_runs`."""
 
 import csv
-import json
 import logging
 import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from stepwise_pl.config import LoggerConfig
 from stepwise_pl.disk import write_text
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.records import all_rows as all_rows
+from stepwise_pl.records import is_behind
+from stepwise_pl.records import read_attempts as read_attempts
+from stepwise_pl.records import read_metrics as read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class MetricsFile(Logger):
         if not text.endswith("\n"):  # killed while writing a row
             write_text(self.path, text[: text.rfind("\n") + 1])
         rows = all_rows(self.path)
-        self._rewrite([row for row in rows if _before(row, step, attempt) and not row.get("test/loss")])
+        self._rewrite([row for row in rows if is_behind(row, step, attempt) and not row.get("test/loss")])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -88,150 +88,52 @@ class MetricsFile(Logger):
         os.replace(temporary, self.path)
 
 
-def attempt_of(row: Mapping[str, str]) -> int:
-    """0, and one more for each time the guard has gone back."""
-    return int(row.get("attempt") or 0)
+class Throughput:
+    """Adds examples per second to rows of training, for loggers whose rows need not be the same for every run of a seed.
 
-
-def _before(row: Mapping[str, str], step: int, attempt: int) -> bool:
-    """Whether a run that resumes at `step` of `attempt` has this row behind it."""
-    return attempt_of(row) < attempt or (attempt_of(row) == attempt and int(row["step"]) <= step)
-
-
-def all_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv in the order written; cells are text, empty where a row has no such metric."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The rows that count: without those that were given up when the guard went back before them."""
-    return read_attempts(path)[0]
-
-
-def read_attempts(path: Path) -> tuple[list[dict[str, str]], list[list[dict[str, str]]]]:
-    """The rows that count, and for each time the guard went back those that were given up then.
-
-    The first row of an attempt is of the step at which it begins.
-    """
-    kept: list[dict[str, str]] = []
-    given_up: list[list[dict[str, str]]] = []
-    attempt = 0
-    for row in all_rows(path):
-        if attempt_of(row) > attempt:
-            attempt, begins = attempt_of(row), int(row["step"])
-            given_up.append([other for other in kept if int(other["step"]) > begins])
-            kept = [other for other in kept if int(other["step"]) <= begins]
-        kept.append(row)
-    return kept, given_up
-
-
-@contextmanager
-def environment_kept() -> Iterator[None]:
-    """Undo what W&B does to the process, so that the next job of a sweep starts clean.
-
-    Lightning's logger sets WANDB_MODE for good, and an unfinished run would be reused by the next logger.
-    """
-    before = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
-    try:
-        yield
-    finally:
-        finish_wandb()
-        for key in [key for key in os.environ if key.startswith("WANDB_")]:
-            del os.environ[key]
-        os.environ.update(before)
-
-
-def finish_wandb() -> None:
-    """End the W&B run there is, if any, and note what it has; a failure is said, and costs nothing."""
-    wandb = sys.modules.get("wandb")
-    run = None if wandb is None else wandb.run
-    if wandb is None or run is None:
-        return
-    folder = Path(run.dir).parent
-    try:
-        wandb.finish()
-    except Exception as error:
-        log.warning(
-            "W&B has not taken all of the run (%s; `wandb sync %s` may send it later); metrics.csv has it all",
-            first_line(error), folder,
-        )  # fmt: skip
-        return
-    while _OPEN:
-        _OPEN.pop().note()
-
-
-class CarefulWandbLogger(WandbLogger):
-    """A W&B logger whose failures do not stop the run: what it would log is in metrics.csv all the same.
-
-    Rows of steps that come again after a resume are not logged again, as far as it is known
-    that W&B has them: up to the last time that a session ended its W&B run. After a SIGKILL
-    that is not known, and the rows since are logged again, with the same values.
+    Measured from the row of training before; not where a validation came between.
 
     Args:
-        notes: a JSON file in the run folder with the run's id, and the last step that W&B
-            has of each attempt and kind of row.
+        batch_size: examples per optimizer step.
     """
 
-    def __init__(self, notes: Path, **settings: Any) -> None:
-        self.notes, self.failed = notes, False
-        self.has: dict[str, int] = {}
-        run_id = None
-        if notes.is_file():
-            found = json.loads(notes.read_text(encoding="utf-8"))
-            run_id, self.has = found["id"], found["has"]
-        self._before = dict(self.has)
-        super().__init__(id=run_id, **settings)
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._last: tuple[int, float] | None = None
+
+    def added(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """The row with `train/examples_per_second`, if it can be told."""
+        now, before = time.perf_counter(), self._last
+        self._last = (step, now) if "train/loss" in metrics else None
+        if self._last is None or before is None or step <= before[0]:
+            return dict(metrics)
+        return {**metrics, "train/examples_per_second": (step - before[0]) * self.batch_size / (now - before[1])}
+
+
+class TensorBoard(TensorBoardLogger):
+    """Event files in `tensorboard/` of the run folder, a folder in it for each start and attempt of the guard.
+
+    TensorBoard knows one x-axis, steps. So the scalars under `versus_removed_tokens/` have
+    the number of removed tokens in its place.
+    """
+
+    def __init__(self, run_dir: Path, batch_size: int) -> None:
+        number = len(list((run_dir / "tensorboard").glob("*")))
+        super().__init__(save_dir=run_dir, name="tensorboard", version=f"start{number + 1}")
+        self.throughput = Throughput(batch_size)
 
     @rank_zero_only
-    def note(self) -> None:
-        """Write down what W&B has."""
-        write_text(self.notes, json.dumps({"id": self.version, "has": self.has}) + "\n")
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        pass  # they are in config.yaml
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()  # Lightning's own writes a file of hyper-parameters as well
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        kind = next((name for name in ("train", "val", "test") if f"{name}/loss" in metrics), "guard")
-        key, step = f"{metrics.get('attempt', 0):.0f} {kind}", int(step or 0)
-        if self.failed or step <= self._before.get(key, -1):
-            return
-        try:
-            super().log_metrics(metrics, step)
-            self.has[key] = step
-        except Exception as error:
-            self.failed = True
-            log.warning(
-                "W&B takes no more metrics (%s); training goes on, and metrics.csv has them all", first_line(error)
-            )
-
-
-_OPEN: list[CarefulWandbLogger] = []
-
-
-def wandb_logger(cfg: LoggerConfig, run_dir: Path, name: str, config: Mapping[str, Any]) -> WandbLogger:
-    """A W&B run whose validation metrics have the number of removed tokens as their x-axis.
-
-    Its id is kept in the run folder, so that a resumed run goes on in it.
-
-    Raises:
-        UserError: W&B does not start.
-    """
-    import wandb
-
-    try:
-        logger = CarefulWandbLogger(
-            run_dir / "wandb.json", name=name, save_dir=run_dir, project=cfg.project, entity=cfg.entity,
-            group=cfg.group, offline=cfg.offline, resume="allow", job_type="train", config=dict(config),
-            settings=wandb.Settings(finish_timeout=cfg.finish_timeout, finish_timeout_raises=True),
-        )  # fmt: skip
-        run = logger.experiment
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            run.define_metric("schedule/removed_tokens")
-            for metric in VERSUS_REMOVED:
-                run.define_metric(metric, step_metric="schedule/removed_tokens")
-            write_text(run_dir / "wandb.json", json.dumps({"id": run.id, "has": logger.has}) + "\n")
-            _OPEN[:] = [logger]
-    except Exception as error:
-        raise UserError(
-            f"logger=wandb: W&B does not start ({first_line(error)}); log in, or add logger.offline=true"
-        ) from None
-    return logger
+        super().log_metrics(self.throughput.added(metrics, int(step or 0)), step)
+        for name in VERSUS_REMOVED:
+            if name in metrics:
+                removed = round(metrics["schedule/removed_tokens"])
+                self.experiment.add_scalar(f"versus_removed_tokens/{name}", metrics[name], removed)

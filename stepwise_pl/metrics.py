@@ -49,6 +49,30 @@ def normalize_answer(text: str) -> str:
     return " ".join(text.replace(",", "").split())
 
 
+class DigitAccuracy(Metric):
+    """Accuracy at each token of the answer, over the examples that have it, right on any number of processes.
+
+    Args:
+        places: tokens of the longest answer, or more.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, places: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("counts", torch.zeros(2, places, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, counts: Tensor) -> None:
+        """Examples that have each token, and how many of them have it right, [2, at most places] int64."""
+        self.counts[:, : counts.shape[1]] += counts.to(self.counts.device)
+
+    def compute(self) -> Tensor:
+        """Of each token that any example has, [tokens] float64."""
+        there, right = self.counts[:, self.counts[0] > 0].double().unbind()
+        return right / there
+
+
 class EvaluationMetrics(Metric):
     """Answer accuracy, token accuracy, loss and perplexity over a split, right on any number of processes."""
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, TypedDict
 
 import lightning as L
@@ -16,12 +17,15 @@ from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
-from stepwise_pl.evaluation import Verifier
+from stepwise_pl.evaluation import Verifier, first_samples
 from stepwise_pl.lora import has_adapters, trained
-from stepwise_pl.metrics import EvaluationMetrics, TokenSums, level_counts, token_sums
+from stepwise_pl.metrics import DigitAccuracy, EvaluationMetrics, TokenSums, level_counts, token_sums
 from stepwise_pl.optimizers import build_optimizer
+from stepwise_pl.records import StageRecord
 from stepwise_pl.removal import offsets, removal_count, remove
 from stepwise_pl.schedules import Schedule
+
+SAMPLES = 4  # right answers, and as many wrong ones, that are kept of a validation
 
 
 class Rollback(TypedDict):
@@ -80,6 +84,7 @@ class StepwiseModule(L.LightningModule):
         self.rollbacks: list[Rollback] = []  # what the guard decided so far
         self._seconds, self._started = 0.0, time.monotonic()  # of training up to the checkpoint this one started from
         self.evaluation = EvaluationMetrics()
+        self.stage: StageRecord | None = None  # the last validation
         # Of the micro-batches since the last optimizer step:
         self._step_sums: TokenSums | None = None
         self._step_counts: Tensor | None = None  # `level_counts`, for a closed-loop schedule
@@ -110,6 +115,7 @@ class StepwiseModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.schedule.bind(self.data.steps_per_epoch, self.data.limits.max_removed)
+        self.digits = DigitAccuracy(self.data.limits.longest_answer)
         if stage == "fit":
             self.removed = self.scheduled(0)
 
@@ -233,7 +239,8 @@ class StepwiseModule(L.LightningModule):
         self.schedule.observe(step, metrics)
         # This hook runs inside the step: with it, one more is done.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        self._log(step + 1, {**metrics, "train/lr": optimizer.param_groups[0]["lr"]}, write)
+        state = {"train/lr": optimizer.param_groups[0]["lr"], "schedule/reset_step": self.reset_step}
+        self._log(step + 1, {**metrics, **state}, write)
 
     def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
         """Log metrics as of `step` optimizer steps done, with the number of removed tokens they are plotted against."""
@@ -266,6 +273,7 @@ class StepwiseModule(L.LightningModule):
 
     def _begin_evaluation(self) -> None:
         self.evaluation.reset()  # one before may have been broken off
+        self.digits.reset()
         self._verifier = Verifier(self.model, self.tokenizer, self.data.data.eval_batch_size)
 
     def _evaluate(self, batch: CoTBatch) -> None:
@@ -280,6 +288,7 @@ class StepwiseModule(L.LightningModule):
         # Best checkpoint: the most removed tokens first, then the highest accuracy.
         metrics["val/selection_score"] = 2.0 * self.removed + metrics["val/answer_accuracy"]
         self._log(self.trainer.global_step, metrics)
+        self.stage = self._stage(metrics)
         self.schedule.observe(self.trainer.global_step, metrics)
 
     def on_test_epoch_end(self) -> None:
@@ -291,6 +300,27 @@ class StepwiseModule(L.LightningModule):
         metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}
         self.evaluation.reset()
         return metrics
+
+    def _stage(self, metrics: Mapping[str, Any]) -> StageRecord:
+        """What stages.jsonl says of a validation that is over; on every process the same."""
+        self.digits.update(self._verifier.digit_counts)
+        return {
+            "step": self.trainer.global_step,
+            "attempt": self.attempt,
+            "removed_tokens": self.removed_tokens,
+            "examples": round(float(metrics["val/examples"])),
+            "accuracy": float(f"{float(metrics['val/answer_accuracy']):.7g}"),  # as in metrics.csv
+            "digits": self.digits.compute().tolist(),
+            "samples": first_samples(self._verifier, self.data.encoded["validation"], SAMPLES, self._everywhere),
+        }
+
+    def _everywhere(self, found: list[Any]) -> list[Any]:
+        """What all processes have found, one after the other."""
+        if self.trainer.world_size == 1:
+            return found
+        of_all: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(of_all, found)
+        return list(chain.from_iterable(of_all))
 
     # Checkpoints
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwise_pl.loggers import read_attempts
+from stepwise_pl.records import read_attempts
 from stepwise_pl.statistics import wilson
 
 # Told apart by colour-blind readers (Okabe and Ito), and by shape in grey print.
@@ -47,6 +47,22 @@ def _stages(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
                 removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"]))
             )
     return [stages[removed] for removed in sorted(stages)]
+
+
+def removed_at(stages: Iterable[Stage], accuracy: float = 0.95) -> int | None:
+    """The largest number of removed tokens whose last validation is at least this accurate; None if there is none."""
+    return max((stage.removed_tokens for stage in stages if stage.accuracy >= accuracy), default=None)
+
+
+def selected_accuracy(metrics_file: Path) -> float | None:
+    """Accuracy on validation of best.ckpt: the highest at the most removed tokens; None before the first validation."""
+    kept, _ = read_attempts(metrics_file)
+    found = [
+        (float(row["schedule/removed_tokens"]), float(row["val/answer_accuracy"]))
+        for row in kept
+        if row.get("val/answer_accuracy")
+    ]
+    return max(found)[1] if found else None
 
 
 def percent(accuracy: float, examples: int) -> str:

@@ -4,6 +4,7 @@ config.yaml       the resolved configuration, with what follows from it under `d
 environment.json  versions, git commit, command line and machine of every start
 model/            architecture and tokenizer, in Hugging Face's format, without weights
 metrics.csv       every logged metric
+stages.jsonl      every validation: accuracy of each digit of the answer, and some answers (`stepwise_pl.records`)
 checkpoints/      best.ckpt and last.ckpt, good.ckpt for the guard, and removed-<k>.ckpt if asked for
 summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
@@ -46,6 +47,10 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_swe
     if resume:
         path = path if run_dir else newest(path)
         if not in_sweep and not holds_run(path) and not (path / "config.yaml").is_file():
+            if (path / "sweep.json").is_file():
+                raise UserError(
+                    f"run_dir={path}: holds a sweep; give its command again, with --multirun and resume=true"
+                )
             raise UserError(
                 f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
             )
@@ -65,8 +70,8 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_swe
         raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
     lock(path)
     if not holds_run(path):
-        (path / "metrics.csv").unlink(missing_ok=True)
-        (path / "wandb.json").unlink(missing_ok=True)
+        for name in ("metrics.csv", "stages.jsonl", "wandb.json"):
+            (path / name).unlink(missing_ok=True)
     os.environ[_RANK_ZERO_FOLDER] = str(path.absolute())
     return path
 
@@ -162,6 +167,17 @@ def require_same_files(run_dir: Path, task: Task) -> None:
             f"run={run_dir}: a data file has changed since the run, so its splits may hold what was trained on; put it "
             "back, or evaluate on a file of its own with file=<file>"
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises `UserError` if the file is not a JSON mapping."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: damaged, or not there")
+    return data
 
 
 def write_json(data: dict[str, Any], path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import cli
@@ -13,6 +14,7 @@ from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import read_checkpoint, require_own, restored
+from stepwise_pl.records import StagesFile
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ def resume(run_dir: Path, plain: dict[str, Any]) -> int:
     step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
     log.info("resuming at step %d", step)
     MetricsFile(run_dir / "metrics.csv").resume_from(step, attempt)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        StagesFile(run_dir / "stages.jsonl").resume_from(step, attempt)
     return step
 
 

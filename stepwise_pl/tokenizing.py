@@ -76,6 +76,18 @@ def export_prompt(prompt: str, eos: str, internalized: bool) -> str:
     return f" {prompt} {eos}{eos if internalized else ''}"
 
 
+def answer_frame(answer: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many tokens of the answer's part stand before the answer itself (separator and mark), and after it.
+
+    After it comes the end token, and before that, with tokenizers such as GPT-2's, a space.
+    """
+    before = next(i for i in range(1, len(answer) + 1) if i == len(answer) or MARK in tokenizer.decode(answer[1:i]))
+    after = 1
+    while before + after < len(answer) and not str(tokenizer.decode([answer[-after - 1]])).strip():
+        after += 1
+    return before, after
+
+
 class EncodedExamples:
     """A tokenised split, as flat arrays.
 

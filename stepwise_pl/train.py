@@ -3,13 +3,14 @@
 import contextlib
 import logging
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from stepwise_pl import cli, run_folder
+from stepwise_pl import cli, multirun, run_folder
 from stepwise_pl.config import Config
 
 if TYPE_CHECKING:
@@ -30,25 +31,64 @@ def train(config: Config) -> dict[str, Any]:
     if config.resume and (run_dir / "config.yaml").is_file():
         config = run_folder.resumed_config(run_dir, config, cli.given_keys())
         name = run_folder.derived_of(run_dir).get("name", name)
+        if cli.in_sweep() and (summary := multirun.finished(run_dir, config)) is not None:
+            log.info("finished already: %s", run_dir)
+            return summary
     # What takes seconds to import comes after all that can be refused without it: Lightning last.
     from stepwise_pl.early import check
 
     check(config)
-    from stepwise_pl import loggers
+    from stepwise_pl import wandb_runs
     from stepwise_pl.building import build_parts, describe
-    from stepwise_pl.callbacks import bytes_in
 
     parts = build_parts(config)
     derived = describe(config, parts)
-    plain = {**cli.to_plain(config), "derived": {"name": name, **derived}}
-    with loggers.environment_kept(), stop_explained(run_dir):
+    plain = {**cli.to_plain(config), "derived": {"name": name, **labels(config, run_dir, name), **derived}}
+    with wandb_runs.environment_kept(), stop_explained(run_dir):
         fitted = fit(config, parts, run_dir, plain)
         tested = test(parts, fitted, run_dir / "checkpoints")
+        summary = summarise(config, run_dir, name, fitted, tested, derived)
+        if fitted.trainer.is_global_zero:
+            run_folder.write_json(summary, run_dir / "summary.json")
+            (report_of_job if cli.in_sweep() else report)(run_dir, summary)
+            add_to_wandb(config, run_dir, summary)
+    run_folder.unlock(run_dir)
+    return summary
+
+
+def labels(config: Config, run_dir: Path, name: str) -> dict[str, Any]:
+    """The group and the tags of the run; a resumed one keeps those it had, whatever this command line is like."""
+    if config.resume and (run_dir / "config.yaml").is_file():
+        before = run_folder.derived_of(run_dir)
+        return {key: before.get(key) for key in ("group", "tags")}
+    group = config.logger.group or (name.partition("/")[0] if cli.in_sweep() else None)
+    return {"group": group, "tags": [*cli.chosen(), *config.logger.tags]}
+
+
+def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None:
+    """Result, tables and, if asked for, the model."""
+    if not config.logger.wandb:
+        return
+    from stepwise_pl import wandb_runs
+    from stepwise_pl.export import write_model
+
+    with tempfile.TemporaryDirectory(dir=run_dir, prefix="artifact-") as folder:
+        model = write_model(run_dir, "best", Path(folder) / "model") if config.logger.artifact else None
+        wandb_runs.add_result(run_dir, summary, model)
+
+
+def summarise(
+    config: Config, run_dir: Path, name: str, fitted: "Fitted", tested: dict[str, Any], derived: dict[str, Any]
+) -> dict[str, Any]:
+    """What summary.json says."""
+    from stepwise_pl.callbacks import bytes_in
+
     abandoned = sum(rollback["at_step"] - rollback["to_step"] for rollback in fitted.rollbacks)
-    summary = {
+    return {
         "name": name,
         "seed": config.seed,
         **tested,
+        **on_validation(run_dir / "metrics.csv"),
         "collapsed": fitted.collapsed,
         "rollbacks": fitted.rollbacks,
         "steps": fitted.steps,
@@ -58,11 +98,6 @@ def train(config: Config) -> dict[str, Any]:
         "seconds": round(fitted.seconds, 1),
         "checkpoint_bytes": bytes_in(run_dir / "checkpoints"),
     }
-    if fitted.trainer.is_global_zero:
-        run_folder.write_json(summary, run_dir / "summary.json")
-        report(run_dir, summary)
-    run_folder.unlock(run_dir)
-    return summary
 
 
 def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) -> "Fitted":
@@ -70,7 +105,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
 
-    from stepwise_pl import guard, loggers, provenance, runs
+    from stepwise_pl import guard, loggers, provenance, runs, wandb_runs
     from stepwise_pl.building import build_attempt
 
     def describe_run() -> None:
@@ -82,13 +117,16 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
     step = runs.resume(run_dir, plain) if run_folder.holds_run(run_dir) else 0
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         describe_run()
+        (run_dir / "summary.json").unlink(missing_ok=True)  # of the run as it was
         provenance.record(run_dir / "environment.json", from_step=step)
         log.info("run folder: %s", run_dir)
-    wandb: list[Logger] = []
+    more: list[Logger] = []
     if config.logger.wandb:
-        wandb.append(loggers.wandb_logger(config.logger, run_dir, plain["derived"]["name"], plain))
+        more.append(wandb_runs.wandb_logger(config.logger, run_dir, plain))
+    if config.logger.tensorboard:
+        more.append(loggers.TensorBoard(run_dir, config.data.batch_size))
     return guard.fit(
-        lambda: build_attempt(config, parts, run_dir, plain, describe_run, wandb),
+        lambda: build_attempt(config, parts, run_dir, plain, describe_run, more),
         parts.data, run_dir / "checkpoints", config.guard,
     )  # fmt: skip
 
@@ -112,19 +150,23 @@ def stop_explained(run_dir: Path) -> Iterator[None]:
         signal.raise_signal(signal.SIGTERM)
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, interrupt) if main else None
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if main:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning would call a handler of ours besides its own
+        if before[signal.SIGINT] is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except BaseException as error:
-        if (run_dir / "config.yaml").is_file():
-            again = "the same command with" if not cli.in_sweep() else "python -m stepwise_pl.train"
-            log.error("stopped; %s run_dir=%s resume=true goes on", again, run_dir)
+        if (run_dir / "config.yaml").is_file() and not cli.in_sweep():  # which says so itself, at its end
+            log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
         if isinstance(error, SIGTERMException):  # of status 0, by which nobody would notice
             raise SystemExit(128 + reason) from None
         raise
     finally:
         if main:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
@@ -144,6 +186,26 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
         "test_examples": round(examples),
         "checkpoint": best.name,
     }
+
+
+def on_validation(metrics: Path) -> dict[str, Any]:
+    """What a run may be asked to be good at on validation; see `results.py`."""
+    from stepwise_pl.results import read_stages, removed_at, selected_accuracy
+
+    return {"val_accuracy": selected_accuracy(metrics), "removed_at_95": removed_at(read_stages(metrics)[0])}
+
+
+def report_of_job(run_dir: Path, summary: dict[str, Any]) -> None:
+    """Draw the figure and print a line: the table of the sweep follows at its end."""
+    from stepwise_pl.results import percent, plot_stages, read_stages
+
+    stages, given_up = read_stages(run_dir / "metrics.csv")
+    name = summary["name"]
+    plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
+    accuracy = percent(summary["test_accuracy"], summary["test_examples"]).strip()
+    removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
+    here = multirun.here
+    cli.say(f"[{here.job}] {here.label}: test accuracy {accuracy}, {removed}, {summary['seconds']:.0f} s")
 
 
 def report(run_dir: Path, summary: dict[str, Any]) -> None:

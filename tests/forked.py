@@ -35,6 +35,9 @@ def _run(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: 
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)
     multiprocessing.set_start_method("fork", force=True)  # the default of a process that was not forked itself
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # the server's: the fork before has removed it at its end
     torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 1)))
     status = 0
     try:

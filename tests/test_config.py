@@ -72,6 +72,9 @@ ERRORS = {
     "schedule.kind=other": "schedule.kind=other: cannot be set by itself",
     "schedule.smoothing=1e-30": "schedule.smoothing=1e-30: must be at least 0.01",
     "schedule.rewarmup_steps=3 schedule.reset_optimizer=false": "schedule.rewarmup_steps follows a reset",
+    "logger.artifact=true": "logger.artifact=true: is about W&B; add logger=wandb",
+    "logger=wandb logger.artifact=true schedule.keep_position=true": "logger.artifact=true: a model trained with schedule.keep_position",
+    "objective=[]": "objective=[]: must be one of val_accuracy, test_accuracy, removed_at_95, seconds",
     "logger.offline=true": "logger.offline=true: is about W&B; add logger=wandb",
     "model.config.n_inner=5": "model.config.n_inner: is not set yet; to add it write +model.config.n_inner=...",
     "task.digits=4 task.train_size=90000000": "task.train_size=90000000: must be at most",
@@ -152,15 +155,17 @@ def test_a_bad_config_is_refused_before_torch_is_imported(bad: str, tmp_path) ->
     assert out.stdout.strip() == "2 []", out.stderr
 
 
-@pytest.mark.parametrize("entry", ["train", "evaluate", "compare", "export", "write_data", "check_data"])
+@pytest.mark.parametrize(
+    "entry", ["train", "evaluate", "compare", "sweep", "export", "write_data", "check_data", "dashboard"]
+)
 def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     out = subprocess.run(
         [sys.executable, "-m", f"stepwise_pl.{entry}", "--help"], capture_output=True, text=True, cwd=tmp_path
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "compare": "split: test", "export": "out: null", "write_data": "digits: 4",
-        "check_data": "skip_malformed: false",
+        "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "compare": "split: test", "sweep": "sweep: ''", "export": "out: null", "write_data": "digits: 4",
+        "check_data": "skip_malformed: false", "dashboard": "project: stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out
 

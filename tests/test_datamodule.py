@@ -84,7 +84,7 @@ def test_easy_examples_take_the_place_of_others_less_and_less() -> None:
     for step in range(140):
         before, after = texts(plain[step]), texts(mixed[step])
         assert sorted(after) == sorted(before) == list(range(40 * step, 40 * step + 40))
-        easy = {draw: text for draw, text in after.items() if " * 0<eos>" in text}
+        easy = {draw: text for draw, text in after.items() if " * 0 <eos>" in text}
         assert all(after[draw] == before[draw] for draw in after if draw not in easy)
         shares.append(len(easy) / 40)
         chosen += easy.values()

@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from stepwise_pl.loggers import read_metrics
+from stepwise_pl.predictions import read_predictions
+from stepwise_pl.records import read_stage_records
 from tests.conftest import REPO, SMALL, command
 
 
@@ -61,6 +63,27 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others(run_dir: Path, 
     )
     assert first == again
     assert first != other
+
+
+def test_every_validation_is_told_with_its_digits_and_some_answers(run_dir: Path) -> None:
+    records = read_stage_records(run_dir / "stages.jsonl")
+    rows = [row for row in read_metrics(run_dir / "metrics.csv") if row["val/loss"]]
+    for record, row in zip(records, rows, strict=True):
+        assert list(record) == ["step", "attempt", "removed_tokens", "examples", "accuracy", "digits", "samples"]
+        where = (record["step"], record["attempt"], record["removed_tokens"], record["examples"])
+        assert where == tuple(int(row[key]) for key in ("step", "attempt", "schedule/removed_tokens", "val/examples"))
+        assert record["accuracy"] == float(row["val/answer_accuracy"])
+        assert len(record["digits"]) == 2
+        assert all(digit * 16 == pytest.approx(round(digit * 16)) for digit in record["digits"])
+    assert records[0]["digits"] != records[-1]["digits"]
+    # What was said of the last validation is what its checkpoint answers.
+    command("evaluate", f"run={run_dir}", "checkpoint=last", "split=validation", "speed_problems=0")
+    answered = read_predictions(run_dir / "evaluations" / "last-validation-removed2.jsonl")
+    wanted = [one for right in (True, False) for one in [one for one in answered if one.right is right][:4]]
+    assert records[-1]["samples"] == [
+        {"prompt": one.prompt, "target": one.target, "prediction": one.prediction, "right": one.right} for one in wanted
+    ]
+    assert {one["right"] for one in records[-1]["samples"]} == {True, False}
 
 
 def test_evaluate_agrees_with_the_run(run_dir: Path) -> None:
@@ -171,6 +194,9 @@ def test_two_processes_train_one_run(tmp_path, closed_loop: bool) -> None:
         assert [float(r[column]) for r in two if r[column]] == pytest.approx(
             [float(r[column]) for r in one if r[column]], rel=1e-3
         )
+    stages = [read_stage_records(tmp_path / name / "stages.jsonl") for name in ("one", "two")]
+    assert stages[0] == stages[1]  # of all processes together, written once
+    assert stages[0][-1]["examples"] == 16 and len(stages[0][-1]["samples"]) >= 4
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert summary["test_examples"] == 17  # none twice
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}

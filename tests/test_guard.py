@@ -15,6 +15,7 @@ from stepwise_pl.errors import Collapse
 from stepwise_pl.guard import Guard
 from stepwise_pl.loggers import all_rows, read_attempts, read_metrics
 from stepwise_pl.module import StepwiseModule
+from stepwise_pl.records import read_stage_records
 from stepwise_pl.results import read_stages
 from tests.test_resume import CODES, assert_the_same, start, state
 
@@ -63,6 +64,12 @@ def test_metrics_tell_attempts_apart_and_count_nothing_twice(collapsed: Path) ->
     for one, other in itertools.pairwise(rows):
         if int(other["schedule/removed_tokens"]) < int(one["schedule/removed_tokens"]):
             assert int(other["attempt"]) == int(one["attempt"]) + 1 or other["test/loss"]
+    # A line for every validation, whatever became of it.
+    validated = [
+        [int(row[key]) for key in ("step", "attempt", "schedule/removed_tokens")] for row in rows if row["val/loss"]
+    ]
+    records = read_stage_records(collapsed / "stages.jsonl")
+    assert [[one["step"], one["attempt"], one["removed_tokens"]] for one in records] == validated
     stages, (abandoned,) = read_stages(collapsed / "metrics.csv")
     assert [stage.removed_tokens for stage in stages] == [0, 1, 2]
     assert [(stage.removed_tokens, stage.accuracy) for stage in abandoned] == [(1, 0.0), (2, 0.0)]
@@ -238,6 +245,10 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
         where = [[row[key] for key in ("step", "attempt", "schedule/removed_tokens")] for row in rows]
         found.append((summary(folder)["rollbacks"], where, losses))
     assert found[0][:2] == found[1][:2]
+    records = [read_stage_records(tmp_path / str(devices) / "stages.jsonl") for devices in (1, 2)]
+    assert [[one["step"], one["attempt"], one["examples"]] for one in records[0]] == [
+        [one["step"], one["attempt"], one["examples"]] for one in records[1]
+    ]
     # Rounding grows where the moments have just been cleared: before that the losses agree.
     assert found[1][2][:20] == pytest.approx(found[0][2][:20], rel=1e-3)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stepwise_pl import sweep
 from stepwise_pl.commands import EvaluateConfig, ExportConfig
 from stepwise_pl.compare import overrides
 from tests.conftest import REPO, command
@@ -35,6 +36,8 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("stepwise_pl.commands.require_run", lambda run, command: None)  # the run need not exist here
     if entry == "compare":
         arguments = overrides(arguments)
+    if entry == "sweep":
+        arguments = sweep.overrides(arguments)
     if "-m" in arguments:
         arguments.remove("-m")
         axes = [re.split(r",", a.split("=", 1)[1]) for a in arguments]

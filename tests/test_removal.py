@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwise_pl.batch import IGNORE, CoTBatch, Part
-from stepwise_pl.removal import REMOVE_ALL, offsets, removal_count, remove
+from stepwise_pl.removal import REMOVE_ALL, offsets, removal_count, remove, uniform
 
 lengths = st.tuples(st.integers(1, 5), st.integers(0, 9), st.integers(1, 5))  # prompt, CoT, answer
 rows = st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=6)
@@ -110,17 +110,12 @@ def test_offsets_follow_their_distribution(smoothing: float) -> None:
         assert abs((drawn == o).mean() - expected) < 5 * deviation + 1e-12, o
 
 
-def test_a_share_of_the_examples_looks_ahead_uniformly() -> None:
-    n = 200_000
-    drawn, plain = (offsets(np.arange(n), 2.0, 3, share, 5) for share in (0.3, 0.0))
-    ahead = offsets(np.arange(n), math.inf, 3, 0.3, 5)  # nothing else draws
-    counts = np.bincount(ahead, minlength=6)
-    assert np.allclose(counts[1:] / n, 0.06, atol=5 * math.sqrt(0.06 / n))
-    assert counts.sum() == counts[:6].sum() and abs(counts[0] / n - 0.7) < 0.005
-    # Where it is not one of them, it is what it would have been; and whether it is one has nothing to do with that.
-    assert np.array_equal(drawn, np.where(ahead > 0, ahead, plain))
-    assert abs((plain[ahead > 0] > 0).mean() - math.exp(-2.0)) < 0.005
-    assert not offsets(np.arange(100), math.inf, 3, 0.3, 0).any()
+def test_streams_are_independent_and_uniform() -> None:
+    drawn = np.array([uniform(np.arange(100_000), 3, stream) for stream in range(4)])
+    assert drawn.min() > 0 and drawn.max() <= 1
+    assert abs(drawn.mean(1) - 0.5).max() < 5 / math.sqrt(12 * 100_000)
+    assert abs(np.corrcoef(drawn) - np.eye(4)).max() < 5 / math.sqrt(100_000)
+    assert np.array_equal(uniform(np.arange(50, 60), 3, 2), drawn[2, 50:60])
 
 
 def test_offsets_are_fresh_for_every_draw_and_seed() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from stepwise_pl.records import read_stage_records
 from tests import forked
 from tests.conftest import REPO, SMALL, command
 
@@ -42,7 +43,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def assert_the_same(one: Path, other: Path) -> None:
-    """Bit for bit: weights, optimizer, what the schedule and the module know, and every row of metrics, none twice."""
+    """Bit for bit: weights, optimizer, what the schedule and the module know, every row of metrics and every validation, none twice."""
     first, second = state(one), state(other)
     assert first["state_dict"].keys() == second["state_dict"].keys()
     for key, value in first["state_dict"].items():
@@ -54,6 +55,7 @@ def assert_the_same(one: Path, other: Path) -> None:
         assert first["stepwise"][key] == second["stepwise"][key]
     assert first["global_step"] == second["global_step"]
     assert metrics(one) == metrics(other)
+    assert (one / "stages.jsonl").read_text() == (other / "stages.jsonl").read_text()
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
     for key in ("test_accuracy", "removed_tokens", "steps", "checkpoint", "rollbacks", "collapsed"):
         assert summaries[0][key] == summaries[1][key]
@@ -119,6 +121,8 @@ def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
     assert start(folder, end="after the step,30,SIGKILL").returncode == -9
     with (folder / "metrics.csv").open("a") as file:
         file.write("2")  # of a row 29,...
+    with (folder / "stages.jsonl").open("a") as file:
+        file.write('{"step": 4')
     assert start(folder, "resume=true").returncode == 0
     assert_the_same(whole, folder)
 
@@ -284,6 +288,7 @@ def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 0, stderr[-2000:]
     command("evaluate", f"run={folder}", "checkpoint=last", "speed_problems=0")
+    assert [one["step"] for one in read_stage_records(folder / "stages.jsonl")][-1] == 800
 
 
 def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:

@@ -64,11 +64,37 @@ def compare(
             found[draw] = tuple(decoded)
             seen.add("right all the same" if decoded.right else "unfinished" if decoded.predicted is None else "wrong")
         assert sorted(found) == list(range(48))
+        assert sorted(verifier.right) == [draw for draw in range(48) if found[draw][0] == found[draw][1]]
+        assert verifier.wrong == {draw: one for draw, (one, other) in found.items() if one != other}
+        assert verifier.digit_counts.T.tolist() == digits_by_hand(model, tokenizer, batches)
         for index, batch in enumerate(batches):
             plain = answers(generate(model, batch, eos, bound), tokenizer)
             target = answers(continuation(batch), tokenizer)
             assert [found[index * 16 + row] for row in range(16)] == list(zip(plain, target, strict=True))
     return seen
+
+
+def digits_by_hand(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batches: list[CoTBatch]
+) -> list[list[int]]:
+    """One example and one digit after the other: how many have it, and how many have it right; both tokenizers give a digit a token."""
+    out: list[list[int]] = []
+    for batch in batches:
+        for number in range(len(batch)):
+            alone = batch.row(number)
+            tokens = alone.tokens[0]
+            logits = model(
+                alone.tokens, attention_mask=torch.ones_like(alone.tokens), position_ids=alone.position
+            ).logits[0]
+            words = [str(tokenizer.decode([token])).strip() for token in tokens.tolist()]
+            last_mark = max(i for i, word in enumerate(words) if word.endswith("#"))
+            places = [i for i in range(last_mark + 1, len(words)) if words[i].isdigit()]
+            for digit, place in enumerate(places):
+                if digit == len(out):
+                    out.append([0, 0])
+                out[digit][0] += 1
+                out[digit][1] += int(logits[place - 1].argmax() == tokens[place])
+    return out
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """W&B: offline files read back, resumed runs, and a server that dies or refuses in the middle of a run."""
 
 import json
+import shutil
 import struct
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,145 @@ def test_offline_has_removed_tokens_as_its_axis(tmp_path: Path) -> None:
     )
 
 
+def records(folder: Path, kind: str) -> list[Any]:
+    """All records of a kind in the offline files under a folder."""
+    from wandb.proto import wandb_internal_pb2 as pb
+
+    out = []
+    for file in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime):
+        for data in wandb_records(file):
+            record = pb.Record()
+            record.ParseFromString(data)
+            if record.WhichOneof("record_type") == kind:
+                out.append(getattr(record, kind))
+    return out
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What the run's summary says in the end."""
+    out = {}
+    for record in records(folder, "summary"):
+        out |= {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.update}
+    return out
+
+
+def tables(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of the tables of a name."""
+    out = []
+    for file in sorted(folder.rglob(f"{name}_*.table.json")):
+        table = json.loads(file.read_text())
+        out += [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    return out
+
+
+def test_the_result_goes_there_in_tables_and_a_model(tmp_path: Path) -> None:
+    command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "logger.artifact=true", "logger.tags=[mine]")
+    (run,) = {record.run_id: record for record in records(tmp_path, "run")}.values()
+    assert list(run.tags) == ["mult2x2", "tiny", "stepwise", "mine"]
+    assert (run.project, run.job_type, run.run_group) == ("stepwise_pl", "train", "")
+    assert run.display_name.startswith("mult2x2-tiny-stepwise/")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["schedule"]["delta"] == 1 and config["derived"]["max_cot_tokens"] == 2
+    summary, said = json.loads((tmp_path / "summary.json").read_text()), summary_of(tmp_path)
+    for key in ("test_accuracy", "removed_tokens", "seconds", "examples_seen", "collapsed"):
+        assert said[f"result/{key}"] == summary[key]
+    assert (said["result/test_low"], said["result/test_high"]) == tuple(summary["test_interval"])
+    stages = [json.loads(line) for line in (tmp_path / "stages.jsonl").read_text().splitlines()]
+    rows = tables(tmp_path, "stages")
+    for key in ("step", "removed_tokens", "accuracy", "examples"):
+        assert [row[key] for row in rows] == [one[key] for one in stages]
+    assert [[row["digit 1"], row["digit 2"]] for row in rows] == [one["digits"] for one in stages]
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in rows)
+    samples = tables(tmp_path, "samples")
+    assert [(row["prompt"], row["prediction"], row["right"]) for row in samples] == [
+        (one["prompt"], one["prediction"], one["right"]) for stage in stages for one in stage["samples"]
+    ]
+    (artifact,) = [record for record in records(tmp_path, "artifact") if record.type == "model"]
+    kept = {entry.path for entry in artifact.manifest.contents}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= kept
+    assert not list(tmp_path.glob("artifact-*"))
+
+
+def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> None:
+    few = ("trainer.max_epochs=1", "data.epoch_size=64")
+    command("train", "-m", *SMALL, *few, *OFFLINE, "optimizer.lr=1e-3,2e-3", cwd=tmp_path)
+    folders = sorted(path.parent for path in tmp_path.rglob("config.yaml"))
+    assert len(folders) == 2
+    command("train", f"run_dir={folders[0]}", "resume=true", "trainer.max_epochs=2", cwd=tmp_path)
+    for folder in folders:
+        found = records(folder, "run")
+        assert {run.run_group for run in found} == {"mult2x2-tiny-stepwise"}
+        assert {tuple(run.tags) for run in found} == {("mult2x2", "tiny", "stepwise")}
+    assert len(records(folders[0], "run")) > len(records(folders[1], "run"))
+
+
+def test_an_evaluation_is_a_run_beside_that_of_the_training(run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    command("evaluate", f"run={folder}", "speed_problems=2", "batch_size=5", "wandb=true", "offline=true")
+    (run,) = {record.run_id: record for record in records(folder, "run")}.values()
+    assert (run.job_type, run.project, run.display_name.split("/")[0]) == (
+        "eval",
+        "stepwise_pl",
+        "mult2x2-tiny-stepwise",
+    )
+    (written,) = folder.glob("evaluations/best-test-*.json")
+    result, said = json.loads(written.read_text()), summary_of(folder)
+    for key in ("answer_accuracy", "problems_per_second_batch_1", "problems_per_second_batch_5", "removed_tokens"):
+        assert said[f"eval/{key}"] == result[key]
+    predicted = [json.loads(line) for line in written.with_suffix(".jsonl").read_text().splitlines()]
+    for row, one in zip(tables(folder, "predictions"), predicted, strict=True):
+        assert row == {key: one[key] for key in ("index", "prompt", "target", "prediction", "right")}
+
+
+def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> None:
+    """Every metric of a panel is one that a run or an evaluation has."""
+    from stepwise_pl.commands import DashboardConfig
+    from stepwise_pl.dashboard import layout
+
+    folder = tmp_path / "run"
+    command("train", *SMALL, *OFFLINE, f"run_dir={folder}", "trainer.max_epochs=2")
+    command("evaluate", f"run={folder}", "speed_problems=2", "batch_size=5", "wandb=true", "offline=true")
+    known = {key for row in logged(folder)[1] for key in row} | set(summary_of(folder)) | {"_step"}
+    spec = json.loads(layout(DashboardConfig(entity="me", batch_size=5))._to_model().model_dump_json())
+    sections = spec["spec"]["section"]["panel_bank_config"]["sections"]
+    shown: set[str] = set()
+    for section in sections:
+        for panel in section["panels"]:
+            config = panel["config"]
+            found = [config.get(key) for key in ("x_axis", "y_axis", "metrics", "media_keys")]
+            found = [name for one in found if one for name in (one if isinstance(one, list) else [one])]
+            assert found, panel
+            shown |= {name.removeprefix("summary:") for name in found}
+    assert shown <= known, shown - known
+    assert {"val/answer_accuracy", "schedule/removed_tokens", "train/loss", "schedule/reset_step", "eval/problems_per_second_batch_1",
+            "train/examples_per_second"} <= shown  # fmt: skip
+
+
+def test_tensorboard_has_the_rows_and_removed_tokens_as_an_axis(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command("train", *SMALL, "logger=tensorboard", f"run_dir={tmp_path}", "trainer.max_epochs=2")
+    command("train", f"run_dir={tmp_path}", "resume=true", "trainer.max_epochs=4")
+    found: dict[str, list[tuple[int, float]]] = {}
+    for folder in sorted((tmp_path / "tensorboard").iterdir()):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend((event.step, event.value) for event in events.Scalars(tag))
+    rows = read_metrics(tmp_path / "metrics.csv")
+    for tag in ("train/loss", "train/lr", "val/answer_accuracy", "val/loss", "schedule/removed_tokens"):
+        written = [(int(row["step"]), float(row[tag])) for row in rows if row[tag]]
+        assert {step for step, _ in written} <= {step for step, _ in found[tag]}
+        for step, value in written:
+            assert any(step == at and value == pytest.approx(seen, rel=1e-5) for at, seen in found[tag]), (tag, step)
+    validated = [
+        (int(row["schedule/removed_tokens"]), float(row["val/answer_accuracy"])) for row in rows if row["val/loss"]
+    ]
+    assert found["versus_removed_tokens/val/answer_accuracy"] == [(k, pytest.approx(a, abs=1e-6)) for k, a in validated]
+    assert min(value for _, value in found["train/examples_per_second"]) > 0
+
+
 def test_a_resumed_run_is_one_run_without_gap_or_duplicate(tmp_path: Path) -> None:
     """Stopped inside a step twice, the second time before it got as far as the first, so that rows come again."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -105,6 +245,7 @@ class Server(ThreadingHTTPServer):
     rows = 0
 
     def __init__(self) -> None:
+        self.views: list[dict[str, Any]] = []  # workspaces that were saved
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -140,6 +281,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         project = {"id": "p", "name": "stepwise_pl", "entity": {"id": "e", "name": "me"}}
         bucket = {"id": "b", "name": "one", "displayName": "one", "historyLineCount": 0, "project": project}
+        if "upsertView" in asked["query"] and not self.server.fails_with:
+            self.server.views.append(asked["variables"])
         files = [
             {"name": name, "uploadUrl": f"{self.server.url}/put/{name}"}
             for name in asked.get("variables", {}).get("files") or []
@@ -149,6 +292,7 @@ class Handler(BaseHTTPRequestHandler):
             "upsertBucket": {"bucket": bucket, "inserted": True},
             "createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files},
             "serverInfo": {"features": []},
+            "upsertView": {"view": {"id": "v", "name": "v"}, "inserted": True},
             "entity": {"organization": {"coreWeaveOrganizationId": None}},
         }
         return self.answer({"data": {key: value for key, value in replies.items() if f"{key}" in asked["query"]}})
@@ -169,6 +313,19 @@ def online(server: Server, key: str = KEY) -> dict[str, str]:
 def test_online_rows_arrive(server: Server, tmp_path: Path) -> None:
     command("train", *SMALL, "logger=wandb", f"run_dir={tmp_path / 'run'}", **online(server))
     assert server.rows == len(read_metrics(tmp_path / "run" / "metrics.csv"))
+
+
+def test_the_dashboard_is_saved(server: Server, tmp_path: Path) -> None:
+    out = command("dashboard", "entity=me", "name=Mine", cwd=tmp_path, **online(server))
+    (view,) = server.views
+    assert view["entityName"] == "me" and view["projectName"] == "stepwise_pl" and "Mine" in json.dumps(view)
+    assert "val/answer_accuracy" in json.dumps(view)
+    assert out.stdout.splitlines()[-1].startswith("workspace ")
+    server.fails_with = 401
+    out = command("dashboard", "entity=me", cwd=tmp_path, check=False, **online(server))
+    assert out.returncode == 2
+    assert out.stderr.strip().splitlines()[-1].startswith("error: project=stepwise_pl: W&B does not take the workspace")
+    assert "Traceback" not in out.stderr
 
 
 @pytest.mark.parametrize("how", ["down", "wrong key"])

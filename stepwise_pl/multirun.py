@@ -1,0 +1,409 @@
+"""`python -m stepwise_pl.train --multirun`: the sweep around its jobs, whatever sweeper and launcher Hydra uses.
+
+The process that is started plans: it names the sweep folder, checks every job's
+configuration, and writes sweep.json (`SweepStart`, called by Hydra). Each job, in this
+process or in another one, finds the sweep folder in Hydra's configuration, and writes what
+has become of it into its run folder (`run_job`). At the end the first process makes the
+table and the figures of that (`closing`). With `cli` the only module that imports Hydra.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict, read_write
+
+from stepwise_pl import cli, registry, run_folder
+from stepwise_pl import sweep_folder as folders
+from stepwise_pl.config import ASIDE, Config, flat
+from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sweep
+
+log = logging.getLogger("stepwise_pl")
+
+_STOP = ".stop"  # in the sweep folder: no further job is to begin
+_MOST_FAILURES = 10  # to print
+_LONGEST_NAME = 120  # of a sweep folder, for reading
+
+
+@dataclass
+class _Here:
+    """What this process is to a sweep: it hands out the jobs, does one, or both."""
+
+    folder: Path | None = None  # of the sweep whose jobs this process hands out
+    planned: tuple[str, ...] = ()  # the run folders of those jobs, as far as they are known before
+    elsewhere: bool = False  # the jobs are done by other processes
+    stopping: int = 0  # the signal that ended it
+    job: str = ""  # `2/9` while it does a job
+    label: str = ""  # what sets that job apart
+    worker: bool = False  # the job was handed to this process by another one
+
+
+here = _Here()
+
+
+class JobFailed(Exception):
+    """For a sweeper that wants to know: the job has no result."""
+
+
+class SweepStart(Callback):
+    """Hydra calls it before the sweeper begins (`hydra.callbacks` in train.yaml)."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            begin(config)
+        except Exception as error:  # which Hydra would make a warning of
+            if (line := cli.told(error)) is None:
+                traceback.print_exc()
+            raise SystemExit(cli.fail(line) if line else 1) from None
+
+
+def begin(config: DictConfig) -> None:
+    """Plan the sweep: its folder, its jobs and their configurations; from here on signals end all of it.
+
+    Raises:
+        UserError: a job's configuration is wrong, or the folder cannot be used.
+    """
+    arguments = list(config.hydra.overrides.task)
+    parsed = OverridesParser.create().parse_overrides(arguments)
+    swept = swept_keys(config, parsed)
+    planned = plan(config, parsed, swept)
+    (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
+    name = sweep_name(config, parsed, swept)
+    folder = folders.open_sweep_dir(run_dir, name, resume)
+    run_folder.lock(folder)
+    (folder / _STOP).unlink(missing_ok=True)
+    for job, one in planned:
+        job.outcome = outcome_before(folder, job, one)
+        if job.outcome != FINISHED and (folder / job.run / "job.json").is_file():
+            folders.write_job(folder, job)  # what had failed is tried again
+    total = len(planned) or config.hydra.sweeper.get("n_trials")
+    jobs = [job for job, _ in planned]
+    folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs))
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        if config.hydra.launcher.get("batch_size") == "auto":
+            config.hydra.launcher.batch_size = (
+                "1"  # joblib would bundle jobs after some that were short, such as finished ones
+            )
+        # A job's configuration is composed anew, from these.
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
+    here.folder, here.planned = folder, tuple(job.run for job in jobs)
+    here.elsewhere = not config.hydra.launcher._target_.endswith(".BasicLauncher")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    states = {outcome: sum(job.outcome == outcome for job in jobs) for outcome in (FINISHED, STOPPED)}
+    done = f": {states[FINISHED]} finished already, {states[STOPPED]} to go on with" if resume and jobs else ""
+    cli.say(f"sweep of {total or 'so many'} jobs in {folder}{done}")
+
+
+def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
+    """The keys that the sweeper gives values to, in the order of the command line."""
+    sweeper = config.hydra.sweeper
+    keys = [one.get_key_element() for one in parsed if one.is_sweep_override()]
+    return list(dict.fromkeys([*keys, *(sweeper.get("params") or {}), *(sweeper.get("search_space") or {})]))
+
+
+def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -> list[tuple[Job, Config]]:
+    """The jobs of Hydra's own sweeper, with their checked configurations; none if another sweeper decides as it goes on.
+
+    Raises:
+        UserError: a configuration is wrong.
+    """
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    params = OverridesParser.create().parse_overrides(
+        [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    )
+    loader = GlobalHydra.instance().config_loader()
+    (batch,) = BasicSweeper.split_arguments([*params, *parsed], None)
+    out: dict[str, tuple[Job, Config]] = {}
+    for overrides in batch:
+        composed = loader.load_sweep_config(config, overrides)
+        with read_write(composed), open_dict(composed):
+            composed.pop("hydra")
+        one = checked(composed)
+        job = job_of(overrides, swept, one.seed)
+        out.setdefault(job.run, (job, one))  # the same job twice is one
+    return list(out.values())
+
+
+def checked(cfg: DictConfig) -> Config:
+    """The configuration of a job as its dataclass.
+
+    Raises:
+        UserError: it is wrong, or cannot be one of a sweep.
+    """
+    config: Config = cli.to_object(cfg)
+    if config.trainer.devices > 1:
+        # Lightning starts the further processes with this very command line, sweep and all.
+        raise UserError(
+            f"--multirun with trainer.devices={config.trainer.devices}: sweep with one device per run, or start the runs one by one"
+        )
+    return config
+
+
+def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
+    """The job with these overrides, of which `run_dir` and `resume` are about the sweep."""
+    values = dict(override.partition("=")[::2] for override in overrides)
+    chosen = {key: values[key] for key in swept if key in values}
+    own = [override for override in overrides if not override.startswith(("run_dir=", "resume="))]
+    return Job(folders.run_of(chosen, seed), own, chosen)
+
+
+def outcome_before(folder: Path, job: Job, config: Config) -> str:
+    """What has become of a job in an earlier session, seen from the configuration that it is to have now.
+
+    Raises:
+        UserError: its run has a configuration that may not become this one.
+    """
+    path = folder / job.run
+    if not (path / "config.yaml").is_file():
+        return job.outcome
+    config = run_folder.resumed_config(path, config, cli.keys_of(job.overrides))
+    if finished(path, config) is not None:
+        return FINISHED
+    return STOPPED if run_folder.holds_run(path) else job.outcome
+
+
+def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:
+    """The summary of a run that is over and was made with this configuration; None if there is something to be done."""
+    if not (run_dir / "summary.json").is_file() or not (run_dir / "config.yaml").is_file():
+        return None
+    saved = cli.read_yaml(run_dir / "config.yaml")
+    saved.pop("derived", None)
+    old, new = flat(saved), flat(cli.to_plain(config))
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if not key.startswith(ASIDE)):
+        return None
+    return run_folder.read_json(run_dir / "summary.json")
+
+
+def sweep_name(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -> str:
+    """`<what the runs have in common>+<what is swept>+<other overrides>`.
+
+    Seeds are left out, so that more of them may be added with resume=true.
+    """
+    choices = config.hydra.runtime.choices
+    experiment = choices.get("experiment") if "experiment" not in swept else None
+    groups = [group for group in ("task", "model", "schedule") if group not in swept]
+    base = experiment or "-".join(str(choices[group]) for group in groups)
+    given = {one.get_key_element(): one.input_line or "" for one in parsed}
+    over = [override for key, override in given.items() if key in swept and key != "seed"]
+    rest = [line for key, line in given.items() if key not in swept and cli.names_a_run(line, bool(experiment))]
+    parts = [base, *(cli.folder_name(some) for some in (over, rest) if some)]
+    return cli.shortened("+".join(parts), _LONGEST_NAME)
+
+
+def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float | list[float] | None:
+    """Do one job of the sweep, in whatever process; return the objective, None if there is none.
+
+    Raises:
+        JobFailed: there is none, and the sweeper is not Hydra's own (which would only say so once more).
+        SystemExit: stopped, in the process that hands out the jobs.
+    """
+    registry.load_all()  # another process may not have done it
+    settings = HydraConfig.get()
+    sweep = folders.read_sweep(Path(settings.sweep.dir))
+    overrides = list(settings.overrides.task)
+    job = job_of(overrides, sweep.swept, cfg.seed)
+    before = next((one for one in sweep.jobs if one.run == job.run), job)
+    here.job, here.label = f"{settings.job.num + 1}/{sweep.total or '?'}", job.label
+    here.worker = sweep.process != folders.this_process()
+    if here.worker:
+        become_worker(sweep)
+    logging.basicConfig(level=logging.INFO, format=f"[{here.job}] %(message)s", stream=sys.stderr, force=True)
+    job = replace(job, outcome=RUNNING, process=folders.this_process())
+    folders.write_job(
+        sweep.folder, job
+    )  # first, so that whoever stops the sweep finds this process, or it finds the stop
+    result = None
+    try:
+        if (sweep.folder / _STOP).exists():
+            job = before
+        else:
+            result = attempt(run, cfg, sweep, job)
+    except (SystemExit, KeyboardInterrupt):
+        job.outcome = STOPPED
+        if not here.worker:
+            raise
+    finally:
+        run_folder.unlock(sweep.folder / job.run)
+        folders.write_job(sweep.folder, job)
+        here.job = ""
+        gc.collect()  # what Lightning leaves refers to itself
+    if result is None and not settings.sweeper._target_.endswith(".BasicSweeper"):
+        raise JobFailed(f"{job.label}: {job.error or job.outcome}")
+    return result
+
+
+def become_worker(sweep: Sweep) -> None:
+    """Take signals as one of the processes that another one hands jobs to."""
+    # Ctrl-C goes to every process of a terminal; the first of them tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    first = os.getppid()
+    if first == folders.process_here(sweep.process) and not any(one.name == "follow" for one in threading.enumerate()):
+        threading.Thread(target=follow, args=(first, sweep.folder), name="follow", daemon=True).start()
+
+
+def follow(first: int, folder: Path) -> None:
+    """Once the process that hands out the jobs was killed, end this one, which joblib would leave waiting for ever."""
+    while os.getppid() == first:
+        time.sleep(0.5)
+    (folder / _STOP).touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+    while here.job:  # it is being saved
+        time.sleep(0.1)
+    os._exit(128 + signal.SIGTERM)
+
+
+def attempt(
+    run: Callable[[Config], dict[str, Any]], cfg: DictConfig, sweep: Sweep, job: Job
+) -> float | list[float] | None:
+    """Do the job; its outcome goes to `job`. Return the objective, or None if it failed."""
+    path = sweep.folder / job.run
+    try:
+        config = checked(cfg)
+        config.run_dir, config.resume = str(path), True
+        config.logger.group = config.logger.group or sweep.name
+        log.info("%s", job.label)
+        result = objective(run(config), config.objective)
+        job.outcome = FINISHED
+        refresh(sweep.folder, job)
+        return result
+    except Exception as error:
+        if (line := cli.told(error)) is None:  # a defect
+            traceback.print_exc()
+            line = f"{type(error).__name__}: {first_line(error)}"
+        job.outcome, job.error = FAILED, line
+        log.error("error: %s", line)
+        return None
+
+
+def refresh(folder: Path, job: Job) -> None:
+    """Bring the table up to date with a job that is over; the sweep does not fail for it."""
+    from stepwise_pl.sweep_results import refresh
+
+    folders.write_job(folder, job)
+    with contextlib.suppress(UserError, OSError):
+        refresh(folder)
+
+
+def objective(summary: dict[str, Any], names: str | list[str]) -> float | list[float]:
+    """What the sweeper gets, from a run's summary."""
+
+    def value(name: str) -> float:
+        return -1.0 if summary[name] is None else float(summary[name])
+
+    return value(names) if isinstance(names, str) else [value(name) for name in names]
+
+
+def leave(number: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler, for where nothing is to be saved."""
+    raise SystemExit(128 + number)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """A signal's handler in the process that hands out the jobs: the first lets the others save, the second does not wait."""
+    folder = here.folder
+    if here.stopping or folder is None or not here.elsewhere:
+        here.stopping = number
+        leave(number, frame)
+    here.stopping = number
+    (folder / _STOP).touch()
+    sys.stderr.write("stopping after the step that each job is in; once more stops at once, to the last checkpoints\n")
+    for job in folders.read_sweep(folder).jobs:
+        process = folders.process_here(job.process)
+        if job.outcome == RUNNING and process not in (None, os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def closing() -> Iterator[None]:
+    """Around a command: if it was a sweep, end it with its table and figures.
+
+    Raises:
+        SystemExit: of status 2 if a job failed, 130 or 143 if it was stopped.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if here.folder is None:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            here.stopping = here.stopping or signal.SIGINT
+        if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+            here.stopping = here.stopping or error.code - 128
+        end(None if here.stopping or isinstance(error, JobFailed) else error)
+    else:
+        if here.folder is not None:
+            end(None)
+
+
+def end(error: BaseException | None) -> None:
+    """Print the table, draw the figures, say what is to do next; raise what the command ends with.
+
+    Args:
+        error: what ended the sweep, other than a signal or a failed job.
+    """
+    from stepwise_pl.sweep_results import refresh
+
+    assert here.folder is not None
+    sweep, cells = refresh(here.folder, draw=True)
+    cli.say(report(sweep, cells))
+    again = "the same command with resume=true goes on"
+    if here.stopping:
+        sys.stderr.write(f"stopped; {again}\n")
+        raise SystemExit(128 + here.stopping)
+    if error is not None:
+        if type(error).__name__ == "TerminatedWorkerError":
+            raise SystemExit(cli.fail(f"a process of the sweep was killed (is there enough memory?); {again}"))
+        raise error
+    mine = [job for job in sweep.jobs if not here.planned or job.run in here.planned]
+    if failed := sum(job.outcome == FAILED for job in mine):
+        raise SystemExit(cli.fail(f"{failed} of {len(mine)} jobs failed; {again} with them"))
+
+
+def report(sweep: Sweep, cells: Sequence[Any]) -> str:
+    """The end of a sweep, or its state, for reading."""
+    from stepwise_pl.sweep_results import LEGEND, cell_lines
+
+    counts = [
+        f"{count} {outcome}"
+        for outcome in (FINISHED, FAILED, RUNNING, STOPPED, folders.WAITING)
+        if (count := sweep.count(outcome))
+    ]
+    failed = [f"{job.label}: {job.error}" for job in sweep.jobs if job.outcome == FAILED]
+    if len(failed) > _MOST_FAILURES:
+        failed[_MOST_FAILURES:] = [f"and {len(failed) - _MOST_FAILURES} more, in sweep.json"]
+    following = [f"python -m stepwise_pl.report {shlex.quote(str(sweep.folder))}"]
+    if sweep.count(FINISHED, RUNNING) < len(sweep.jobs):
+        command = [argument for argument in sweep.command if argument != "resume=true"]
+        following.insert(0, shlex.join(["python", "-m", "stepwise_pl.train", *command, "resume=true"]))
+    lines = [
+        ("sweep", [f"{', '.join(counts) or 'none'} of {len(sweep.jobs)} jobs"]),
+        ("failed", failed),
+        ("sweep folder", [str(sweep.folder), "sweep.csv, sweep.json, sweep.png, the run folders"]),
+        ("next", following),
+    ]
+    told = [f"{'' if i else name:16}{line}" for name, some in lines for i, line in enumerate(some)]
+    return "\n".join(["", *cell_lines(cells), LEGEND, "", *told, ""])

@@ -1,0 +1,200 @@
+"""The sweep folder: what lies where, and what has become of each job. Free of torch.
+
+sweep.json            the command, the swept keys; run folder, overrides and outcome of every job; the results
+sweep.csv             the results, a row per cell: what is the same in every swept key but the seed
+sweep.png/svg         the results as a figure; sweep-grid.png/svg as a heat map, where two keys are swept
+<cell>/seed<seed>/    the run folders, each with a job.json: what its job is, written by the process that does it
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.cli import folder_name
+from stepwise_pl.errors import UserError
+from stepwise_pl.run_folder import holds_run, write_json
+
+WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
+
+
+@dataclass
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        run: its run folder, relative to the sweep folder.
+        overrides: its command line, without what is for Hydra or about the sweep.
+        swept: the swept keys with this job's values, as they stand on the command line.
+        outcome: `waiting`, `running`, `stopped` (to be gone on with), `finished` or `failed`.
+        error: why it failed, in one line.
+        process: the last process that did it.
+    """
+
+    run: str
+    overrides: list[str]
+    swept: dict[str, str]
+    outcome: str = WAITING
+    error: str | None = None
+    process: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The swept keys and values, for reading."""
+        return label(self.swept)
+
+
+@dataclass
+class Sweep:
+    """A sweep, as sweep.json and the job.json files have it.
+
+    Attributes:
+        command: the arguments of `stepwise_pl.train` that began it, or went on with it the last time.
+        swept: the swept keys, in the order given.
+        process: the process that hands out the jobs.
+        total: how many jobs there will be; None if the sweeper decides while it goes on.
+        jobs: those known so far.
+    """
+
+    folder: Path
+    name: str
+    command: list[str]
+    swept: list[str]
+    process: str
+    total: int | None = None
+    jobs: list[Job] = field(default_factory=list)
+
+    def count(self, *outcomes: str) -> int:
+        """How many jobs have one of these outcomes."""
+        return sum(job.outcome in outcomes for job in self.jobs)
+
+
+def label(swept: dict[str, str]) -> str:
+    """Keys and values, for reading."""
+    return " ".join(f"{key.lstrip('+')}={value}" for key, value in swept.items()) or "all"
+
+
+def run_of(swept: dict[str, str], seed: int) -> str:
+    """The run folder of a job, relative to the sweep folder."""
+    cell = folder_name([f"{key}={value}" for key, value in swept.items() if key != "seed"])
+    return f"{cell}/seed{seed}" if cell else f"seed{seed}"
+
+
+def this_process() -> str:
+    """The process and its machine."""
+    return f"{os.getpid()} on {platform.node()}"
+
+
+def process_here(process: str | None) -> int | None:
+    """The process number, if that is a process of this machine."""
+    number, _, host = (process or "").partition(" on ")
+    return int(number) if host == platform.node() else None
+
+
+def holds_sweep(path: Path) -> bool:
+    """Whether a sweep has begun in the folder."""
+    return (path / "sweep.json").is_file()
+
+
+def open_sweep_dir(run_dir: str | None, name: str, resume: bool) -> Path:
+    """The sweep's folder, made if need be: `outputs/sweeps/<name>`, with a number behind it if that holds a sweep
+    already; with `resume` the newest of these.
+
+    Raises:
+        UserError: a named folder holds a sweep or a run, there is nothing to resume, or it cannot be written.
+    """
+    path = base = Path(run_dir) if run_dir else Path("outputs", "sweeps", name)
+    number, newest = 1, path
+    while holds_sweep(path) and not run_dir:
+        number, newest = number + 1, path
+        path = base.with_name(f"{base.name}-{number}")
+    if resume:
+        path = newest
+        if not holds_sweep(path):
+            raise UserError(f"run_dir={path}: nothing to resume, sweep.json is not there; leave resume=true out")
+    elif holds_sweep(path):
+        raise UserError(
+            f"run_dir={path}: holds a sweep already; resume=true goes on with it, another run_dir starts anew"
+        )
+    if holds_run(path):
+        raise UserError(f"run_dir={path}: holds a run; choose another folder for the sweep")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").write_text("")
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
+    return path
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Write down what a job is and what has become of it."""
+    (folder / job.run).mkdir(parents=True, exist_ok=True)
+    write_json(asdict(job), folder / job.run / "job.json")
+
+
+def write_sweep(sweep: Sweep, **more: Any) -> None:
+    """Write sweep.json, with `more` in it."""
+    data = {**asdict(sweep), **more}
+    data.pop("folder")
+    write_json(data, sweep.folder / "sweep.json")
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The sweep with what has become of its jobs by now.
+
+    Raises:
+        UserError: it is no sweep folder, or a file in it is damaged.
+    """
+    if not holds_sweep(folder):
+        raise UserError(f"{folder}: no sweep.json there; give the folder of a sweep (outputs/sweeps/<name>)")
+    sweep: Sweep = _read(folder / "sweep.json", Sweep, folder=folder)
+    jobs = {job["run"]: Job(**job) for job in sweep.jobs}  # type: ignore
+    for path in sorted([*folder.glob("*/job.json"), *folder.glob("*/*/job.json")]):
+        job = _read(path, Job)
+        jobs[job.run] = job
+    sweep.jobs = [_now(job, (folder / job.run / "summary.json").is_file()) for job in jobs.values()]
+    return sweep
+
+
+def _now(job: Job, has_summary: bool) -> Job:
+    """The job as it is: its process may have been killed, or its run gone on with by itself."""
+    if job.outcome == RUNNING and ((process := process_here(job.process)) is None or _alive(process)):
+        return job
+    if job.outcome != FAILED and has_summary:
+        job.outcome = FINISHED
+    elif job.outcome in (RUNNING, FINISHED):
+        job.outcome = STOPPED
+    return job
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _read(path: Path, schema: type, **more: Any) -> Any:
+    try:
+        data = {**json.loads(path.read_bytes()), **more}
+        return schema(**{one.name: data[one.name] for one in fields(schema) if one.name in data})
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path}: damaged; remove it, and the sweep with resume=true goes on") from None
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time: the others wait."""
+    with (folder / ".writing").open("a") as file:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield

@@ -59,7 +59,7 @@ SHORT = (
     "optimizer.decay_steps=0",
     "data.batch_size=4",
 )
-NEEDS = {"trainer=gpu": "a GPU and the Hub", "task=gsm8k": "the Hub"}
+NEEDS = {"trainer=gpu": "a GPU and the Hub", "task=gsm8k": "the Hub", "experiment=smollm2": "two files"}
 
 
 def test_offline_commands_run_in_the_order_they_stand(tmp_path) -> None:

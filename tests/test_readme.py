@@ -48,6 +48,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         "outputs/mine",
         "outputs/other",
         "outputs/sums",
+        "outputs/watched",
     )
 
 

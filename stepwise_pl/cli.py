@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ TOP: dict[str, type] = {
     "_train": schemas.Config,
     "_evaluate": commands.EvaluateConfig,
     "_compare": commands.CompareConfig,
+    "_report": commands.ReportConfig,
     "_export": commands.ExportConfig,
     "_write_data": commands.WriteDataConfig,
     "_check_data": commands.CheckDataConfig,
@@ -127,6 +128,22 @@ def told(error: Exception) -> str | None:
         null = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "a config group")
         return f"{null} is not set: choose one with {null}=<name>; --help lists them"
     return disk_error(error)
+
+
+def positional(arguments: Sequence[str], schema: type) -> list[str]:
+    """The command line for Hydra: folders that are named one by one become `runs=[...]`.
+
+    A folder's name may hold an equals sign, as those of sweeps do.
+    """
+    keys = {field.name for field in dataclasses.fields(schema)}
+    folders = [
+        argument
+        for argument in arguments
+        if not argument.startswith(("-", "hydra", "+", "~")) and argument.partition("=")[0] not in keys
+        if "=" not in argument or Path(argument).is_dir()
+    ]
+    rest = [argument for argument in arguments if argument not in folders]
+    return [f"runs=[{','.join(map(quoted, folders))}]", *rest] if folders else rest
 
 
 def in_sweep() -> bool:

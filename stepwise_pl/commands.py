@@ -1,4 +1,4 @@
-"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `sweep`, `write_data`, `check_data`.
+"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `sweep`, `report`, `write_data`, `check_data`.
 
 Free of torch, as `stepwise_pl.config` is, and for the same reason.
 """
@@ -111,6 +111,23 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if not self.sweep:
             raise UserError("sweep is not set: python -m stepwise_pl.sweep <sweep folder>")
+
+
+@dataclass
+class ReportConfig:
+    """A page about runs: `python -m stepwise_pl.report <run or sweep folder> ...`."""
+
+    # Run folders, or folders above them, such as that of a sweep.
+    runs: list[str] = field(default_factory=list)
+    # The HTML file to write.
+    out: str = "report.html"
+    # Write every figure as PNG and SVG into this folder as well; null: do not.
+    figures: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("no folder is given: python -m stepwise_pl.report <run or sweep folder> ...")
+        require(bool(self.out), "out", self.out, "must be the name of a file")
 
 
 @dataclass

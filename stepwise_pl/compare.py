@@ -1,10 +1,9 @@
 """`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -252,27 +251,6 @@ def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
     return table(("runs that differ in the seed alone", "seeds", "mean", "95% t interval over seeds", ""), rows)
 
 
-def overrides(arguments: Sequence[str]) -> list[str]:
-    """The command line for Hydra: run folders that are named one by one become `runs=[...]`.
-
-    A folder's name may hold an equals sign, as those of sweeps do.
-    """
-    keys = {f.name for f in fields(CompareConfig)}
-    folders = [
-        argument
-        for argument in arguments
-        if not argument.startswith(("-", "hydra", "+", "~")) and argument.partition("=")[0] not in keys
-        if "=" not in argument or Path(argument).is_dir()
-    ]
-    rest = [argument for argument in arguments if argument not in folders]
-    return [f"runs=[{','.join(map(_quoted, folders))}]", *rest] if folders else rest
-
-
-def _quoted(text: str) -> str:
-    """As Hydra reads it: in quotes, where a backslash stands for itself except before a quote."""
-    return "'{}'".format(re.sub(r"\\+(?='|$)", lambda match: 2 * match[0], text).replace("'", "\\'"))
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = overrides(sys.argv[1:])
+    sys.argv[1:] = cli.positional(sys.argv[1:], CompareConfig)
     cli.entry_point("compare", compare)

@@ -25,7 +25,7 @@ CHANGEABLE = (
 )  # fmt: skip
 # Keys that change neither what is learned nor how.
 ASIDE = (
-    "seed", "run_dir", "resume", "objective", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
+    "seed", "run_dir", "resume", "objective", "model.gradient_checkpointing", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
     "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
     "trainer.keep_every_removed",
 )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import quantization_config
 
 from stepwise_pl.architecture import (
     adjusted,
@@ -107,9 +108,16 @@ def _own_config(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, positions:
 def _pretrained(name: str, key: str, dropout: float | None, dtype: torch.dtype) -> PreTrainedModel:
     config = pretrained_config(name, key, dropout)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**source(name), config=config, dtype=dtype)
+        given = source(name)
+        if "gguf_file" in given and hasattr(quantization_config, "GgufConfig"):
+            # Where it has a kernel for them, transformers would leave the weights in their blocks, which cannot be trained.
+            given["quantization_config"] = quantization_config.GgufConfig(dequantize=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**given, config=config, dtype=dtype)
     except Exception as error:
         raise not_loaded(key, name, error) from None
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    if "gguf_file" in given and quantizer is not None:
+        quantizer.remove_quantization_config(model)  # plain weights by now, and to be saved as such
     return model
 
 

@@ -97,9 +97,12 @@ def is_behind(row: Mapping[str, Any], step: int, attempt: int) -> bool:
 
 
 def all_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv in the order written; cells are text, empty where a row has no such metric."""
+    """The rows of a metrics.csv in the order written, without a last one that is cut off.
+
+    Cells are text, empty where a row has no such metric.
+    """
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(line for line in file if line.endswith("\n")))
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

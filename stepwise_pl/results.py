@@ -35,10 +35,11 @@ def read_stages(metrics_file: Path) -> tuple[list[Stage], list[list[Stage]]]:
     if not metrics_file.is_file():
         return [], []
     kept, given_up = read_attempts(metrics_file)
-    return _stages(kept), [_stages(rows) for rows in given_up]
+    return stages_of(kept), [stages_of(rows) for rows in given_up]
 
 
-def _stages(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
+def stages_of(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
+    """The validations in rows of metrics.csv, the last at each number of removed tokens, ascending."""
     stages: dict[int, Stage] = {}
     for row in rows:
         if row.get("val/answer_accuracy"):

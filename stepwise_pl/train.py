@@ -232,9 +232,10 @@ test accuracy   {percent(summary["test_accuracy"], summary["test_examples"])}  [
                 with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
 {"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
 run folder      {run_dir}
-                config.yaml, metrics.csv, summary.json, accuracy.png, checkpoints/
+                config.yaml, metrics.csv, stages.jsonl, summary.json, accuracy.png, checkpoints/
 next            python -m stepwise_pl.evaluate run={run_dir}
                 python -m stepwise_pl.export run={run_dir}
+                python -m stepwise_pl.report {run_dir}
 """)
 
 

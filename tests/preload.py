@@ -5,7 +5,19 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
 
-for name in ("building", "checking", "compare", "evaluation", "export", "guard", "results", "runs", "write_data"):
+for name in (
+    "building",
+    "checking",
+    "compare",
+    "evaluation",
+    "export",
+    "guard",
+    "reporting.page",
+    "reporting.static",
+    "results",
+    "runs",
+    "write_data",
+):
     importlib.import_module(f"stepwise_pl.{name}")
-for name in ("matplotlib.pyplot", "wandb"):
+for name in ("matplotlib.pyplot", "plotly.graph_objects", "wandb"):
     importlib.import_module(name)

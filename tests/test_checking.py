@@ -322,7 +322,7 @@ def test_the_real_data_with_the_real_command(shared_data: Path) -> None:
         assert "malformed: 0" in text
         assert f"empty CoT (allowed): {empty}" in text
         assert "occur more than once: 0" in text
-        assert "longer than the model's 512 positions: 0" in part(report, f"{split}: length in tokens")
+        assert "positions" not in part(report, f"{split}: length in tokens")  # random weights get as many as it takes
     assert 88 + 7 == 95
     overlap = part(report, "overlap")
     assert re.search("train and validation: 463 ", overlap)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
-from stepwise_pl.compare import compare, overrides
+from stepwise_pl.compare import compare
 from stepwise_pl.config import Config
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import Prediction, write_predictions
@@ -221,15 +221,15 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     names = ["plain", "schedule.delta=1_2", "a,b [c]", "it's", "back\\slash's", "two\\\\'s", "end\\"]
     for name in names:
         Path(name).mkdir()
-    given = overrides([*names, "split=validation", "--help"])
+    given = cli.positional([*names, "split=validation", "--help"], CompareConfig)
     assert given[1:] == ["split=validation", "--help"]
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_override(given[0])
     assert parsed.key_or_group == "runs"
     assert [str(getattr(value, "text", value)) for value in parsed.value()] == names  # type: ignore[union-attr]
-    assert overrides(["runs=[a,b]", "nowhere=3"]) == ["runs=[a,b]", "nowhere=3"]
-    assert overrides(["missing"]) == ["runs=['missing']"]
+    assert cli.positional(["runs=[a,b]", "nowhere=3"], CompareConfig) == ["runs=[a,b]", "nowhere=3"]
+    assert cli.positional(["missing"], CompareConfig) == ["runs=['missing']"]
 
 
 def test_the_command(tmp_path) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stepwise_pl import hub
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.models import build_model
 from stepwise_pl.tokenizing import build_tokenizer
-from tests.conftest import REPO
+from tests.conftest import REPO, command
 
 gguf = pytest.importorskip("gguf")
 NOBODY = "http://127.0.0.1:9"  # a port nobody listens on
@@ -184,6 +184,35 @@ def test_a_gguf_file_gives_model_and_tokenizer(tmp_path: Path) -> None:
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+        # Nothing of where it came from is left: it is saved and loaded as any other.
+        ours.save_pretrained(tmp_path / "saved")
+        loaded.save_pretrained(tmp_path / "saved")
+        assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+        assert torch.equal(again(ids).logits, ours(ids).logits)
+        assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text)["input_ids"] == ids[0].tolist()
+
+
+def test_a_run_from_a_gguf_file_can_be_evaluated_and_exported(tmp_path: Path) -> None:
+    """With and without adapters, through the commands."""
+    tokenizer = words()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=96, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    as_gguf(LlamaForCausalLM(config), tokenizer, tmp_path / "tiny.gguf")
+    for rank in (0, 2):
+        folder = tmp_path / str(rank)
+        command(
+            "train", "model=smollm2", f"model.name={tmp_path / 'tiny.gguf'}", f"model.lora.rank={rank}", "task=mult2x2",
+            "task.train_size=50", "task.validation_size=4", "task.test_size=4", "data.batch_size=4", "trainer.max_steps=2",
+            f"run_dir={folder}",
+        )  # fmt: skip
+        command("evaluate", f"run={folder}", "speed_problems=0")
+        command("export", f"run={folder}", f"out={folder / 'hf'}")
+        exported = AutoModelForCausalLM.from_pretrained(folder / "hf")
+        assert exported.config.model_type == "llama"
+        assert "quantization_config" not in exported.config.to_dict()
 
 
 def test_a_gguf_file_without_the_packages_to_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

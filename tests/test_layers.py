@@ -19,7 +19,9 @@ LAYERS = [
     # Lightning
     {"module", "precision", "callbacks", "guard", "loggers", "wandb_runs", "results"},
     # entry points and what they share
-    {"cli", "run_folder", "building", "runs", "early", "multirun", "sweep_folder", "sweep_results", "sweep", "train", "evaluate", "compare", "export", "write_data", "check_data", "dashboard"},
+    {"cli", "run_folder", "building", "runs", "early", "multirun", "sweep_folder", "sweep_results", "sweep", "train", "evaluate", "compare", "export", "write_data", "check_data", "dashboard",
+     "report", "reporting", "reporting.history", "reporting.figures", "reporting.tables", "reporting.interactive",
+     "reporting.static", "reporting.page"},
 ]  # fmt: skip
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwise_pl import sweep
-from stepwise_pl.commands import EvaluateConfig, ExportConfig
-from stepwise_pl.compare import overrides
+from stepwise_pl import cli, sweep
+from stepwise_pl.commands import CompareConfig, EvaluateConfig, ExportConfig, ReportConfig
 from tests.conftest import REPO, command
 from tests.test_config import composed
 
@@ -34,8 +33,8 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     if "--help" in arguments:
         return  # run in test_config
     monkeypatch.setattr("stepwise_pl.commands.require_run", lambda run, command: None)  # the run need not exist here
-    if entry == "compare":
-        arguments = overrides(arguments)
+    if entry in (positional := {"compare": CompareConfig, "report": ReportConfig}):
+        arguments = cli.positional(arguments, positional[entry])
     if entry == "sweep":
         arguments = sweep.overrides(arguments)
     if "-m" in arguments:
@@ -49,6 +48,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
         "outputs/mine",
         "outputs/other",
         "outputs/sums",
+        "outputs/watched",
     )
 
 
@@ -60,7 +60,7 @@ SHORT = (
     "optimizer.decay_steps=0",
     "data.batch_size=4",
 )
-NEEDS = {"trainer=gpu": "a GPU and the Hub", "task=gsm8k": "the Hub"}
+NEEDS = {"trainer=gpu": "a GPU and the Hub", "task=gsm8k": "the Hub", "experiment=smollm2": "two files"}
 
 
 def test_offline_commands_run_in_the_order_they_stand(tmp_path) -> None:

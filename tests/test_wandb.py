@@ -129,11 +129,14 @@ def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> Non
     folders = sorted(path.parent for path in tmp_path.rglob("config.yaml"))
     assert len(folders) == 2
     command("train", f"run_dir={folders[0]}", "resume=true", "trainer.max_epochs=2", cwd=tmp_path)
+    groups = set()
     for folder in folders:
         found = records(folder, "run")
-        assert {run.run_group for run in found} == {"mult2x2-tiny-stepwise"}
+        groups |= {run.run_group for run in found}
         assert {tuple(run.tags) for run in found} == {("mult2x2", "tiny", "stepwise")}
     assert len(records(folders[0], "run")) > len(records(folders[1], "run"))
+    (group,) = groups
+    assert group.startswith("mult2x2-tiny-stepwise+optimizer.lr-1e-3_2e-3")  # the sweep's name
 
 
 def test_an_evaluation_is_a_run_beside_that_of_the_training(run_dir: Path, tmp_path: Path) -> None:

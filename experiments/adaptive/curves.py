@@ -1,0 +1,80 @@
+"""Learning curves of runs: every validation as curves.csv, and a figure made from it.
+
+    python experiments/adaptive/curves.py "3x3: adaptive=outputs/a" "3x3: no CoT=outputs/b" "4x4: adaptive=outputs/c"
+
+A run is named `<panel>: <line>`; runs of the same name differ in their seed.
+"""
+
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from stepwise_pl import cli
+from stepwise_pl.records import read_metrics
+from stepwise_pl.results import COLORS
+from stepwise_pl.statistics import wilson
+
+HERE = Path(__file__).parent
+COLUMNS = ("run", "seed", "step", "examples_seen", "removed_tokens", "max_cot_tokens", "accuracy", "examples")
+
+
+def collect(runs: list[str]) -> None:
+    """Write curves.csv."""
+    with (HERE / "curves.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for run in runs:
+            name, _, folder = run.rpartition("=")
+            config = cli.read_yaml(Path(folder) / "config.yaml")
+            for row in read_metrics(Path(folder) / "metrics.csv"):
+                if row["val/answer_accuracy"]:
+                    step = int(row["step"])
+                    writer.writerow((
+                        name, config["seed"], step, step * config["data"]["batch_size"], row["schedule/removed_tokens"],
+                        config["derived"]["max_cot_tokens"], row["val/answer_accuracy"], row["val/examples"],
+                    ))  # fmt: skip
+
+
+def draw() -> None:
+    """The figure: accuracy on validation over examples seen, the removal above it."""
+    lines: dict[str, dict[tuple[str, str], list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    with (HERE / "curves.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            panel, _, line = row["run"].partition(": ")
+            lines[panel][line, row["seed"]].append(row)
+    figure, axes = plt.subplots(
+        2, len(lines), figsize=(4.6 * len(lines), 5), sharex="col", height_ratios=(1, 2.2), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for column, (panel, runs) in enumerate(lines.items()):
+        above, below = axes[:, column]
+        names = list(dict.fromkeys(name for name, _ in runs))
+        for (name, seed), rows in runs.items():
+            x = [int(row["examples_seen"]) / 1000 for row in rows]
+            style = {"color": COLORS[names.index(name)], "linestyle": ("-", "--", ":")[int(seed) % 3]}
+            above.plot(x, [int(row["removed_tokens"]) for row in rows], **style)
+            accuracy = [float(row["accuracy"]) for row in rows]
+            bounds = [wilson(a, round(float(row["examples"]))) for a, row in zip(accuracy, rows, strict=True)]
+            below.fill_between(x, *zip(*bounds, strict=True), color=style["color"], alpha=0.12, linewidth=0)
+            below.plot(x, accuracy, label=f"{name}, seed {seed}", marker=".", **style)
+        above.set(title=panel, ylabel="CoT tokens removed" if not column else "")
+        below.set(
+            xlabel="thousand examples seen", ylim=(-0.02, 1.02), ylabel="" if column else "answer accuracy (validation)"
+        )
+        below.legend(fontsize="small")
+        for one in (above, below):
+            one.grid(alpha=0.3)
+    for suffix in ("png", "svg"):
+        figure.savefig(HERE / f"curves.{suffix}", dpi=150)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        collect(sys.argv[1:])
+    draw()

@@ -1,0 +1,207 @@
+"""Runs as their folders tell them, whatever is there: also those that are still running, or have lost files."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stepwise_pl import cli
+from stepwise_pl.config import flat
+from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.records import StageRecord, attempt_of, read_attempts, read_stage_records
+from stepwise_pl.results import Stage, stages_of
+
+T = TypeVar("T")
+Row = dict[str, float]  # of metrics.csv, without empty cells
+
+
+@dataclass
+class History:
+    """One run. What its folder lacks is empty here, and said in `notes`.
+
+    Attributes:
+        config: dotted keys.
+        derived: what followed from the configuration.
+        summary: empty as long as the run has not ended.
+        rows, stages, records: metrics, validations and lines of stages.jsonl that count;
+            of stages the last at each number of removed tokens, ascending.
+        given_up, stages_given_up: the same of each attempt that the guard gave up.
+        evaluations: what `evaluate` wrote.
+        sessions: every start.
+    """
+
+    path: Path
+    label: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    given_up: list[list[Row]] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    stages_given_up: list[list[Stage]] = field(default_factory=list)
+    records: list[StageRecord] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", self.summary.get("seed", 0)))
+
+    @property
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """The guard's decisions, as far as they were summed up."""
+        found: list[dict[str, Any]] = self.summary.get("rollbacks") or []
+        return found
+
+    @property
+    def baseline(self) -> str | None:
+        """`explicit CoT` or `no CoT`, if the schedule is that."""
+        if self.config.get("schedule.remove_all_beyond") == 0:
+            return "no CoT"
+        return "explicit CoT" if self.config.get("schedule.remove_at_most") == 0 else None
+
+    @property
+    def max_cot_tokens(self) -> int | None:
+        """Tokens in the longest CoT of the training set."""
+        found = self.summary.get("max_cot_tokens", self.derived.get("max_cot_tokens"))
+        return None if found is None else int(found)
+
+    @property
+    def last_records(self) -> list[StageRecord]:
+        """Of `records` the last at each number of removed tokens, ascending."""
+        last = {one["removed_tokens"]: one for one in self.records}
+        return [last[removed] for removed in sorted(last)]
+
+    @property
+    def resets(self) -> list[Row]:
+        """The first row after each growth of s at which the optimizer was reset, as far as the rows are dense enough to tell."""
+        if not self.config.get("schedule.reset_optimizer"):
+            return []
+        key = "schedule/removed_tokens"
+        training = [row for row in self.rows if key in row and "test/loss" not in row]
+        return [row for before, row in pairwise(training) if row[key] > before[key]]
+
+
+def find_runs(given: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The run folders among `given` and below, each once; and what is to be said of folders without any."""
+    found: dict[Path, Path] = {}
+    notes = []
+    for name in given:
+        below = list(_runs_below(name))
+        if not below:
+            what = "no run in this folder or below" if Path(name).is_dir() else "no such folder"
+            notes.append(f"{name}: {what}")
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    return list(found.values()), notes
+
+
+def _runs_below(folder: str) -> Iterator[Path]:
+    for name, folders, files in os.walk(folder):
+        there = {*folders, *files}
+        configured = "config.yaml" in there and bool(there & {"checkpoints", "metrics.csv"})
+        if configured or {"summary.json", "metrics.csv"} <= there:
+            yield Path(name)
+            folders.clear()  # what lies in a run is no other run
+        folders[:] = sorted((one for one in folders if not one.startswith(".")), key=_natural)
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sorts `delta-4` before `delta-16`."""
+    return [(int(digits or 0), other) for other, digits in re.findall(r"(\D*)(\d*)", text)]
+
+
+def read_runs(paths: Sequence[Path]) -> list[History]:
+    """The runs, labelled by what sets their folders apart."""
+    runs = [read_run(path) for path in paths]
+    if len(runs) == 1:
+        runs[0].label = str(runs[0].path)
+        return runs
+    for run, label in zip(runs, labels([run.path.resolve() for run in runs]), strict=True):
+        run.label = label
+    return runs
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Names of folders, as short as sets them apart: without the folder above all, and without the overrides all siblings have.
+
+    Folders of a sweep are named `<key>-<value>+<key>-<value>`.
+    """
+    common = os.path.commonpath(paths) if paths else ""
+    parts = [path.relative_to(common).parts for path in paths]
+    siblings: dict[tuple[str, ...], set[str]] = {}
+    for one in parts:
+        for depth, name in enumerate(one):
+            siblings.setdefault(one[:depth], set()).add(name)
+    short = {above: _short_names(names) for above, names in siblings.items()}
+    return ["/".join(short[one[:depth]][name] for depth, name in enumerate(one)) for one in parts]
+
+
+def _short_names(names: set[str]) -> dict[str, str]:
+    shared = set.intersection(*(set(name.split("+")) for name in names)) if len(names) > 1 else set()
+    short = {name: "+".join(part for part in name.split("+") if part not in shared) or name for name in names}
+    return short if len(set(short.values())) == len(names) else {name: name for name in names}
+
+
+def read_run(path: Path) -> History:
+    """Whatever the folder holds; does not raise for what is missing or damaged."""
+    run = History(path)
+
+    def read(name: str, how: Callable[[Path], T], otherwise: T, missing: str) -> T:
+        if not (path / name).is_file():
+            if missing:
+                run.notes.append(missing)
+            return otherwise
+        try:
+            return how(path / name)
+        except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+            run.notes.append(f"{name} cannot be read ({first_line(error).removeprefix(f'{path / name}: ')})")
+            return otherwise
+
+    plain: dict[str, Any] = read("config.yaml", cli.read_yaml, {}, "no config.yaml")
+    derived = plain.pop("derived", None)
+    run.derived = derived if isinstance(derived, dict) else {}
+    run.config = flat(plain)
+    run.sessions = read("environment.json", lambda file: list(_object(file)["sessions"]), [], "no environment.json")
+    metrics = read("metrics.csv", read_numbers, None, "no metrics.csv")
+    if metrics is not None:
+        run.rows, run.given_up, run.stages, run.stages_given_up = metrics
+    counts = {(attempt_of(row), int(row["step"])) for row in run.rows}
+    records: list[StageRecord] = read(
+        "stages.jsonl", read_stage_records, [], "no stages.jsonl: no accuracy of digits, no answers"
+    )
+    run.records = [one for one in records if (one["attempt"], one["step"]) in counts]
+    at = f", at step {run.rows[-1]['step']:.0f}" if run.rows else ""
+    run.summary = read("summary.json", _object, {}, f"no summary yet: it is still running, or was stopped{at}")
+    for file in sorted((path / "evaluations").glob("*.json"), key=lambda file: _natural(file.stem)):
+        found: dict[str, Any] = read(f"evaluations/{file.name}", _object, {}, "")
+        checkpoint = path / "checkpoints" / str(found.get("checkpoint"))
+        if checkpoint.is_file() and checkpoint.stat().st_mtime > file.stat().st_mtime:
+            run.notes.append(f"evaluations/{file.name} is older than {checkpoint.name}: evaluate it again")
+        run.evaluations.append(found)
+    return run
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError("is no JSON object")
+    return found
+
+
+def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[Stage], list[list[Stage]]]:
+    """Of a metrics.csv: rows and stages that count, and those of each attempt given up. Raises `ValueError` where a cell is no number."""
+    kept, given_up = read_attempts(path)
+
+    def numbers(rows: list[dict[str, str]]) -> list[Row]:
+        return [{key: float(cell) for key, cell in row.items() if cell} for row in rows]
+
+    return (
+        numbers(kept), [numbers(rows) for rows in given_up], stages_of(kept), [stages_of(rows) for rows in given_up],
+    )  # fmt: skip

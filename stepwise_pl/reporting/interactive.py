@@ -1,0 +1,141 @@
+"""Figures for the page: as plotly draws them, colours of axes and text left to the page's style."""
+
+import json
+from html import escape
+from typing import Any
+
+from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
+from stepwise_pl.results import COLORS, MARKERS
+
+# The shapes of `results.MARKERS`.
+SHAPES = dict(
+    zip("osD^vPX", ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"), strict=True)
+)
+LINES = {"solid": "solid", "dotted": "dot", "dashed": "dash", "steps": "solid"}
+MANY_CELLS = 400  # with more of them a heat map has no room for text
+
+
+def style_of(run: int) -> tuple[str, str]:
+    """Colour and marker of a run, the same in every figure; 49 different ones."""
+    return COLORS[run % len(COLORS)], MARKERS[(run + run // len(COLORS)) % len(MARKERS)]
+
+
+def spec(figure: Chart | HeatMap) -> dict[str, Any]:
+    """Data and layout for plotly, checked by it, in plain containers.
+
+    Text may hold anything: plotly reads it as HTML, so it is escaped.
+    """
+    import plotly.graph_objects as go
+
+    drawn = go.Figure(_heat_map(figure) if isinstance(figure, HeatMap) else _chart(figure))
+    found: dict[str, Any] = json.loads(drawn.to_json())
+    return found
+
+
+def text_of(text: str) -> str:
+    """Lines of text for plotly."""
+    return escape(text).replace("\n", "<br>")
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "template": "none", "hovermode": "closest", "showlegend": False, "dragmode": "zoom",
+        "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+        "xaxis": {"title": {"text": text_of(chart.x_label)}, "zeroline": False, "automargin": True},
+    }  # fmt: skip
+    x = [value for panel in chart.panels for series in panel.series for value in series.x]
+    if chart.log_x:
+        layout["xaxis"] |= _log_axis(x)
+    if chart.whole_x and max(x) <= 16:
+        layout["xaxis"] |= {"dtick": 1}
+    data = []
+    gap, top = 0.07, 1.0
+    shares = sum(panel.share for panel in chart.panels)
+    height = (1 - gap * (len(chart.panels) - 1)) / shares
+    for number, panel in enumerate(chart.panels, start=1):
+        suffix = "" if number == 1 else str(number)
+        bottom = max(0.0, top - height * panel.share)
+        layout[f"yaxis{suffix}"] = _y_axis(panel) | {"domain": [bottom, top]}
+        top = bottom - gap
+        data += [{**_series(one), "xaxis": "x", "yaxis": f"y{suffix}"} for one in panel.series]
+        layout["xaxis"]["anchor"] = f"y{suffix}"  # below the last
+    return {"data": data, "layout": layout}
+
+
+def _y_axis(panel: Panel) -> dict[str, Any]:
+    axis: dict[str, Any] = {"title": {"text": text_of(panel.y_label)}, "zeroline": False, "automargin": True}
+    if panel.percent:
+        axis |= {"tickformat": ".0%", "tickvals": [0, 0.25, 0.5, 0.75, 1]}
+    if panel.y_range is not None:
+        axis["range"] = list(panel.y_range)
+    if panel.log:
+        axis |= _log_axis([y for series in panel.series for y in series.y if y is not None])
+    return axis
+
+
+def _log_axis(values: list[float]) -> dict[str, Any]:
+    ticks = log_ticks(values)
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def _series(series: Series) -> dict[str, Any]:
+    color, marker = style_of(series.run) if series.run is not None else ("#777777", "o")
+    modes = [
+        *["lines"] * (series.line != "none"),
+        *["markers"] * (series.marker != "none"),
+        *["text"] * bool(series.labels),
+    ]
+    out: dict[str, Any] = {
+        "type": "scatter", "mode": "+".join(modes), "name": text_of(series.name), "meta": {"run": series.run},
+        "x": list(series.x), "y": list(series.y), "connectgaps": False, "cliponaxis": False,
+        "hoverinfo": "text" if series.hover else "skip", "hovertext": list(map(text_of, series.hover)),
+    }  # fmt: skip
+    if series.line != "none":
+        shape = "hv" if series.line == "steps" else "linear"
+        out["line"] = {"color": color, "width": 1.6, "dash": LINES[series.line], "shape": shape}
+    if series.marker != "none":
+        shape = {"x": "x-thin", "|": "line-ns"}.get(series.marker) or SHAPES[marker]
+        size = {"x": 9, "|": 7}.get(series.marker, 8)
+        thin = series.marker in ("x", "|")
+        out["marker"] = {
+            "symbol": shape,
+            "size": size,
+            "color": color,
+            "line": {"color": color, "width": 1.6 if thin else 0},
+        }
+    if series.low:
+        pairs = list(zip(series.y, series.low, series.high, strict=True))
+        out["error_y"] = {
+            "type": "data", "symmetric": False, "color": color, "thickness": 1, "width": 3,
+            "array": [None if y is None else high - y for y, _, high in pairs],
+            "arrayminus": [None if y is None else y - low for y, low, _ in pairs],
+        }  # fmt: skip
+    if series.labels:
+        out |= {
+            "text": list(map(text_of, series.labels)),
+            "textposition": f"top {series.label_side}",
+            "textfont": {"size": 12},
+        }
+    return out
+
+
+def _heat_map(figure: HeatMap) -> dict[str, Any]:
+    few = len(figure.x) * len(figure.y) <= MANY_CELLS
+    data = {
+        "type": "heatmap", "meta": {"run": figure.run}, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
+        "x": list(map(text_of, figure.x)), "y": list(map(text_of, figure.y)), "xgap": 1, "ygap": 1,
+        "text": [list(map(text_of, row)) for row in figure.texts], "hoverinfo": "text", "hoverongaps": False,
+        "hovertext": [list(map(text_of, row)) for row in figure.hover],
+        "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": "accuracy", "side": "right", "font": {"size": 13}}},
+        **({"texttemplate": "%{text}"} if few else {}),
+    }  # fmt: skip
+    axis = {"type": "category", "automargin": True, "showgrid": False, "zeroline": False}
+    return {
+        "data": [data],
+        "layout": {
+            "template": "none",
+            "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+            "xaxis": {**axis, "title": {"text": text_of(figure.x_label)}},
+            "yaxis": {**axis, "title": {"text": text_of(figure.y_label)}},
+        },
+    }

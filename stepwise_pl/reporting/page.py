@@ -1,0 +1,189 @@
+"""The page: one HTML file that needs nothing else to be read."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl import __version__
+from stepwise_pl.compare import ASIDE
+from stepwise_pl.predictions import percents
+from stepwise_pl.reporting import figures, tables
+from stepwise_pl.reporting.figures import Chart, HeatMap
+from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.interactive import spec, style_of
+
+HERE = Path(__file__).parent
+# The shapes of `results.MARKERS`, around the origin.
+SWATCHES = {
+    "o": '<circle r="4.5"/>',
+    "s": '<rect x="-4" y="-4" width="8" height="8"/>',
+    "D": '<path d="M0-5.5 5.5 0 0 5.5-5.5 0z"/>',
+    "^": '<path d="M0-5 5 4h-10z"/>',
+    "v": '<path d="M0 5 5-4h-10z"/>',
+    "P": '<path d="M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z"/>',
+    "X": '<path transform="rotate(45)" d="M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z"/>',
+}
+
+
+@dataclass
+class Figures:
+    """Every figure of a report; None or empty where there is nothing to show."""
+
+    accuracy: Chart | None
+    loss: Chart | None
+    speed: list[Chart]
+    sweeps: list[HeatMap]
+    digits: list[HeatMap]
+
+    @classmethod
+    def of(cls, runs: Sequence[History]) -> "Figures":
+        """What the runs have to show."""
+        by_digit = [figures.digits(run, number) for number, run in enumerate(runs)]
+        return cls(
+            figures.accuracy(runs), figures.loss(runs), figures.speed_charts(runs), figures.sweeps(runs, ASIDE),
+            [one for one in by_digit if one is not None],
+        )  # fmt: skip
+
+    def all(self) -> list[Chart | HeatMap]:
+        """In the order of the page."""
+        single = [one for one in (self.accuracy, self.loss) if one is not None]
+        return [*single, *self.speed, *self.sweeps, *self.digits]
+
+
+def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], written: str, command: str) -> str:
+    """The whole file.
+
+    Args:
+        notes: what is to be said besides what the runs note themselves.
+        written, command: when and by what.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    # Whatever comes from a run is text: autoescape turns all of it into text for HTML.
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
+    specs = {one.slug: spec(one) for one in drawn.all()}
+    shown = [_shown(number, run) for number, run in enumerate(runs)]
+    measured = {one.run for points in figures.speeds(runs).values() for one in points}
+    title, lead = heading(runs)
+    context: dict[str, Any] = {
+        "title": title, "lead": lead, "tiles": tiles(runs), "head": tables.HEAD, "runs": shown,
+        "notes": [*notes, *_noted(runs)],
+        "accuracy": _figure(drawn.accuracy), "loss": _figure(drawn.loss), "speed": list(map(_figure, drawn.speed)),
+        "sweeps": list(map(_figure, drawn.sweeps)), "digits": list(map(_figure, drawn.digits)),
+        "examples": any(one["examples"] for one in shown),
+        "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
+        "listed": figures.listed,
+        "configuration": tables.apart([tables.settings(run) for run in runs]),
+        "environment": tables.apart([tables.environment(run) for run in runs]),
+        "percents": percents, "written": written, "command": command, "version": __version__,
+        "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        # In a script element only this character could end it.
+        "figures": Markup(json.dumps(specs).replace("<", "\\u003c")),
+    }  # fmt: skip
+    context["sections"] = _sections(context)
+    return environment.get_template("page.html").render(context)
+
+
+def heading(runs: Sequence[History]) -> tuple[str, str]:
+    """Title, and a sentence on what was run."""
+    kinds = dict.fromkeys(tables.task_of(run.config) for run in runs)
+    what = ", ".join(kinds)
+    if len(runs) == 1:
+        (run,) = runs
+        name = run.summary.get("name") or run.derived.get("name") or run.path.name
+        return str(
+            name
+        ), f"{what}; {tables.model_of(run.config)}; {tables.schedule_of(run)}; seed {run.seed}. {run.path}"
+    schedules = dict.fromkeys(tables.schedule_of(run) for run in runs)
+    some = list(schedules)[:6]
+    more = f" and {len(schedules) - 6} more" if len(schedules) > 6 else ""
+    return f"{len(runs)} runs of {what}", f"Schedules: {'; '.join(some)}{more}. Seeds: {', '.join(_seeds(runs))}."
+
+
+def _seeds(runs: Sequence[History]) -> list[str]:
+    return [str(seed) for seed in sorted({run.seed for run in runs})]
+
+
+def _noted(runs: Sequence[History]) -> list[str]:
+    """What the runs lack, the same of several said once."""
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            labels.setdefault(note, []).append(run.label)
+    return [f"{', '.join(those)}: {note}" for note, those in labels.items()]
+
+
+def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
+    """The numbers to see first: name, value, and what is to be known of it."""
+
+    def tile(name: str, value: str, more: str = "") -> dict[str, str]:
+        return {"name": name, "value": value, "more": more}
+
+    if len(runs) == 1:
+        cell = dict(zip(tables.HEAD, tables.key_numbers(runs[0]), strict=True))
+        return [
+            tile("test accuracy", cell["test accuracy"], cell["95% Wilson interval"].strip(tables.NONE)),
+            tile("CoT tokens removed", cell["CoT tokens removed"]),
+            tile("steps", cell["steps"], f"{cell['examples']} examples"),
+            tile("examples per removed token", cell["examples per removed token"].split()[0], "the paper: 101,000"),
+            tile("outcome", cell["outcome"], f"{cell['seconds']} s"),
+        ]
+    ended = [run for run in runs if "test_accuracy" in run.summary]
+    out = [tile("runs", str(len(runs)), f"{len(ended)} ended")]
+    without = [run for run in ended if run.summary.get("removed_tokens") == run.max_cot_tokens]
+    for name, those in (("best without CoT", without), ("best with CoT", [run for run in ended if run not in without])):
+        if those:
+            best = max(those, key=lambda run: float(run.summary["test_accuracy"]))
+            cell = dict(zip(tables.HEAD, tables.key_numbers(best), strict=True))
+            out.append(tile(f"{name}, test", cell["test accuracy"], f"{cell['95% Wilson interval']}, {best.label}"))
+    collapsed, rollbacks = (
+        sum(bool(run.summary.get("collapsed")) for run in ended),
+        sum(len(run.rollbacks) for run in runs),
+    )
+    seconds, steps = (sum(run.summary.get(key, 0) for run in ended) for key in ("seconds", "steps"))
+    return [
+        *out,
+        tile("collapsed", f"{collapsed} of {len(ended)}", f"{rollbacks} rollbacks in all"),
+        tile("training", f"{seconds / 60:,.0f} min", f"{steps:,} steps in all"),
+    ]
+
+
+def _shown(number: int, run: History) -> dict[str, Any]:
+    color, marker = style_of(number)
+    return {
+        "number": number, "label": run.label, "color": "var(--ink)" if color == "#000000" else color,
+        "shape": _markup(SWATCHES[marker]), "cells": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
+        "examples": [{**one, "answers": tables.answers(one)} for one in run.last_records if one["samples"]],
+    }  # fmt: skip
+
+
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _figure(one: Chart | HeatMap | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    rows = 44 * len(one.y) if isinstance(one, HeatMap) else 320 * len(one.panels) ** 0.6
+    return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(180, rows)),
+            "width": f"{260 + 58 * len(one.x)}px" if isinstance(one, HeatMap) else "none", "run": getattr(one, "run", None)}  # fmt: skip
+
+
+def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
+    wanted = [
+        ("What is missing", "notes", context["notes"]), ("Runs" if len(context["runs"]) > 1 else "Key numbers", "runs", True),
+        ("Accuracy", "stages", context["accuracy"]), ("Loss", "training", context["loss"]), ("Speed", "speed", True),
+        ("Sweep", "sweep", context["sweeps"]), ("Digits", "digits", context["digits"]), ("Answers", "examples", context["examples"]),
+        ("Configuration", "configuration", True), ("Environment", "environment", True),
+    ]  # fmt: skip
+    return [(name, place) for name, place, there in wanted if there]

@@ -1,0 +1,125 @@
+"""Figures as files, drawn by matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
+from stepwise_pl.reporting.interactive import MANY_CELLS, style_of
+
+LINES = {"solid": "-", "dotted": ":", "dashed": "--", "steps": "-", "none": ""}
+LEGEND = 12  # runs; more would hide the figure
+
+
+def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -> list[Path]:
+    """`<slug>.png` and `<slug>.svg`, as white paper shows them; `labels` are those of the runs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    # Text from runs is not to be read as formulas.
+    with plt.rc_context({"text.parse_math": False, "svg.fonttype": "none"}):
+        drawn = _heat_map(figure, plt) if isinstance(figure, HeatMap) else _chart(figure, labels, plt)
+        paths = [folder / f"{figure.slug}{suffix}" for suffix in (".png", ".svg")]
+        for path in paths:
+            drawn.savefig(path, dpi=150)
+        plt.close(drawn)
+    return paths
+
+
+def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    shares = [panel.share for panel in chart.panels]
+    figure, axes = plt.subplots(
+        len(shares), figsize=(7.2, 4.2 if len(shares) == 1 else 5.6), sharex=True, squeeze=False, layout="constrained",
+        height_ratios=shares,
+    )  # fmt: skip
+    for panel, place in zip(chart.panels, axes[:, 0], strict=True):
+        for series in panel.series:
+            _draw(series, place)
+        place.set_ylabel(panel.y_label)
+        if panel.y_range is not None:
+            place.set_ylim(*panel.y_range)
+        if panel.log:
+            _log_axis(place, "y", [y for series in panel.series for y in series.y if y is not None])
+        if panel.percent:
+            place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            place.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        place.grid(alpha=0.3)
+    axes[0, 0].set_title(chart.title)
+    axes[-1, 0].set_xlabel(chart.x_label)
+    if chart.log_x:
+        _log_axis(axes[-1, 0], "x", [x for panel in chart.panels for series in panel.series for x in series.x])
+    if chart.whole_x:
+        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend = _legend(chart.panels[0], labels)
+    if 1 < len(legend) <= LEGEND:
+        axes[0, 0].legend(handles=legend, fontsize="x-small")
+    return figure
+
+
+def _log_axis(axes: Any, which: str, values: list[float]) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis, limits, ticks = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")(), log_ticks(values)
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{which}lim": limits})  # which ticks outside have widened
+
+
+def _legend(panel: Panel, labels: Sequence[str]) -> list[Any]:
+    """Every run that is drawn, if they are few."""
+    from matplotlib.lines import Line2D
+
+    there = dict.fromkeys(series.run for series in panel.series if series.run is not None)
+    styles = [(labels[run], *style_of(run)) for run in there]
+    return [Line2D([], [], label=label, color=color, marker=marker) for label, color, marker in styles]
+
+
+def _draw(series: Series, axes: Any) -> None:
+    color, shape = style_of(series.run) if series.run is not None else ("#777777", "o")
+    y = [float("nan") if value is None else value for value in series.y]
+    style = {
+        "color": color, "linestyle": LINES[series.line], "linewidth": 1.4,
+        "marker": {"run": shape, "none": ""}.get(series.marker, series.marker), "markersize": 6 if series.marker == "x" else 5,
+        "drawstyle": "steps-post" if series.line == "steps" else "default",
+    }  # fmt: skip
+    if series.low:
+        errors = [
+            [max(0.0, value - low) for value, low in zip(y, series.low, strict=True)],
+            [max(0.0, high - value) for value, high in zip(y, series.high, strict=True)],
+        ]
+        axes.errorbar(series.x, y, yerr=errors, capsize=3, **style)
+    else:
+        axes.plot(series.x, y, **style)
+    for x, value, label in zip(series.x, y, series.labels, strict=False):
+        left = series.label_side == "left"
+        axes.annotate(
+            label, (x, value), xytext=(-5 if left else 5, 3), textcoords="offset points",
+            ha="right" if left else "left", fontsize="x-small",
+        )  # fmt: skip
+
+
+def _heat_map(figure: HeatMap, plt: Any) -> Any:
+    import numpy as np
+    from matplotlib.ticker import PercentFormatter
+
+    width = min(14.0, max(4.8, 2.2 + 0.5 * len(figure.x)))
+    drawn, axes = plt.subplots(figsize=(width, max(2.8, 1.6 + 0.45 * len(figure.y))), layout="constrained")
+    values = np.array([[np.nan if value is None else value for value in row] for row in figure.values], float)
+    image = axes.imshow(values, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis")
+    step = -(-len(figure.x) // 24)
+    axes.set_xticks(range(0, len(figure.x), step), figure.x[::step])
+    axes.set_yticks(range(len(figure.y)), figure.y)
+    if values.size <= MANY_CELLS:
+        for y, row in enumerate(figure.texts):
+            for x, text in enumerate(row):
+                dark = values[y, x] < 0.55
+                axes.text(x, y, text, ha="center", va="center", fontsize="x-small", color="white" if dark else "black")
+    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    axes.set_title(figure.title, fontsize="medium")
+    drawn.colorbar(image, label="accuracy", format=PercentFormatter(1, decimals=0))
+    return drawn

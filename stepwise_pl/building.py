@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import multirun
 from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, StageRecords, ValidationTimes
-from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config
+from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config, TrainerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.guard import Guard
 from stepwise_pl.loggers import MetricsFile
@@ -23,6 +24,7 @@ from stepwise_pl.models import build_model
 from stepwise_pl.module import StepwiseModule
 from stepwise_pl.precision import BFloat16Weights
 from stepwise_pl.removal import removal_count
+from stepwise_pl.sharding import SharedWeights
 from stepwise_pl.tokenizing import tokenizer_for
 
 log = logging.getLogger(__name__)
@@ -102,6 +104,15 @@ def describe(config: Config, parts: Parts) -> dict[str, Any]:
     }
 
 
+def strategy(cfg: TrainerConfig) -> Strategy | str:
+    """How processes share the work."""
+    if cfg.devices == 1:
+        return "auto"
+    if cfg.strategy == "ddp":
+        return "ddp"
+    return SharedWeights(cfg.devices)
+
+
 def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = lambda: None) -> L.Trainer:
     """The Lightning trainer with its callbacks, logging to metrics.csv.
 
@@ -117,6 +128,7 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
+        strategy=strategy(cfg),
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
         plugins=[BFloat16Weights()] if cfg.precision == "bf16-true" else None,
         max_epochs=cfg.max_epochs,

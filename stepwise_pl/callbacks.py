@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
+from torch.distributed.tensor import DTensor
 
 from stepwise_pl.datamodule import StreamLoader
 from stepwise_pl.disk import link, put_in_place
@@ -214,7 +215,9 @@ class Checkpoints(Checkpoint):
             self._write(trainer, path, weights_only, also)
 
     def _write(self, trainer: L.Trainer, path: Path, weights_only: bool, also: Path | None) -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters()):
+        # Of a sharded weight each process looks at its own part.
+        parts = (one.to_local() if isinstance(one, DTensor) else one for one in trainer.lightning_module.parameters())
+        if not trainer.strategy.reduce_boolean_decision(all(bool(one.isfinite().all()) for one in parts)):
             step = trainer.global_step
             raise Collapse(f"the weights are not finite at step {step}", step, not_finite=True)
         if trainer.is_global_zero and not (self.folder.parent / "config.yaml").is_file():

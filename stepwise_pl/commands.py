@@ -1,4 +1,4 @@
-"""The configurations of the commands that do not train: `evaluate`, `export`, `compare`, `sweep`, `report`, `write_data`, `check_data`.
+"""The configurations of the commands that do not train.
 
 Free of torch, as `stepwise_pl.config` is, and for the same reason.
 """
@@ -156,14 +156,6 @@ class CheckDataConfig:
         require_task_and_schedule(self.task, None)
 
 
-def require_run(run: str, command: str) -> None:
-    """Raise `UserError` unless `run` is a run folder."""
-    if not run:
-        raise UserError(f"run is not set: python -m stepwise_pl.{command} run=<run folder>")
-    if not (Path(run) / "config.yaml").is_file():
-        raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")
-
-
 @dataclass
 class DashboardConfig:
     """A W&B workspace for the runs of a project: `python -m stepwise_pl.dashboard entity=<account or team>`."""
@@ -178,3 +170,11 @@ class DashboardConfig:
         if not self.entity:
             raise UserError("entity is not set: the W&B account or team whose project it is")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
+
+
+def require_run(run: str, command: str) -> None:
+    """Raise `UserError` unless `run` is a run folder."""
+    if not run:
+        raise UserError(f"run is not set: python -m stepwise_pl.{command} run=<run folder>")
+    if not (Path(run) / "config.yaml").is_file():
+        raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")

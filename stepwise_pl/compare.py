@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
-from stepwise_pl.config import ASIDE as ASIDE
+from stepwise_pl.config import ASIDE
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table

@@ -19,14 +19,14 @@ PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
 # which starts a new segment. All else would make another run of it.
 CHANGEABLE = (
-    "run_dir", "resume", "objective", "model.gradient_checkpointing", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
 # Keys that change neither what is learned nor how.
 ASIDE = (
-    "seed", "run_dir", "resume", "objective", "model.gradient_checkpointing", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
-    "trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
+    "seed", "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
+    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
     "trainer.keep_every_removed",
 )  # fmt: skip
 # What a run may be asked to be good at: keys of its summary.json.
@@ -117,6 +117,8 @@ class DataConfig:
     easy_last: float = 0.0
     # The examples of so many successive steps are grouped by length, for less padding; 1: not at all.
     length_pool: int = 100
+    # Training examples of more tokens, the whole CoT included, are left out, and counted; null: none is.
+    max_tokens: int | None = None
     # Where tokenised data is kept for the next start; null: nowhere. The environment variable
     # STEPWISE_PL_CACHE sets the default.
     cache_dir: str | None = field(
@@ -128,6 +130,9 @@ class DataConfig:
         return max(1, (self.epoch_size or train_examples) // self.batch_size)
 
     def __post_init__(self) -> None:
+        require(
+            self.max_tokens is None or self.max_tokens >= 1, "data.max_tokens", self.max_tokens, "must be at least 1"
+        )
         require(self.length_pool >= 1, "data.length_pool", self.length_pool, "must be at least 1")
         for key in ("easy_first", "easy_last"):
             require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "must be between 0 and 1")
@@ -178,8 +183,10 @@ class TrainerConfig:
     """What is handed to the Lightning trainer."""
 
     accelerator: str = "cpu"
-    # Processes; more than one trains with DDP.
+    # Processes, one for each device. More than one share every batch, as `strategy` says:
     devices: int = 1
+    # `ddp`: each holds the whole model; `fsdp2`: each holds a part of every weight, for models that do not fit one device.
+    strategy: str = "ddp"
     precision: str = "32-true"
     max_epochs: int = 200
     # Optimizer steps; -1: no limit but max_epochs.
@@ -200,6 +207,9 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("trainer.strategy", self.strategy, ("ddp", "fsdp2"))
+        require(self.strategy == "ddp" or self.devices > 1, "trainer.strategy", self.strategy,
+                "needs trainer.devices of at least 2")  # fmt: skip
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
         for key in ("devices", "max_epochs", "accumulate_grad_batches", "log_every_n_steps",
                     "checkpoint_every_n_steps"):  # fmt: skip
@@ -272,6 +282,29 @@ class LoggerConfig:
 
 
 @dataclass
+class ExpectedConfig:
+    """What a recipe in conf/experiment comes to; the end of a run and its evaluation say whether it falls inside."""
+
+    # Accuracy on the test set, from and to; null: nothing is expected.
+    accuracy: list[float] | None = None
+    # Minutes of training, from and to, on this machine.
+    minutes: list[float] | None = None
+    machine: str = ""
+    # Who says so: the folder of the experiment, or the paper's table.
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for key, most in (("accuracy", 1), ("minutes", math.inf)):
+            band = getattr(self, key)
+            require(band is None or (len(band) == 2 and 0 <= band[0] <= band[1] <= most), f"expected.{key}", band,
+                    "must be two numbers, from and to" + (" of at most 1" if most == 1 else ""))  # fmt: skip
+        if self.minutes is not None and not self.machine:
+            raise UserError("expected.machine is not set: minutes say nothing without it")
+        if (self.accuracy is None) != (not self.source) or (self.minutes is not None and self.accuracy is None):
+            raise UserError("expected.accuracy and expected.source: set both, or neither and no minutes")
+
+
+@dataclass
 class Config:
     """One training run."""
 
@@ -283,6 +316,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    expected: ExpectedConfig = field(default_factory=ExpectedConfig)
     seed: int = 0
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.
@@ -306,6 +340,10 @@ class Config:
             raise UserError(
                 f"optimizer.matrices=muon with model.lora.rank={self.model.lora.rank}: Muon is for whole matrices, LoRA trains "
                 "factors of their change; choose optimizer=adamw"
+            )
+        if self.trainer.strategy == "fsdp2" and self.optimizer.matrices == "muon":
+            raise UserError(
+                "optimizer.matrices=muon with trainer.strategy=fsdp2: Muon needs whole matrices; optimizer=adamw"
             )
         if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
             raise UserError(

@@ -1,6 +1,7 @@
 """The LightningDataModule: encoded splits, an endless training stream, and evaluation batches."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from stepwise_pl.errors import UserError
 from stepwise_pl.removal import uniform
 from stepwise_pl.tasks import EASY, Task
 from stepwise_pl.tokenizing import EncodedExamples
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -269,9 +272,25 @@ class CoTDataModule(L.LightningDataModule):
             raise UserError(
                 "data.easy_first, data.easy_last: the task has no easy examples; task.zeros=0.5 makes them for multiplication"
             )
+        if self.data.max_tokens is not None:
+            self._leave_out_longer(self.data.max_tokens)
         self.steps_per_epoch = self.data.steps_per_epoch(len(self.encoded["train"]))
         self.limits = Limits.of(self.encoded, self.side)
         return self
+
+    def _leave_out_longer(self, most: int) -> None:
+        train = self.encoded["train"]
+        rows = np.flatnonzero(train.length <= most)
+        if not len(rows):
+            raise UserError(
+                f"data.max_tokens={most}: all {len(train)} training examples are longer; give more, or null"
+            )
+        if len(rows) < len(train):
+            log.warning(
+                "train: %d of %d examples are longer than data.max_tokens=%d and are left out",
+                len(train) - len(rows), len(train), most,
+            )  # fmt: skip
+            self.encoded["train"] = train.take(rows)
 
     def digest(self) -> str:
         """Changes whenever an example, its place or its tokens do; a resumed run must find the same."""

@@ -1,7 +1,8 @@
 """Greedy decoding from the prompt on, and what answer came out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,21 +67,31 @@ def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
     must be given: without one, transformers takes a jump in the positions for the start
     of another packed sequence and cuts attention to all before it.
     """
-    given = {
-        "input_ids": targets.tokens, "attention_mask": torch.ones_like(targets.tokens),
-        "position_ids": targets.position, "use_cache": False,
-    }  # fmt: skip
     if model.config.model_type in PLAIN_HEADS:
-        hidden = model.base_model(**given).last_hidden_state
-        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits: Tensor = head(hidden.flatten(0, 1).index_select(0, targets.index))  # type: ignore[misc]
-        return logits
+        # Of its own, where the weights are shared out (`stepwise_pl.sharding`).
+        shared: Callable[[Targets], Tensor] | None = getattr(model, "head_logits", None)
+        return head_logits(model, targets) if shared is None else shared(targets)
     # Columns before the first target of all need no logits.
     first = int(targets.index.remainder(targets.tokens.shape[1]).min())
     width = targets.tokens.shape[1] - first
-    logits = model(**given, logits_to_keep=width).logits
+    logits: Tensor = model(**_given(targets), logits_to_keep=width).logits
     row, column = targets.index // targets.tokens.shape[1], targets.index % targets.tokens.shape[1]
     return logits.flatten(0, 1).index_select(0, row * width + column - first)
+
+
+def head_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
+    """`target_logits` of a model with a plain head, which is applied nowhere else."""
+    hidden = model.base_model(**_given(targets)).last_hidden_state
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    logits: Tensor = head(hidden.flatten(0, 1).index_select(0, targets.index))  # type: ignore[misc]
+    return logits
+
+
+def _given(targets: Targets) -> dict[str, Any]:
+    return {
+        "input_ids": targets.tokens, "attention_mask": torch.ones_like(targets.tokens),
+        "position_ids": targets.position, "use_cache": False,
+    }  # fmt: skip
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stepwise_pl import cli
 from stepwise_pl.commands import EvaluateConfig
 from stepwise_pl.errors import UserError
+from stepwise_pl.expected import judge, told
 from stepwise_pl.predictions import (
     HEAD,
     PART,
@@ -22,6 +23,7 @@ from stepwise_pl.predictions import (
     table,
     write_predictions,
 )
+from stepwise_pl.run_folder import derived_of, read_json
 from stepwise_pl.tasks import ExampleList, Examples, Files, Task
 from stepwise_pl.tasks.files import FileTask
 
@@ -109,6 +111,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
         summary["answer_positions"] = [share.record() for share in by_position(predictions)]
         speeds = ((1, config.speed_problems), (config.batch_size, config.batch_size)) if config.speed_problems else ()
+        if (judged := judged_by_recipe(config, run, summary)) is not None:
+            summary["expected"] = judged
         for batch_size, count in speeds:
             summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, count)
     summary["strata"] = {
@@ -135,6 +139,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     ]
     cli.say("\n".join(lines))
     return summary
+
+
+def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where the run lies in the band of its recipe; None for other problems or checkpoints than the band is about."""
+    asked = config.file is None and config.split in (None, "test") and config.limit is None
+    if not (asked and summary["as_trained"] and config.checkpoint == "best"):
+        return None
+    finished = run.path / "summary.json"
+    seconds = read_json(finished).get("seconds") if finished.is_file() else None
+    changed = derived_of(run.path).get("changed") or []
+    return judge(run.config.expected, summary["answer_accuracy"], seconds, changed)
 
 
 def removed_units(config: EvaluateConfig, run: "TrainedRun") -> int:
@@ -210,6 +225,8 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
         f"token accuracy  {summary['token_accuracy']:6.2%}",
         f"loss            {summary['loss']:.4f} (perplexity {summary['perplexity']:.3f})",
     ]
+    if judged := summary.get("expected"):
+        lines += told(judged)
     if summary["unfinished_answers"]:
         lines.append(
             f"no answer       {summary['unfinished_answers']} of {whole.n} were not finished within the "

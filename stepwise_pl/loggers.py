@@ -12,10 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from stepwise_pl.disk import write_text
-from stepwise_pl.records import all_rows as all_rows
-from stepwise_pl.records import is_behind
-from stepwise_pl.records import read_attempts as read_attempts
-from stepwise_pl.records import read_metrics as read_metrics
+from stepwise_pl.records import all_rows, is_behind
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +31,7 @@ class MetricsFile(Logger):
     Lightning's CSVLogger deletes the file of an earlier start; here a resumed run goes on
     in it, and rows after the step it resumes from are dropped, because they come again.
     Where the guard goes back, rows stay, and `attempt` of the rows that follow is one more
-    (`read_metrics` leaves out what was given up).
+    (`records.read_metrics` leaves out what was given up).
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,7 +108,7 @@ class Throughput:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Event files in `tensorboard/` of the run folder, a folder in it for each start and attempt of the guard.
+    """Event files in `tensorboard/` of the run folder, a folder in it for each start.
 
     TensorBoard knows one x-axis, steps. So the scalars under `versus_removed_tokens/` have
     the number of removed tokens in its place.

@@ -296,9 +296,11 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
         )
     both = (state["stepwise"]["config"], config)
     old, new = (flat({key: value for key, value in one.items() if key != "derived"}) for one in both)
+    # Other keys that the checkpoint does not know came with a later version, whose defaults keep what was.
+    known = old.keys() | {key for key in new if key.startswith("model.config.")}
     differ = [
         f"{key} is {old.get(key)} there, {new.get(key)} in config.yaml"
-        for key in sorted(old.keys() | new.keys())
+        for key in sorted(known)
         if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
     ]
     trained, now = ((one.get("derived") or {}).get("data") for one in both)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl import sharding
 from stepwise_pl.batch import CoTBatch
 from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
@@ -174,6 +175,15 @@ class StepwiseModule(L.LightningModule):
 
     # Training
 
+    def configure_model(self) -> None:
+        if self.sharded:
+            sharding.shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every weight."""
+        return isinstance(self.trainer.strategy, sharding.SharedWeights)
+
     def transfer_batch_to_device(self, batch: CoTBatch, device: torch.device, dataloader_idx: int) -> CoTBatch:
         # Tokens are removed on the host, where nothing has to wait for the device to learn a width or an index.
         return batch
@@ -274,6 +284,8 @@ class StepwiseModule(L.LightningModule):
     def _begin_evaluation(self) -> None:
         self.evaluation.reset()  # one before may have been broken off
         self.digits.reset()
+        if self.sharded:
+            sharding.gather(self.model)
         self._verifier = Verifier(self.model, self.tokenizer, self.data.data.eval_batch_size)
 
     def _evaluate(self, batch: CoTBatch) -> None:
@@ -297,6 +309,8 @@ class StepwiseModule(L.LightningModule):
     def _evaluated(self, split: str) -> dict[str, Any]:
         bound = self.data.limits.max_new_tokens(self.removed)
         self.evaluation.update_answers([decoded.right for _, decoded in self._verifier.decode(bound)])
+        if self.sharded:
+            sharding.release(self.model)
         metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}
         self.evaluation.reset()
         return metrics
@@ -345,7 +359,8 @@ class StepwiseModule(L.LightningModule):
         state = checkpoint["stepwise"]
         if not {"removed", "rollbacks"} <= state.keys():
             raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
-        if not trained(self).keys() <= checkpoint["state_dict"].keys():  # which loading without `strict` would not tell
+        # Which loading without `strict` would not tell. Sharded weights are loaded before, and strictly.
+        if not self.sharded and not trained(self).keys() <= checkpoint["state_dict"].keys():
             raise UserError("the checkpoint lacks some of the weights that are trained; model.lora has changed since")
         self.removed, self.reset_step = state["removed"], state["reset_step"]
         self.rollbacks, self._seconds = list(state["rollbacks"]), state["seconds"]

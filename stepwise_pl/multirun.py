@@ -230,9 +230,8 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
         become_worker(sweep)
     logging.basicConfig(level=logging.INFO, format=f"[{here.job}] %(message)s", stream=sys.stderr, force=True)
     job = replace(job, outcome=RUNNING, process=folders.this_process())
-    folders.write_job(
-        sweep.folder, job
-    )  # first, so that whoever stops the sweep finds this process, or it finds the stop
+    # First, so that whoever stops the sweep finds this process, or it finds the stop.
+    folders.write_job(sweep.folder, job)
     result = None
     try:
         if (sweep.folder / _STOP).exists():

@@ -114,6 +114,21 @@ class EncodedExamples:
     def __len__(self) -> int:
         return len(self.cot_start)
 
+    def take(self, rows: Ints) -> "EncodedExamples":
+        """The examples `rows` [n], in that order."""
+        first_step = self._first_step
+        steps = None
+        if self.step_start is not None and first_step is not None:
+            shift = np.cumsum(self.length[rows]) - self.length[rows] - self.start[rows]
+            steps = self.step_start[_ranges(first_step[rows], self.units[rows])] + np.repeat(shift, self.units[rows])
+        return EncodedExamples(
+            self.tokens[_ranges(self.start[rows], self.length[rows])],
+            np.concatenate([[0], np.cumsum(self.length[rows])]),
+            self.cot_start[rows],
+            self.answer_start[rows],
+            steps,
+        )
+
     @property
     def length(self) -> Ints:
         """Tokens of each example, [examples]."""
@@ -190,6 +205,12 @@ class EncodedExamples:
         for index, row in enumerate(rows):
             out[index, self.step_start[self._first_step[row] : self._first_step[row + 1]] - self.start[row]] = True
         return out
+
+
+def _ranges(start: Ints, count: Ints) -> Ints:
+    """start[0], start[0] + 1, ... (`count[0]` of them), start[1], ...; [sum of counts]."""
+    ends = np.cumsum(count)
+    return np.arange(count.sum()) + np.repeat(start - ends + count, count)
 
 
 def encode(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwise_pl import cli, multirun, run_folder
 from stepwise_pl.config import Config
+from stepwise_pl.expected import changed_keys, judge, told
 
 if TYPE_CHECKING:
     from stepwise_pl.building import Parts
@@ -43,26 +44,28 @@ def train(config: Config) -> dict[str, Any]:
 
     parts = build_parts(config)
     derived = describe(config, parts)
-    plain = {**cli.to_plain(config), "derived": {"name": name, **labels(config, run_dir, name), **derived}}
+    labelled = labels(config, run_dir)
+    plain = {**cli.to_plain(config), "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept(), stop_explained(run_dir):
         fitted = fit(config, parts, run_dir, plain)
         tested = test(parts, fitted, run_dir / "checkpoints")
-        summary = summarise(config, run_dir, name, fitted, tested, derived)
+        summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:
             run_folder.write_json(summary, run_dir / "summary.json")
-            (report_of_job if cli.in_sweep() else report)(run_dir, summary)
+            report(run_dir, summary)
             add_to_wandb(config, run_dir, summary)
     run_folder.unlock(run_dir)
     return summary
 
 
-def labels(config: Config, run_dir: Path, name: str) -> dict[str, Any]:
-    """The group and the tags of the run; a resumed one keeps those it had, whatever this command line is like."""
+def labels(config: Config, run_dir: Path) -> dict[str, Any]:
+    """Group, tags and what sets the run apart from its recipe; a resumed one keeps those it had, and what is new is added."""
+    changed = changed_keys(cli.given_keys())
     if config.resume and (run_dir / "config.yaml").is_file():
         before = run_folder.derived_of(run_dir)
-        return {key: before.get(key) for key in ("group", "tags")}
-    group = config.logger.group or (name.partition("/")[0] if cli.in_sweep() else None)
-    return {"group": group, "tags": [*cli.chosen(), *config.logger.tags]}
+        changed = sorted({*(before.get("changed") or ()), *changed})
+        return {**{key: before.get(key) for key in ("group", "tags")}, "changed": changed}
+    return {"group": config.logger.group, "tags": [*cli.chosen(), *config.logger.tags], "changed": changed}
 
 
 def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None:
@@ -78,8 +81,9 @@ def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None
 
 
 def summarise(
-    config: Config, run_dir: Path, name: str, fitted: "Fitted", tested: dict[str, Any], derived: dict[str, Any]
-) -> dict[str, Any]:
+    config: Config, run_dir: Path, name: str, fitted: "Fitted", tested: dict[str, Any], derived: dict[str, Any],
+    changed: list[str],
+) -> dict[str, Any]:  # fmt: skip
     """What summary.json says."""
     from stepwise_pl.callbacks import bytes_in
 
@@ -96,6 +100,7 @@ def summarise(
         "abandoned_examples": abandoned * config.data.batch_size,
         **derived,
         "seconds": round(fitted.seconds, 1),
+        "expected": judge(config.expected, tested["test_accuracy"], fitted.seconds, changed),
         "checkpoint_bytes": bytes_in(run_dir / "checkpoints"),
     }
 
@@ -195,26 +200,19 @@ def on_validation(metrics: Path) -> dict[str, Any]:
     return {"val_accuracy": selected_accuracy(metrics), "removed_at_95": removed_at(read_stages(metrics)[0])}
 
 
-def report_of_job(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Draw the figure and print a line: the table of the sweep follows at its end."""
-    from stepwise_pl.results import percent, plot_stages, read_stages
-
-    stages, given_up = read_stages(run_dir / "metrics.csv")
-    name = summary["name"]
-    plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
-    accuracy = percent(summary["test_accuracy"], summary["test_examples"]).strip()
-    removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
-    here = multirun.here
-    cli.say(f"[{here.job}] {here.label}: test accuracy {accuracy}, {removed}, {summary['seconds']:.0f} s")
-
-
 def report(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Draw the figure and print the summary."""
+    """Draw the figure and print the summary; in a sweep, which ends with a table, a line of it."""
     from stepwise_pl.results import percent, plot_stages, read_stages, stage_table
 
     stages, given_up = read_stages(run_dir / "metrics.csv")
     name = summary["name"]
     plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
+    accuracy = percent(summary["test_accuracy"], summary["test_examples"])
+    if cli.in_sweep():
+        removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
+        here = multirun.here
+        cli.say(f"[{here.job}] {here.label}: test accuracy {accuracy.strip()}, {removed}, {summary['seconds']:.0f} s")
+        return
     guard = [
         f"back from step {one['at_step']} ({one['at_removed_tokens']} removed) to {one['to_step']} "
         f"({one['to_removed_tokens']} removed): {one['does']}"
@@ -223,15 +221,17 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
     if summary["collapsed"]:
         guard.append("accuracy has collapsed; a slower schedule (schedule.delta) or guard=halve may prevent it")
     guard = [f"{'' if i else 'guard':16}{line}\n" for i, line in enumerate(guard)]
+    judged = summary["expected"]
+    expected = "".join(f"{line}\n" for line in told(judged)) if judged else ""
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
     cli.say(f"""
 {stage_table(stages)}
 
-test accuracy   {percent(summary["test_accuracy"], summary["test_examples"])}  [95% Wilson interval]
+test accuracy   {accuracy}  [95% Wilson interval]
                 with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
 {"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
-run folder      {run_dir}
+{expected}run folder      {run_dir}
                 config.yaml, metrics.csv, stages.jsonl, summary.json, accuracy.png, checkpoints/
 next            python -m stepwise_pl.evaluate run={run_dir}
                 python -m stepwise_pl.export run={run_dir}

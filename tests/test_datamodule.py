@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.config import DataConfig
 from stepwise_pl.datamodule import CoTDataModule, Easy, EvalBatches, Limits, StreamLoader, TrainStream
+from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import GSM8K, Example, ExampleList, Multiplication
 from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode
 
@@ -203,6 +204,22 @@ def test_padding_on_gsm8k_stays_under_ten_percent(shared_data, gpt2_tokenizer) -
     source = TrainStream(train, 32, 1, 0, 1, 0, DataConfig().length_pool)
     assert all(padding(train, source, removed) < 0.1 for removed in (0, 10, 20, 40, 80, 10**6))
     assert padding(train, TrainStream(train, 32, 1, 0, 1, 0, 1), 0) > 0.4
+
+
+def test_longer_examples_are_left_out_of_training_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    whole = CoTDataModule(TASK, TOKENIZER, DataConfig(cache_dir=None)).prepare()
+    most = int(np.median(whole.encoded["train"].length))
+    short = CoTDataModule(TASK, TOKENIZER, DataConfig(cache_dir=None, max_tokens=most)).prepare()
+    lengths = whole.encoded["train"].length
+    assert short.encoded["train"].length.tolist() == lengths[lengths <= most].tolist()
+    assert (
+        f"train: {(lengths > most).sum()} of {len(lengths)} examples are longer than data.max_tokens={most}"
+        in caplog.text
+    )
+    assert len(short.encoded["test"]) == len(whole.encoded["test"]) and short.digest() != whole.digest()
+    assert short.steps_per_epoch == max(1, len(short.encoded["train"]) // 32)
+    with pytest.raises(UserError, match="data.max_tokens=3: all 103 training examples are longer"):
+        CoTDataModule(TASK, TOKENIZER, DataConfig(cache_dir=None, max_tokens=3)).prepare()
 
 
 def test_evaluation_takes_the_longest_first() -> None:

@@ -13,9 +13,8 @@ import torch
 from stepwise_pl.config import GuardConfig
 from stepwise_pl.errors import Collapse
 from stepwise_pl.guard import Guard
-from stepwise_pl.loggers import all_rows, read_attempts, read_metrics
 from stepwise_pl.module import StepwiseModule
-from stepwise_pl.records import read_stage_records
+from stepwise_pl.records import all_rows, read_attempts, read_metrics, read_stage_records
 from stepwise_pl.results import read_stages
 from tests.test_resume import CODES, assert_the_same, start, state
 

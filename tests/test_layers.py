@@ -12,12 +12,12 @@ LAYERS = [
     {"errors", "disk", "hub", "registry", "provenance", "schedules.base", "schedules.linear", "schedules.adaptive", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "commands", "statistics",
-     "predictions", "records"},
+     "predictions", "records", "expected"},
     # torch and transformers
     {"batch", "removal", "tokenizing", "metrics", "decoding", "models", "architecture", "lora", "cache", "checking", "datamodule", "evaluation",
      "optimizers"},
     # Lightning
-    {"module", "precision", "callbacks", "guard", "loggers", "wandb_runs", "results"},
+    {"module", "sharding", "precision", "callbacks", "guard", "loggers", "wandb_runs", "results"},
     # entry points and what they share
     {"cli", "run_folder", "building", "runs", "early", "multirun", "sweep_folder", "sweep_results", "sweep", "train", "evaluate", "compare", "export", "write_data", "check_data", "dashboard",
      "report", "reporting", "reporting.history", "reporting.figures", "reporting.tables", "reporting.interactive",

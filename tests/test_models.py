@@ -12,8 +12,8 @@ from stepwise_pl import early
 from stepwise_pl.building import build_parts
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError
-from stepwise_pl.loggers import read_metrics
 from stepwise_pl.models import build_model
+from stepwise_pl.records import read_metrics
 from stepwise_pl.runs import load_run
 from stepwise_pl.tokenizing import small_tokenizer
 from tests.conftest import SMALL, command, small_model

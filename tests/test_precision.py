@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from stepwise_pl.architecture import cast_weights
 from stepwise_pl.config import LoRAConfig, ModelConfig
 from stepwise_pl.errors import UserError
-from stepwise_pl.loggers import read_metrics
 from stepwise_pl.lora import add_adapters, trained
 from stepwise_pl.models import build_model, check_architecture
+from stepwise_pl.records import read_metrics
 from stepwise_pl.runs import load_run
 from stepwise_pl.tokenizing import build_tokenizer
 from tests import forked

@@ -17,7 +17,9 @@ from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from tests.test_config import composed
 
-EXPERIMENTS = sorted(path.stem for path in cli.CONF.glob("experiment/*.yaml"))
+FOLDER = cli.CONF / "experiment"
+ALL_EXPERIMENTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
+EXPERIMENTS = [name for name in ALL_EXPERIMENTS if "/" not in name]
 MODELS = sorted(path.stem for path in cli.CONF.glob("model/*.yaml"))
 # Vocabulary of the published checkpoint, and parameters, tied ones counted once.
 PUBLISHED = {
@@ -64,7 +66,7 @@ def gsm8k(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", ALL_EXPERIMENTS)
 def test_every_experiment_builds_what_it_trains(experiment: str, gsm8k: list[str]) -> None:
     """Tokenizer, data and a model of the experiment's type, only smaller."""
     config = composed(f"experiment={experiment}", *SMALL)

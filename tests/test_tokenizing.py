@@ -146,3 +146,17 @@ def test_a_cot_without_steps_is_refused_where_steps_are_removed(tokenizer) -> No
     encoded = encode(ExampleList(examples[:2]), tokenizer, "train", by_step=True)
     assert encoded.units.tolist() == [0, 2]  # an empty CoT has none, and that is valid
     assert encoded.cot_left(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+def test_some_of_the_examples_are_what_they_were(tokenizer, by_step: bool) -> None:
+    examples = Multiplication(digits=3, min_digits=1, train_size=200).load()["train"]
+    encoded = encode(examples, tokenizer, "train", by_step)
+    rows = np.array([150, 3, 3, 199, 0])
+    some = encoded.take(rows)
+    assert len(some) == 5 and np.array_equal(some.length, encoded.length[rows])
+    before, after = encoded.collate(rows), some.collate(np.arange(5))
+    for key in ("tokens", "part", "position", "unit_start"):
+        assert torch.equal(getattr(before, key), getattr(after, key)), key
+    assert np.array_equal(some.cot_left(2), encoded.cot_left(2)[rows])
+    assert len(encoded.take(np.array([], np.int64))) == 0

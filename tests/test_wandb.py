@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stepwise_pl.loggers import read_metrics
+from stepwise_pl.records import read_metrics
 from tests.conftest import SMALL, command
 from tests.test_resume import assert_the_same, start
 

@@ -110,6 +110,7 @@
 
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
   addEventListener("beforeprint", () => { printing = true; drawAll(); });
-  addEventListener("afterprint", () => { printing = false; drawAll(); });
+  // Only the next frame is laid out for the screen again: a figure measured here could keep the width of the paper.
+  addEventListener("afterprint", () => { printing = false; requestAnimationFrame(drawAll); });
   redraw();
 })();

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl import __version__
-from stepwise_pl.compare import ASIDE
+from stepwise_pl.config import ASIDE
 from stepwise_pl.predictions import percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap

@@ -55,6 +55,7 @@ def draw() -> None:
     for column, (panel, runs) in enumerate(lines.items()):
         above, below = axes[:, column]
         names = list(dict.fromkeys(name for name, _ in runs))
+        seeds = {name: [seed for other, seed in runs if other == name] for name in names}
         for (name, seed), rows in runs.items():
             x = [int(row["examples_seen"]) / 1000 for row in rows]
             style = {"color": COLORS[names.index(name)], "linestyle": ("-", "--", ":")[int(seed) % 3]}
@@ -62,7 +63,8 @@ def draw() -> None:
             accuracy = [float(row["accuracy"]) for row in rows]
             bounds = [wilson(a, round(float(row["examples"]))) for a, row in zip(accuracy, rows, strict=True)]
             below.fill_between(x, *zip(*bounds, strict=True), color=style["color"], alpha=0.12, linewidth=0)
-            below.plot(x, accuracy, label=f"{name}, seed {seed}", marker=".", **style)
+            label = f"{name}, seed{'s' * (len(seeds[name]) > 1)} {', '.join(seeds[name])}"
+            below.plot(x, accuracy, label=label if seed == seeds[name][0] else None, marker=".", **style)
         above.set(title=panel, ylabel="CoT tokens removed" if not column else "")
         below.set(
             xlabel="thousand examples seen", ylim=(-0.02, 1.02), ylabel="" if column else "answer accuracy (validation)"
@@ -70,8 +72,7 @@ def draw() -> None:
         below.legend(fontsize="small")
         for one in (above, below):
             one.grid(alpha=0.3)
-    for suffix in ("png", "svg"):
-        figure.savefig(HERE / f"curves.{suffix}", dpi=150)
+    figure.savefig(HERE / "curves.png", dpi=150)
 
 
 if __name__ == "__main__":

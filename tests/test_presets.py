@@ -42,6 +42,16 @@ def test_every_model_under_every_experiment_can_be_built(experiment: str, name: 
     assert config.model.tokenizer == ("symbols" if name in ("tiny", "gpt2_2layer") else config.model.name)
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in cli.CONF.glob("trainer/*.yaml")))
+def test_every_trainer_composes_under_a_recipe_and_leaves_it_as_it_is(name: str) -> None:
+    config, alone = (composed("experiment=gsm8k_mistral7b", *more) for more in ([f"trainer={name}"], []))
+    assert (config.trainer.accelerator == "gpu") is (name != "cpu")
+    assert (config.trainer.devices > 1) is (name in ("ddp", "fsdp2"))
+    assert (config.trainer.strategy == "fsdp2") is (name == "fsdp2")
+    for key in ("precision", "accumulate_grad_batches", "max_epochs"):
+        assert getattr(config.trainer, key) == getattr(alone.trainer, key)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_random_weights_have_the_published_architecture(name: str) -> None:
     vocabulary, parameters = PUBLISHED[name]

@@ -173,6 +173,26 @@ def background(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "launcher,module",
+    [("submitit_local", "hydra_plugins.hydra_submitit_launcher"), ("ray", "hydra_plugins.hydra_ray_launcher")],
+)
+def test_launchers_of_clusters_on_one_machine(tmp_path: Path, launcher: str, module: str) -> None:
+    """Where they are installed: pip install 'stepwise_pl[slurm,ray]'."""
+    pytest.importorskip(module)
+    out = subprocess.run(
+        [sys.executable, "-m", "stepwise_pl.train", "-m", *JOBS, "seed=0,1", "trainer.max_steps=2",
+         f"hydra/launcher={launcher}", f"run_dir={tmp_path / 'sweep'}"],
+        cwd=REPO, env={**os.environ, **OFFLINE}, text=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-3000:]
+    jobs = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
+    assert [job["outcome"] for job in jobs] == ["finished", "finished"]
+    command("train", *JOBS, "seed=1", "trainer.max_steps=2", f"run_dir={tmp_path / 'alone'}")
+    swept, alone = (metrics(run) for run in (tmp_path / "sweep" / "seed1", tmp_path / "alone"))
+    assert swept == alone
+
+
 def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     """The runs are those of single commands, with a W&B run each; one fails; the table is there."""
     folder = tmp_path / "sweep"

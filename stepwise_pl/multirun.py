@@ -83,7 +83,7 @@ def begin(config: DictConfig) -> None:
         UserError: a job's configuration is wrong, or the folder cannot be used.
     """
     arguments = list(config.hydra.overrides.task)
-    parsed = OverridesParser.create().parse_overrides(arguments)
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     swept = swept_keys(config, parsed)
     planned = plan(config, parsed, swept)
     (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
@@ -129,7 +129,7 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
     """
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
-    params = OverridesParser.create().parse_overrides(
+    params = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(
         [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     )
     loader = GlobalHydra.instance().config_loader()
@@ -142,6 +142,8 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
         one = checked(composed)
         job = job_of(overrides, swept, one.seed)
         out.setdefault(job.run, (job, one))  # the same job twice is one
+    if not out:
+        raise UserError("there is nothing to sweep: a glob(...) matches no choice")
     return list(out.values())
 
 

@@ -11,15 +11,15 @@ from transformers import PreTrainedTokenizerFast
 from stepwise_pl import cli
 from stepwise_pl.architecture import build, own_config
 from stepwise_pl.building import build_parts
-from stepwise_pl.config import Config
+from stepwise_pl.config import Config, flat
 from stepwise_pl.models import check_architecture
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from tests.test_config import composed
 
-FOLDER = cli.CONF / "experiment"
-ALL_EXPERIMENTS = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
-EXPERIMENTS = [name for name in ALL_EXPERIMENTS if "/" not in name]
+ALL_EXPERIMENTS = sorted(path.stem for path in cli.CONF.glob("experiment/*.yaml"))
+ARMS = [name for name in ALL_EXPERIMENTS if name.startswith("ablation_")]
+EXPERIMENTS = [name for name in ALL_EXPERIMENTS if name not in ARMS or name.endswith("_stepwise")]
 MODELS = sorted(path.stem for path in cli.CONF.glob("model/*.yaml"))
 # Vocabulary of the published checkpoint, and parameters, tied ones counted once.
 PUBLISHED = {
@@ -92,6 +92,26 @@ def test_every_experiment_builds_what_it_trains(experiment: str, gsm8k: list[str
     assert parts.model.config.model_type == config.model.type
     longest = max(int(split.length.max()) for split in parts.data.encoded.values())
     assert parts.model.config.max_position_embeddings == max(longest, config.model.positions)
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+def test_an_arm_of_the_ablation_changes_one_thing(size: str) -> None:
+    """And the two sizes have the same arms."""
+    names = [name.removeprefix(f"ablation_{size}_") for name in ARMS if name.startswith(f"ablation_{size}_")]
+    configs = {name: flat(cli.to_plain(composed(f"experiment=ablation_{size}_{name}"))) for name in names}
+    base = configs.pop("stepwise")
+    assert (base["schedule.delta"], base["schedule.smoothing"], base["schedule.side"]) == (8, 4.0, "left")
+    assert base["schedule.reset_optimizer"] is True
+    changed = {
+        name: {key for key in base if config[key] != base[key] and not key.startswith("expected.")}
+        for name, config in configs.items()
+    }
+    assert {name: keys - {"schedule.delta"} for name, keys in changed.items()} == {
+        "aggressive": set(), "no_reset": {"schedule.reset_optimizer"}, "no_smoothing": {"schedule.smoothing"},
+        "right_side": {"schedule.side"}, "no_cot": {"schedule.remove_all_beyond"},
+        "explicit_cot": {"schedule.remove_at_most"},
+    }  # fmt: skip
+    assert changed["aggressive"] == {"schedule.delta"}
 
 
 def published(experiment: str) -> tuple[Config, Linear]:

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, DataConfig
+from stepwise_pl.datamodule import not_longer
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import SPLITS, ExampleList, Examples, Splits
 from stepwise_pl.tasks.base import chunks, place
@@ -60,6 +61,12 @@ def check(
             except UserError as error:
                 report.add(f"  cannot be tokenised: {error}")
                 report.stops.append(f"{split} cannot be tokenised")
+    if data.max_tokens is not None and "train" in encoded:
+        try:
+            encoded["train"], note = not_longer(encoded["train"], data.max_tokens, "train")
+            report.add("", *[note] * bool(note))
+        except UserError as error:
+            report.stops.append(str(error))
     report.add("", "overlap (same prompt, spaces aside)")
     shared = list(overlaps(splits))
     for one, other, prompts in shared:

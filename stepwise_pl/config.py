@@ -27,7 +27,7 @@ CHANGEABLE = (
 ASIDE = (
     "seed", "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
-    "trainer.keep_every_removed",
+    "trainer.keep_",
 )  # fmt: skip
 # What a run may be asked to be good at: keys of its summary.json.
 OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
@@ -294,14 +294,20 @@ class ExpectedConfig:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for key, most in (("accuracy", 1), ("minutes", math.inf)):
+        for key, most, such in (
+            ("accuracy", 1, "two fractions, such as [0.9, 1]"),
+            ("minutes", math.inf, "two numbers, such as [5, 10]"),
+        ):
             band = getattr(self, key)
             require(band is None or (len(band) == 2 and 0 <= band[0] <= band[1] <= most), f"expected.{key}", band,
-                    "must be two numbers, from and to" + (" of at most 1" if most == 1 else ""))  # fmt: skip
-        if self.minutes is not None and not self.machine:
-            raise UserError("expected.machine is not set: minutes say nothing without it")
-        if (self.accuracy is None) != (not self.source) or (self.minutes is not None and self.accuracy is None):
-            raise UserError("expected.accuracy and expected.source: set both, or neither and no minutes")
+                    f"must be from and to, {such}")  # fmt: skip
+        whole = (self.accuracy is None) == (not self.source) and (self.minutes is None) == (not self.machine)
+        if not whole or (self.minutes is not None and self.accuracy is None):
+            raise UserError(
+                f"expected.accuracy={self.accuracy}, source={self.source!r}, minutes={self.minutes}, machine={self.machine!r}: "
+                "accuracy goes with source, minutes with machine, and not without accuracy; for no band set accuracy and minutes to null, "
+                "source and machine to ''"
+            )
 
 
 @dataclass

@@ -225,6 +225,23 @@ class Limits:
         return self.left[min(removed, self.max_removed)] + self.longest_answer
 
 
+def not_longer(examples: EncodedExamples, most: int, split: str) -> tuple[EncodedExamples, str]:
+    """The examples of at most so many tokens, and what is to be said of the others; empty if there is none.
+
+    Raises:
+        UserError: all are longer.
+    """
+    rows = np.flatnonzero(examples.length <= most)
+    count, longer = len(examples), len(examples) - len(rows)
+    if not longer:
+        return examples, ""
+    if not len(rows):
+        raise UserError(f"data.max_tokens={most}: all {count} examples of {split} are longer; give more, or null")
+    return examples.take(
+        rows
+    ), f"{split}: {longer} of {count} examples are longer than data.max_tokens={most} and are left out"
+
+
 class CoTDataModule(L.LightningDataModule):
     """Loads a task's splits, tokenises them, and serves `CoTBatch`es with the whole CoT in place.
 
@@ -272,25 +289,14 @@ class CoTDataModule(L.LightningDataModule):
             raise UserError(
                 "data.easy_first, data.easy_last: the task has no easy examples; task.zeros=0.5 makes them for multiplication"
             )
-        if self.data.max_tokens is not None:
-            self._leave_out_longer(self.data.max_tokens)
+        for split in ("train", EASY):
+            if self.data.max_tokens is not None and split in self.encoded:
+                self.encoded[split], note = not_longer(self.encoded[split], self.data.max_tokens, split)
+                if note:
+                    log.warning("%s", note)
         self.steps_per_epoch = self.data.steps_per_epoch(len(self.encoded["train"]))
         self.limits = Limits.of(self.encoded, self.side)
         return self
-
-    def _leave_out_longer(self, most: int) -> None:
-        train = self.encoded["train"]
-        rows = np.flatnonzero(train.length <= most)
-        if not len(rows):
-            raise UserError(
-                f"data.max_tokens={most}: all {len(train)} training examples are longer; give more, or null"
-            )
-        if len(rows) < len(train):
-            log.warning(
-                "train: %d of %d examples are longer than data.max_tokens=%d and are left out",
-                len(train) - len(rows), len(train), most,
-            )  # fmt: skip
-            self.encoded["train"] = train.take(rows)
 
     def digest(self) -> str:
         """Changes whenever an example, its place or its tokens do; a resumed run must find the same."""

@@ -110,9 +110,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         whole = Share.of(one.right for one in predictions)
         summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
         summary["answer_positions"] = [share.record() for share in by_position(predictions)]
-        speeds = ((1, config.speed_problems), (config.batch_size, config.batch_size)) if config.speed_problems else ()
         if (judged := judged_by_recipe(config, run, summary)) is not None:
             summary["expected"] = judged
+        speeds = ((1, config.speed_problems), (config.batch_size, config.batch_size)) if config.speed_problems else ()
         for batch_size, count in speeds:
             summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, count)
     summary["strata"] = {
@@ -142,12 +142,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where the run lies in the band of its recipe; None for other problems or checkpoints than the band is about."""
+    """Where a finished run lies in the band of its recipe; None for other problems or checkpoints than the band is about."""
     asked = config.file is None and config.split in (None, "test") and config.limit is None
-    if not (asked and summary["as_trained"] and config.checkpoint == "best"):
-        return None
     finished = run.path / "summary.json"
-    seconds = read_json(finished).get("seconds") if finished.is_file() else None
+    if not (asked and summary["as_trained"] and config.checkpoint == "best" and finished.is_file()):
+        return None
+    seconds = read_json(finished).get("seconds")
     changed = derived_of(run.path).get("changed") or []
     return judge(run.config.expected, summary["answer_accuracy"], seconds, changed)
 

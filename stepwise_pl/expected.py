@@ -40,12 +40,12 @@ def judge(
 def told(judged: dict[str, Any]) -> list[str]:
     """For reading: a line each on accuracy and time, and on what the band is worth for this run."""
     low, high = judged["accuracy"]
-    came_to = f"{_said(judged, 'accuracy')} ({judged['accuracy_measured']:.1%})"
+    came_to = f"{_said(judged, 'accuracy', 'BELOW', 'above')} ({judged['accuracy_measured']:.1%})"
     lines = [f"test accuracy {low:.1%} to {high:.1%}: {came_to}"]
     if judged["minutes"] is not None:
         least, most = judged["minutes"]
         measured = judged["minutes_measured"]
-        took = "" if measured is None else f": {_said(judged, 'minutes')} ({measured:.1f})"
+        took = "" if measured is None else f": {_said(judged, 'minutes', 'faster', 'slower')} ({measured:.1f})"
         lines.append(f"{least:g} to {most:g} minutes on {judged['machine']}{took}")
     without = f", of the recipe without your {', '.join(judged['changed'])}" if judged["changed"] else ""
     lines.append(f"says {judged['source']}{without}")
@@ -56,5 +56,7 @@ def _inside(value: float | None, band: Sequence[float] | None) -> bool | None:
     return None if value is None or band is None else band[0] <= value <= band[1]
 
 
-def _said(judged: dict[str, Any], key: str) -> str:
-    return "inside" if judged[f"{key}_inside"] else "OUTSIDE"
+def _said(judged: dict[str, Any], key: str, less: str, more: str) -> str:
+    if judged[f"{key}_inside"]:
+        return "inside"
+    return less if judged[f"{key}_measured"] < judged[key][0] else more

@@ -1,14 +1,18 @@
 """StepwiseModule: what Lightning trains."""
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import chain
+from types import FrameType
 from typing import Any, TypedDict
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -76,6 +80,7 @@ class StepwiseModule(L.LightningModule):
         # `from_pretrained` leaves evaluation mode on, as does an attempt that ended in a validation, and Lightning
         # trains in the mode it finds: without dropout.
         self.model, self.tokenizer, self.schedule = model.train(), tokenizer, schedule
+        model.zero_grad(set_to_none=True)  # of a step that an attempt before has broken off
         # Frozen weights are not in a checkpoint.
         self.strict_loading = not has_adapters(model)
         self.optimizer_config = optimizer or OptimizerConfig()
@@ -90,6 +95,7 @@ class StepwiseModule(L.LightningModule):
         self._step_sums: TokenSums | None = None
         self._step_counts: Tensor | None = None  # `level_counts`, for a closed-loop schedule
         self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
+        self._stop_asked = False  # of this process, where there are several
 
     @property
     def data(self) -> CoTDataModule:
@@ -210,6 +216,18 @@ class StepwiseModule(L.LightningModule):
         # Targets of the other micro-batches and ranks are not known yet: a constant
         # divisor now, the right one in `on_before_optimizer_step`.
         return sums.loss / len(batch)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop_asked = True
+
+    def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:
+        """Several processes stop after the same step, once one of them is asked to; callbacks are through with it by now."""
+        trainer = self.trainer
+        step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if trainer.world_size == 1 or not step_ends or trainer.val_check_batch == batch_idx + 1:
+            return
+        if trainer.strategy.reduce_boolean_decision(self._stop_asked, all=False):
+            raise SIGTERMException
 
     def _gradient_shares(self) -> int:
         """Over how many micro-batches and ranks Lightning averages the gradient of one optimizer step."""
@@ -359,7 +377,7 @@ class StepwiseModule(L.LightningModule):
         state = checkpoint["stepwise"]
         if not {"removed", "rollbacks"} <= state.keys():
             raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
-        # Which loading without `strict` would not tell. Sharded weights are loaded before, and strictly.
+        # Which loading without `strict` would not tell. Sharded weights are in place by now, and not here to be looked at.
         if not self.sharded and not trained(self).keys() <= checkpoint["state_dict"].keys():
             raise UserError("the checkpoint lacks some of the weights that are trained; model.lora has changed since")
         self.removed, self.reset_step = state["removed"], state["reset_step"]
@@ -369,6 +387,10 @@ class StepwiseModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
+        if self.trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            # Lightning's own handler lets processes talk to each other wherever the signal finds them, among them inside
+            # a gather of shared weights, which then waits for ever.
+            signal.signal(signal.SIGTERM, self._ask_to_stop)
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():

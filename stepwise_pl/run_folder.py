@@ -133,6 +133,7 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     """
     saved = cli.read_yaml(run_dir / "config.yaml")
     saved.pop("derived", None)
+    saved = cli.to_plain(cli.config_from(saved, Config))  # with the defaults of keys that came after the run was begun
     old, new = flat(saved), flat(cli.to_plain(config))
     differ = [
         key

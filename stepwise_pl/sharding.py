@@ -34,8 +34,8 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     """
     if isinstance(model, FSDPModule):
         return
-    # The stack of layers is the longest list of modules in every causal LM.
-    for layer in max((one for one in model.modules() if isinstance(one, nn.ModuleList)), key=len):
+    # The stack of layers is the longest list of modules; a model without one is put together as a whole.
+    for layer in max((one for one in model.modules() if isinstance(one, nn.ModuleList)), key=len, default=()):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     # Embeddings and output head are put together in the model's own `forward`, which training does not go through.
@@ -56,7 +56,8 @@ def gather(model: PreTrainedModel) -> None:
 
 def release(model: PreTrainedModel) -> None:
     """Keep only this process's part again."""
-    for module in model.modules():
+    for place, module in enumerate(model.modules()):
         if isinstance(module, FSDPModule):
-            module.set_reshard_after_forward(True, recurse=False)
+            # What is outermost, embeddings and head, stays together from forward to backward, as FSDP2 has it.
+            module.set_reshard_after_forward(place > 0, recurse=False)
             module.reshard()

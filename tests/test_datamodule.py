@@ -218,7 +218,7 @@ def test_longer_examples_are_left_out_of_training_and_counted(caplog: pytest.Log
     )
     assert len(short.encoded["test"]) == len(whole.encoded["test"]) and short.digest() != whole.digest()
     assert short.steps_per_epoch == max(1, len(short.encoded["train"]) // 32)
-    with pytest.raises(UserError, match="data.max_tokens=3: all 103 training examples are longer"):
+    with pytest.raises(UserError, match="data.max_tokens=3: all 103 examples of train are longer"):
         CoTDataModule(TASK, TOKENIZER, DataConfig(cache_dir=None, max_tokens=3)).prepare()
 
 

@@ -1,19 +1,23 @@
 """The commands as a user runs them: real processes, real files."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from stepwise_pl import cli
 from stepwise_pl.predictions import read_predictions
 from stepwise_pl.records import read_metrics, read_stage_records
-from tests.conftest import REPO, SMALL, command
+from tests.conftest import OFFLINE, REPO, SMALL, command
 
 
 def test_the_run_folder_holds_what_was_promised(run_dir: Path) -> None:
@@ -230,6 +234,54 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
     assert all(torch.equal(value, states[1]["state_dict"][key]) for key, value in states[0]["state_dict"].items())
     said = command("evaluate", f"run={tmp_path / 'two'}", "speed_problems=0").stdout
     assert f"n={summary['test_examples']}" in said and f"{summary['test_accuracy']:.1%}" in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shared", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("number,everywhere", [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signals, everywhere: bool) -> None:
+    """Ctrl-C goes to all processes of a terminal, `kill` to the first alone; saved, the run goes on exactly."""
+    args = [*LINEAR, "trainer.log_every_n_steps=1", "trainer.devices=2", f"trainer.strategy={shared}"]
+    folder = tmp_path / "cut"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stepwise_pl.train", *args, f"run_dir={folder}", "trainer.max_steps=100000", "trainer.max_epochs=100000"],
+        cwd=REPO, env={**os.environ, **OFFLINE}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(1200):
+            if (folder / "metrics.csv").is_file() and len((folder / "metrics.csv").read_text().splitlines()) > 4:
+                break
+            time.sleep(0.1)
+        (os.killpg if everywhere else os.kill)(process.pid, number)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number, out[-2000:]
+    assert "resume=true goes on" in out and "Traceback" not in out
+    steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] + 3
+    command("train", f"run_dir={folder}", "resume=true", f"trainer.max_steps={steps}")
+    command("train", *args, f"run_dir={tmp_path / 'whole'}", f"trainer.max_steps={steps}", "trainer.max_epochs=100000")
+    cut, whole = (read_metrics(tmp_path / name / "metrics.csv") for name in ("cut", "whole"))
+    assert [r["train/loss"] for r in cut if r["train/loss"]] == [r["train/loss"] for r in whole if r["train/loss"]]
+
+
+def test_a_run_begun_before_a_key_existed_goes_on(tmp_path) -> None:
+    folder = tmp_path / "run"
+    command("train", *SMALL, f"run_dir={folder}", "trainer.max_steps=4")
+    gone = {"trainer": "strategy", "data": "max_tokens"}
+    plain = cli.read_yaml(folder / "config.yaml")
+    last = folder / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    for config in (plain, state["stepwise"]["config"]):
+        del config["expected"]
+        for group, key in gone.items():
+            del config[group][key]
+    cli.save_yaml(plain, folder / "config.yaml")
+    torch.save(state, last)
+    command("train", *SMALL, "trainer=cpu", f"run_dir={folder}", "trainer.max_steps=6", "resume=true", "expected.accuracy=[0,1]",
+            "expected.source=me")  # fmt: skip
+    assert json.loads((folder / "summary.json").read_text())["expected"]["accuracy_inside"] is True
 
 
 def test_default_run_folders_do_not_collide(tmp_path) -> None:

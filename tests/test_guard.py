@@ -252,6 +252,21 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
     assert found[1][2][:20] == pytest.approx(found[0][2][:20], rel=1e-3)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("options", [(FIRST_ATTEMPT,), ("--accuracy=0.9", "--weights=nan,0,33")])
+def test_shared_weights_go_back(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """FSDP2, after a collapse and in the middle of a step."""
+    out = start(
+        tmp_path / "run", "guard=halve", "trainer.max_epochs=4", "model.dropout=0", "trainer.accumulate_grad_batches=1",
+        "trainer.devices=2", "trainer.strategy=fsdp2", options=options,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(tmp_path / "run")["rollbacks"]
+    assert rollback["to_step"] == 20 and rollback["action"] == ("halve" if len(options) == 1 else "learning_rate")
+    steps = [int(row["step"]) for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["train/loss"]]
+    assert steps[-1] == 80 and steps == sorted(set(steps))
+
+
 # The verdicts, without a trainer.
 
 

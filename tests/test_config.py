@@ -61,7 +61,7 @@ ERRORS = {
     "schedule=fast": "schedule=fast: no such schedule; choose from adaptive, explicit_cot, no_cot, stepwise, stepwise_gsm8k",
     "task=mult99x99": "task=mult99x99: no such task; choose from",
     "model=gpt9": "model=gpt9: no such model; choose from gpt2, gpt2-medium, gpt2_2layer, mistral7b, phi3, smollm2, tiny",
-    "experiment=nope": "experiment=nope: no such experiment; choose from gsm8k_gpt2, gsm8k_gpt2_medium, gsm8k_mistral7b, gsm8k_phi3, mult11x11_gpt2, ",
+    "experiment=nope": "experiment=nope: no such experiment; choose from ablation_cpu_aggressive, ablation_cpu_explicit_cot, ",
     "optimizer.lr=abc": "optimizer.lr: Value 'abc' of type 'str' could not be converted to Float",
     "optimizer.lr=-1": "optimizer.lr=-1.0: must be above 0",
     "seed=1.5": "seed: Value '1.5' of type 'float' could not be converted to Integer",

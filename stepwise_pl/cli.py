@@ -216,12 +216,10 @@ def explain(error: Exception) -> str:
     ):
         group, name, options = match.groups()
         allowed = sorted(option for option in options.split() if not option.startswith("_"))
-        more = (
-            f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
-            if group.startswith("hydra/")
-            else ""
-        )
-        return f"{group}={name}: no such {group}; choose from {', '.join(allowed)}{more}"
+        line = f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
+        if group.startswith("hydra/"):
+            line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
+        return line
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
         return f"{match[1]}: no such config group"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:

@@ -237,9 +237,8 @@ def not_longer(examples: EncodedExamples, most: int, split: str) -> tuple[Encode
         return examples, ""
     if not len(rows):
         raise UserError(f"data.max_tokens={most}: all {count} examples of {split} are longer; give more, or null")
-    return examples.take(
-        rows
-    ), f"{split}: {longer} of {count} examples are longer than data.max_tokens={most} and are left out"
+    note = f"{split}: {longer} of {count} examples are longer than data.max_tokens={most} and are left out"
+    return examples.take(rows), note
 
 
 class CoTDataModule(L.LightningDataModule):

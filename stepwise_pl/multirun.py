@@ -129,10 +129,10 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
     """
     if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
-    params = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(
+    loader = GlobalHydra.instance().config_loader()
+    params = OverridesParser.create(loader).parse_overrides(
         [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     )
-    loader = GlobalHydra.instance().config_loader()
     (batch,) = BasicSweeper.split_arguments([*params, *parsed], None)
     out: dict[str, tuple[Job, Config]] = {}
     for overrides in batch:

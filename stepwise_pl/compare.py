@@ -10,10 +10,11 @@ from typing import Any
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
-from stepwise_pl.config import ASIDE
+from stepwise_pl.config import ASIDE, cells
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table
+from stepwise_pl.run_folder import comparable_config
 from stepwise_pl.statistics import holm, mcnemar, mean_interval, paired_difference
 
 
@@ -87,8 +88,8 @@ def load(run: str, config: CompareConfig) -> Evaluated:
             f"{path}: is older than {checkpoint.name}, with which the run has gone on; evaluate it again: "
             f"python -m stepwise_pl.evaluate run={run} checkpoint={checkpoint.stem}"
         )
-    plain = flat(cli.read_yaml(Path(run) / "config.yaml"))
-    learned = {key: value for key, value in plain.items() if not key.startswith((*ASIDE, "derived."))}
+    plain = comparable_config(Path(run))
+    learned = {key: value for key, value in plain.items() if not key.startswith(ASIDE)}
     predictions = _of_part(read_predictions(path), config.part, path)
     return Evaluated(run, summary, predictions, learned, int(plain.get("seed", 0)))
 
@@ -112,14 +113,6 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}
-
-
-def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
-    out: dict[str, Any] = {}
-    for key, value in plain.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
 
 
 def require_same_problems(one: Evaluated, other: Evaluated) -> None:
@@ -159,9 +152,9 @@ def seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
     `apart` holds the keys in which configurations differ, and this one's values.
     """
-    groups: dict[str, list[Evaluated]] = {}
-    for one in evaluated:
-        groups.setdefault(json.dumps(one.config, sort_keys=True), []).append(one)
+    groups: dict[int, list[Evaluated]] = {}
+    for number, one in zip(cells(one.config for one in evaluated), evaluated, strict=True):
+        groups.setdefault(number, []).append(one)
     every = {key for one in evaluated for key in one.config}
     keys = sorted(key for key in every if len({repr(one.config.get(key)) for one in evaluated}) > 1)
     out: list[dict[str, Any]] = []

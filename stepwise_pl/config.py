@@ -5,8 +5,10 @@ The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `t
 `schedule` are the dataclasses in `stepwise_pl.tasks` and `stepwise_pl.schedules`.
 """
 
+import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -382,4 +384,20 @@ def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in plain.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def cells(configs: Iterable[Mapping[str, Any]], aside: tuple[str, ...] = ASIDE) -> list[int]:
+    """The number of each run's cell: runs share one if they differ in nothing but the seed and what else does not matter.
+
+    Args:
+        configs: with dotted keys; an empty one, of a run that lost its own, is alone in its cell.
+        aside: what the keys begin with that do not matter.
+    """
+    numbers: dict[str, int] = {}
+    out = []
+    for place, config in enumerate(configs):
+        rest = {key: value for key, value in config.items() if not key.startswith(aside)}
+        key = json.dumps(rest, sort_keys=True, default=str) if rest else str(place)
+        out.append(numbers.setdefault(key, len(numbers)))
     return out

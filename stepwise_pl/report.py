@@ -19,7 +19,7 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UserError: no folder holds a run.
     """
-    from stepwise_pl.reporting.history import find_runs, read_runs
+    from stepwise_pl.reporting.history import cells_of, find_runs, read_runs
 
     paths, notes = find_runs(config.runs)
     if not paths:
@@ -45,7 +45,7 @@ def report(config: ReportConfig) -> Path:
 
         folder = Path(config.figures)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = [run.label for run in runs]
+        labels = [cell.label for cell in cells_of(runs)]
         files = [path for figure in drawn.all() for path in write_figure(figure, labels, folder)]
         cli.say(f"{len(files)} files of figures written to {folder}")
     return out

@@ -131,9 +131,7 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     Raises:
         UserError: naming what differs and may not.
     """
-    saved = cli.read_yaml(run_dir / "config.yaml")
-    saved.pop("derived", None)
-    saved = cli.to_plain(cli.config_from(saved, Config))  # with the defaults of keys that came after the run was begun
+    saved = saved_config(run_dir)
     old, new = flat(saved), flat(cli.to_plain(config))
     differ = [
         key
@@ -155,9 +153,34 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     return cli.config_from(saved, Config)
 
 
+def saved_config(run_dir: Path) -> dict[str, Any]:
+    """The run's configuration in plain containers, with the defaults of keys that came after the run was begun.
+
+    Raises:
+        UserError: it cannot be read, or holds what this version does not know.
+    """
+    saved = cli.read_yaml(run_dir / "config.yaml")
+    saved.pop("derived", None)
+    return cli.to_plain(cli.config_from(saved, Config))
+
+
+def comparable_config(run_dir: Path) -> dict[str, Any]:
+    """The same with dotted keys, to see in what runs differ; as it is written where this version does not know all of it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return flat(saved_config(run_dir))
+    except UserError:
+        written = cli.read_yaml(run_dir / "config.yaml")
+        return {key: value for key, value in flat(written).items() if not key.startswith("derived")}
+
+
 def derived_of(run_dir: Path) -> dict[str, Any]:
     """What followed from the configuration when the run was started."""
-    return dict(cli.read_yaml(run_dir / "config.yaml").get("derived") or {})
+    found = cli.read_yaml(run_dir / "config.yaml").get("derived")
+    return found if isinstance(found, dict) else {}
 
 
 def require_same_files(run_dir: Path, task: Task) -> None:

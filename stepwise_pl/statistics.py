@@ -73,6 +73,18 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def over_seeds(accuracies: Sequence[float], examples: int) -> tuple[float, float]:
+    """95% interval of an accuracy, given that of each seed: Student's t, about other seeds, within 0 and 1.
+
+    One seed, or some that agree (as at 100%), say nothing about others: then Wilson's of
+    `examples` examples, about other problems. Raises `ValueError` for no accuracy.
+    """
+    if len(set(accuracies)) < 2:
+        return wilson(accuracies[0] if accuracies else 0.0, examples if accuracies else 0)
+    low, high = mean_interval(accuracies)
+    return max(0.0, low), min(1.0, high)
+
+
 def t_quantile(freedom: int, inside: float = 0.95) -> float:
     """What the absolute value of Student's t with `freedom` degrees of freedom stays below with probability `inside`."""
     low, high = 0.0, math.pi / 2  # θ = atan(t / √freedom)

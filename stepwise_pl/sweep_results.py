@@ -15,7 +15,7 @@ from stepwise_pl.compare import read_summary
 from stepwise_pl.disk import write_text
 from stepwise_pl.predictions import table
 from stepwise_pl.run_folder import derived_of
-from stepwise_pl.statistics import mean_interval, wilson
+from stepwise_pl.statistics import over_seeds
 from stepwise_pl.sweep_folder import FAILED, FINISHED, Job, Sweep, alone, label, read_sweep, write_sweep
 
 if TYPE_CHECKING:
@@ -66,15 +66,11 @@ class Cell:
         """95% interval of the accuracy: Student's t over seeds, about other seeds; else Wilson's, about other problems."""
         if not self.results:
             return None
-        accuracies = [one.test_accuracy for one in self.results]
-        if not self.over_seeds:
-            return wilson(accuracies[0], self.results[0].test_examples)
-        low, high = mean_interval(accuracies)
-        return max(0.0, low), min(1.0, high)
+        return over_seeds([one.test_accuracy for one in self.results], self.results[0].test_examples)
 
     @property
     def over_seeds(self) -> bool:
-        """Whether seeds differ in accuracy: one seed, and some that agree (as at 100%), say nothing about others."""
+        """Whether the interval is about other seeds."""
         return len({one.test_accuracy for one in self.results}) > 1
 
     def row(self) -> dict[str, Any]:

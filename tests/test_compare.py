@@ -249,3 +249,18 @@ def test_the_command(tmp_path) -> None:
         out = command("compare", *arguments, check=False)
         assert (out.returncode, len(out.stderr.strip().splitlines())) == (2, 1), out.stderr
         assert out.stderr.startswith("error: ") and message in out.stderr
+
+
+def test_a_key_that_came_later_does_not_set_runs_apart(tmp_path, capsys) -> None:
+    one, other = run_folder(tmp_path / "one", seed=0), run_folder(tmp_path / "other", "1" * 80 + "0" * 20, seed=1)
+    path = tmp_path / "one" / "config.yaml"
+    older = cli.read_yaml(path)
+    del older["data"]["max_tokens"], older["schedule"]["rewarmup_steps"]
+    cli.save_yaml(older, path)
+    _, result = compared(capsys, one, other)
+    (mean,) = result["seeds"]
+    assert (mean["seeds"], mean["apart"]) == ([0, 1], {})
+    # With what this version does not know it is taken as it is written.
+    cli.save_yaml({**older, "gone": 1}, path)
+    _, result = compared(capsys, one, other)
+    assert [mean["apart"].get("gone") for mean in result["seeds"]] == [1, None]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from stepwise_pl.records import read_stage_records
 from stepwise_pl.reporting.figures import Measured, frontier
@@ -178,6 +179,50 @@ def test_accuracy_is_that_of_the_last_validation_of_each_stage(runs: Path, page:
     assert drawn["error_y"]["arrayminus"][0] == pytest.approx(accuracy - interval.low, abs=1e-6)
 
 
+def swept(runs: Path) -> dict[tuple[str, str], list[Path]]:
+    """The finished runs of the sweep by λ and Δ, in the order of their seeds."""
+    cells: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted((runs / "sweep").rglob("summary.json")):
+        text = (path.parent / "config.yaml").read_text()
+        delta, smoothing = (re.search(rf"  {key}: '?([\w./]+)", text)[1] for key in ("delta", "smoothing"))  # type: ignore[index]
+        cells.setdefault((smoothing.lstrip(".").removesuffix(".0"), delta), []).append(path.parent)
+    assert len(cells) == 4 and {len(one) for one in cells.values()} == {2}
+    return cells
+
+
+def test_means_are_over_runs_that_differ_in_the_seed_alone(runs: Path, page: Page) -> None:
+    drawn = {one["name"]: one for one in page.figures["accuracy-mean"]["data"]}
+    table_rows = {row["runs"]: row for row in table(page, "Means over runs")}
+    assert len(drawn) == len(table_rows) == 4
+    for folders in swept(runs).values():
+        label = f"sweep/{folders[0].parent.relative_to(runs / 'sweep')}"
+        (one,) = (trace for name, trace in drawn.items() if label.endswith(name.rpartition("/")[2]))
+        last: dict[int, list[float]] = {}
+        for folder in folders:
+            of_run = {
+                float(row["schedule/removed_tokens"]): float(row["val/answer_accuracy"])
+                for row in rows_of(folder)
+                if row["val/loss"]
+            }
+            for removed, accuracy in of_run.items():
+                last.setdefault(round(removed), []).append(accuracy)
+        last = {removed: both for removed, both in sorted(last.items()) if len(both) == 2}
+        assert one["x"] == list(last) and one["y"] == pytest.approx([sum(both) / 2 for both in last.values()])
+        for both, up in zip(last.values(), one["error_y"]["array"], strict=True):
+            if both[0] != both[1]:
+                half = student.interval(0.95, 1, scale=abs(both[0] - both[1]) / 2)[1]
+                assert up == pytest.approx(min(half, 1 - sum(both) / 2))
+        row = table_rows[one["name"]]
+        accuracies = [json.loads((folder / "summary.json").read_text())["test_accuracy"] for folder in folders]
+        assert row["test accuracy, mean"] == f"{sum(accuracies) / 2:.1%}"
+        assert row["of each seed"] == ", ".join(f"{accuracy:.1%}" for accuracy in accuracies)
+        colors = {
+            tuple(traces(page, "accuracy", f"{one['name']}/{folder.name}")[0]["line"]["color"]) for folder in folders
+        }
+        assert colors == {tuple(one["line"]["color"])}
+    assert len({one["line"]["color"] + one["marker"]["symbol"] for one in drawn.values()}) == 4
+
+
 def test_rollbacks_resets_and_what_was_given_up_are_marked(page: Page) -> None:
     (kept,) = traces(page, "accuracy", "back")
     assert kept["y"] == [0.9, 0.9, 0.9] and kept["x"] == [0, 1, 2]
@@ -228,7 +273,7 @@ def test_the_frontier_is_what_nothing_beats(points: list[tuple[int, int]]) -> No
 
 
 def test_digits_are_those_of_the_last_record_of_each_stage(runs: Path, page: Page) -> None:
-    by_run = {one["meta"]["run"]: one for slug, figure in page.figures.items() if slug.startswith("digits-")
+    by_run = {one["meta"]["runs"][0]: one for slug, figure in page.figures.items() if slug.startswith("digits-")
               for one in figure["data"]}  # fmt: skip
     order = [row["run"] for row in table(page, "What was run")]
     drawn = by_run[order.index("killed")]
@@ -258,13 +303,10 @@ def test_answers_are_those_of_the_records(runs: Path, page: Page) -> None:
 def test_the_sweep_is_a_heat_map_of_means_over_seeds(runs: Path, page: Page) -> None:
     (drawn,) = page.figures["sweep-1"]["data"]
     assert "sweep-2" not in page.figures
-    cells: dict[tuple[str, str], list[float]] = {}
-    for path in (runs / "sweep").rglob("summary.json"):
-        text = (path.parent / "config.yaml").read_text()
-        delta, smoothing = (re.search(rf"  {key}: '?([\w./]+)", text)[1] for key in ("delta", "smoothing"))  # type: ignore[index]
-        where = (smoothing.lstrip(".").removesuffix(".0"), delta)
-        cells.setdefault(where, []).append(json.loads(path.read_text())["test_accuracy"])
-    assert {len(one) for one in cells.values()} == {2}
+    cells = {
+        where: [json.loads((folder / "summary.json").read_text())["test_accuracy"] for folder in folders]
+        for where, folders in swept(runs).items()
+    }
     assert (drawn["x"], drawn["y"]) == (["1/2", "1"], ["2", "inf"])
     for y, smoothing in enumerate(drawn["y"]):
         for x, delta in enumerate(drawn["x"]):
@@ -388,8 +430,8 @@ def test_labels_of_a_sweep_say_what_was_swept() -> None:
     assert labels(paths) == ["delta-4/seed0", "delta-4/seed1", "delta-8/seed0", "delta-8/seed1"]
 
 
-def test_49_runs_look_different() -> None:
-    assert len({style_of(run) for run in range(49)}) == 49
+def test_49_cells_look_different() -> None:
+    assert len({style_of(cell) for cell in range(49)}) == 49
 
 
 # In a browser.
@@ -447,8 +489,8 @@ def runs_in(tab: Any, figure: str, count: int) -> list[int]:
     """Runs that have a trace drawn in the figure, once there are so many of them."""
     tab.locator(f"#{figure}").scroll_into_view_if_needed()
     script = """([id, count]) => {
-      const shown = document.getElementById(id)._fullData.filter((one) => one.visible === true && one.meta.run !== null);
-      const runs = [...new Set(shown.map((one) => one.meta.run))].sort((a, b) => a - b);
+      const shown = document.getElementById(id)._fullData.filter((one) => one.visible === true);
+      const runs = [...new Set(shown.flatMap((one) => one.meta.runs))].sort((a, b) => a - b);
       return runs.length === count ? {runs} : null;
     }"""
     found: list[int] = tab.wait_for_function(script, arg=[figure, count]).json_value()["runs"]

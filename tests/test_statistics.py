@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stepwise_pl.statistics import holm, mcnemar, mean_interval, paired_difference, t_quantile
+from stepwise_pl.statistics import holm, mcnemar, mean_interval, over_seeds, paired_difference, t_quantile
 
 counts = st.integers(0, 400)
 
@@ -81,3 +81,17 @@ def test_holm_is_the_step_down_procedure(p_values: list[float]) -> None:
 
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=6))
+def test_an_interval_over_seeds_is_about_them_where_they_differ(right: list[int]) -> None:
+    accuracies = [count / 100 for count in right]
+    low, high = over_seeds(accuracies, 100)
+    if len(set(right)) == 1:
+        wanted = stats.binomtest(right[0], 100).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+    else:
+        low_t, high_t = stats.t.interval(
+            0.95, len(right) - 1, loc=sum(accuracies) / len(right), scale=stats.sem(accuracies)
+        )
+        assert (low, high) == pytest.approx((max(0, low_t), min(1, high_t)), abs=1e-6)

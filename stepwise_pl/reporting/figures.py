@@ -1,14 +1,16 @@
 """What the figures show, as plain data; `interactive` and `static` draw it."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from statistics import fmean
 from typing import Any
 
-from stepwise_pl.reporting.history import History, Row
+from stepwise_pl.config import ASIDE, cells
+from stepwise_pl.reporting.history import History, Row, cells_of
 from stepwise_pl.results import Stage
+from stepwise_pl.statistics import over_seeds
 
 POINTS = 1000  # of a curve; of longer ones every so many are shown
 LISTED = 8  # runs that the text for those who do not see a figure tells of
@@ -17,11 +19,12 @@ RUGS = 6  # runs whose optimizer resets are shown below the accuracies
 
 @dataclass
 class Series:
-    """Points of one run, in its colour.
+    """Points of one run, or of several, in the colour of their cell.
 
     Attributes:
         x, y: of each point; y None: there is none.
-        run: number of the run; None: it belongs to all of them.
+        runs: numbers of the runs; it is shown as long as one of them is. Empty: always.
+        cell: number of the runs' cell, which colour and shape follow from; None: neither.
         hover: a text for each point.
         low, high: interval of each y; empty: none.
         line: solid, dotted, dashed, steps, or none.
@@ -31,7 +34,8 @@ class Series:
 
     x: Sequence[float]
     y: Sequence[float | None]
-    run: int | None
+    runs: list[int]
+    cell: int | None
     name: str
     hover: list[str] = field(default_factory=list)
     low: list[float] = field(default_factory=list)
@@ -121,7 +125,7 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
         if not stages:
             continue
         series.append(Series(
-            x=[one.removed_tokens for one in stages], y=[one.accuracy for one in stages], run=number, name=run.label,
+            x=[one.removed_tokens for one in stages], y=[one.accuracy for one in stages], runs=[number], cell=run.cell, name=run.label,
             hover=[f"{run.label}\n{one.removed_tokens} CoT tokens removed\n{with_interval(one)}\nstep {one.step}" for one in stages],
             low=[one.interval[0] for one in stages], high=[one.interval[1] for one in stages], marker="run",
         ))  # fmt: skip
@@ -130,7 +134,7 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
             place = -0.05 - 0.03 * rugs.index(number)
             resets = run.resets
             series.append(Series(
-                x=[row["schedule/removed_tokens"] for row in resets], y=[place] * len(resets), run=number,
+                x=[row["schedule/removed_tokens"] for row in resets], y=[place] * len(resets), runs=[number], cell=run.cell,
                 name=f"{run.label}: optimizer reset", line="none", marker="|",
                 hover=[f"{run.label}\noptimizer reset, seen at step {row['step']:.0f}" for row in resets],
             ))  # fmt: skip
@@ -156,6 +160,43 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
     )  # fmt: skip
 
 
+def means(runs: Sequence[History]) -> Chart | None:
+    """Accuracy versus removed tokens as a mean over seeds; None if no cell has several."""
+    series = []
+    told = []
+    for cell in (one for one in cells_of(runs) if one.over_seeds):
+        stages = [{one.removed_tokens: one for one in run.stages} for run in cell.runs]
+        everywhere = sorted(set.intersection(*map(set, stages)))
+        if not everywhere:
+            continue
+        found = [[of_run[removed] for of_run in stages] for removed in everywhere]
+        accuracies = [[stage.accuracy for stage in those] for those in found]
+        mean = [fmean(those) for those in accuracies]
+        intervals = [over_seeds(those, found[i][0].examples) for i, those in enumerate(accuracies)]
+        hover = [
+            f"{cell.label}\n{removed} CoT tokens removed\nmean {percent(y)} [{percent(low)}, {percent(high)}]\n"
+            f"{len(those)} seeds: {', '.join(map(percent, those))}"
+            for removed, y, (low, high), those in zip(everywhere, mean, intervals, accuracies, strict=True)
+        ]
+        series.append(Series(
+            everywhere, mean, cell.numbers, cell.number, cell.label, hover, [low for low, _ in intervals],
+            [high for _, high in intervals], marker="run",
+        ))  # fmt: skip
+        told.append(
+            f"{cell.label}: {percent(mean[0])} with {everywhere[0]} tokens removed, {percent(mean[-1])} with {everywhere[-1]}"
+        )
+    if not series:
+        return None
+    return Chart(
+        "accuracy-mean", "Accuracy while tokens leave, mean over seeds",
+        "The mean of the last validations at each number of removed CoT tokens that all seeds have been validated at, with its 95% "
+        "interval by Student's t (about other seeds; where all seeds agree, Wilson's, about other problems). Runs are those that "
+        "differ in the seed alone; hiding some does not change their mean.",
+        f"Line chart of mean answer accuracy against removed CoT tokens. {listed(told)}.", "CoT tokens removed",
+        [Panel("answer accuracy (validation)", series, (-0.05, 1.04), percent=True)], whole_x=True,
+    )  # fmt: skip
+
+
 def _given_up(run: History, number: int) -> list[Series]:
     out = []
     for attempt, stages in enumerate(run.stages_given_up):
@@ -172,8 +213,8 @@ def _given_up(run: History, number: int) -> list[Series]:
         hover[-1] += f"\nThe guard went back{why}"
         x, y = [one.removed_tokens for one in shown], [one.accuracy for one in shown]
         name = f"{run.label}: given up"
-        out.append(Series(x, y, number, name, hover, line="dotted"))
-        out.append(Series(x[-1:], y[-1:], number, name, hover[-1:], line="none", marker="x"))
+        out.append(Series(x, y, [number], run.cell, name, hover, line="dotted"))
+        out.append(Series(x[-1:], y[-1:], [number], run.cell, name, hover[-1:], line="none", marker="x"))
     return out
 
 
@@ -238,7 +279,8 @@ def _curve(run: History, number: int, rows: Sequence[Row], key: str, what: str, 
     return Series(
         x=[row["step"] for row in rows],
         y=[row[key] if math.isfinite(row[key]) else None for row in rows],
-        run=number,
+        runs=[number],
+        cell=run.cell,
         name=f"{run.label}: {what}",
         hover=[
             f"{run.label}\n{what} {row[key]:.4g}\nstep {row['step']:.0f}, {row.get('schedule/removed_tokens', 0):.0f} removed"
@@ -291,7 +333,7 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
         front = frontier(points)
         slowest, fastest = (choose(one.speed for one in points) for choose in (min, max))
         series = [Series(
-            [one.speed for one in front], [one.accuracy for one in front], None, "frontier of all runs",
+            [one.speed for one in front], [one.accuracy for one in front], [], None, "frontier of all runs",
             ["frontier: no run is faster without being less accurate"] * len(front), line="dashed",
         )]  # fmt: skip
         told = []
@@ -301,7 +343,7 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
                 continue
             intervals = [one.evaluation.get("answer_interval") or [one.accuracy] * 2 for one in own]
             series.append(Series(
-                [one.speed for one in own], [one.accuracy for one in own], number, run.label,
+                [one.speed for one in own], [one.accuracy for one in own], [number], run.cell, run.label,
                 [_measured_hover(run, one) for one in own], [low for low, _ in intervals], [high for _, high in intervals],
                 marker="run", labels=[run.baseline] * len(own) if run.baseline else [],
                 label_side="right" if own[0].speed < (slowest + fastest) / 2 else "left",
@@ -381,27 +423,18 @@ class Swept:
     accuracy: float
 
 
-def sweeps(runs: Sequence[History], aside: tuple[str, ...]) -> list[HeatMap]:
-    """Final accuracy by Δ and λ, a heat map for every set of runs that differ in nothing else but their seed.
-
-    Args:
-        aside: beginnings of keys that change neither what is learned nor how.
-    """
-    groups: dict[str, list[Swept]] = {}
-    for run in runs:
+def sweeps(runs: Sequence[History]) -> list[HeatMap]:
+    """Final accuracy by Δ and λ, a heat map for every set of runs that differ in nothing else but their seed."""
+    groups: dict[int, list[Swept]] = {}
+    beside = cells((run.config for run in runs), (*ASIDE, "schedule.delta", "schedule.smoothing"))
+    for run, number in zip(runs, beside, strict=True):
         if run.baseline or "test_accuracy" not in run.summary:
             continue
         try:
             place = Fraction(str(run.config["schedule.delta"])), float(run.config["schedule.smoothing"])
         except (KeyError, ValueError, TypeError, ZeroDivisionError):
             continue  # an adaptive schedule has no Δ
-        rest = {
-            key: value
-            for key, value in run.config.items()
-            if not key.startswith((*aside, "schedule.delta", "schedule.smoothing"))
-        }
-        one = Swept(*place, float(run.summary["test_accuracy"]))
-        groups.setdefault(json.dumps(rest, sort_keys=True, default=str), []).append(one)
+        groups.setdefault(number, []).append(Swept(*place, float(run.summary["test_accuracy"])))
     several = [group for group in groups.values() if len({(one.delta, one.smoothing) for one in group}) > 1]
     return [_sweep(group, number) for number, group in enumerate(several, start=1)]
 

@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stepwise_pl import cli
-from stepwise_pl.config import flat
+from stepwise_pl.config import cells
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.records import StageRecord, attempt_of, read_attempts, read_stage_records
 from stepwise_pl.results import Stage, stages_of
+from stepwise_pl.run_folder import comparable_config, derived_of
 
 T = TypeVar("T")
 Row = dict[str, float]  # of metrics.csv, without empty cells
@@ -25,6 +25,7 @@ class History:
     """One run. What its folder lacks is empty here, and said in `notes`.
 
     Attributes:
+        cell: a number that it shares with runs that differ in nothing but the seed.
         config: dotted keys.
         derived: what followed from the configuration.
         summary: empty as long as the run has not ended.
@@ -37,6 +38,7 @@ class History:
 
     path: Path
     label: str = ""
+    cell: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     derived: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -120,12 +122,48 @@ def _natural(text: str) -> list[tuple[int, str]]:
 def read_runs(paths: Sequence[Path]) -> list[History]:
     """The runs, labelled by what sets their folders apart."""
     runs = [read_run(path) for path in paths]
+    for run, cell in zip(runs, cells(run.config for run in runs), strict=True):
+        run.cell = cell
     if len(runs) == 1:
         runs[0].label = str(runs[0].path)
         return runs
     for run, label in zip(runs, labels([run.path.resolve() for run in runs]), strict=True):
         run.label = label
     return runs
+
+
+@dataclass
+class Cell:
+    """The runs that differ in nothing but the seed.
+
+    Attributes:
+        numbers: of the runs.
+    """
+
+    number: int
+    numbers: list[int]
+    runs: list[History]
+
+    @property
+    def over_seeds(self) -> bool:
+        """Whether there is a mean over seeds: several runs, each with a seed of its own."""
+        return len({run.seed for run in self.runs}) == len(self.runs) > 1
+
+    @property
+    def label(self) -> str:
+        """The folder that its runs lie in, as in a sweep; otherwise all their labels."""
+        folders = {run.label.rpartition("/")[0] for run in self.runs}
+        if len(self.runs) > 1 and len(folders) == 1 and "" not in folders:
+            return folders.pop()
+        return ", ".join(run.label for run in self.runs)
+
+
+def cells_of(runs: Sequence[History]) -> list[Cell]:
+    """Every cell, by its number."""
+    members: dict[int, list[int]] = {}
+    for number, run in enumerate(runs):
+        members.setdefault(run.cell, []).append(number)
+    return [Cell(cell, numbers, [runs[number] for number in numbers]) for cell, numbers in members.items()]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -146,6 +184,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def _short_names(names: set[str]) -> dict[str, str]:
     shared = set.intersection(*(set(name.split("+")) for name in names)) if len(names) > 1 else set()
     short = {name: "+".join(part for part in name.split("+") if part not in shared) or name for name in names}
+    short = {name: one.removeprefix("experiment-") for name, one in short.items()}  # whose name says enough
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 
@@ -164,10 +203,9 @@ def read_run(path: Path) -> History:
             run.notes.append(f"{name} cannot be read ({first_line(error).removeprefix(f'{path / name}: ')})")
             return otherwise
 
-    plain: dict[str, Any] = read("config.yaml", cli.read_yaml, {}, "no config.yaml")
-    derived = plain.pop("derived", None)
-    run.derived = derived if isinstance(derived, dict) else {}
-    run.config = flat(plain)
+    run.config = read("config.yaml", lambda file: comparable_config(file.parent), {}, "no config.yaml")
+    if run.config:
+        run.derived = derived_of(path)
     run.sessions = read("environment.json", lambda file: list(_object(file)["sessions"]), [], "no environment.json")
     metrics = read("metrics.csv", read_numbers, None, "no metrics.csv")
     if metrics is not None:

@@ -15,9 +15,9 @@ LINES = {"solid": "solid", "dotted": "dot", "dashed": "dash", "steps": "solid"}
 MANY_CELLS = 400  # with more of them a heat map has no room for text
 
 
-def style_of(run: int) -> tuple[str, str]:
-    """Colour and marker of a run, the same in every figure; 49 different ones."""
-    return COLORS[run % len(COLORS)], MARKERS[(run + run // len(COLORS)) % len(MARKERS)]
+def style_of(cell: int) -> tuple[str, str]:
+    """Colour and marker of the runs of a cell, the same in every figure; 49 different ones."""
+    return COLORS[cell % len(COLORS)], MARKERS[(cell + cell // len(COLORS)) % len(MARKERS)]
 
 
 def spec(figure: Chart | HeatMap) -> dict[str, Any]:
@@ -79,14 +79,14 @@ def _log_axis(values: list[float]) -> dict[str, Any]:
 
 
 def _series(series: Series) -> dict[str, Any]:
-    color, marker = style_of(series.run) if series.run is not None else ("#777777", "o")
+    color, marker = style_of(series.cell) if series.cell is not None else ("#777777", "o")
     modes = [
         *["lines"] * (series.line != "none"),
         *["markers"] * (series.marker != "none"),
         *["text"] * bool(series.labels),
     ]
     out: dict[str, Any] = {
-        "type": "scatter", "mode": "+".join(modes), "name": text_of(series.name), "meta": {"run": series.run},
+        "type": "scatter", "mode": "+".join(modes), "name": text_of(series.name), "meta": {"runs": series.runs},
         "x": list(series.x), "y": list(series.y), "connectgaps": False, "cliponaxis": False,
         "hoverinfo": "text" if series.hover else "skip", "hovertext": list(map(text_of, series.hover)),
     }  # fmt: skip
@@ -122,7 +122,7 @@ def _series(series: Series) -> dict[str, Any]:
 def _heat_map(figure: HeatMap) -> dict[str, Any]:
     few = len(figure.x) * len(figure.y) <= MANY_CELLS
     data = {
-        "type": "heatmap", "meta": {"run": figure.run}, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
+        "type": "heatmap", "meta": {"runs": [] if figure.run is None else [figure.run]}, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
         "x": list(map(text_of, figure.x)), "y": list(map(text_of, figure.y)), "xgap": 1, "ygap": 1,
         "text": [list(map(text_of, row)) for row in figure.texts], "hoverinfo": "text", "hoverongaps": False,
         "hovertext": [list(map(text_of, row)) for row in figure.hover],

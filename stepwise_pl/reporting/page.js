@@ -11,7 +11,8 @@
 
   function data(figure) {
     return figure.data.map((trace) => {
-      const out = { ...trace, visible: !hidden.has(trace.meta.run) };
+      const runs = trace.meta.runs;
+      const out = { ...trace, visible: runs.length === 0 || runs.some((run) => !hidden.has(run)) };
       if (trace.line) out.line = { ...trace.line, color: seen(trace.line.color) };
       if (trace.marker) {
         out.marker = { ...trace.marker, color: seen(trace.marker.color) };

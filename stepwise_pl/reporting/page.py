@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl import __version__
-from stepwise_pl.config import ASIDE
 from stepwise_pl.predictions import percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap
-from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.history import Cell, History, cells_of
 from stepwise_pl.reporting.interactive import spec, style_of
 
 HERE = Path(__file__).parent
@@ -32,6 +31,7 @@ SWATCHES = {
 class Figures:
     """Every figure of a report; None or empty where there is nothing to show."""
 
+    means: Chart | None
     accuracy: Chart | None
     loss: Chart | None
     speed: list[Chart]
@@ -43,13 +43,13 @@ class Figures:
         """What the runs have to show."""
         by_digit = [figures.digits(run, number) for number, run in enumerate(runs)]
         return cls(
-            figures.accuracy(runs), figures.loss(runs), figures.speed_charts(runs), figures.sweeps(runs, ASIDE),
+            figures.means(runs), figures.accuracy(runs), figures.loss(runs), figures.speed_charts(runs), figures.sweeps(runs),
             [one for one in by_digit if one is not None],
         )  # fmt: skip
 
     def all(self) -> list[Chart | HeatMap]:
         """In the order of the page."""
-        single = [one for one in (self.accuracy, self.loss) if one is not None]
+        single = [one for one in (self.means, self.accuracy, self.loss) if one is not None]
         return [*single, *self.speed, *self.sweeps, *self.digits]
 
 
@@ -74,7 +74,8 @@ def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], writte
     context: dict[str, Any] = {
         "title": title, "lead": lead, "tiles": tiles(runs), "head": tables.HEAD, "runs": shown,
         "notes": [*notes, *_noted(runs)],
-        "accuracy": _figure(drawn.accuracy), "loss": _figure(drawn.loss), "speed": list(map(_figure, drawn.speed)),
+        "cell_head": tables.CELL_HEAD, "cells": [_shown_cell(cell) for cell in cells_of(runs) if cell.over_seeds],
+        "means": _figure(drawn.means), "accuracy": _figure(drawn.accuracy), "loss": _figure(drawn.loss), "speed": list(map(_figure, drawn.speed)),
         "sweeps": list(map(_figure, drawn.sweeps)), "digits": list(map(_figure, drawn.digits)),
         "examples": any(one["examples"] for one in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
@@ -156,11 +157,18 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
     ]
 
 
+def _swatch(cell: int) -> dict[str, Any]:
+    color, marker = style_of(cell)
+    return {"color": "var(--ink)" if color == "#000000" else color, "shape": _markup(SWATCHES[marker])}
+
+
+def _shown_cell(cell: Cell) -> dict[str, Any]:
+    return {"label": cell.label, **_swatch(cell.number), "cells": tables.mean_numbers(cell)}
+
+
 def _shown(number: int, run: History) -> dict[str, Any]:
-    color, marker = style_of(number)
     return {
-        "number": number, "label": run.label, "color": "var(--ink)" if color == "#000000" else color,
-        "shape": _markup(SWATCHES[marker]), "cells": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
+        "number": number, "label": run.label, **_swatch(run.cell), "cells": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
         "examples": [{**one, "answers": tables.answers(one)} for one in run.last_records if one["samples"]],
     }  # fmt: skip
 

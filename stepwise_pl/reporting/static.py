@@ -8,11 +8,11 @@ from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_tic
 from stepwise_pl.reporting.interactive import MANY_CELLS, style_of
 
 LINES = {"solid": "-", "dotted": ":", "dashed": "--", "steps": "-", "none": ""}
-LEGEND = 12  # runs; more would hide the figure
+LEGEND = 12  # cells; more would hide the figure
 
 
 def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -> list[Path]:
-    """`<slug>.png` and `<slug>.svg`, as white paper shows them; `labels` are those of the runs."""
+    """`<slug>.png` and `<slug>.svg`, as white paper shows them; `labels` are those of the cells."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -71,16 +71,16 @@ def _log_axis(axes: Any, which: str, values: list[float]) -> None:
 
 
 def _legend(panel: Panel, labels: Sequence[str]) -> list[Any]:
-    """Every run that is drawn, if they are few."""
+    """Every cell that is drawn."""
     from matplotlib.lines import Line2D
 
-    there = dict.fromkeys(series.run for series in panel.series if series.run is not None)
-    styles = [(labels[run], *style_of(run)) for run in there]
+    there = dict.fromkeys(series.cell for series in panel.series if series.cell is not None)
+    styles = [(labels[cell], *style_of(cell)) for cell in there]
     return [Line2D([], [], label=label, color=color, marker=marker) for label, color, marker in styles]
 
 
 def _draw(series: Series, axes: Any) -> None:
-    color, shape = style_of(series.run) if series.run is not None else ("#777777", "o")
+    color, shape = style_of(series.cell) if series.cell is not None else ("#777777", "o")
     y = [float("nan") if value is None else value for value in series.y]
     style = {
         "color": color, "linestyle": LINES[series.line], "linewidth": 1.4,

@@ -1,16 +1,21 @@
 """The tables of the page."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from stepwise_pl.config import flat
 from stepwise_pl.predictions import percents
 from stepwise_pl.records import Sample, StageRecord
-from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.history import Cell, History
+from stepwise_pl.statistics import over_seeds
 
 HEAD = (
     "run", "task", "model", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", "steps",
     "examples", "examples per removed token", "seconds", "outcome",
+)  # fmt: skip
+CELL_HEAD = (
+    "runs", "schedule", "seeds", "CoT tokens removed", "test accuracy, mean", "95% interval", "of each seed", "collapsed",
 )  # fmt: skip
 NONE = "–"
 
@@ -35,6 +40,24 @@ def key_numbers(run: History) -> list[str]:
         examples_per_token(run),
         number(summary.get("seconds")),
         outcome(run),
+    ]
+
+
+def mean_numbers(cell: Cell) -> list[str]:
+    """A row under `CELL_HEAD`, about those of its runs that have ended."""
+    ended = [run for run in cell.runs if "test_accuracy" in run.summary]
+    accuracies = [float(run.summary["test_accuracy"]) for run in ended]
+    interval = over_seeds(accuracies, int(ended[0].summary["test_examples"])) if ended else None
+    removed = dict.fromkeys(key_numbers(run)[HEAD.index("CoT tokens removed")] for run in ended)
+    return [
+        cell.label,
+        schedule_of(cell.runs[0]),
+        ", ".join(str(run.seed) for run in ended) or NONE,
+        ", ".join(removed) or NONE,
+        f"{fmean(accuracies):.1%}" if ended else NONE,
+        f"{percents(interval)} {'t' if len(set(accuracies)) > 1 else 'Wilson'}" if interval else NONE,
+        ", ".join(f"{accuracy:.1%}" for accuracy in accuracies) or NONE,
+        f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}",
     ]
 
 

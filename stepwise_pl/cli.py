@@ -308,11 +308,11 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
     cfg = OmegaConf.structured(schema)
     for key, value in plain.items():
         kind = (key, value.get("kind")) if isinstance(value, dict) else None
-        if kind in kinds:
-            value = OmegaConf.merge(OmegaConf.structured(kinds[kind]), value)  # type: ignore[index]
-        elif key not in cfg:
+        if kind not in kinds and key not in cfg:
             raise UserError(unknown_key(key, [str(name) for name in cfg]))
         try:
+            if kind in kinds:
+                value = OmegaConf.merge(OmegaConf.structured(kinds[kind]), value)  # type: ignore[index]
             cfg[key] = OmegaConf.merge(cfg[key], value) if isinstance(value, dict) else value
         except OmegaConfBaseException as error:
             raise UserError(explain(error)) from None

@@ -10,12 +10,12 @@ from typing import Any
 
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
-from stepwise_pl.config import ASIDE, cells
+from stepwise_pl.config import ASIDE, same_but_seed
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table
 from stepwise_pl.run_folder import comparable_config
-from stepwise_pl.statistics import holm, mcnemar, mean_interval, paired_difference
+from stepwise_pl.statistics import holm, mcnemar, over_seeds, paired_difference
 
 
 @dataclass
@@ -152,23 +152,22 @@ def seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
     `apart` holds the keys in which configurations differ, and this one's values.
     """
-    groups: dict[int, list[Evaluated]] = {}
-    for number, one in zip(cells(one.config for one in evaluated), evaluated, strict=True):
-        groups.setdefault(number, []).append(one)
     every = {key for one in evaluated for key in one.config}
     keys = sorted(key for key in every if len({repr(one.config.get(key)) for one in evaluated}) > 1)
     out: list[dict[str, Any]] = []
-    for group in groups.values():
+    for places in same_but_seed(one.config for one in evaluated):
+        group = [evaluated[place] for place in places]
         accuracies = [one.share.accuracy for one in group]
         different = len(group) > 1 and len({one.seed for one in group}) == len(group)
-        low, high = mean_interval(accuracies) if different else (0.0, 1.0)
+        interval = over_seeds(accuracies, len(group[0].predictions)) if different else None
         out.append({
             "apart": {key: group[0].config.get(key) for key in keys if key in group[0].config},
             "runs": [one.run for one in group],
             "seeds": [one.seed for one in group],
             "accuracies": accuracies,
             "mean": sum(accuracies) / len(group),
-            "interval": (max(0.0, low), min(1.0, high)) if different else None,
+            "interval": interval and interval[:2],
+            "interval_is": interval and interval[2],
         })  # fmt: skip
     return out
 
@@ -238,10 +237,13 @@ def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
             ", ".join(number[run] for run in mean["runs"]),
             ", ".join(map(str, mean["seeds"])),
             f"{mean['mean']:.1%}",
-            percents(mean["interval"]) if mean["interval"] else why,
+            f"{percents(mean['interval'])} {mean['interval_is']}" if mean["interval"] else why,
             " ".join(f"{key}={value}" for key, value in mean["apart"].items()),
         ])  # fmt: skip
-    return table(("runs that differ in the seed alone", "seeds", "mean", "95% t interval over seeds", ""), rows)
+    lines = table(("runs that differ in the seed alone", "seeds", "mean", "95% interval", ""), rows)
+    if any(mean["interval"] for mean in means):
+        lines.append("t: Student's, about other seeds; Wilson: about other problems, where all seeds agree.")
+    return lines
 
 
 if __name__ == "__main__":

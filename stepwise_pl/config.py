@@ -387,17 +387,15 @@ def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def cells(configs: Iterable[Mapping[str, Any]], aside: tuple[str, ...] = ASIDE) -> list[int]:
-    """The number of each run's cell: runs share one if they differ in nothing but the seed and what else does not matter.
+def same_but_seed(configs: Iterable[Mapping[str, Any]], aside: tuple[str, ...] = ASIDE) -> list[list[int]]:
+    """The places of runs that differ in nothing but the seed, and in what matters no more; in the order of their first.
 
     Args:
-        configs: with dotted keys; an empty one, of a run that lost its own, is alone in its cell.
+        configs: with dotted keys; an empty one, of a run that lost its own, is like no other.
         aside: what the keys begin with that do not matter.
     """
-    numbers: dict[str, int] = {}
-    out = []
+    groups: dict[str, list[int]] = {}
     for place, config in enumerate(configs):
         rest = {key: value for key, value in config.items() if not key.startswith(aside)}
-        key = json.dumps(rest, sort_keys=True, default=str) if rest else str(place)
-        out.append(numbers.setdefault(key, len(numbers)))
-    return out
+        groups.setdefault(json.dumps(rest, sort_keys=True, default=str) if rest else str(place), []).append(place)
+    return list(groups.values())

@@ -189,7 +189,7 @@ def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:
     """The summary of a run that is over and was made with this configuration; None if there is something to be done."""
     if not (run_dir / "summary.json").is_file() or not (run_dir / "config.yaml").is_file():
         return None
-    old, new = run_folder.comparable_config(run_dir), flat(cli.to_plain(config))
+    old, new = (flat(cli.to_plain(one)) for one in (run_folder.saved_config(run_dir), config))
     if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if not key.startswith(ASIDE)):
         return None
     return run_folder.read_json(run_dir / "summary.json")

@@ -131,7 +131,7 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     Raises:
         UserError: naming what differs and may not.
     """
-    saved = saved_config(run_dir)
+    saved = cli.to_plain(saved_config(run_dir))
     old, new = flat(saved), flat(cli.to_plain(config))
     differ = [
         key
@@ -153,28 +153,28 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     return cli.config_from(saved, Config)
 
 
-def saved_config(run_dir: Path) -> dict[str, Any]:
-    """The run's configuration in plain containers, with the defaults of keys that came after the run was begun.
+def saved_config(run_dir: Path) -> Config:
+    """The run's configuration, with the defaults of keys that came after it was begun: those must keep what was before.
 
     Raises:
         UserError: it cannot be read, or holds what this version does not know.
     """
     saved = cli.read_yaml(run_dir / "config.yaml")
     saved.pop("derived", None)
-    return cli.to_plain(cli.config_from(saved, Config))
+    return cli.config_from(saved, Config)
 
 
 def comparable_config(run_dir: Path) -> dict[str, Any]:
-    """The same with dotted keys, to see in what runs differ; as it is written where this version does not know all of it.
+    """The saved configuration with dotted keys, for telling runs apart; as it is written if this version does not know all of it.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        return flat(saved_config(run_dir))
+        return flat(cli.to_plain(saved_config(run_dir)))
     except UserError:
         written = cli.read_yaml(run_dir / "config.yaml")
-        return {key: value for key, value in flat(written).items() if not key.startswith("derived")}
+        return {key: value for key, value in flat(written).items() if not key.startswith("derived.")}
 
 
 def derived_of(run_dir: Path) -> dict[str, Any]:

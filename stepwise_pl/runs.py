@@ -8,13 +8,13 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl import cli
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import read_checkpoint, require_own, restored
 from stepwise_pl.records import StagesFile
+from stepwise_pl.run_folder import saved_config
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         UserError: the folder or the checkpoint cannot be read.
     """
     path = Path(folder)
-    plain = cli.read_yaml(path / "config.yaml")
-    plain.pop("derived", None)
-    config = cli.config_from(plain, Config)
+    config = saved_config(path)
     names = ("best", "last") if checkpoint == "best" else (checkpoint,)
     candidates = [*(path / "checkpoints" / f"{name}.ckpt" for name in names), Path(checkpoint)]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)

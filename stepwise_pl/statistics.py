@@ -73,16 +73,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def over_seeds(accuracies: Sequence[float], examples: int) -> tuple[float, float]:
-    """95% interval of an accuracy, given that of each seed: Student's t, about other seeds, within 0 and 1.
+def over_seeds(accuracies: Sequence[float], examples: int) -> tuple[float, float, str]:
+    """95% interval of an accuracy, given that of each seed, and what it is: `t` or `Wilson`.
 
-    One seed, or some that agree (as at 100%), say nothing about others: then Wilson's of
-    `examples` examples, about other problems. Raises `ValueError` for no accuracy.
+    Student's t is about other seeds. One seed, or some that agree (as at 100%), say nothing
+    about others: then Wilson's of `examples` examples, about other problems. Raises
+    `ValueError` for no accuracy or no example.
     """
-    if len(set(accuracies)) < 2:
-        return wilson(accuracies[0] if accuracies else 0.0, examples if accuracies else 0)
+    if not accuracies:
+        raise ValueError("an interval needs at least one accuracy")
+    if len(set(accuracies)) == 1:
+        return *wilson(accuracies[0], examples), "Wilson"
     low, high = mean_interval(accuracies)
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, low), min(1.0, high), "t"
 
 
 def t_quantile(freedom: int, inside: float = 0.95) -> float:

@@ -62,20 +62,15 @@ class Cell:
         return fmean(one.test_accuracy for one in self.results) if self.results else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
-        """95% interval of the accuracy: Student's t over seeds, about other seeds; else Wilson's, about other problems."""
+    def interval(self) -> tuple[float, float, str] | None:
+        """95% interval of the accuracy, and what it is (`statistics.over_seeds`)."""
         if not self.results:
             return None
         return over_seeds([one.test_accuracy for one in self.results], self.results[0].test_examples)
 
-    @property
-    def over_seeds(self) -> bool:
-        """Whether the interval is about other seeds."""
-        return len({one.test_accuracy for one in self.results}) > 1
-
     def row(self) -> dict[str, Any]:
         """What sweep.json and sweep.csv hold of it; lists are over the finished seeds."""
-        interval = self.interval or (None, None)
+        interval = self.interval or (None, None, None)
         return {
             "runs": len(self.jobs),
             "finished": len(self.results),
@@ -84,7 +79,7 @@ class Cell:
             "test_accuracy": self.accuracy,
             "interval_low": interval[0],
             "interval_high": interval[1],
-            "interval": ("t over seeds" if self.over_seeds else "Wilson") if self.results else None,
+            "interval": {"t": "t over seeds"}.get(str(interval[2]), interval[2]),
             "test_examples": self.results[0].test_examples if self.results else None,
             "test_accuracies": [one.test_accuracy for one in self.results],
             "removed_tokens": [one.removed_tokens for one in self.results],
@@ -172,7 +167,7 @@ def _shown(cell: Cell) -> list[str]:
     return [
         runs,
         f"{row['test_accuracy']:.1%}",
-        f"[{row['interval_low']:.1%}, {row['interval_high']:.1%}] {'t' if cell.over_seeds else 'W'}",
+        f"[{row['interval_low']:.1%}, {row['interval_high']:.1%}] {row['interval'][0]}",
         f"{_span(row['removed_tokens'])} of {row['max_cot_tokens']}",
         _span(row["removed_at_95"]),
         f"{row['seconds']:.0f}",
@@ -212,7 +207,7 @@ def plot_cells(cells: Sequence[Cell], title: str, stem: Path) -> None:
             style = {"marker": "x", "color": COLORS[1]} if one.collapsed else {"marker": "o", "color": COLORS[0]}
             for axes, value in ((left, one.test_accuracy), (right, one.removed_at_95)):
                 axes.plot([] if value is None else [value], [place] * (value is not None), markersize=5, **style)
-        low, high = cell.interval
+        low, high, _ = cell.interval
         left.plot([low, high], [place, place], color=COLORS[0], linewidth=1.5)
         left.plot([cell.accuracy], [place], "|", color="black", markersize=13)
         right.plot([cell.results[0].max_cot_tokens], [place], "|", color="grey", markersize=13)

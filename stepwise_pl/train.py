@@ -121,8 +121,9 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
 
     step = runs.resume(run_dir, plain) if run_folder.holds_run(run_dir) else 0
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        # First: beside the new configuration it would call finished what has only begun.
+        (run_dir / "summary.json").unlink(missing_ok=True)
         describe_run()
-        (run_dir / "summary.json").unlink(missing_ok=True)  # of the run as it was
         provenance.record(run_dir / "environment.json", from_step=step)
         log.info("run folder: %s", run_dir)
     more: list[Logger] = []

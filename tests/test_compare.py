@@ -101,6 +101,11 @@ def test_the_same_predictions_are_no_difference(tmp_path, capsys) -> None:
     out, result = compared(capsys, run_folder(tmp_path / "a"), run_folder(tmp_path / "b", seed=1))
     assert (result["pairs"][0]["p"], result["pairs"][0]["difference"]) == (1, 0)
     assert "+0.0%" in out
+    # Nor do they say that any seed would do as well.
+    (mean,) = result["seeds"]
+    wilson = stats.binomtest(RIGHT.count("1"), 100).proportion_ci(method="wilson")
+    assert mean["interval"] == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+    assert f"[{wilson.low:.1%}, {wilson.high:.1%}] Wilson" in out
 
 
 def test_every_pair_of_more_runs_is_corrected(tmp_path, capsys) -> None:
@@ -261,6 +266,7 @@ def test_a_key_that_came_later_does_not_set_runs_apart(tmp_path, capsys) -> None
     (mean,) = result["seeds"]
     assert (mean["seeds"], mean["apart"]) == ([0, 1], {})
     # With what this version does not know it is taken as it is written.
-    cli.save_yaml({**older, "gone": 1}, path)
-    _, result = compared(capsys, one, other)
-    assert [mean["apart"].get("gone") for mean in result["seeds"]] == [1, None]
+    for group in ("data", "schedule", "task"):
+        cli.save_yaml({**older, group: {**older[group], "gone": 1}}, path)
+        _, result = compared(capsys, one, other)
+        assert [mean["apart"].get(f"{group}.gone") for mean in result["seeds"]] == [1, None]

@@ -86,7 +86,8 @@ def test_holm_by_hand() -> None:
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=6))
 def test_an_interval_over_seeds_is_about_them_where_they_differ(right: list[int]) -> None:
     accuracies = [count / 100 for count in right]
-    low, high = over_seeds(accuracies, 100)
+    low, high, how = over_seeds(accuracies, 100)
+    assert how == ("Wilson" if len(set(right)) == 1 else "t")
     if len(set(right)) == 1:
         wanted = stats.binomtest(right[0], 100).proportion_ci(method="wilson")
         assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
@@ -95,3 +96,8 @@ def test_an_interval_over_seeds_is_about_them_where_they_differ(right: list[int]
             0.95, len(right) - 1, loc=sum(accuracies) / len(right), scale=stats.sem(accuracies)
         )
         assert (low, high) == pytest.approx((max(0, low_t), min(1, high_t)), abs=1e-6)
+
+
+def test_an_interval_over_seeds_needs_one() -> None:
+    with pytest.raises(ValueError, match="at least one accuracy"):
+        over_seeds([], 100)

@@ -7,7 +7,8 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
-from stepwise_pl.config import ASIDE, cells
+from stepwise_pl.config import ASIDE, same_but_seed
+from stepwise_pl.predictions import percents
 from stepwise_pl.reporting.history import History, Row, cells_of
 from stepwise_pl.results import Stage
 from stepwise_pl.statistics import over_seeds
@@ -28,7 +29,7 @@ class Series:
         hover: a text for each point.
         low, high: interval of each y; empty: none.
         line: solid, dotted, dashed, steps, or none.
-        marker: `run` for the run's own shape, `x`, `|`, or none.
+        marker: `run` for the shape of the cell's runs, `x`, `|`, or none.
         labels: written beside each point, on its `label_side`; empty: none.
     """
 
@@ -161,37 +162,39 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
 
 
 def means(runs: Sequence[History]) -> Chart | None:
-    """Accuracy versus removed tokens as a mean over seeds; None if no cell has several."""
+    """Accuracy versus removed tokens as a mean over seeds; None if no cell has several that have ended."""
     series = []
     told = []
-    for cell in (one for one in cells_of(runs) if one.over_seeds):
-        stages = [{one.removed_tokens: one for one in run.stages} for run in cell.runs]
-        everywhere = sorted(set.intersection(*map(set, stages)))
-        if not everywhere:
+    for cell in cells_of(runs):
+        stages = [{one.removed_tokens: one for one in run.stages} for run in cell.ended if run.stages]
+        if len(stages) < 2 or not cell.distinct_seeds:
             continue
-        found = [[of_run[removed] for of_run in stages] for removed in everywhere]
-        accuracies = [[stage.accuracy for stage in those] for those in found]
-        mean = [fmean(those) for those in accuracies]
-        intervals = [over_seeds(those, found[i][0].examples) for i, those in enumerate(accuracies)]
-        hover = [
-            f"{cell.label}\n{removed} CoT tokens removed\nmean {percent(y)} [{percent(low)}, {percent(high)}]\n"
-            f"{len(those)} seeds: {', '.join(map(percent, those))}"
-            for removed, y, (low, high), those in zip(everywhere, mean, intervals, accuracies, strict=True)
-        ]
-        series.append(Series(
-            everywhere, mean, cell.numbers, cell.number, cell.label, hover, [low for low, _ in intervals],
-            [high for _, high in intervals], marker="run",
-        ))  # fmt: skip
+        x, mean, low, high, hover = [], [], [], [], []
+        for removed in sorted(set.intersection(*map(set, stages))):
+            found = [one[removed] for one in stages]
+            accuracies = [stage.accuracy for stage in found]
+            x.append(removed)
+            mean.append(fmean(accuracies))
+            *interval, how = over_seeds(accuracies, found[0].examples)
+            low.append(interval[0])
+            high.append(interval[1])
+            hover.append(
+                f"{cell.label}\n{removed} CoT tokens removed\nmean {percent(mean[-1])}, {how} {percents((low[-1], high[-1]))}\n"
+                f"{len(stages)} seeds: {', '.join(map(percent, accuracies))}"
+            )
+        if not x:
+            continue
+        series.append(Series(x, mean, cell.places, cell.number, cell.label, hover, low, high, marker="run"))
         told.append(
-            f"{cell.label}: {percent(mean[0])} with {everywhere[0]} tokens removed, {percent(mean[-1])} with {everywhere[-1]}"
-        )
+            f"{cell.label}: {percent(mean[0])} with {x[0]} tokens removed, {percent(mean[-1])} with {x[-1]}"
+        )  # fmt: skip
     if not series:
         return None
     return Chart(
         "accuracy-mean", "Accuracy while tokens leave, mean over seeds",
-        "The mean of the last validations at each number of removed CoT tokens that all seeds have been validated at, with its 95% "
-        "interval by Student's t (about other seeds; where all seeds agree, Wilson's, about other problems). Runs are those that "
-        "differ in the seed alone; hiding some does not change their mean.",
+        "The mean over runs that have ended and differ in the seed alone, at each number of removed CoT tokens that all of them "
+        "were validated at, with its 95% interval: Student's t, about other seeds; where all seeds agree Wilson's, about other "
+        "problems. Hiding some of the runs does not change their mean.",
         f"Line chart of mean answer accuracy against removed CoT tokens. {listed(told)}.", "CoT tokens removed",
         [Panel("answer accuracy (validation)", series, (-0.05, 1.04), percent=True)], whole_x=True,
     )  # fmt: skip
@@ -425,18 +428,20 @@ class Swept:
 
 def sweeps(runs: Sequence[History]) -> list[HeatMap]:
     """Final accuracy by Δ and λ, a heat map for every set of runs that differ in nothing else but their seed."""
-    groups: dict[int, list[Swept]] = {}
-    beside = cells((run.config for run in runs), (*ASIDE, "schedule.delta", "schedule.smoothing"))
-    for run, number in zip(runs, beside, strict=True):
-        if run.baseline or "test_accuracy" not in run.summary:
-            continue
-        try:
-            place = Fraction(str(run.config["schedule.delta"])), float(run.config["schedule.smoothing"])
-        except (KeyError, ValueError, TypeError, ZeroDivisionError):
-            continue  # an adaptive schedule has no Δ
-        groups.setdefault(number, []).append(Swept(*place, float(run.summary["test_accuracy"])))
-    several = [group for group in groups.values() if len({(one.delta, one.smoothing) for one in group}) > 1]
+    alike = same_but_seed((run.config for run in runs), (*ASIDE, "schedule.delta", "schedule.smoothing"))
+    groups = [[one for place in places if (one := _swept(runs[place]))] for places in alike]
+    several = [group for group in groups if len({(one.delta, one.smoothing) for one in group}) > 1]
     return [_sweep(group, number) for number, group in enumerate(several, start=1)]
+
+
+def _swept(run: History) -> Swept | None:
+    if run.baseline or "test_accuracy" not in run.summary:
+        return None
+    try:
+        delta, smoothing = Fraction(str(run.config["schedule.delta"])), float(run.config["schedule.smoothing"])
+    except (KeyError, ValueError, TypeError, ZeroDivisionError):
+        return None  # an adaptive schedule has no Δ
+    return Swept(delta, smoothing, float(run.summary["test_accuracy"]))
 
 
 def _sweep(group: Sequence[Swept], number: int) -> HeatMap:

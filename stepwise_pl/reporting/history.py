@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stepwise_pl.config import cells
+from stepwise_pl.config import same_but_seed
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.records import StageRecord, attempt_of, read_attempts, read_stage_records
 from stepwise_pl.results import Stage, stages_of
@@ -122,8 +122,9 @@ def _natural(text: str) -> list[tuple[int, str]]:
 def read_runs(paths: Sequence[Path]) -> list[History]:
     """The runs, labelled by what sets their folders apart."""
     runs = [read_run(path) for path in paths]
-    for run, cell in zip(runs, cells(run.config for run in runs), strict=True):
-        run.cell = cell
+    for number, places in enumerate(same_but_seed(run.config for run in runs)):
+        for place in places:
+            runs[place].cell = number
     if len(runs) == 1:
         runs[0].label = str(runs[0].path)
         return runs
@@ -137,33 +138,37 @@ class Cell:
     """The runs that differ in nothing but the seed.
 
     Attributes:
-        numbers: of the runs.
+        number: its own, among the cells.
+        places: of its runs, among all runs.
     """
 
     number: int
-    numbers: list[int]
+    label: str
+    places: list[int]
     runs: list[History]
 
     @property
-    def over_seeds(self) -> bool:
-        """Whether there is a mean over seeds: several runs, each with a seed of its own."""
-        return len({run.seed for run in self.runs}) == len(self.runs) > 1
+    def ended(self) -> list[History]:
+        """Those of its runs that have been tested."""
+        return [run for run in self.runs if {"test_accuracy", "test_examples"} <= run.summary.keys()]
 
     @property
-    def label(self) -> str:
-        """The folder that its runs lie in, as in a sweep; otherwise all their labels."""
-        folders = {run.label.rpartition("/")[0] for run in self.runs}
-        if len(self.runs) > 1 and len(folders) == 1 and "" not in folders:
-            return folders.pop()
-        return ", ".join(run.label for run in self.runs)
+    def distinct_seeds(self) -> bool:
+        """Whether its ended runs tell of different seeds: a run that was made twice would count twice."""
+        return len({run.seed for run in self.ended}) == len(self.ended)
 
 
 def cells_of(runs: Sequence[History]) -> list[Cell]:
-    """Every cell, by its number."""
-    members: dict[int, list[int]] = {}
-    for number, run in enumerate(runs):
-        members.setdefault(run.cell, []).append(number)
-    return [Cell(cell, numbers, [runs[number] for number in numbers]) for cell, numbers in members.items()]
+    """Every cell, by its number; called after the folder of its runs if no other run lies there, as in a sweep."""
+    cells: list[Cell] = []
+    folders = [run.label.rpartition("/")[0] for run in runs]
+    for number in sorted({run.cell for run in runs}):
+        places = [place for place, run in enumerate(runs) if run.cell == number]
+        folder = folders[places[0]]
+        own = len(places) > 1 and folder and [place for place, one in enumerate(folders) if one == folder] == places
+        label = folder if own else ", ".join(runs[place].label for place in places)
+        cells.append(Cell(number, label, places, [runs[place] for place in places]))
+    return cells
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

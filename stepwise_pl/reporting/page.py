@@ -74,7 +74,7 @@ def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], writte
     context: dict[str, Any] = {
         "title": title, "lead": lead, "tiles": tiles(runs), "head": tables.HEAD, "runs": shown,
         "notes": [*notes, *_noted(runs)],
-        "cell_head": tables.CELL_HEAD, "cells": [_shown_cell(cell) for cell in cells_of(runs) if cell.over_seeds],
+        "cell_head": tables.CELL_HEAD, "cells": [_shown_cell(cell) for cell in cells_of(runs) if len(cell.runs) > 1],
         "means": _figure(drawn.means), "accuracy": _figure(drawn.accuracy), "loss": _figure(drawn.loss), "speed": list(map(_figure, drawn.speed)),
         "sweeps": list(map(_figure, drawn.sweeps)), "digits": list(map(_figure, drawn.digits)),
         "examples": any(one["examples"] for one in shown),
@@ -163,12 +163,12 @@ def _swatch(cell: int) -> dict[str, Any]:
 
 
 def _shown_cell(cell: Cell) -> dict[str, Any]:
-    return {"label": cell.label, **_swatch(cell.number), "cells": tables.mean_numbers(cell)}
+    return {"label": cell.label, **_swatch(cell.number), "texts": tables.mean_numbers(cell)}
 
 
 def _shown(number: int, run: History) -> dict[str, Any]:
     return {
-        "number": number, "label": run.label, **_swatch(run.cell), "cells": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
+        "number": number, "label": run.label, **_swatch(run.cell), "texts": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
         "examples": [{**one, "answers": tables.answers(one)} for one in run.last_records if one["samples"]],
     }  # fmt: skip
 

@@ -24,7 +24,6 @@ def key_numbers(run: History) -> list[str]:
     """A run's row under `HEAD`."""
     summary = run.summary
     tested = "test_accuracy" in summary
-    removed = summary.get("removed_tokens", round(run.rows[-1].get("schedule/removed_tokens", 0)) if run.rows else None)
     interval = summary.get("test_interval")
     return [
         run.label,
@@ -32,7 +31,7 @@ def key_numbers(run: History) -> list[str]:
         model_of(run.config),
         schedule_of(run),
         str(run.seed),
-        NONE if removed is None else f"{removed} of {run.max_cot_tokens if run.max_cot_tokens is not None else '?'}",
+        removed_of(run),
         f"{summary['test_accuracy']:.1%}" if tested else NONE,
         f"{percents(tuple(interval))} n={summary.get('test_examples', '?')}" if tested and interval else NONE,
         number(summary.get("steps", run.rows[-1]["step"] if run.rows else None)),
@@ -44,21 +43,30 @@ def key_numbers(run: History) -> list[str]:
 
 
 def mean_numbers(cell: Cell) -> list[str]:
-    """A row under `CELL_HEAD`, about those of its runs that have ended."""
-    ended = [run for run in cell.runs if "test_accuracy" in run.summary]
+    """A cell's row under `CELL_HEAD`, about those of its runs that have ended."""
+    ended = cell.ended
+    row = [cell.label, schedule_of(cell.runs[0])]
+    if not ended:
+        return row + [NONE] * (len(CELL_HEAD) - len(row))
     accuracies = [float(run.summary["test_accuracy"]) for run in ended]
-    interval = over_seeds(accuracies, int(ended[0].summary["test_examples"])) if ended else None
-    removed = dict.fromkeys(key_numbers(run)[HEAD.index("CoT tokens removed")] for run in ended)
+    low, high, how = over_seeds(accuracies, int(ended[0].summary["test_examples"]))
     return [
-        cell.label,
-        schedule_of(cell.runs[0]),
-        ", ".join(str(run.seed) for run in ended) or NONE,
-        ", ".join(removed) or NONE,
-        f"{fmean(accuracies):.1%}" if ended else NONE,
-        f"{percents(interval)} {'t' if len(set(accuracies)) > 1 else 'Wilson'}" if interval else NONE,
-        ", ".join(f"{accuracy:.1%}" for accuracy in accuracies) or NONE,
+        *row,
+        ", ".join(str(run.seed) for run in ended),
+        ", ".join(dict.fromkeys(map(removed_of, ended))),
+        f"{fmean(accuracies):.1%}",
+        f"{percents((low, high))} {how}" if cell.distinct_seeds else "seeds not different",
+        ", ".join(f"{accuracy:.1%}" for accuracy in accuracies),
         f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}",
     ]
+
+
+def removed_of(run: History) -> str:
+    """CoT tokens gone of how many, in the tested checkpoint or so far."""
+    removed = run.rows[-1].get("schedule/removed_tokens", 0) if run.rows else None
+    removed = run.summary.get("removed_tokens", removed)
+    most = run.max_cot_tokens
+    return NONE if removed is None else f"{removed:.0f} of {'?' if most is None else most}"
 
 
 def number(value: float | None) -> str:

@@ -37,8 +37,9 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
         height_ratios=shares,
     )  # fmt: skip
     for panel, place in zip(chart.panels, axes[:, 0], strict=True):
+        aside = _aside(panel) if chart.whole_x else {}
         for series in panel.series:
-            _draw(series, place)
+            _draw(series, place, aside.get(series.cell, 0.0))
         place.set_ylabel(panel.y_label)
         if panel.y_range is not None:
             place.set_ylim(*panel.y_range)
@@ -56,8 +57,18 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
         axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = _legend(chart.panels[0], labels)
     if 1 < len(legend) <= LEGEND:
-        axes[0, 0].legend(handles=legend, fontsize="x-small")
+        # Below the axes, where it hides nothing.
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(legend) // 3))
+        figure.legend(handles=legend, fontsize="x-small", ncols=3, loc="outside lower center", frameon=False)
     return figure
+
+
+def _aside(panel: Panel) -> dict[int | None, float]:
+    """How far each cell is moved along x, so that intervals at the same count stand side by side."""
+    cells = list(dict.fromkeys(series.cell for series in panel.series))
+    x = [value for series in panel.series for value in series.x]
+    step = 0.004 * (max(x) - min(x))
+    return {cell: step * (place - (len(cells) - 1) / 2) for place, cell in enumerate(cells)}
 
 
 def _log_axis(axes: Any, which: str, values: list[float]) -> None:
@@ -79,8 +90,9 @@ def _legend(panel: Panel, labels: Sequence[str]) -> list[Any]:
     return [Line2D([], [], label=label, color=color, marker=marker) for label, color, marker in styles]
 
 
-def _draw(series: Series, axes: Any) -> None:
+def _draw(series: Series, axes: Any, aside: float) -> None:
     color, shape = style_of(series.cell) if series.cell is not None else ("#777777", "o")
+    x = [value + aside for value in series.x]
     y = [float("nan") if value is None else value for value in series.y]
     style = {
         "color": color, "linestyle": LINES[series.line], "linewidth": 1.4,
@@ -92,13 +104,13 @@ def _draw(series: Series, axes: Any) -> None:
             [max(0.0, value - low) for value, low in zip(y, series.low, strict=True)],
             [max(0.0, high - value) for value, high in zip(y, series.high, strict=True)],
         ]
-        axes.errorbar(series.x, y, yerr=errors, capsize=3, **style)
+        axes.errorbar(x, y, yerr=errors, capsize=3, **style)
     else:
-        axes.plot(series.x, y, **style)
-    for x, value, label in zip(series.x, y, series.labels, strict=False):
+        axes.plot(x, y, **style)
+    for at, value, label in zip(x, y, series.labels, strict=False):
         left = series.label_side == "left"
         axes.annotate(
-            label, (x, value), xytext=(-5 if left else 5, 3), textcoords="offset points",
+            label, (at, value), xytext=(-5 if left else 5, 3), textcoords="offset points",
             ha="right" if left else "left", fontsize="x-small",
         )  # fmt: skip
 

@@ -105,6 +105,7 @@ def schedule_of(run: History) -> str:
     smoothing = config.get("schedule.smoothing")
     shown += [f"λ={smoothing:g}"] if isinstance(smoothing, int | float) else []
     shown += [str(config["schedule.side"])] if config.get("schedule.side") == "right" else []
+    shown += ["no reset"] if config.get("schedule.reset_optimizer") is False else []
     return ", ".join(shown) or str(config.get("schedule.kind", NONE))
 
 

@@ -131,11 +131,12 @@ def told(error: Exception) -> str | None:
 
 
 def positional(arguments: Sequence[str], schema: type) -> list[str]:
-    """The command line for Hydra: folders that are named one by one become `runs=[...]`.
+    """The command line for Hydra: folders that are named without a key become `runs=[...]`, `run=` or `sweep=`.
 
     A folder's name may hold an equals sign, as those of sweeps do.
     """
     keys = {field.name for field in dataclasses.fields(schema)}
+    key = next(name for name in ("runs", "run", "sweep") if name in keys)
     folders = [
         argument
         for argument in arguments
@@ -143,7 +144,13 @@ def positional(arguments: Sequence[str], schema: type) -> list[str]:
         if "=" not in argument or Path(argument).is_dir()
     ]
     rest = [argument for argument in arguments if argument not in folders]
-    return [f"runs=[{','.join(map(quoted, folders))}]", *rest] if folders else rest
+    if not folders:
+        return rest
+    if key == "runs":
+        return [f"runs=[{','.join(map(quoted, folders))}]", *rest]
+    if len(folders) > 1:
+        raise SystemExit(fail(f"{' and '.join(folders)}: one folder at a time"))
+    return [f"{key}={quoted(folders[0])}", *rest]
 
 
 def in_sweep() -> bool:

@@ -1,5 +1,6 @@
 """`python -m stepwise_pl.export run=<folder>`: a standard Hugging Face folder."""
 
+import sys
 from pathlib import Path
 
 from stepwise_pl import cli
@@ -102,4 +103,5 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = cli.positional(sys.argv[1:], ExportConfig)
     cli.entry_point("export", export)

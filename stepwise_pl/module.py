@@ -342,7 +342,7 @@ class StepwiseModule(L.LightningModule):
             "removed_tokens": self.removed_tokens,
             "examples": round(float(metrics["val/examples"])),
             "accuracy": float(f"{float(metrics['val/answer_accuracy']):.7g}"),  # as in metrics.csv
-            "digits": self.digits.compute().tolist(),
+            "digits": self.digits.compute().reshape(-1).tolist(),  # of a single one torchmetrics makes a number
             "samples": first_samples(self._verifier, self.data.encoded["validation"], SAMPLES, self._everywhere),
         }
 

@@ -49,7 +49,6 @@ class _Here:
     """What this process is to a sweep: it hands out the jobs, does one, or both."""
 
     folder: Path | None = None  # of the sweep whose jobs this process hands out
-    planned: tuple[str, ...] = ()  # the run folders of those jobs, as far as they are known before
     elsewhere: bool = False  # the jobs are done by other processes
     stopping: int = 0  # the signal that ended it
     job: str = ""  # `2/9` while it does a job
@@ -97,7 +96,8 @@ def begin(config: DictConfig) -> None:
             folders.write_job(folder, job)  # what had failed is tried again
     total = len(planned) or config.hydra.sweeper.get("n_trials")
     jobs = [job for job, _ in planned]
-    folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs))
+    runs = [job.run for job in jobs]
+    folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs, runs))
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
         if config.hydra.launcher.get("batch_size") == "auto":
@@ -105,12 +105,13 @@ def begin(config: DictConfig) -> None:
             config.hydra.launcher.batch_size = "1"
         # A job's configuration is composed anew, from these.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
-    here.folder, here.planned = folder, tuple(job.run for job in jobs)
+    here.folder = folder
     here.elsewhere = not config.hydra.launcher._target_.endswith(".BasicLauncher")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    states = {outcome: sum(job.outcome == outcome for job in jobs) for outcome in (FINISHED, STOPPED)}
-    done = f": {states[FINISHED]} finished already, {states[STOPPED]} to go on with" if resume and jobs else ""
+    states = {outcome: sum(job.outcome == outcome for job in jobs) for outcome in folders.OUTCOMES}
+    new = f", {count} to begin" if (count := len(jobs) - states[FINISHED] - states[STOPPED]) else ""
+    done = f": {states[FINISHED]} finished already, {states[STOPPED]} to go on with{new}" if resume and jobs else ""
     cli.say(f"sweep of {total or 'so many'} jobs in {folder}{done}")
 
 
@@ -376,27 +377,31 @@ def end(error: BaseException | None) -> None:
         if type(error).__name__ == "TerminatedWorkerError":
             raise SystemExit(cli.fail(f"a process of the sweep was killed (is there enough memory?); {again}"))
         raise error
-    mine = [job for job in sweep.jobs if not here.planned or job.run in here.planned]
+    mine = of_last_command(sweep)
     if failed := sum(job.outcome == FAILED for job in mine):
         raise SystemExit(cli.fail(f"{failed} of {len(mine)} jobs failed; {again} with them"))
+
+
+def of_last_command(sweep: Sweep) -> list[Job]:
+    """The jobs of the command that went on with the sweep the last time; of all, if it could not know them before."""
+    return [job for job in sweep.jobs if not sweep.planned or job.run in sweep.planned]
 
 
 def report(sweep: Sweep, cells: Sequence[Any]) -> str:
     """The end of a sweep, or its state, for reading."""
     from stepwise_pl.sweep_results import LEGEND, cell_lines
 
-    counts = [
-        f"{count} {outcome}"
-        for outcome in (FINISHED, FAILED, RUNNING, STOPPED, folders.WAITING)
-        if (count := sweep.count(outcome))
-    ]
+    counts = [f"{count} {outcome}" for outcome in folders.OUTCOMES if (count := sweep.count(outcome))]
     failed = [f"{job.label}: {job.error}" for job in sweep.jobs if job.outcome == FAILED]
     if len(failed) > _MOST_FAILURES:
         failed[_MOST_FAILURES:] = [f"and {len(failed) - _MOST_FAILURES} more, in sweep.json"]
     following = [f"python -m stepwise_pl.report {shlex.quote(str(sweep.folder))}"]
-    if sweep.count(FINISHED, RUNNING) < len(sweep.jobs):
+    left = [job for job in sweep.jobs if job.outcome not in (FINISHED, RUNNING)]
+    if of_this := [job for job in of_last_command(sweep) if job in left]:
         command = [argument for argument in sweep.command if argument != "resume=true"]
         following.insert(0, shlex.join(["python", "-m", "stepwise_pl.train", *command, "resume=true"]))
+    if len(of_this) < len(left):
+        following.append(f"and the earlier command with resume=true, for {len(left) - len(of_this)} other jobs")
     lines = [
         ("sweep", [f"{', '.join(counts) or 'none'} of {len(sweep.jobs)} jobs"]),
         ("failed", failed),

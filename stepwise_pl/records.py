@@ -80,6 +80,8 @@ def read_stage_records(path: Path) -> list[StageRecord]:
             record = json.loads(line)
             if not StageRecord.__required_keys__ <= record.keys():
                 raise ValueError
+            if isinstance(record["digits"], float):  # once written so for answers of one token
+                record["digits"] = [record["digits"]]
         except (ValueError, AttributeError):
             raise UserError(f"{path}: line {number} is damaged; remove that line, or the file") from None
         out.append(record)

@@ -9,6 +9,7 @@ from stepwise_pl import cli
 from stepwise_pl.commands import ReportConfig
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
+from stepwise_pl.sweep_folder import holds_sweep
 
 log = logging.getLogger("stepwise_pl")
 
@@ -34,7 +35,9 @@ def report(config: ReportConfig) -> Path:
             log.warning("%s: %s", run.path, note)
     drawn = Figures.of(runs)
     command = " ".join(["python -m stepwise_pl.report", *config.runs])
-    page = render(runs, drawn, notes, datetime.now().astimezone().isoformat(" ", "minutes"), command)
+    first = Path(config.runs[0])
+    sweep = first.resolve().name if len(config.runs) == 1 and holds_sweep(first) else ""
+    page = render(runs, drawn, notes, datetime.now().astimezone().isoformat(" ", "minutes"), command, sweep)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)

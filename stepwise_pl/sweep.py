@@ -1,7 +1,6 @@
 """`python -m stepwise_pl.sweep <sweep folder>`: table and figures of a sweep, also while it goes on."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from stepwise_pl import cli, multirun
@@ -19,12 +18,6 @@ def sweep(config: SweepConfig) -> None:
     cli.say(multirun.report(*refresh(Path(config.sweep), draw=True)))
 
 
-def overrides(arguments: Sequence[str]) -> list[str]:
-    """The command line for Hydra: the folder that is named becomes `sweep=`, whatever characters it has."""
-    folders = [one for one in arguments if not one.startswith(("-", "hydra", "sweep="))]
-    return [f"sweep={cli.quoted(one)}" if [one] == folders else one for one in arguments]
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = overrides(sys.argv[1:])
+    sys.argv[1:] = cli.positional(sys.argv[1:], SweepConfig)
     cli.entry_point("sweep", sweep)

@@ -21,6 +21,7 @@ from stepwise_pl.errors import UserError
 from stepwise_pl.run_folder import holds_run, write_json
 
 WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
+OUTCOMES = (FINISHED, FAILED, RUNNING, STOPPED, WAITING)
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Sweep:
         process: the process that hands out the jobs.
         total: how many jobs there will be; None if the sweeper decides while it goes on.
         jobs: those known so far.
+        planned: the run folders of that command's jobs; empty if the sweeper decides while it goes on.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Sweep:
     process: str
     total: int | None = None
     jobs: list[Job] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
 
     def count(self, *outcomes: str) -> int:
         """How many jobs have one of these outcomes."""

@@ -129,9 +129,9 @@ def refresh(folder: Path, draw: bool = False) -> tuple[Sweep, list[Cell]]:
         write_sweep(sweep, cells=[{"swept": cell.swept, **cell.row()} for cell in cells])
         write_text(folder / "sweep.csv", _csv(rows))
         if draw and any(cell.results for cell in cells):
-            plot_cells(cells, sweep.name, folder / "sweep")
+            plot_cells(cells, folder.resolve().name, folder / "sweep")
             if (keys := grid_of(cells)) is not None:
-                plot_grid(cells, *keys, sweep.name, folder / "sweep-grid")
+                plot_grid(cells, *keys, folder.resolve().name, folder / "sweep-grid")
     return sweep, cells
 
 
@@ -207,13 +207,13 @@ def plot_cells(cells: Sequence[Cell], title: str, stem: Path) -> None:
             style = {"marker": "x", "color": COLORS[1]} if one.collapsed else {"marker": "o", "color": COLORS[0]}
             for axes, value in ((left, one.test_accuracy), (right, one.removed_at_95)):
                 axes.plot([] if value is None else [value], [place] * (value is not None), markersize=5, **style)
-        low, high, _ = cell.interval
-        left.plot([low, high], [place, place], color=COLORS[0], linewidth=1.5)
+        low, high, how = cell.interval
+        left.plot([low, high], [place, place], "-" if how == "t" else ":", color=COLORS[0], linewidth=1.5)
         left.plot([cell.accuracy], [place], "|", color="black", markersize=13)
         right.plot([cell.results[0].max_cot_tokens], [place], "|", color="grey", markersize=13)
     left.set(
         yticks=range(len(cells)), yticklabels=[cell.label for cell in cells], xlim=(-0.03, 1.03),
-        xlabel="test accuracy [95% interval]", ylim=(len(cells) - 0.5, -0.5),
+        xlabel="test accuracy [95% interval; dotted: Wilson's]", ylim=(len(cells) - 0.5, -0.5),
     )  # fmt: skip
     right.set(xlabel="tokens removed at 95% (bar: all)")
     right.set_xlim(left=-0.5)

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from stepwise_pl import cli
-from stepwise_pl.commands import CompareConfig
+from stepwise_pl.commands import CompareConfig, EvaluateConfig, SweepConfig
 from stepwise_pl.compare import compare
 from stepwise_pl.config import Config
 from stepwise_pl.errors import UserError
@@ -235,6 +235,10 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     assert [str(getattr(value, "text", value)) for value in parsed.value()] == names  # type: ignore[union-attr]
     assert cli.positional(["runs=[a,b]", "nowhere=3"], CompareConfig) == ["runs=[a,b]", "nowhere=3"]
     assert cli.positional(["missing"], CompareConfig) == ["runs=['missing']"]
+    assert cli.positional(["it's", "split=test"], EvaluateConfig) == ["run='it\\'s'", "split=test"]
+    assert cli.positional(["schedule.delta=1_2"], SweepConfig) == ["sweep='schedule.delta=1_2'"]
+    with pytest.raises(SystemExit):
+        cli.positional(["plain", "it's"], EvaluateConfig)
 
 
 def test_the_command(tmp_path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwise_pl import cli, sweep
-from stepwise_pl.commands import CompareConfig, EvaluateConfig, ExportConfig, ReportConfig
+from stepwise_pl import cli
+from stepwise_pl.commands import CompareConfig, EvaluateConfig, ExportConfig, ReportConfig, SweepConfig
 from tests.conftest import OFFLINE, REPO, command
 from tests.test_config import composed
 
@@ -33,10 +33,8 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     if "--help" in arguments:
         return  # run in test_config
     monkeypatch.setattr("stepwise_pl.commands.require_run", lambda run, command: None)  # the run need not exist here
-    if entry in (positional := {"compare": CompareConfig, "report": ReportConfig}):
+    if entry in (positional := {"compare": CompareConfig, "report": ReportConfig, "sweep": SweepConfig}):
         arguments = cli.positional(arguments, positional[entry])
-    if entry == "sweep":
-        arguments = sweep.overrides(arguments)
     if "-m" in arguments:
         arguments.remove("-m")
         axes = [re.split(r",", a.split("=", 1)[1]) for a in arguments]

@@ -191,9 +191,16 @@ def swept(runs: Path) -> dict[tuple[str, str], list[Path]]:
 
 
 def test_means_are_over_runs_that_differ_in_the_seed_alone(runs: Path, page: Page) -> None:
-    drawn = {one["name"]: one for one in page.figures["accuracy-mean"]["data"]}
+    data = page.figures["accuracy-mean"]["data"]
+    drawn = {one["name"]: one for one in data}
+    keys = [item for item in page.items if item.endswith(" seeds)") or item.endswith(" seed)")]
     table_rows = {row["runs"]: row for row in table(page, "Means over runs")}
-    assert len(drawn) == len(table_rows) == 4
+    # The sweep, the baselines, and what was gone back from; the run that was killed is in the table alone.
+    assert len(drawn) == len(keys) == 7 and len(table_rows) == 8
+    assert {key.partition(" (")[2] for key in keys} == {"2 seeds)", "1 seed)"}
+    assert {name for name, one in drawn.items() if one["line"]["dash"] == "solid"} == {
+        name for name in drawn if "schedule" in name
+    }
     for folders in swept(runs).values():
         label = f"sweep/{folders[0].parent.relative_to(runs / 'sweep')}"
         (one,) = (trace for name, trace in drawn.items() if label.endswith(name.rpartition("/")[2]))
@@ -220,7 +227,11 @@ def test_means_are_over_runs_that_differ_in_the_seed_alone(runs: Path, page: Pag
             tuple(traces(page, "accuracy", f"{one['name']}/{folder.name}")[0]["line"]["color"]) for folder in folders
         }
         assert colors == {tuple(one["line"]["color"])}
-    assert len({one["line"]["color"] + one["marker"]["symbol"] for one in drawn.values()}) == 4
+        assert [traces(page, "accuracy", f"{one['name']}/{folder.name}")[0]["line"]["dash"] for folder in folders] == [
+            "solid",
+            "dash",
+        ]
+    assert len({one["line"]["color"] + one["marker"]["symbol"] for one in drawn.values()}) == 7
 
 
 def test_rollbacks_resets_and_what_was_given_up_are_marked(page: Page) -> None:
@@ -273,8 +284,11 @@ def test_the_frontier_is_what_nothing_beats(points: list[tuple[int, int]]) -> No
 
 
 def test_digits_are_those_of_the_last_record_of_each_stage(runs: Path, page: Page) -> None:
-    by_run = {one["meta"]["runs"][0]: one for slug, figure in page.figures.items() if slug.startswith("digits-")
-              for one in figure["data"]}  # fmt: skip
+    by_run = {
+        figure["data"][0]["meta"]["runs"][0]: figure["data"][0]
+        for slug, figure in page.figures.items()
+        if slug.startswith("digits-")
+    }
     order = [row["run"] for row in table(page, "What was run")]
     drawn = by_run[order.index("killed")]
     records = read_stage_records(runs / "killed" / "stages.jsonl")
@@ -301,7 +315,7 @@ def test_answers_are_those_of_the_records(runs: Path, page: Page) -> None:
 
 
 def test_the_sweep_is_a_heat_map_of_means_over_seeds(runs: Path, page: Page) -> None:
-    (drawn,) = page.figures["sweep-1"]["data"]
+    drawn, written = page.figures["sweep-1"]["data"]
     assert "sweep-2" not in page.figures
     cells = {
         where: [json.loads((folder / "summary.json").read_text())["test_accuracy"] for folder in folders]
@@ -312,7 +326,10 @@ def test_the_sweep_is_a_heat_map_of_means_over_seeds(runs: Path, page: Page) -> 
         for x, delta in enumerate(drawn["x"]):
             mean = sum(cells[smoothing, delta]) / 2
             assert drawn["z"][y][x] == pytest.approx(mean)
-            assert drawn["text"][y][x] == f"{mean:.1%}<br>n=2"
+            place = y * len(drawn["x"]) + x
+            assert (written["x"][place], written["y"][place]) == (drawn["x"][x], drawn["y"][y])
+            assert written["text"][place] == f"{mean:.1%}<br>n=2"
+            assert written["textfont"]["color"][place] == ("#ffffff" if mean < 0.5 else "#000000")
 
 
 def test_only_what_differs_is_compared(page: Page, runs: Path, tmp_path: Path) -> None:
@@ -383,6 +400,34 @@ def test_a_run_without_anything_is_a_page_too(tmp_path: Path) -> None:
     (row,) = table(page, "What was run")
     assert (row["seed"], row["steps"], row["outcome"]) == ("3", "–", "not ended")
     assert page.figures == {}
+
+
+def test_answers_of_one_token_have_a_page(tmp_path: Path) -> None:
+    small = (
+        "model=tiny",
+        "model.layers=1",
+        "model.heads=2",
+        "model.width=32",
+        "data.batch_size=32",
+        "data.epoch_size=640",
+    )
+    command("train", "task=parity", "task.bits=4", "task.train_size=8", "task.validation_size=4", "task.test_size=4", *small,
+            "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")  # fmt: skip
+    (record,) = read_stage_records(tmp_path / "run" / "stages.jsonl")
+    page = reported(tmp_path, str(tmp_path / "run"))
+    assert page.figures["digits-1"]["data"][0]["z"] == [record["digits"], [1.0]][: len(record["digits"])]
+    # As it was written once.
+    path = tmp_path / "run" / "stages.jsonl"
+    path.write_text(json.dumps({**record, "digits": record["digits"][0]}) + "\n")
+    assert read_stage_records(path) == [record]
+
+
+def test_a_job_that_failed_says_why(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "killed", tmp_path / "run")
+    (tmp_path / "run" / "job.json").write_text(json.dumps({"outcome": "failed", "error": "the training loss is nan"}))
+    page = reported(tmp_path, str(tmp_path / "run"), str(runs / "back"))
+    assert sum("it failed: the training loss is nan" in item for item in page.items) == 1
+    assert [row["outcome"] for row in table(page, "What was run")] == ["failed", "ended, 1 rollback"]
 
 
 def test_the_command_tells_mistakes_in_one_line(tmp_path: Path) -> None:

@@ -97,11 +97,25 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     jobs = json.loads((folder / "sweep.json").read_text())["jobs"]
     assert jobs[1]["error"].startswith(reason) and jobs[0]["error"] is None
     assert [row["failed"] for row in rows(folder)] == ["0", "1", "0"]
+    # A report of it says so too, its runs in the order of the jobs.
+    command("report", str(folder), f"out={tmp_path / 'report.html'}")
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "<h1>sweep: 2 runs of multiplication 1×1</h1>" in page and "of 3 jobs of the sweep 2 finished, 1 failed" in page
+    )
+    assert f"model.config.n_inner=many failed: {reason}" in page
     # Tried again, the others left alone.
     out = command(*arguments, "resume=true", check=False)
     assert out.returncode == 2
-    assert "2 finished already, 0 to go on with" in out.stdout
-    assert outcomes(folder) == ["finished", "failed", "finished"]
+    assert "2 finished already, 0 to go on with, 1 to begin" in out.stdout
+    # A job of another command is not among those that this one would go on with.
+    command(*(one for one in arguments if one != BROKEN), BROKEN.replace("many", "32"), "resume=true")
+    out = command("sweep", str(folder))
+    assert "3 finished, 1 failed of 4 jobs" in out.stdout
+    assert (
+        " resume=true\n" not in out.stdout
+        and "and the earlier command with resume=true, for 1 other jobs" in out.stdout
+    )
     assert [len(sessions(folder / jobs[i]["run"])) for i in (0, 2)] == [1, 1]
 
 

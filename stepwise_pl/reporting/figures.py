@@ -31,6 +31,8 @@ class Series:
         line: solid, dotted, dashed, steps, or none.
         marker: `run` for the shape of the cell's runs, `x`, `|`, or none.
         labels: written beside each point, on its `label_side`; empty: none.
+        turn: the run's place in its cell, which tells its lines from those of other seeds.
+        key: what the legend calls its cell; empty: as the cell is called.
     """
 
     x: Sequence[float]
@@ -45,6 +47,8 @@ class Series:
     marker: str = "none"
     labels: list[str] = field(default_factory=list)
     label_side: str = "right"
+    turn: int = 0
+    key: str = ""
 
 
 @dataclass
@@ -103,10 +107,10 @@ def with_interval(stage: Stage) -> str:
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
-    """Ticks of a logarithmic axis: powers of ten, and where those are few 2 and 5 times them as well."""
+    """Ticks of a logarithmic axis: powers of ten, and where those are few 2 and 5 times them as well, or all multiples."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    steps = range(1, 10) if max(positive) < 4 * min(positive) else (1, 2, 5) if high - low <= 2 else (1,)
     return [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
 
 
@@ -128,7 +132,7 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
         series.append(Series(
             x=[one.removed_tokens for one in stages], y=[one.accuracy for one in stages], runs=[number], cell=run.cell, name=run.label,
             hover=[f"{run.label}\n{one.removed_tokens} CoT tokens removed\n{with_interval(one)}\nstep {one.step}" for one in stages],
-            low=[one.interval[0] for one in stages], high=[one.interval[1] for one in stages], marker="run",
+            low=[one.interval[0] for one in stages], high=[one.interval[1] for one in stages], marker="run", turn=run.turn,
         ))  # fmt: skip
         series += _given_up(run, number)
         if len(rugs) <= RUGS and number in rugs:
@@ -147,6 +151,8 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
     if not series:
         return None
     caption = "The last validation at each number of removed CoT tokens, with its 95% Wilson interval."
+    if any(run.turn for run in runs):
+        caption += " Runs that differ in the seed alone share colour and shape, and differ in their dashes."
     if any(run.stages_given_up for run in runs):
         caption += " Dotted, ending in ×: attempts that were given up when the guard went back."
     if rugs and len(rugs) <= RUGS:
@@ -162,13 +168,19 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
 
 
 def means(runs: Sequence[History]) -> Chart | None:
-    """Accuracy versus removed tokens as a mean over seeds; None if no cell has several that have ended."""
+    """Accuracy versus removed tokens as a mean over seeds; None if no cell has several that have ended.
+
+    A cell with one is shown too, dashed: it may be a baseline.
+    """
     series = []
     told = []
+    several = False
     for cell in cells_of(runs):
         stages = [{one.removed_tokens: one for one in run.stages} for run in cell.ended if run.stages]
-        if len(stages) < 2 or not cell.distinct_seeds:
+        if not stages or not cell.distinct_seeds:
             continue
+        several |= len(stages) > 1
+        seeds = f"{len(stages)} seed{'s' * (len(stages) > 1)}"
         x, mean, low, high, hover = [], [], [], [], []
         for removed in sorted(set.intersection(*map(set, stages))):
             found = [one[removed] for one in stages]
@@ -180,21 +192,24 @@ def means(runs: Sequence[History]) -> Chart | None:
             high.append(interval[1])
             hover.append(
                 f"{cell.label}\n{removed} CoT tokens removed\nmean {percent(mean[-1])}, {how} {percents((low[-1], high[-1]))}\n"
-                f"{len(stages)} seeds: {', '.join(map(percent, accuracies))}"
+                f"{seeds}: {', '.join(map(percent, accuracies))}"
             )
         if not x:
             continue
-        series.append(Series(x, mean, cell.places, cell.number, cell.label, hover, low, high, marker="run"))
+        line = "solid" if len(stages) > 1 else "dashed"
+        series.append(
+            Series(x, mean, cell.places, cell.number, cell.label, hover, low, high, line, "run", key=f"{cell.label} ({seeds})")
+        )  # fmt: skip
         told.append(
             f"{cell.label}: {percent(mean[0])} with {x[0]} tokens removed, {percent(mean[-1])} with {x[-1]}"
         )  # fmt: skip
-    if not series:
+    if not several:
         return None
     return Chart(
         "accuracy-mean", "Accuracy while tokens leave, mean over seeds",
         "The mean over runs that have ended and differ in the seed alone, at each number of removed CoT tokens that all of them "
-        "were validated at, with its 95% interval: Student's t, about other seeds; where all seeds agree Wilson's, about other "
-        "problems. Hiding some of the runs does not change their mean.",
+        "were validated at, with its 95% interval: Student's t, about other seeds; for one seed (dashed), or where all agree, "
+        "Wilson's, about other problems. Hiding some of the runs does not change their mean.",
         f"Line chart of mean answer accuracy against removed CoT tokens. {listed(told)}.", "CoT tokens removed",
         [Panel("answer accuracy (validation)", series, (-0.05, 1.04), percent=True)], whole_x=True,
     )  # fmt: skip
@@ -284,6 +299,7 @@ def _curve(run: History, number: int, rows: Sequence[Row], key: str, what: str, 
         y=[row[key] if math.isfinite(row[key]) else None for row in rows],
         runs=[number],
         cell=run.cell,
+        turn=run.turn,
         name=f"{run.label}: {what}",
         hover=[
             f"{run.label}\n{what} {row[key]:.4g}\nstep {row['step']:.0f}, {row.get('schedule/removed_tokens', 0):.0f} removed"
@@ -472,7 +488,8 @@ def _sweep(group: Sequence[Swept], number: int) -> HeatMap:
     (worst, where_worst), (best, where_best) = min(found), max(found)
     return HeatMap(
         f"sweep-{number}", "Final accuracy by Δ and λ",
-        "Accuracy on the test set at the end: the mean over n runs that differ in their seed alone. Empty: no run has ended there.",
+        "Accuracy on the test set at the end: the mean over n runs that differ in their seed alone; all else is the same in the whole "
+        "figure. Empty: no such run has ended.",
         f"Heat map of final accuracy by Δ and λ. Best: {percent(best)} at {where_best}; worst: {percent(worst)} at {where_worst}.",
         "Δ (CoT tokens removed per epoch)", "λ (removal smoothing)", list(map(str, deltas)), [f"{one:g}" for one in smoothings],
         means, texts, hover,

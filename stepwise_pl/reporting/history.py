@@ -15,6 +15,7 @@ from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.records import StageRecord, attempt_of, read_attempts, read_stage_records
 from stepwise_pl.results import Stage, stages_of
 from stepwise_pl.run_folder import comparable_config, derived_of
+from stepwise_pl.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
 
 T = TypeVar("T")
 Row = dict[str, float]  # of metrics.csv, without empty cells
@@ -34,11 +35,15 @@ class History:
         given_up, stages_given_up: the same of each attempt that the guard gave up.
         evaluations: what `evaluate` wrote.
         sessions: every start.
+        turn: its place among the runs of its cell.
+        error: why it failed, if it is one of a sweep that did.
     """
 
     path: Path
     label: str = ""
     cell: int = 0
+    turn: int = 0
+    error: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     derived: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -91,11 +96,14 @@ class History:
 
 
 def find_runs(given: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The run folders among `given` and below, each once; and what is to be said of folders without any."""
+    """The run folders among `given` and below, each once; and what is to be said of folders without any, and of sweeps.
+
+    Those of a sweep come in the order of its cells, others in that of their names.
+    """
     found: dict[Path, Path] = {}
-    notes = []
+    notes: list[str] = []
     for name in given:
-        below = list(_runs_below(name))
+        below = list(_runs_below(name, notes))
         if not below:
             what = "no run in this folder or below" if Path(name).is_dir() else "no such folder"
             notes.append(f"{name}: {what}")
@@ -104,7 +112,7 @@ def find_runs(given: Sequence[str]) -> tuple[list[Path], list[str]]:
     return list(found.values()), notes
 
 
-def _runs_below(folder: str) -> Iterator[Path]:
+def _runs_below(folder: str, notes: list[str]) -> Iterator[Path]:
     for name, folders, files in os.walk(folder):
         there = {*folders, *files}
         configured = "config.yaml" in there and bool(there & {"checkpoints", "metrics.csv"})
@@ -112,6 +120,26 @@ def _runs_below(folder: str) -> Iterator[Path]:
             yield Path(name)
             folders.clear()  # what lies in a run is no other run
         folders[:] = sorted((one for one in folders if not one.startswith(".")), key=_natural)
+        if "sweep.json" in there:
+            cells = _cells_in_order(Path(name), notes)
+            folders.sort(key=lambda one: cells.index(one) if one in cells else len(cells))
+
+
+def _cells_in_order(folder: Path, notes: list[str]) -> list[str]:
+    """The folders of a sweep's cells, as its jobs come; notes what has become of the jobs, unless all are finished."""
+    try:
+        sweep = read_sweep(folder)
+    except UserError as error:
+        notes.append(first_line(error))
+        return []
+    counts = {outcome: sweep.count(outcome) for outcome in OUTCOMES}
+    if counts[FINISHED] < len(sweep.jobs):
+        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+        notes.append(f"{folder}: of {len(sweep.jobs)} jobs of the sweep {told}")
+    # What failed early is no run yet that could say so itself.
+    early = [job for job in sweep.jobs if job.outcome == FAILED and not (folder / job.run / "config.yaml").is_file()]
+    notes += [f"{folder}: {job.label} failed: {job.error}" for job in early]
+    return list(dict.fromkeys(Path(job.run).parts[0] for job in sweep.jobs))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -123,8 +151,8 @@ def read_runs(paths: Sequence[Path]) -> list[History]:
     """The runs, labelled by what sets their folders apart."""
     runs = [read_run(path) for path in paths]
     for number, places in enumerate(same_but_seed(run.config for run in runs)):
-        for place in places:
-            runs[place].cell = number
+        for turn, place in enumerate(places):
+            runs[place].cell, runs[place].turn = number, turn
     if len(runs) == 1:
         runs[0].label = str(runs[0].path)
         return runs
@@ -221,7 +249,10 @@ def read_run(path: Path) -> History:
     )
     run.records = [one for one in records if (one["attempt"], one["step"]) in counts]
     at = f", at step {run.rows[-1]['step']:.0f}" if run.rows else ""
-    run.summary = read("summary.json", _object, {}, f"no summary yet: it is still running, or was stopped{at}")
+    job: dict[str, Any] = read("job.json", _object, {}, "")
+    run.error = str(job.get("error")) if job.get("outcome") == FAILED else ""
+    why = f"it failed: {run.error}" if run.error else f"it is still running, or was stopped{at}"
+    run.summary = read("summary.json", _object, {}, f"no summary yet: {why}")
     for file in sorted((path / "evaluations").glob("*.json"), key=lambda file: _natural(file.stem)):
         found: dict[str, Any] = read(f"evaluations/{file.name}", _object, {}, "")
         checkpoint = path / "checkpoints" / str(found.get("checkpoint"))

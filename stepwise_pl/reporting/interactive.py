@@ -1,6 +1,7 @@
 """Figures for the page: as plotly draws them, colours of axes and text left to the page's style."""
 
 import json
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -11,7 +12,9 @@ from stepwise_pl.results import COLORS, MARKERS
 SHAPES = dict(
     zip("osD^vPX", ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"), strict=True)
 )
-LINES = {"solid": "solid", "dotted": "dot", "dashed": "dash", "steps": "solid"}
+LINES = {"dotted": "dot", "dashed": "dash"}
+DASHES = ("solid", "dash", "dashdot", "longdashdot")  # of the runs of a cell, one after the other
+LEGEND = 12  # cells; more would hide the figure
 MANY_CELLS = 400  # with more of them a heat map has no room for text
 
 
@@ -62,6 +65,19 @@ def _chart(chart: Chart) -> dict[str, Any]:
     return {"data": data, "layout": layout}
 
 
+def legend(chart: Chart, labels: Sequence[str]) -> dict[int, str]:
+    """What the cells of a chart are called, by their number; empty for one, or for too many.
+
+    Args:
+        labels: of all cells.
+    """
+    shown: dict[int, str] = {}
+    for series in chart.panels[0].series:
+        if series.cell is not None:
+            shown.setdefault(series.cell, series.key or labels[series.cell])
+    return shown if 1 < len(shown) <= LEGEND else {}
+
+
 def _y_axis(panel: Panel) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": text_of(panel.y_label)}, "zeroline": False, "automargin": True}
     if panel.percent:
@@ -92,7 +108,8 @@ def _series(series: Series) -> dict[str, Any]:
     }  # fmt: skip
     if series.line != "none":
         shape = "hv" if series.line == "steps" else "linear"
-        out["line"] = {"color": color, "width": 1.6, "dash": LINES[series.line], "shape": shape}
+        dash = LINES.get(series.line) or DASHES[series.turn % len(DASHES)]
+        out["line"] = {"color": color, "width": 1.6, "dash": dash, "shape": shape}
     if series.marker != "none":
         shape = {"x": "x-thin", "|": "line-ns"}.get(series.marker) or SHAPES[marker]
         size = {"x": 9, "|": 7}.get(series.marker, 8)
@@ -119,19 +136,30 @@ def _series(series: Series) -> dict[str, Any]:
     return out
 
 
+def ink_on(value: float | None) -> str:
+    """The colour of text on that of a value between 0 and 1: the lightness of cividis rises evenly with it."""
+    return "#ffffff" if value is not None and value < 0.5 else "#000000"
+
+
 def _heat_map(figure: HeatMap) -> dict[str, Any]:
     few = len(figure.x) * len(figure.y) <= MANY_CELLS
     data = {
         "type": "heatmap", "meta": {"runs": [] if figure.run is None else [figure.run]}, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
         "x": list(map(text_of, figure.x)), "y": list(map(text_of, figure.y)), "xgap": 1, "ygap": 1,
-        "text": [list(map(text_of, row)) for row in figure.texts], "hoverinfo": "text", "hoverongaps": False,
+        "hoverinfo": "text", "hoverongaps": False,
         "hovertext": [list(map(text_of, row)) for row in figure.hover],
         "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": "accuracy", "side": "right", "font": {"size": 13}}},
-        **({"texttemplate": "%{text}"} if few else {}),
+    }  # fmt: skip
+    # Heat maps of plotly have text of one colour, which cannot be read on all of theirs.
+    written = {
+        "type": "scatter", "mode": "text", "hoverinfo": "skip", "meta": data["meta"],
+        "x": [text_of(x) for _ in figure.y for x in figure.x], "y": [text_of(y) for y in figure.y for _ in figure.x],
+        "text": [text_of(text) for row in figure.texts for text in row],
+        "textfont": {"size": 12, "color": [ink_on(value) for row in figure.values for value in row]},
     }  # fmt: skip
     axis = {"type": "category", "automargin": True, "showgrid": False, "zeroline": False}
     return {
-        "data": [data],
+        "data": [data, written] if few else [data],
         "layout": {
             "template": "none",
             "margin": {"l": 64, "r": 16, "t": 12, "b": 52},

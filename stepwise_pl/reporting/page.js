@@ -9,10 +9,14 @@
   // Black lines would be lost on a dark page.
   const seen = (value) => (value === "#000000" ? color("--ink") : value);
 
-  function data(figure) {
+  const CELL = 40; // pixels that a number needs
+  const roomForText = (trace, element) => (printing ? PAPER : element.clientWidth) - 150 >= CELL * new Set(trace.x).size;
+
+  function data(figure, element) {
     return figure.data.map((trace) => {
       const runs = trace.meta.runs;
-      const out = { ...trace, visible: runs.length === 0 || runs.some((run) => !hidden.has(run)) };
+      const shown = runs.length === 0 || runs.some((run) => !hidden.has(run));
+      const out = { ...trace, visible: shown && (trace.mode !== "text" || roomForText(trace, element)) };
       if (trace.line) out.line = { ...trace.line, color: seen(trace.line.color) };
       if (trace.marker) {
         out.marker = { ...trace.marker, color: seen(trace.marker.color) };
@@ -47,7 +51,7 @@
 
   function draw(element) {
     const figure = figures[element.dataset.figure];
-    return Plotly.react(element, data(figure), layout(figure, element), {
+    return Plotly.react(element, data(figure, element), layout(figure, element), {
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
       toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
     });

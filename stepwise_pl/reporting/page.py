@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from stepwise_pl.predictions import percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap
 from stepwise_pl.reporting.history import Cell, History, cells_of
-from stepwise_pl.reporting.interactive import spec, style_of
+from stepwise_pl.reporting.interactive import legend, spec, style_of
 
 HERE = Path(__file__).parent
+WIDE = ("task", "model", "schedule", "95% Wilson interval")  # columns of words
+SWATCH_DASHES = ("", "4 3", "6 2 1 2", "8 2 1 2")  # those of `interactive.DASHES`
 # The shapes of `results.MARKERS`, around the origin.
 SWATCHES = {
     "o": '<circle r="4.5"/>',
@@ -53,12 +56,15 @@ class Figures:
         return [*single, *self.speed, *self.sweeps, *self.digits]
 
 
-def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], written: str, command: str) -> str:
+def render(
+    runs: Sequence[History], drawn: Figures, notes: Sequence[str], written: str, command: str, sweep: str = ""
+) -> str:
     """The whole file.
 
     Args:
         notes: what is to be said besides what the runs note themselves.
         written, command: when and by what.
+        sweep: the name of the sweep that the page is about, if it is about one.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -67,16 +73,22 @@ def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], writte
     # Whatever comes from a run is text: autoescape turns all of it into text for HTML.
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
+    labels = [cell.label for cell in cells_of(runs)]
+    figure = partial(_figure, labels=labels)
     specs = {one.slug: spec(one) for one in drawn.all()}
     shown = [_shown(number, run) for number, run in enumerate(runs)]
     measured = {one.run for points in figures.speeds(runs).values() for one in points}
-    title, lead = heading(runs)
+    title, lead = heading(runs, sweep)
+    said = [name for name in tables.SAID_ABOVE if len({one["texts"][tables.HEAD.index(name)] for one in shown}) == 1]
+    columns = [place for place, name in enumerate(tables.HEAD) if name not in said]
+    head = [tables.HEAD[place] for place in columns]
+    of_several = [cell for cell in cells_of(runs) if len(cell.runs) > 1]
     context: dict[str, Any] = {
-        "title": title, "lead": lead, "tiles": tiles(runs), "head": tables.HEAD, "runs": shown,
+        "title": title, "lead": lead, "tiles": tiles(runs), "head": head, "columns": columns, "wide": WIDE, "runs": shown,
         "notes": [*notes, *_noted(runs)],
-        "cell_head": tables.CELL_HEAD, "cells": [_shown_cell(cell) for cell in cells_of(runs) if len(cell.runs) > 1],
-        "means": _figure(drawn.means), "accuracy": _figure(drawn.accuracy), "loss": _figure(drawn.loss), "speed": list(map(_figure, drawn.speed)),
-        "sweeps": list(map(_figure, drawn.sweeps)), "digits": list(map(_figure, drawn.digits)),
+        "cell_head": tables.CELL_HEAD, "cells": [_shown_cell(cell) for cell in cells_of(runs)] if of_several else [],
+        "means": figure(drawn.means), "accuracy": figure(drawn.accuracy), "loss": figure(drawn.loss), "speed": list(map(figure, drawn.speed)),
+        "sweeps": list(map(figure, drawn.sweeps)), "digits": list(map(figure, drawn.digits)),
         "examples": any(one["examples"] for one in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
         "listed": figures.listed,
@@ -93,8 +105,8 @@ def render(runs: Sequence[History], drawn: Figures, notes: Sequence[str], writte
     return environment.get_template("page.html").render(context)
 
 
-def heading(runs: Sequence[History]) -> tuple[str, str]:
-    """Title, and a sentence on what was run."""
+def heading(runs: Sequence[History], sweep: str = "") -> tuple[str, str]:
+    """Title, and a sentence on what was run, by which sweep."""
     kinds = dict.fromkeys(tables.task_of(run.config) for run in runs)
     what = ", ".join(kinds)
     if len(runs) == 1:
@@ -103,10 +115,17 @@ def heading(runs: Sequence[History]) -> tuple[str, str]:
         return str(
             name
         ), f"{what}; {tables.model_of(run.config)}; {tables.schedule_of(run)}; seed {run.seed}. {run.path}"
-    schedules = dict.fromkeys(tables.schedule_of(run) for run in runs)
-    some = list(schedules)[:6]
-    more = f" and {len(schedules) - 6} more" if len(schedules) > 6 else ""
-    return f"{len(runs)} runs of {what}", f"Schedules: {'; '.join(some)}{more}. Seeds: {', '.join(_seeds(runs))}."
+    models, schedules = (
+        dict.fromkeys(how(run) for run in runs) for how in (lambda run: tables.model_of(run.config), tables.schedule_of)
+    )
+    told = [
+        f"{name}: {'; '.join(list(those)[:6])}{f' and {len(those) - 6} more' if len(those) > 6 else ''}."
+        for name, those in (("Models", models), ("Schedules", schedules))
+    ]
+    return (
+        f"{f'{sweep}: ' if sweep else ''}{len(runs)} runs of {what}",
+        f"{' '.join(told)} Seeds: {', '.join(_seeds(runs))}.",
+    )
 
 
 def _seeds(runs: Sequence[History]) -> list[str]:
@@ -139,12 +158,23 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
         ]
     ended = [run for run in runs if "test_accuracy" in run.summary]
     out = [tile("runs", str(len(runs)), f"{len(ended)} ended")]
-    without = [run for run in ended if run.summary.get("removed_tokens") == run.max_cot_tokens]
-    for name, those in (("best without CoT", without), ("best with CoT", [run for run in ended if run not in without])):
+    # Means over seeds: the best seed alone would promise too much.
+    cells = [cell for cell in cells_of(runs) if cell.ended]
+    without = [
+        cell for cell in cells
+        if all(run.summary.get("removed_tokens") == run.max_cot_tokens for run in cell.ended)
+    ]  # fmt: skip
+    for name, those in (
+        ("best without CoT", without),
+        ("best with CoT", [cell for cell in cells if cell not in without]),
+    ):
         if those:
-            best = max(those, key=lambda run: float(run.summary["test_accuracy"]))
-            cell = dict(zip(tables.HEAD, tables.key_numbers(best), strict=True))
-            out.append(tile(f"{name}, test", cell["test accuracy"], f"{cell['95% Wilson interval']}, {best.label}"))
+            best = max(those, key=tables.mean_accuracy)
+            row = dict(zip(tables.CELL_HEAD, tables.mean_numbers(best), strict=True))
+            seeds = f"mean of {len(best.ended)} seeds" if len(best.ended) > 1 else f"seed {row['seeds']}"
+            out.append(
+                tile(f"{name}, test", row["test accuracy, mean"], f"{row['95% interval']}, {seeds}, {best.label}")
+            )
     collapsed, rollbacks = (
         sum(bool(run.summary.get("collapsed")) for run in ended),
         sum(len(run.rollbacks) for run in runs),
@@ -157,9 +187,12 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
     ]
 
 
-def _swatch(cell: int) -> dict[str, Any]:
+def _swatch(cell: int, turn: int = 0) -> dict[str, Any]:
     color, marker = style_of(cell)
-    return {"color": "var(--ink)" if color == "#000000" else color, "shape": _markup(SWATCHES[marker])}
+    return {
+        "color": "var(--ink)" if color == "#000000" else color, "shape": _markup(SWATCHES[marker]),
+        "dash": SWATCH_DASHES[turn % len(SWATCH_DASHES)],
+    }  # fmt: skip
 
 
 def _shown_cell(cell: Cell) -> dict[str, Any]:
@@ -168,7 +201,7 @@ def _shown_cell(cell: Cell) -> dict[str, Any]:
 
 def _shown(number: int, run: History) -> dict[str, Any]:
     return {
-        "number": number, "label": run.label, **_swatch(run.cell), "texts": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
+        "number": number, "label": run.label, **_swatch(run.cell, run.turn), "texts": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
         "examples": [{**one, "answers": tables.answers(one)} for one in run.last_records if one["samples"]],
     }  # fmt: skip
 
@@ -179,12 +212,14 @@ def _markup(text: str) -> Any:
     return Markup(text)
 
 
-def _figure(one: Chart | HeatMap | None) -> dict[str, Any] | None:
+def _figure(one: Chart | HeatMap | None, labels: Sequence[str]) -> dict[str, Any] | None:
     if one is None:
         return None
+    keys = legend(one, labels) if isinstance(one, Chart) else {}
     rows = 44 * len(one.y) if isinstance(one, HeatMap) else 320 * len(one.panels) ** 0.6
     return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(180, rows)),
-            "width": f"{260 + 58 * len(one.x)}px" if isinstance(one, HeatMap) else "none", "run": getattr(one, "run", None)}  # fmt: skip
+            "width": f"{260 + 58 * len(one.x)}px" if isinstance(one, HeatMap) else "none", "run": getattr(one, "run", None),
+            "legend": [{"label": label, **_swatch(cell)} for cell, label in keys.items()]}  # fmt: skip
 
 
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.reporting.interactive import MANY_CELLS, style_of
+from stepwise_pl.reporting.interactive import MANY_CELLS, ink_on, legend, style_of
 
-LINES = {"solid": "-", "dotted": ":", "dashed": "--", "steps": "-", "none": ""}
-LEGEND = 12  # cells; more would hide the figure
+LINES: dict[str, Any] = {"dotted": ":", "dashed": "--", "none": ""}
+DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (7, 2, 1, 2)))  # those of `interactive`
 
 
 def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -> list[Path]:
@@ -55,11 +55,10 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
         _log_axis(axes[-1, 0], "x", [x for panel in chart.panels for series in panel.series for x in series.x])
     if chart.whole_x:
         axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend = _legend(chart.panels[0], labels)
-    if 1 < len(legend) <= LEGEND:
+    if shown := legend(chart, labels):
         # Below the axes, where it hides nothing.
-        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(legend) // 3))
-        figure.legend(handles=legend, fontsize="x-small", ncols=3, loc="outside lower center", frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(shown) // 3))
+        figure.legend(handles=_handles(shown), fontsize="x-small", ncols=3, loc="outside lower center", frameon=False)
     return figure
 
 
@@ -81,12 +80,10 @@ def _log_axis(axes: Any, which: str, values: list[float]) -> None:
     axes.set(**{f"{which}lim": limits})  # which ticks outside have widened
 
 
-def _legend(panel: Panel, labels: Sequence[str]) -> list[Any]:
-    """Every cell that is drawn."""
+def _handles(shown: dict[int, str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    there = dict.fromkeys(series.cell for series in panel.series if series.cell is not None)
-    styles = [(labels[cell], *style_of(cell)) for cell in there]
+    styles = [(label, *style_of(cell)) for cell, label in shown.items()]
     return [Line2D([], [], label=label, color=color, marker=marker) for label, color, marker in styles]
 
 
@@ -95,7 +92,7 @@ def _draw(series: Series, axes: Any, aside: float) -> None:
     x = [value + aside for value in series.x]
     y = [float("nan") if value is None else value for value in series.y]
     style = {
-        "color": color, "linestyle": LINES[series.line], "linewidth": 1.4,
+        "color": color, "linestyle": LINES.get(series.line, DASHES[series.turn % len(DASHES)]), "linewidth": 1.4,
         "marker": {"run": shape, "none": ""}.get(series.marker, series.marker), "markersize": 6 if series.marker == "x" else 5,
         "drawstyle": "steps-post" if series.line == "steps" else "default",
     }  # fmt: skip
@@ -129,8 +126,7 @@ def _heat_map(figure: HeatMap, plt: Any) -> Any:
     if values.size <= MANY_CELLS:
         for y, row in enumerate(figure.texts):
             for x, text in enumerate(row):
-                dark = values[y, x] < 0.55
-                axes.text(x, y, text, ha="center", va="center", fontsize="x-small", color="white" if dark else "black")
+                axes.text(x, y, text, ha="center", va="center", fontsize="x-small", color=ink_on(values[y, x]))
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
     axes.set_title(figure.title, fontsize="medium")
     drawn.colorbar(image, label="accuracy", format=PercentFormatter(1, decimals=0))

@@ -15,8 +15,9 @@ HEAD = (
     "examples", "examples per removed token", "seconds", "outcome",
 )  # fmt: skip
 CELL_HEAD = (
-    "runs", "schedule", "seeds", "CoT tokens removed", "test accuracy, mean", "95% interval", "of each seed", "collapsed",
+    "runs", "test accuracy, mean", "95% interval", "of each seed", "seeds", "ended", "CoT tokens removed", "schedule", "collapsed",
 )  # fmt: skip
+SAID_ABOVE = ("task", "model")  # columns that are left out where all runs agree
 NONE = "–"
 
 
@@ -45,20 +46,27 @@ def key_numbers(run: History) -> list[str]:
 def mean_numbers(cell: Cell) -> list[str]:
     """A cell's row under `CELL_HEAD`, about those of its runs that have ended."""
     ended = cell.ended
-    row = [cell.label, schedule_of(cell.runs[0])]
+    count = f"{len(ended)} of {len(cell.runs)}"
     if not ended:
-        return row + [NONE] * (len(CELL_HEAD) - len(row))
+        return [cell.label, *[NONE] * 4, count, NONE, schedule_of(cell.runs[0]), NONE]
     accuracies = [float(run.summary["test_accuracy"]) for run in ended]
     low, high, how = over_seeds(accuracies, int(ended[0].summary["test_examples"]))
     return [
-        *row,
-        ", ".join(str(run.seed) for run in ended),
-        ", ".join(dict.fromkeys(map(removed_of, ended))),
+        cell.label,
         f"{fmean(accuracies):.1%}",
         f"{percents((low, high))} {how}" if cell.distinct_seeds else "seeds not different",
         ", ".join(f"{accuracy:.1%}" for accuracy in accuracies),
+        ", ".join(str(run.seed) for run in ended),
+        count,
+        ", ".join(dict.fromkeys(map(removed_of, ended))),
+        schedule_of(cell.runs[0]),
         f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}",
     ]
+
+
+def mean_accuracy(cell: Cell) -> float:
+    """Mean test accuracy over the runs that have ended; there must be one."""
+    return fmean(float(run.summary["test_accuracy"]) for run in cell.ended)
 
 
 def removed_of(run: History) -> str:
@@ -125,7 +133,7 @@ def examples_per_token(run: History) -> str:
 def outcome(run: History) -> str:
     """How it ended."""
     if not run.summary:
-        return "not ended"
+        return "failed" if run.error else "not ended"
     said = "collapsed" if run.summary.get("collapsed") else "ended"
     if run.rollbacks:
         said += f", {len(run.rollbacks)} rollback{'s' * (len(run.rollbacks) > 1)}"

@@ -71,7 +71,7 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, how: str, code: int) ->
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name not in (".lock", "job.json")}
     out = driven(*arguments, "resume=true")
     assert out.returncode == 0, out.stderr[-2000:]
-    assert f"sweep of 3 jobs in {folder}: 1 finished already, 1 to go on with\n" in out.stdout
+    assert f"sweep of 3 jobs in {folder}: 1 finished already, 1 to go on with, 1 to begin\n" in out.stdout
     assert f"[1/3] finished already: {first}\n" in out.stderr
     assert "[1/3] tokenised data" not in out.stderr and "[3/3] " in out.stderr
     assert before == {p: p.stat().st_mtime_ns for p in first.rglob("*") if p.name not in (".lock", "job.json")}

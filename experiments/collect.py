@@ -6,7 +6,7 @@
 Runs are named `<name>, seed <seed>` after what is given before `=`, or after their summary.
 results.csv has a row per run and number of removed tokens (last validation), one for the
 final test, and the validations of attempts that the guard gave up (`given_up`: the number
-of the attempt).
+of the attempt). Of more than seven runs no figure is drawn.
 """
 
 import csv
@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from stepwise_pl.results import Stage, plot_stages, read_stages
+from stepwise_pl.results import COLORS, Stage, plot_stages, read_stages
 
 COLUMNS = (
     "run", "seed", "split", "given_up", "removed_tokens", "step", "accuracy", "low", "high", "examples", "seconds",
@@ -40,7 +40,7 @@ def rows_of(folder: Path, name: str = "") -> list[dict[str, object]]:
 
 
 def main(experiment: Path, runs: list[str]) -> None:
-    """Write results.csv from the runs, and the figure from results.csv."""
+    """Write results.csv from the runs, and the figure from results.csv if every run can have a colour of its own."""
     experiment.mkdir(parents=True, exist_ok=True)
     with (experiment / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -49,7 +49,8 @@ def main(experiment: Path, runs: list[str]) -> None:
             name, _, folder = run.rpartition("=")
             for row in rows_of(Path(folder), name):
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    draw(experiment)
+    if len(runs) <= len(COLORS):
+        draw(experiment)
 
 
 def draw(experiment: Path) -> None:

@@ -107,25 +107,21 @@ def render(
 
 def heading(runs: Sequence[History], sweep: str = "") -> tuple[str, str]:
     """Title, and a sentence on what was run, by which sweep."""
-    kinds = dict.fromkeys(tables.task_of(run.config) for run in runs)
-    what = ", ".join(kinds)
+    what = ", ".join(dict.fromkeys(tables.task_of(run.config) for run in runs))
     if len(runs) == 1:
         (run,) = runs
-        name = run.summary.get("name") or run.derived.get("name") or run.path.name
-        return str(
-            name
-        ), f"{what}; {tables.model_of(run.config)}; {tables.schedule_of(run)}; seed {run.seed}. {run.path}"
-    models, schedules = (
-        dict.fromkeys(how(run) for run in runs) for how in (lambda run: tables.model_of(run.config), tables.schedule_of)
-    )
-    told = [
-        f"{name}: {'; '.join(list(those)[:6])}{f' and {len(those) - 6} more' if len(those) > 6 else ''}."
-        for name, those in (("Models", models), ("Schedules", schedules))
-    ]
-    return (
-        f"{f'{sweep}: ' if sweep else ''}{len(runs)} runs of {what}",
-        f"{' '.join(told)} Seeds: {', '.join(_seeds(runs))}.",
-    )
+        name = str(run.summary.get("name") or run.derived.get("name") or run.path.name)
+        return name, f"{what}; {tables.model_of(run.config)}; {tables.schedule_of(run)}; seed {run.seed}. {run.path}"
+    title = f"{len(runs)} runs of {what}"
+    models = _several("Models", [tables.model_of(run.config) for run in runs])
+    schedules = _several("Schedules", [tables.schedule_of(run) for run in runs])
+    return f"{sweep}: {title}" if sweep else title, f"{models} {schedules} Seeds: {', '.join(_seeds(runs))}."
+
+
+def _several(name: str, values: Sequence[str]) -> str:
+    first = list(dict.fromkeys(values))
+    more = f" and {len(first) - 6} more" if len(first) > 6 else ""
+    return f"{name if len(first) > 1 else name[:-1]}: {'; '.join(first[:6])}{more}."
 
 
 def _seeds(runs: Sequence[History]) -> list[str]:

@@ -101,7 +101,7 @@ def _draw(series: Series, axes: Any, aside: float) -> None:
             [max(0.0, value - low) for value, low in zip(y, series.low, strict=True)],
             [max(0.0, high - value) for value, high in zip(y, series.high, strict=True)],
         ]
-        axes.errorbar(x, y, yerr=errors, capsize=3, **style)
+        axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, **style)
     else:
         axes.plot(x, y, **style)
     for at, value, label in zip(x, y, series.labels, strict=False):

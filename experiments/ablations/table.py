@@ -1,0 +1,65 @@
+"""The table of README.md, from results.csv.
+
+    python experiments/ablations/table.py
+
+`on the way` is the mean of the last validations at 1 to 9 removed tokens. p: Welch's t test of an arm against `stepwise`,
+over seeds, two-sided, corrected by Holm for the arms compared.
+"""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+
+from scipy.stats import ttest_ind
+
+from stepwise_pl.statistics import holm, over_seeds
+
+HERE = Path(__file__).parent
+LAST = 10  # tokens of a CoT
+
+
+def read() -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[float]]]:
+    """Per arm in the order of the file, of each seed: test accuracy, mean validation on the way, minutes."""
+    tests: dict[str, list[float]] = defaultdict(list)
+    stages: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    minutes: dict[str, list[float]] = defaultdict(list)
+    with (HERE / "results.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "test":
+                tests[row["run"]].append(float(row["accuracy"]))
+                minutes[row["run"]].append(float(row["seconds"]) / 60)
+            elif 0 < int(row["removed_tokens"]) < LAST:
+                stages[row["run"]][row["seed"]].append(float(row["accuracy"]))
+    return tests, {arm: [fmean(one) for one in seeds.values()] for arm, seeds in stages.items()}, minutes
+
+
+def against(base: list[float], arms: dict[str, list[float]]) -> dict[str, float]:
+    """Holm's p of each arm against the base."""
+    p = [float(ttest_ind(base, values, equal_var=False).pvalue) for values in arms.values()]
+    return dict(zip(arms, holm(p), strict=True))
+
+
+def main() -> None:
+    tests, way, minutes = read()
+    p_test = against(
+        tests["stepwise"], {arm: values for arm, values in tests.items() if arm in way and arm != "stepwise"}
+    )
+    p_way = against(way["stepwise"], {arm: values for arm, values in way.items() if arm != "stepwise"})
+    print(
+        "| arm | test accuracy, seeds 0, 1, 2 | mean [95% interval] | p | mean on the way, seeds 0, 1, 2 | p | minutes |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for arm, values in tests.items():
+        low, high, how = over_seeds(values, 1000)
+        on_the_way = ", ".join(f"{one:.1%}" for one in way.get(arm, [])) or "–"
+        cells = (
+            arm, ", ".join(f"{one:.1%}" for one in values), f"{fmean(values):.1%} [{low:.1%}, {high:.1%}] {how}",
+            f"{p_test[arm]:.2g}" if arm in p_test else "–", on_the_way, f"{p_way[arm]:.2g}" if arm in p_way else "–",
+            f"{min(minutes[arm]):.0f} – {max(minutes[arm]):.0f}",
+        )  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ def main(experiment: Path, runs: list[str]) -> None:
     """Write results.csv from the runs, and the figure from results.csv if every run can have a colour of its own."""
     experiment.mkdir(parents=True, exist_ok=True)
     with (experiment / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for run in runs:
             name, _, folder = run.rpartition("=")

@@ -47,6 +47,7 @@ class Guard(Callback):
         self.low = 0  # successive validations far below it
         self.removed: int | None = None  # units at the last validation
         self.good = False
+        self.collapsed_at: int | None = None  # CoT tokens gone when accuracy had collapsed for the first time
 
     @property
     def acts(self) -> bool:
@@ -77,6 +78,8 @@ class Guard(Callback):
         self.good = accuracy >= self.cfg.good * self.best
         if self.low != self.cfg.patience and not (self.collapsed and self.acts):
             return
+        if self.collapsed_at is None:
+            self.collapsed_at = pl_module.removed_tokens
         message = (
             f"answer accuracy has collapsed: {accuracy:.1%} at step {step} with {pl_module.removed_tokens} tokens removed, "
             f"{self.best:.1%} at its best"
@@ -86,10 +89,11 @@ class Guard(Callback):
         log.warning("%s; guard=halve would go back and remove more slowly", message)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "low": self.low, "removed": self.removed}
+        return {key: getattr(self, key) for key in ("best", "low", "removed", "collapsed_at")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
+        self.collapsed_at = state_dict.get("collapsed_at")  # came later
 
 
 class Fitted(NamedTuple):
@@ -99,6 +103,7 @@ class Fitted(NamedTuple):
         trainer, module: of the last attempt.
         steps: optimizer steps that led to the last checkpoint, without those given up.
         collapsed: accuracy was down at the end, or training was given up.
+        collapsed_at: CoT tokens gone when it had collapsed for the first time, of what was not given up.
     """
 
     trainer: L.Trainer
@@ -107,6 +112,7 @@ class Fitted(NamedTuple):
     seconds: float
     collapsed: bool
     rollbacks: list[Rollback]
+    collapsed_at: int | None = None
 
 
 def fit(
@@ -149,7 +155,8 @@ def fit(
                 raise SIGTERMException from None
             continue
         guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]
-        return Fitted(trainer, module, trainer.global_step, module.seconds, guard.collapsed, module.rollbacks)
+        steps, seconds = trainer.global_step, module.seconds
+        return Fitted(trainer, module, steps, seconds, guard.collapsed, module.rollbacks, guard.collapsed_at)
 
 
 def go_back(

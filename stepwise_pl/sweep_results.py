@@ -36,6 +36,7 @@ class Result:
     examples_per_token: float | None
     seconds: float
     collapsed: bool
+    collapsed_at: int | None  # CoT tokens gone when it had collapsed for the first time
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Cell:
             "finished": len(self.results),
             "failed": sum(job.outcome == FAILED for job in self.jobs),
             "collapsed": sum(one.collapsed for one in self.results),
+            "collapsed_at": [one.collapsed_at for one in self.results],
             "test_accuracy": self.accuracy,
             "interval_low": interval[0],
             "interval_high": interval[1],
@@ -100,6 +102,7 @@ def read_result(run: Path) -> Result:
     return Result(
         summary["test_accuracy"], summary["test_examples"], summary["removed_tokens"], removed_at(stages, ACCURACY),
         derived["max_cot_tokens"], derived["examples_per_token"], summary["seconds"], summary["collapsed"],
+        summary.get("collapsed_at"),
     )  # fmt: skip
 
 
@@ -160,7 +163,8 @@ def cell_lines(cells: Sequence[Cell]) -> list[str]:
 def _shown(cell: Cell) -> list[str]:
     row, results = cell.row(), cell.results
     runs = f"{row['finished']} of {row['runs']}"
-    counts = [str(row["collapsed"]), str(row["failed"])]
+    on_the_way = sum(one.collapsed_at is not None for one in results)
+    counts = [f"{row['collapsed']} ({on_the_way})", str(row["failed"])]
     if not results:
         return [runs, *["-"] * 6, *counts]
     per_token = row["examples_per_token"]
@@ -185,7 +189,8 @@ def _span(counts: Sequence[int | None]) -> str:
 
 LEGEND = (
     "95% interval: t = Student's over seeds, W = Wilson's for one seed, or where all agree. removed: CoT tokens gone\n"
-    "in the tested checkpoint; at 95%: the most removed tokens whose last validation was at least 95% right."
+    "in the tested checkpoint; at 95%: the most removed tokens whose last validation was at least 95% right. collapsed: at\n"
+    "the end, and in brackets on the way or at the end (below a quarter of the best for a while; see guard)."
 )
 
 

@@ -94,6 +94,7 @@ def summarise(
         **tested,
         **on_validation(run_dir / "metrics.csv"),
         "collapsed": fitted.collapsed,
+        "collapsed_at": fitted.collapsed_at,
         "rollbacks": fitted.rollbacks,
         "steps": fitted.steps,
         "examples_seen": fitted.steps * config.data.batch_size,
@@ -221,6 +222,8 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
     ]
     if summary["collapsed"]:
         guard.append("accuracy has collapsed; a slower schedule (schedule.delta) or guard=halve may prevent it")
+    elif summary["collapsed_at"] is not None:
+        guard.append(f"accuracy had collapsed with {summary['collapsed_at']} tokens removed, and came back")
     guard = [f"{'' if i else 'guard':16}{line}\n" for i, line in enumerate(guard)]
     judged = summary["expected"]
     expected = "".join(f"{line}\n" for line in told(judged)) if judged else ""

@@ -12,7 +12,7 @@ from scipy import stats
 from stepwise_pl.config import ASIDE, same_but_seed
 from stepwise_pl.reporting.figures import means
 from stepwise_pl.reporting.history import History, cells_of
-from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers
+from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
 from stepwise_pl.results import Stage
 
 CONFIGS = st.lists(
@@ -92,6 +92,15 @@ def test_a_run_that_goes_on_is_in_no_mean() -> None:
         assert means([ended[0], going_on]) is None
         assert row([ended[0], going_on])["95% interval"].endswith("Wilson")
         assert row([going_on, going_on])["test accuracy, mean"] == "–"
+
+
+def test_a_collapse_that_came_back_is_told() -> None:
+    runs = [
+        run(f"a/seed{i}", i, found, collapsed_at=at, collapsed=end)
+        for i, (found, at, end) in enumerate(zip(SEEDS, (None, 4, 5), (False, False, True), strict=True))
+    ]
+    assert row(runs)["collapsed"] == "1 of 3, 1 came back"
+    assert [outcome(one) for one in runs] == ["ended", "ended, collapsed at 4 removed and came back", "collapsed"]
 
 
 def test_a_run_made_twice_is_no_second_seed() -> None:

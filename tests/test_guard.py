@@ -165,12 +165,28 @@ def test_a_run_that_collapsed_under_warn_can_be_gone_back_from(tmp_path: Path) -
     out = start(folder, options=(FIRST_ATTEMPT,))
     assert out.returncode == 0
     assert (summary(folder)["collapsed"], summary(folder)["rollbacks"]) == (True, [])
+    assert summary(folder)["collapsed_at"] is not None
     assert "answer accuracy has collapsed" in out.stderr and "guard=halve" in out.stderr + out.stdout
     out = start(folder, "resume=true", "guard=halve", "trainer.max_epochs=6", options=(FIRST_ATTEMPT,))
     assert out.returncode == 0, out.stderr[-2000:]
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["at_step"], rollback["to_step"]) == (100, 20)
     assert (summary(folder)["collapsed"], summary(folder)["steps"]) == (False, 120)
+    assert summary(folder)["collapsed_at"] is None  # of what was given up
+
+
+def test_a_collapse_that_comes_back_is_told(tmp_path: Path) -> None:
+    """Under `warn`, down at steps 40 and 60; also if the run is stopped in between."""
+    down = "--accuracy=0.0 if 40 <= step <= 60 else 0.9"
+    out = start(tmp_path / "run", options=(down,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["val/loss"]}
+    found = summary(tmp_path / "run")
+    assert (found["collapsed"], found["collapsed_at"]) == (False, int(rows["60"]["schedule/removed_tokens"]))
+    assert f"accuracy had collapsed with {found['collapsed_at']} tokens removed, and came back" in out.stdout
+    assert start(tmp_path / "killed", end="after the step,50,SIGKILL", options=(down,)).returncode == -9
+    assert start(tmp_path / "killed", "resume=true", options=(down,)).returncode == 0
+    assert_the_same(tmp_path / "run", tmp_path / "killed")
 
 
 def test_where_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def assert_the_same(one: Path, other: Path) -> None:
     assert metrics(one) == metrics(other)
     assert (one / "stages.jsonl").read_text() == (other / "stages.jsonl").read_text()
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
-    for key in ("test_accuracy", "removed_tokens", "steps", "checkpoint", "rollbacks", "collapsed"):
+    for key in ("test_accuracy", "removed_tokens", "steps", "checkpoint", "rollbacks", "collapsed", "collapsed_at"):
         assert summaries[0][key] == summaries[1][key]
 
 

@@ -376,6 +376,7 @@ def write_run(run: Path, accuracy: float, collapsed: bool, stages: list[tuple[in
     (run / "config.yaml").write_text("derived:\n  max_cot_tokens: 6\n  examples_per_token: 640.0\n")
     (run / "summary.json").write_text(json.dumps({
         "test_accuracy": accuracy, "test_examples": 40, "removed_tokens": removed, "collapsed": collapsed, "seconds": 2.0 + removed,
+        "collapsed_at": removed if collapsed else None,
     }))  # fmt: skip
     with (run / "metrics.csv").open("w") as file:
         file.write("step,attempt,schedule/removed_tokens,val/answer_accuracy,val/examples\n")
@@ -415,6 +416,7 @@ def test_the_table_is_what_the_run_folders_say(
         assert (int(row["runs"]), int(row["finished"])) == (len(runs), len(done))
         assert int(row["failed"]) == sum(run[3] == "X" for run in runs)
         assert int(row["collapsed"]) == sum(run[1] for run in done)
+        assert [at != "none" for at in row["collapsed_at"].split()] == [run[1] for run in done]
         if not done:
             assert row["test_accuracy"] == row["interval"] == row["seconds"] == ""
             continue

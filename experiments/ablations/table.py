@@ -3,7 +3,8 @@
     python experiments/ablations/table.py
 
 `on the way` is the mean of the last validations at 1 to 9 removed tokens. p: Welch's t test of an arm against `stepwise`,
-over seeds, two-sided, corrected by Holm for the arms compared.
+over seeds, two-sided, corrected by Holm for the arms compared. `collapsed`: seeds in which accuracy was, at two ends of a
+stage one after the other, surely below a quarter of the best before, the guard's rule (`stepwise_pl.guard`).
 """
 
 import csv
@@ -13,14 +14,27 @@ from statistics import fmean
 
 from scipy.stats import ttest_ind
 
-from stepwise_pl.statistics import holm, over_seeds
+from stepwise_pl.config import GuardConfig
+from stepwise_pl.statistics import holm, over_seeds, wilson
 
 HERE = Path(__file__).parent
 LAST = 10  # tokens of a CoT
 
 
-def read() -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[float]]]:
-    """Per arm in the order of the file, of each seed: test accuracy, mean validation on the way, minutes."""
+def collapsed(accuracies: list[float], examples: int) -> bool:
+    """By the guard's rule, on the ends of the stages."""
+    rule = GuardConfig()
+    low, best = 0, 0.0
+    for accuracy in accuracies:
+        best = max(best, accuracy)
+        low = low + 1 if wilson(accuracy, examples)[1] < rule.collapsed * best else 0
+        if low == rule.patience:
+            return True
+    return False
+
+
+def read() -> tuple[dict[str, list[float]], dict[str, dict[str, list[float]]], dict[str, list[float]]]:
+    """Per arm in the order of the file, of each seed: test accuracy, validations with 0 to 9 tokens gone, minutes."""
     tests: dict[str, list[float]] = defaultdict(list)
     stages: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     minutes: dict[str, list[float]] = defaultdict(list)
@@ -29,9 +43,9 @@ def read() -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, li
             if row["split"] == "test":
                 tests[row["run"]].append(float(row["accuracy"]))
                 minutes[row["run"]].append(float(row["seconds"]) / 60)
-            elif 0 < int(row["removed_tokens"]) < LAST:
+            elif int(row["removed_tokens"]) < LAST:
                 stages[row["run"]][row["seed"]].append(float(row["accuracy"]))
-    return tests, {arm: [fmean(one) for one in seeds.values()] for arm, seeds in stages.items()}, minutes
+    return tests, {arm: seeds for arm, seeds in stages.items() if arm != "explicit_cot"}, minutes
 
 
 def against(base: list[float], arms: dict[str, list[float]]) -> dict[str, float]:
@@ -41,21 +55,23 @@ def against(base: list[float], arms: dict[str, list[float]]) -> dict[str, float]
 
 
 def main() -> None:
-    tests, way, minutes = read()
+    tests, stages, minutes = read()
+    way = {arm: [fmean(one[1:]) for one in seeds.values()] for arm, seeds in stages.items()}
     p_test = against(
         tests["stepwise"], {arm: values for arm, values in tests.items() if arm in way and arm != "stepwise"}
     )
     p_way = against(way["stepwise"], {arm: values for arm, values in way.items() if arm != "stepwise"})
     print(
-        "| arm | test accuracy, seeds 0, 1, 2 | mean [95% interval] | p | mean on the way, seeds 0, 1, 2 | p | minutes |"
+        "| arm | test accuracy, seeds 0, 1, 2 | mean [95% interval] | p | mean on the way, seeds 0, 1, 2 | p | collapsed | minutes |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for arm, values in tests.items():
         low, high, how = over_seeds(values, 1000)
         on_the_way = ", ".join(f"{one:.1%}" for one in way.get(arm, [])) or "–"
         cells = (
             arm, ", ".join(f"{one:.1%}" for one in values), f"{fmean(values):.1%} [{low:.1%}, {high:.1%}] {how}",
             f"{p_test[arm]:.2g}" if arm in p_test else "–", on_the_way, f"{p_way[arm]:.2g}" if arm in p_way else "–",
+            f"{sum(collapsed(one, 500) for one in stages[arm].values())} of {len(values)}" if arm in stages else "–",
             f"{min(minutes[arm]):.0f} – {max(minutes[arm]):.0f}",
         )  # fmt: skip
         print(f"| {' | '.join(cells)} |")

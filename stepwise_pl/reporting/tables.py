@@ -51,6 +51,7 @@ def mean_numbers(cell: Cell) -> list[str]:
         return [cell.label, *[NONE] * 4, count, NONE, schedule_of(cell.runs[0]), NONE]
     accuracies = [float(run.summary["test_accuracy"]) for run in ended]
     low, high, how = over_seeds(accuracies, int(ended[0].summary["test_examples"]))
+    came_back = sum(has_come_back(run) for run in ended)
     return [
         cell.label,
         f"{fmean(accuracies):.1%}",
@@ -60,7 +61,7 @@ def mean_numbers(cell: Cell) -> list[str]:
         count,
         ", ".join(dict.fromkeys(map(removed_of, ended))),
         schedule_of(cell.runs[0]),
-        f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}",
+        f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}{f', {came_back} came back' if came_back else ''}",
     ]
 
 
@@ -130,11 +131,18 @@ def examples_per_token(run: History) -> str:
     return f"{last['step'] * run.config['data.batch_size'] / last[key]:,.0f} (measured)"
 
 
+def has_come_back(run: History) -> bool:
+    """Whether accuracy had collapsed on the way, but not at the end."""
+    return run.summary.get("collapsed_at") is not None and not run.summary.get("collapsed")
+
+
 def outcome(run: History) -> str:
     """How it ended."""
     if not run.summary:
         return "failed" if run.error else "not ended"
     said = "collapsed" if run.summary.get("collapsed") else "ended"
+    if has_come_back(run):
+        said += f", collapsed at {run.summary['collapsed_at']} removed and came back"
     if run.rollbacks:
         said += f", {len(run.rollbacks)} rollback{'s' * (len(run.rollbacks) > 1)}"
     return said

@@ -57,6 +57,19 @@ GROUPS: dict[str, type] = {
 # Overrides that change neither what is learned nor how: they do not name a run.
 _UNNAMED = ("run_dir", "resume", "objective", "seed", "logger", "trainer", "experiment")
 _GROUPS_OF_NAME = ("task", "model", "schedule")
+# Hydra's, whose next argument is no folder.
+_FLAGS_WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+)
 _LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
@@ -81,6 +94,7 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     # Hydra's parser does not take overrides on both sides of a flag.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     register_schemas()
+    sys.argv[1:] = positional(sys.argv[1:], TOP[f"_{config_name}"])
 
     def job(cfg: DictConfig) -> Any:
         # What is logged is for the person at the keyboard. Hydra has silenced it until here.
@@ -136,21 +150,23 @@ def positional(arguments: Sequence[str], schema: type) -> list[str]:
     A folder's name may hold an equals sign, as those of sweeps do.
     """
     keys = {field.name for field in dataclasses.fields(schema)}
-    key = next(name for name in ("runs", "run", "sweep") if name in keys)
+    key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
     folders = [
         argument
-        for argument in arguments
+        for before, argument in zip(["", *arguments], arguments, strict=False)
         if not argument.startswith(("-", "hydra", "+", "~")) and argument.partition("=")[0] not in keys
-        if "=" not in argument or Path(argument).is_dir()
+        if before not in _FLAGS_WITH_VALUE
+        if "=" not in argument or Path(argument).is_dir() or keys == {key}
     ]
-    rest = [argument for argument in arguments if argument not in folders]
-    if not folders:
-        return rest
-    if key == "runs":
-        return [f"runs=[{','.join(map(quoted, folders))}]", *rest]
-    if len(folders) > 1:
-        raise SystemExit(fail(f"{' and '.join(folders)}: one folder at a time"))
-    return [f"{key}={quoted(folders[0])}", *rest]
+    if key is None or not folders:
+        return list(arguments)
+    given = [argument for argument in arguments if argument.startswith(f"{key}=")]
+    if given or (key != "runs" and len(folders) > 1):
+        raise SystemExit(
+            fail(f"{' and '.join([*folders, *given])}: give {'all in one way' if key == 'runs' else 'one folder'}")
+        )
+    value = f"[{','.join(map(quoted, folders))}]" if key == "runs" else quoted(folders[0])
+    return [f"{key}={value}", *(argument for argument in arguments if argument not in folders)]
 
 
 def in_sweep() -> bool:

@@ -1,7 +1,6 @@
 """`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -247,5 +246,4 @@ def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.positional(sys.argv[1:], CompareConfig)
     cli.entry_point("compare", compare)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -261,5 +260,4 @@ def suite_lines(predictions: list[Prediction], asked: dict[str, Any]) -> list[st
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.positional(sys.argv[1:], EvaluateConfig)
     cli.entry_point("evaluate", evaluate)

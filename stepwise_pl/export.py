@@ -1,6 +1,5 @@
 """`python -m stepwise_pl.export run=<folder>`: a standard Hugging Face folder."""
 
-import sys
 from pathlib import Path
 
 from stepwise_pl import cli
@@ -103,5 +102,4 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.positional(sys.argv[1:], ExportConfig)
     cli.entry_point("export", export)

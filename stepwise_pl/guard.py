@@ -76,10 +76,10 @@ class Guard(Callback):
         if settled or not self.acts:
             self.low = self.low + 1 if low else 0
         self.good = accuracy >= self.cfg.good * self.best
+        if self.collapsed and self.collapsed_at is None:
+            self.collapsed_at = pl_module.removed_tokens
         if self.low != self.cfg.patience and not (self.collapsed and self.acts):
             return
-        if self.collapsed_at is None:
-            self.collapsed_at = pl_module.removed_tokens
         message = (
             f"answer accuracy has collapsed: {accuracy:.1%} at step {step} with {pl_module.removed_tokens} tokens removed, "
             f"{self.best:.1%} at its best"

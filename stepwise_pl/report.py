@@ -1,7 +1,6 @@
 """`python -m stepwise_pl.report <run or sweep folder> ...`: one HTML page about runs, for reading in any browser."""
 
 import logging
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -55,5 +54,4 @@ def report(config: ReportConfig) -> Path:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.positional(sys.argv[1:], ReportConfig)
     cli.entry_point("report", report)

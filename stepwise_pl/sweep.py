@@ -1,6 +1,5 @@
 """`python -m stepwise_pl.sweep <sweep folder>`: table and figures of a sweep, also while it goes on."""
 
-import sys
 from pathlib import Path
 
 from stepwise_pl import cli, multirun
@@ -19,5 +18,4 @@ def sweep(config: SweepConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.positional(sys.argv[1:], SweepConfig)
     cli.entry_point("sweep", sweep)

@@ -163,8 +163,8 @@ def cell_lines(cells: Sequence[Cell]) -> list[str]:
 def _shown(cell: Cell) -> list[str]:
     row, results = cell.row(), cell.results
     runs = f"{row['finished']} of {row['runs']}"
-    on_the_way = sum(one.collapsed_at is not None for one in results)
-    counts = [f"{row['collapsed']} ({on_the_way})", str(row["failed"])]
+    at_some_time = sum(one.collapsed or one.collapsed_at is not None for one in results)
+    counts = [f"{row['collapsed']} ({at_some_time})", str(row["failed"])]
     if not results:
         return [runs, *["-"] * 6, *counts]
     per_token = row["examples_per_token"]
@@ -190,7 +190,7 @@ def _span(counts: Sequence[int | None]) -> str:
 LEGEND = (
     "95% interval: t = Student's over seeds, W = Wilson's for one seed, or where all agree. removed: CoT tokens gone\n"
     "in the tested checkpoint; at 95%: the most removed tokens whose last validation was at least 95% right. collapsed: at\n"
-    "the end, and in brackets on the way or at the end (below a quarter of the best for a while; see guard)."
+    "the end, and in brackets at some time (below a quarter of the best, as the guard sees it)."
 )
 
 

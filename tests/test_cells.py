@@ -99,7 +99,7 @@ def test_a_collapse_that_came_back_is_told() -> None:
         run(f"a/seed{i}", i, found, collapsed_at=at, collapsed=end)
         for i, (found, at, end) in enumerate(zip(SEEDS, (None, 4, 5), (False, False, True), strict=True))
     ]
-    assert row(runs)["collapsed"] == "1 of 3, 1 came back"
+    assert row(runs)["collapsed"] == "1 of 3 at the end, 1 more on the way"
     assert [outcome(one) for one in runs] == ["ended", "ended, collapsed at 4 removed and came back", "collapsed"]
 
 

@@ -237,8 +237,16 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     assert cli.positional(["missing"], CompareConfig) == ["runs=['missing']"]
     assert cli.positional(["it's", "split=test"], EvaluateConfig) == ["run='it\\'s'", "split=test"]
     assert cli.positional(["schedule.delta=1_2"], SweepConfig) == ["sweep='schedule.delta=1_2'"]
-    with pytest.raises(SystemExit):
-        cli.positional(["plain", "it's"], EvaluateConfig)
+    assert cli.positional(["not/there=1"], SweepConfig) == ["sweep='not/there=1'"]
+    assert cli.positional(["run=plain", "--cfg", "job"], EvaluateConfig) == ["run=plain", "--cfg", "job"]
+    assert cli.positional(["task=mult4x4", "plain"], Config) == ["task=mult4x4", "plain"]
+    for arguments, schema in (
+        (["plain", "it's"], EvaluateConfig),
+        (["plain", "run=x"], EvaluateConfig),
+        (["plain", "runs=[x]"], CompareConfig),
+    ):
+        with pytest.raises(SystemExit):
+            cli.positional(arguments, schema)
 
 
 def test_the_command(tmp_path) -> None:

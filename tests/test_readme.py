@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stepwise_pl import cli
-from stepwise_pl.commands import CompareConfig, EvaluateConfig, ExportConfig, ReportConfig, SweepConfig
+from stepwise_pl.commands import EvaluateConfig, ExportConfig
 from tests.conftest import OFFLINE, REPO, command
 from tests.test_config import composed
 
@@ -33,8 +33,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     if "--help" in arguments:
         return  # run in test_config
     monkeypatch.setattr("stepwise_pl.commands.require_run", lambda run, command: None)  # the run need not exist here
-    if entry in (positional := {"compare": CompareConfig, "report": ReportConfig, "sweep": SweepConfig}):
-        arguments = cli.positional(arguments, positional[entry])
+    arguments = cli.positional(arguments, cli.TOP[f"_{entry}"])
     if "-m" in arguments:
         arguments.remove("-m")
         axes = [re.split(r",", a.split("=", 1)[1]) for a in arguments]

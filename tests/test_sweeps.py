@@ -19,7 +19,7 @@ from scipy import stats
 from stepwise_pl import cli, sweep_folder
 from stepwise_pl.results import Stage, removed_at
 from stepwise_pl.sweep_folder import Job, Sweep
-from stepwise_pl.sweep_results import grid_of, ordered, refresh
+from stepwise_pl.sweep_results import cell_lines, grid_of, ordered, refresh
 from tests import forked
 from tests.conftest import OFFLINE, REPO, SMALL, command
 from tests.test_resume import assert_the_same, metrics, state
@@ -376,7 +376,7 @@ def write_run(run: Path, accuracy: float, collapsed: bool, stages: list[tuple[in
     (run / "config.yaml").write_text("derived:\n  max_cot_tokens: 6\n  examples_per_token: 640.0\n")
     (run / "summary.json").write_text(json.dumps({
         "test_accuracy": accuracy, "test_examples": 40, "removed_tokens": removed, "collapsed": collapsed, "seconds": 2.0 + removed,
-        "collapsed_at": removed if collapsed else None,
+        **({"collapsed_at": removed} if collapsed and removed else {}),  # came later
     }))  # fmt: skip
     with (run / "metrics.csv").open("w") as file:
         file.write("step,attempt,schedule/removed_tokens,val/answer_accuracy,val/examples\n")
@@ -408,15 +408,18 @@ def test_the_table_is_what_the_run_folders_say(
                 job.outcome, job.error = "failed", "no luck"
                 sweep_folder.write_job(folder, job)
     sweep_folder.write_sweep(Sweep(folder, "a", [], ["schedule.delta", "seed"], "1 on nowhere", len(jobs), jobs))
-    refresh(folder)
+    _, found = refresh(folder)
     written = rows(folder)
+    for line, runs in zip(cell_lines(found)[1:], cells, strict=True):
+        down = sum(run[1] for run in runs if run[3] == "F")  # at the end, and so at some time
+        assert f" {down} ({down}) " in line or not any(run[3] == "F" for run in runs)
     assert [row["schedule.delta"] for row in written] == [str(i) for i in range(1, len(cells) + 1)]
     for row, runs in zip(written, cells, strict=True):
         done = [run for run in runs if run[3] == "F"]
         assert (int(row["runs"]), int(row["finished"])) == (len(runs), len(done))
         assert int(row["failed"]) == sum(run[3] == "X" for run in runs)
         assert int(row["collapsed"]) == sum(run[1] for run in done)
-        assert [at != "none" for at in row["collapsed_at"].split()] == [run[1] for run in done]
+        assert [at != "none" for at in row["collapsed_at"].split()] == [run[1] and len(run[2]) > 2 for run in done]
         if not done:
             assert row["test_accuracy"] == row["interval"] == row["seconds"] == ""
             continue

@@ -3,7 +3,7 @@
     python experiments/ablations/table.py
 
 `on the way` is the mean of the last validations at 1 to 9 removed tokens. p: Welch's t test of an arm against `stepwise`,
-over seeds, two-sided, corrected by Holm for the arms compared. `collapsed`: seeds in which accuracy was, at two ends of a
+over seeds, two-sided, corrected by Holm for the arms compared. `collapsed on the way`: seeds in which accuracy was, at two ends of a
 stage one after the other, surely below a quarter of the best before, the guard's rule (`stepwise_pl.guard`).
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
     )
     p_way = against(way["stepwise"], {arm: values for arm, values in way.items() if arm != "stepwise"})
     print(
-        "| arm | test accuracy, seeds 0, 1, 2 | mean [95% interval] | p | mean on the way, seeds 0, 1, 2 | p | collapsed | minutes |"
+        "| arm | test accuracy, seeds 0, 1, 2 | mean [95% interval] | p | mean on the way, seeds 0, 1, 2 | p | collapsed on the way | minutes |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for arm, values in tests.items():

@@ -160,14 +160,16 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
         cell for cell in cells
         if all(run.summary.get("removed_tokens") == run.max_cot_tokens for run in cell.ended)
     ]  # fmt: skip
-    for name, those in (
-        ("best without CoT", without),
-        ("best with CoT", [cell for cell in cells if cell not in without]),
-    ):
+    with_some = [
+        cell for cell in cells
+        if all(run.summary.get("removed_tokens") != run.max_cot_tokens for run in cell.ended)
+    ]  # fmt: skip
+    for name, those in (("best without CoT", without), ("best with CoT", with_some)):
         if those:
             best = max(those, key=tables.mean_accuracy)
             row = dict(zip(tables.CELL_HEAD, tables.mean_numbers(best), strict=True))
-            seeds = f"mean of {len(best.ended)} seeds" if len(best.ended) > 1 else f"seed {row['seeds']}"
+            what = "seeds" if best.distinct_seeds else "runs"
+            seeds = f"mean of {len(best.ended)} {what}" if len(best.ended) > 1 else f"seed {row['seeds']}"
             out.append(
                 tile(f"{name}, test", row["test accuracy, mean"], f"{row['95% interval']}, {seeds}, {best.label}")
             )

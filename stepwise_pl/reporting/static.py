@@ -63,10 +63,10 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
 
 
 def _aside(panel: Panel) -> dict[int | None, float]:
-    """How far each cell is moved along x, so that intervals at the same count stand side by side."""
+    """How far each cell is moved along x, so that intervals at the same count stand side by side: together at most half a count."""
     cells = list(dict.fromkeys(series.cell for series in panel.series))
     x = [value for series in panel.series for value in series.x]
-    step = 0.004 * (max(x) - min(x))
+    step = min(0.004 * (max(x) - min(x)), 0.5 / len(cells))
     return {cell: step * (place - (len(cells) - 1) / 2) for place, cell in enumerate(cells)}
 
 

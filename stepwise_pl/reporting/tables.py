@@ -61,7 +61,7 @@ def mean_numbers(cell: Cell) -> list[str]:
         count,
         ", ".join(dict.fromkeys(map(removed_of, ended))),
         schedule_of(cell.runs[0]),
-        f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}{f', {came_back} came back' if came_back else ''}",
+        f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}{f' at the end, {came_back} more on the way' if came_back else ''}",
     ]
 
 

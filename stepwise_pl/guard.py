@@ -151,7 +151,7 @@ def fit(
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
         except Collapse as collapse:
             go_back(collapse, trainer, module, checkpoints, cfg)
-            if trainer.received_sigterm:
+            if trainer.received_sigterm or (trainer.world_size == 1 and module.stop_asked):
                 raise SIGTERMException from None
             continue
         guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]

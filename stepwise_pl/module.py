@@ -95,7 +95,7 @@ class StepwiseModule(L.LightningModule):
         self._step_sums: TokenSums | None = None
         self._step_counts: Tensor | None = None  # `level_counts`, for a closed-loop schedule
         self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
-        self._stop_asked = False  # of this process, where there are several
+        self.stop_asked = False  # of this process
 
     @property
     def data(self) -> CoTDataModule:
@@ -218,15 +218,20 @@ class StepwiseModule(L.LightningModule):
         return sums.loss / len(batch)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stop_asked = True
+        self.stop_asked = True
 
     def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:
-        """Several processes stop after the same step, once one of them is asked to; callbacks are through with it by now."""
+        """Stop after a whole step, several processes after the same, once one is asked to; callbacks are through with it by now."""
         trainer = self.trainer
         step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if trainer.world_size == 1 or not step_ends or trainer.val_check_batch == batch_idx + 1:
+        if trainer.world_size == 1:
+            # Lightning would stop after a micro-batch as well, with a step half done, which cannot be saved.
+            self.stop_asked |= trainer.received_sigterm
+            trainer._signal_connector.received_sigterm = self.stop_asked and step_ends
             return
-        if trainer.strategy.reduce_boolean_decision(self._stop_asked, all=False):
+        if not step_ends or trainer.val_check_batch == batch_idx + 1:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.stop_asked, all=False):
             raise SIGTERMException
 
     def _gradient_shares(self) -> int:

@@ -247,6 +247,15 @@ def test_names_from_the_configuration_stay_inside_the_outputs(tmp_path: Path) ->
     assert {path.name for path in outside.iterdir()} == {"outputs"}
 
 
+@pytest.mark.parametrize("moment", ["before the step", "between micro-batches", "after the step"])
+def test_a_stop_waits_for_the_end_of_the_step_and_keeps_it(tmp_path: Path, moment: str) -> None:
+    """Also one that comes in the first of its micro-batches."""
+    folder = tmp_path / "run"
+    assert start(folder, end=f"{moment},33,SIGTERM").returncode == 143
+    done = {"after the step": 33}.get(moment, 34)
+    assert (state(folder)["global_step"], int(metrics(folder)[-1]["step"])) == (done, done)
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -57,19 +58,6 @@ GROUPS: dict[str, type] = {
 # Overrides that change neither what is learned nor how: they do not name a run.
 _UNNAMED = ("run_dir", "resume", "objective", "seed", "logger", "trainer", "experiment")
 _GROUPS_OF_NAME = ("task", "model", "schedule")
-# Hydra's, whose next argument is no folder.
-_FLAGS_WITH_VALUE = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-dir",
-    "-cd",
-    "--config-name",
-    "-cn",
-    "--config-path",
-    "-cp",
-)
 _LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
@@ -151,14 +139,15 @@ def positional(arguments: Sequence[str], schema: type) -> list[str]:
     """
     keys = {field.name for field in dataclasses.fields(schema)}
     key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
+    if key is None:
+        return list(arguments)
     folders = [
         argument
-        for before, argument in zip(["", *arguments], arguments, strict=False)
-        if not argument.startswith(("-", "hydra", "+", "~")) and argument.partition("=")[0] not in keys
-        if before not in _FLAGS_WITH_VALUE
+        for argument in get_args_parser().parse_args(arguments).overrides  # without flags and their values
+        if not argument.startswith(("hydra", "+", "~")) and argument.partition("=")[0] not in keys
         if "=" not in argument or Path(argument).is_dir() or keys == {key}
     ]
-    if key is None or not folders:
+    if not folders:
         return list(arguments)
     given = [argument for argument in arguments if argument.startswith(f"{key}=")]
     if given or (key != "runs" and len(folders) > 1):

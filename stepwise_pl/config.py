@@ -388,7 +388,7 @@ def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def same_but_seed(configs: Iterable[Mapping[str, Any]], aside: tuple[str, ...] = ASIDE) -> list[list[int]]:
-    """The places of runs that differ in nothing but the seed, and in what matters no more; in the order of their first.
+    """Runs that differ in nothing that matters but the seed, as lists of their places, in the order of the first of each.
 
     Args:
         configs: with dotted keys; an empty one, of a run that lost its own, is like no other.

@@ -226,8 +226,10 @@ class StepwiseModule(L.LightningModule):
         step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if trainer.world_size == 1:
             # Lightning would stop after a micro-batch as well, with a step half done, which cannot be saved.
-            self.stop_asked |= trainer.received_sigterm
-            trainer._signal_connector.received_sigterm = self.stop_asked and step_ends
+            if trainer.received_sigterm:
+                self.stop_asked = True
+            if self.stop_asked:  # otherwise a signal that comes right now would be taken back
+                trainer._signal_connector.received_sigterm = step_ends
             return
         if not step_ends or trainer.val_check_batch == batch_idx + 1:
             return

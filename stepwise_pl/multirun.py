@@ -109,10 +109,10 @@ def begin(config: DictConfig) -> None:
     here.elsewhere = not config.hydra.launcher._target_.endswith(".BasicLauncher")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    states = {outcome: sum(job.outcome == outcome for job in jobs) for outcome in folders.OUTCOMES}
-    new = f", {count} to begin" if (count := len(jobs) - states[FINISHED] - states[STOPPED]) else ""
-    done = f": {states[FINISHED]} finished already, {states[STOPPED]} to go on with{new}" if resume and jobs else ""
-    cli.say(f"sweep of {total or 'so many'} jobs in {folder}{done}")
+    done, begun = (sum(job.outcome == outcome for job in jobs) for outcome in (FINISHED, STOPPED))
+    new = f", {len(jobs) - done - begun} to begin" if done + begun < len(jobs) else ""
+    states = f": {done} finished already, {begun} to go on with{new}" if resume and jobs else ""
+    cli.say(f"sweep of {total or 'so many'} jobs in {folder}{states}")
 
 
 def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:

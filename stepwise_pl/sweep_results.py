@@ -81,7 +81,7 @@ class Cell:
             "test_accuracy": self.accuracy,
             "interval_low": interval[0],
             "interval_high": interval[1],
-            "interval": {"t": "t over seeds"}.get(str(interval[2]), interval[2]),
+            "interval": "t over seeds" if interval[2] == "t" else interval[2],
             "test_examples": self.results[0].test_examples if self.results else None,
             "test_accuracies": [one.test_accuracy for one in self.results],
             "removed_tokens": [one.removed_tokens for one in self.results],

@@ -187,11 +187,11 @@ def means(runs: Sequence[History]) -> Chart | None:
             accuracies = [stage.accuracy for stage in found]
             x.append(removed)
             mean.append(fmean(accuracies))
-            *interval, how = over_seeds(accuracies, found[0].examples)
-            low.append(interval[0])
-            high.append(interval[1])
+            below, above, how = over_seeds(accuracies, found[0].examples)
+            low.append(below)
+            high.append(above)
             hover.append(
-                f"{cell.label}\n{removed} CoT tokens removed\nmean {percent(mean[-1])}, {how} {percents((low[-1], high[-1]))}\n"
+                f"{cell.label}\n{removed} CoT tokens removed\nmean {percent(mean[-1])}, {how} {percents((below, above))}\n"
                 f"{seeds}: {', '.join(map(percent, accuracies))}"
             )
         if not x:
@@ -200,9 +200,7 @@ def means(runs: Sequence[History]) -> Chart | None:
         series.append(
             Series(x, mean, cell.places, cell.number, cell.label, hover, low, high, line, "run", key=f"{cell.label} ({seeds})")
         )  # fmt: skip
-        told.append(
-            f"{cell.label}: {percent(mean[0])} with {x[0]} tokens removed, {percent(mean[-1])} with {x[-1]}"
-        )  # fmt: skip
+        told.append(f"{cell.label}: {percent(mean[0])} with {x[0]} tokens removed, {percent(mean[-1])} with {x[-1]}")
     if not several:
         return None
     return Chart(

@@ -73,8 +73,8 @@ def render(
     # Whatever comes from a run is text: autoescape turns all of it into text for HTML.
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
-    labels = [cell.label for cell in cells_of(runs)]
-    figure = partial(_figure, labels=labels)
+    cells = cells_of(runs)
+    figure = partial(_figure, labels=[cell.label for cell in cells])
     specs = {one.slug: spec(one) for one in drawn.all()}
     shown = [_shown(number, run) for number, run in enumerate(runs)]
     measured = {one.run for points in figures.speeds(runs).values() for one in points}
@@ -82,11 +82,11 @@ def render(
     said = [name for name in tables.SAID_ABOVE if len({one["texts"][tables.HEAD.index(name)] for one in shown}) == 1]
     columns = [place for place, name in enumerate(tables.HEAD) if name not in said]
     head = [tables.HEAD[place] for place in columns]
-    of_several = [cell for cell in cells_of(runs) if len(cell.runs) > 1]
+    several = any(len(cell.runs) > 1 for cell in cells)
     context: dict[str, Any] = {
         "title": title, "lead": lead, "tiles": tiles(runs), "head": head, "columns": columns, "wide": WIDE, "runs": shown,
         "notes": [*notes, *_noted(runs)],
-        "cell_head": tables.CELL_HEAD, "cells": [_shown_cell(cell) for cell in cells_of(runs)] if of_several else [],
+        "cell_head": tables.CELL_HEAD, "cells": list(map(_shown_cell, cells)) if several else [],
         "means": figure(drawn.means), "accuracy": figure(drawn.accuracy), "loss": figure(drawn.loss), "speed": list(map(figure, drawn.speed)),
         "sweeps": list(map(figure, drawn.sweeps)), "digits": list(map(figure, drawn.digits)),
         "examples": any(one["examples"] for one in shown),
@@ -156,14 +156,9 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
     out = [tile("runs", str(len(runs)), f"{len(ended)} ended")]
     # Means over seeds: the best seed alone would promise too much.
     cells = [cell for cell in cells_of(runs) if cell.ended]
-    without = [
-        cell for cell in cells
-        if all(run.summary.get("removed_tokens") == run.max_cot_tokens for run in cell.ended)
-    ]  # fmt: skip
-    with_some = [
-        cell for cell in cells
-        if all(run.summary.get("removed_tokens") != run.max_cot_tokens for run in cell.ended)
-    ]  # fmt: skip
+    gone = [[run.summary.get("removed_tokens") == run.max_cot_tokens for run in cell.ended] for cell in cells]
+    without = [cell for cell, each in zip(cells, gone, strict=True) if all(each)]
+    with_some = [cell for cell, each in zip(cells, gone, strict=True) if not any(each)]
     for name, those in (("best without CoT", without), ("best with CoT", with_some)):
         if those:
             best = max(those, key=tables.mean_accuracy)

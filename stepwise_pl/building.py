@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,7 +131,8 @@ def build_trainer(config: Config, run_dir: Path, describe: Callable[[], None] = 
         devices=cfg.devices,
         strategy=strategy(cfg),
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
-        plugins=[BFloat16Weights()] if cfg.precision == "bf16-true" else None,
+        # Lightning would otherwise take the variables of Slurm or MPI for its own, of an allocation's shell as well.
+        plugins=[LightningEnvironment(), *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
         max_epochs=cfg.max_epochs,
         max_steps=cfg.max_steps,
         accumulate_grad_batches=cfg.accumulate_grad_batches,

@@ -28,6 +28,7 @@ from stepwise_pl.config import CHANGEABLE, LoRAConfig, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
+from stepwise_pl.upgrade import upgraded
 
 log = logging.getLogger(__name__)
 
@@ -279,6 +280,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged, or not a checkpoint of weights only ({reason})") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: is not a checkpoint")
+    stepwise = state.get("stepwise")
+    if isinstance(stepwise, dict) and isinstance(stepwise.get("config"), dict):
+        stepwise["config"] = upgraded(stepwise["config"], path)
     return state
 
 

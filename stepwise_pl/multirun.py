@@ -31,7 +31,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from stepwise_pl import cli, registry, run_folder
+from stepwise_pl import cli, processes, registry, run_folder, signals
 from stepwise_pl import sweep_folder as folders
 from stepwise_pl.config import ASIDE, Config, flat
 from stepwise_pl.errors import UserError, first_line
@@ -79,8 +79,10 @@ def begin(config: DictConfig) -> None:
     """Plan the sweep: its folder, its jobs and their configurations; from here on signals end all of it.
 
     Raises:
-        UserError: a job's configuration is wrong, or the folder cannot be used.
+        UserError: a job's configuration is wrong, the folder cannot be used, or a launcher has started this process as
+            one of several.
     """
+    processes.require_first()
     arguments = list(config.hydra.overrides.task)
     parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     swept = swept_keys(config, parsed)
@@ -107,7 +109,7 @@ def begin(config: DictConfig) -> None:
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
     here.folder = folder
     here.elsewhere = not config.hydra.launcher._target_.endswith(".BasicLauncher")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in filter(signals.is_free, signals.STOPS):
         signal.signal(number, stop)
     done, begun = (sum(job.outcome == outcome for job in jobs) for outcome in (FINISHED, STOPPED))
     new = f", {len(jobs) - done - begun} to begin" if done + begun < len(jobs) else ""
@@ -255,9 +257,11 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
 
 def become_worker(sweep: Sweep) -> None:
     """Take signals as one of the processes that another one hands jobs to."""
-    # Ctrl-C goes to every process of a terminal; the first of them tells the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, leave)
+    # What a terminal sends goes to every process of it; the first of them tells the others.
+    for number in signals.TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
+    for number in filter(signals.is_free, signals.STOPS):
+        signal.signal(number, leave)
     first = os.getppid()
     if first == folders.process_here(sweep.process) and not any(one.name == "follow" for one in threading.enumerate()):
         threading.Thread(target=follow, args=(first, sweep.folder), name="follow", daemon=True).start()
@@ -341,7 +345,7 @@ def closing() -> Iterator[None]:
     """Around a command: if it was a sweep, end it with its table and figures.
 
     Raises:
-        SystemExit: of status 2 if a job failed, 130 or 143 if it was stopped.
+        SystemExit: of status 2 if a job failed, 128 and the signal's number if it was stopped.
     """
     try:
         yield

@@ -63,8 +63,15 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
+        # The groups say `fused`, by which `load_state_dict` puts AdamW's count of steps on the device of its parameter.
+        settings = {**settings, "fused": True}
         super().__init__(groups, settings)
-        self._adamw = torch.optim.AdamW([torch.nn.Parameter(torch.empty(0))], fused=True, **settings)
+        self._adamw = torch.optim.AdamW([torch.nn.Parameter(torch.empty(0))], **settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; one of a version whose groups did not say `fused` yet, too."""
+        groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

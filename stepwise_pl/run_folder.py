@@ -10,43 +10,50 @@ summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import platform
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from stepwise_pl import cli
+from stepwise_pl import cli, processes
 from stepwise_pl.config import CHANGEABLE, Config, flat
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import Task
+from stepwise_pl.upgrade import upgraded
 
-_RANK_ZERO_FOLDER = "STEPWISE_PL_RUN_DIR"
 _LOCKS: dict[Path, IO[str]] = {}
+_BEGUN: set[Path] = set()  # run folders in which this process has begun to train
+
+# Left in the folder from the first step on until there is a checkpoint: what was measured by then comes again.
+_NO_CHECKPOINT = ".no-checkpoint-yet"
+_MEASURED = ("metrics.csv", "stages.jsonl", "summary.json", "accuracy.png", "accuracy.svg")
 
 
-def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_sweep: bool = False) -> Path:
-    """The run's folder, made if need be.
+def choose_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_sweep: bool = False) -> Path:
+    """The run's folder, which need not be there yet.
 
     By default `outputs/<name>/seed<seed>`, with a number behind it if that one holds a run
-    already; with `resume` the newest of these. A folder without a checkpoint holds no run:
-    it is what a start leaves that failed early, and is used again; with `resume` the run
-    in it begins anew if its configuration is there, or if it is one of a sweep, which may
-    have been stopped before its turn. The further processes of a DDP run take the folder
-    of the first.
+    already, or what is left of one; with `resume` the newest of these. What a start leaves
+    that failed before it measured anything is used again; with `resume` the run in it
+    begins anew if its configuration is there, or if it is one of a sweep, which may have
+    been stopped before its turn. The further processes of a DDP run take the folder of the
+    first.
 
     Raises:
-        UserError: a named folder holds another run, there is nothing to resume, another
-            process is at work in it, or it cannot be written.
+        UserError: a named folder holds another run, or what is left of one; or there is nothing to resume.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return Path(os.environ[_RANK_ZERO_FOLDER])
+    if processes.is_further():
+        return processes.shared_folder()
     path = Path(run_dir) if run_dir else Path("outputs") / name / f"seed{seed}"
     if resume:
         path = path if run_dir else newest(path)
-        if not in_sweep and not holds_run(path) and not (path / "config.yaml").is_file():
+        if not (in_sweep or holds_run(path) or (path / "config.yaml").is_file() or measured(path)):
             if (path / "sweep.json").is_file():
                 raise UserError(
                     f"run_dir={path}: holds a sweep; give its command again, with --multirun and resume=true"
@@ -54,26 +61,162 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_swe
             raise UserError(
                 f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"
             )
-    elif holds_run(path):
+    elif holds_run(path) or measured(path):
         if run_dir:
-            raise UserError(
-                f"run_dir={path}: holds a run already; resume=true goes on with it, another run_dir starts anew"
-            )
+            raise _taken(path)
         newest_path = newest(path)
         number = int(newest_path.name.removeprefix(path.name).removeprefix("-") or 1)
         path = path.with_name(f"{path.name}-{number + 1}")
+    return path
+
+
+def _taken(path: Path) -> UserError:
+    """For a folder that is named for a new run."""
+    if holds_run(path):
+        what = "holds a run already; resume=true goes on with it, another run_dir starts anew"
+    elif (path / _NO_CHECKPOINT).is_file():
+        what = "holds a run that has no checkpoint yet; resume=true begins it anew, another run_dir leaves it as it is"
+    else:
+        what = f"holds {_listed(measured(path))} of a run without its last checkpoint; another run_dir leaves that as it is"
+    return UserError(f"run_dir={path}: {what}")
+
+
+def require_checkpoint_or_nothing(path: Path, in_sweep: bool = False) -> None:
+    """Raise `UserError` if a run that begins in the folder would write over what another has measured."""
+    found = measured(path)
+    if processes.is_further() or holds_run(path) or (path / _NO_CHECKPOINT).is_file() or not found:
+        return
+    good = path / "checkpoints" / "good.ckpt"
+    put_back = f"put it back (or copy {good.name} there, an earlier one)" if good.is_file() else "put it back"
+    otherwise = f"move {path} away, and this job begins anew" if in_sweep else "start another run with another run_dir"
+    raise UserError(
+        f"run_dir={path}: cannot go on: checkpoints/last.ckpt is not there, but {_listed(found)} of the run; "
+        f"{put_back}, or {otherwise}"
+    )
+
+
+def measured(path: Path) -> list[str]:
+    """What a run has left in the folder that only training brings back, by name.
+
+    A link to what is not there (a disk that is not mounted) counts as well.
+    """
+    folders = (*(path / "checkpoints").glob("*.ckpt"), *(path / "evaluations").glob("*"))
+    names = [name for name in _MEASURED if os.path.lexists(path / name)]
+    return [*names, *sorted(str(file.relative_to(path)) for file in folders)]
+
+
+def _listed(names: list[str]) -> str:
+    """At most three of the names, for messages."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
+@contextlib.contextmanager
+def at_work(path: Path) -> Iterator[None]:
+    """Make the folder and keep other processes out of it.
+
+    A start that fails before training has begun leaves it as it was. Nothing to do in a further process of the run.
+
+    Raises:
+        UserError: another process is at work in it, or it cannot be written.
+    """
+    if processes.is_further():
+        yield
+        return
+    new = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    there = set(path.rglob("*"))
+    make_folder(path)
+    lock(path)
+    _BEGUN.discard(path.absolute())
+    content = {file: file.read_bytes() for file in path.iterdir() if file in there and file.is_file()}
     try:
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        make_folder(path / "checkpoints")
+        _sweep_out(path)
+        processes.share_folder(path)
+        yield
+    except BaseException:
+        if not is_begun(path):
+            _put_back(path, there, content, new)
+        raise
+    finally:
+        unlock(path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for a run or a sweep.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    for above in (path, *path.parents):
+        if above.is_symlink() and not above.exists():
+            raise UserError(
+                f"run_dir={path}: {above} is a link to {above.readlink()}, which is not there; make that folder, or "
+                "choose another run_dir"
+            )
+        if above.exists() and not above.is_dir():
+            raise UserError(f"run_dir={path}: {above} is a file; choose another run_dir")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").write_text("")
         (path / ".writable").unlink()
     except OSError as error:
         raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
-    lock(path)
+
+
+def _sweep_out(path: Path) -> None:
+    """Remove what a killed process was still writing. Nobody else is at work in the folder."""
+    for file in (path / "checkpoints").glob("*.tmp"):
+        file.unlink(missing_ok=True)
+    for folder in path.glob("artifact-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_back(path: Path, there: set[Path], content: dict[Path, bytes], new: list[Path]) -> None:
+    """Remove what is not among `there`, give files their `content` again, and remove the folders that are `new`."""
+    with contextlib.suppress(OSError):
+        for made in sorted(set(path.rglob("*")) - there, reverse=True):  # what lies in a folder before the folder
+            if made.is_dir() and not made.is_symlink():
+                shutil.rmtree(made, ignore_errors=True)
+            else:
+                made.unlink(missing_ok=True)
+        for file, before in content.items():
+            if not file.is_file() or file.read_bytes() != before:
+                file.write_bytes(before)
+        for folder in new:
+            folder.rmdir()
+
+
+def begin_anew(path: Path) -> None:
+    """Remove what a run that never had a checkpoint has measured: it comes again."""
+    for name in (*_MEASURED, "wandb.json"):
+        (path / name).unlink(missing_ok=True)
+
+
+def training_begins(path: Path) -> None:
+    """Note that training begins, called by the first process: from here on the folder is not put back as it was."""
+    _BEGUN.add(path.absolute())
     if not holds_run(path):
-        for name in ("metrics.csv", "stages.jsonl", "wandb.json"):
-            (path / name).unlink(missing_ok=True)
-    os.environ[_RANK_ZERO_FOLDER] = str(path.absolute())
-    return path
+        (path / _NO_CHECKPOINT).write_text("")
+
+
+def checkpoint_written(path: Path) -> None:
+    """Note that there is a checkpoint: should it be lost, what was measured is not."""
+    (path / _NO_CHECKPOINT).unlink(missing_ok=True)
+
+
+def is_begun(path: Path) -> bool:
+    """Whether this process has begun to train in the folder."""
+    return path.absolute() in _BEGUN
+
+
+def how_to_go_on(path: Path) -> str:
+    """What a stopped run needs, for the person who stopped it."""
+    if holds_run(path):
+        return f"stopped; the same command with run_dir={path} resume=true goes on"
+    if (path / _NO_CHECKPOINT).is_file():
+        return f"stopped before the first checkpoint; the same command with run_dir={path} resume=true begins anew"
+    return "stopped before training began; the same command begins anew"
 
 
 def lock(path: Path) -> None:
@@ -111,9 +254,9 @@ def holds_run(path: Path) -> bool:
 
 
 def newest(base: Path) -> Path:
-    """Of `base`, `base`-2, `base`-3, ... the last that holds a run."""
+    """Of `base`, `base`-2, `base`-3, ... the last that holds a run, or what is left of one."""
     path, number = base, 2
-    while holds_run(following := base.with_name(f"{base.name}-{number}")):
+    while holds_run(following := base.with_name(f"{base.name}-{number}")) or measured(following):
         path = following
         number += 1
     return path
@@ -159,9 +302,13 @@ def saved_config(run_dir: Path) -> Config:
     Raises:
         UserError: it cannot be read, or holds what this version does not know.
     """
-    saved = cli.read_yaml(run_dir / "config.yaml")
+    path = run_dir / "config.yaml"
+    saved = upgraded(cli.read_yaml(path), path)
     saved.pop("derived", None)
-    return cli.config_from(saved, Config)
+    try:
+        return cli.config_from(saved, Config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def comparable_config(run_dir: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from stepwise_pl.cli import folder_name
 from stepwise_pl.errors import UserError
-from stepwise_pl.run_folder import holds_run, write_json
+from stepwise_pl.run_folder import holds_run, make_folder, measured, write_json
 
 WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
 OUTCOMES = (FINISHED, FAILED, RUNNING, STOPPED, WAITING)
@@ -124,14 +124,9 @@ def open_sweep_dir(run_dir: str | None, name: str, resume: bool) -> Path:
         raise UserError(
             f"run_dir={path}: holds a sweep already; resume=true goes on with it, another run_dir starts anew"
         )
-    if holds_run(path):
+    if holds_run(path) or measured(path):
         raise UserError(f"run_dir={path}: holds a run; choose another folder for the sweep")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").write_text("")
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
+    make_folder(path)
     return path
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from stepwise_pl import cli, multirun, run_folder
+from stepwise_pl import cli, multirun, processes, run_folder, signals
 from stepwise_pl.config import Config
+from stepwise_pl.errors import UserError
 from stepwise_pl.expected import changed_keys, judge, told
 
 if TYPE_CHECKING:
@@ -27,14 +28,22 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         UserError: something the user can put right.
     """
+    processes.require_first()
     name = cli.run_name()
-    run_dir = run_folder.open_run_dir(config.run_dir, name, config.seed, config.resume, cli.in_sweep())
+    run_dir = run_folder.choose_run_dir(config.run_dir, name, config.seed, config.resume, cli.in_sweep())
+    with run_folder.at_work(run_dir), stop_explained(run_dir):
+        return train_in(run_dir, name, config)
+
+
+def train_in(run_dir: Path, name: str, config: Config) -> dict[str, Any]:
+    """The same, in a folder where nobody else is at work."""
     if config.resume and (run_dir / "config.yaml").is_file():
         config = run_folder.resumed_config(run_dir, config, cli.given_keys())
         name = run_folder.derived_of(run_dir).get("name", name)
         if cli.in_sweep() and (summary := multirun.finished(run_dir, config)) is not None:
             log.info("finished already: %s", run_dir)
             return summary
+    run_folder.require_checkpoint_or_nothing(run_dir, cli.in_sweep())
     # What takes seconds to import comes after all that can be refused without it: Lightning last.
     from stepwise_pl.early import check
 
@@ -46,7 +55,7 @@ def train(config: Config) -> dict[str, Any]:
     derived = describe(config, parts)
     labelled = labels(config, run_dir)
     plain = {**cli.to_plain(config), "derived": {"name": name, **labelled, **derived}}
-    with wandb_runs.environment_kept(), stop_explained(run_dir):
+    with wandb_runs.environment_kept():
         fitted = fit(config, parts, run_dir, plain)
         tested = test(parts, fitted, run_dir / "checkpoints")
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
@@ -54,7 +63,6 @@ def train(config: Config) -> dict[str, Any]:
             run_folder.write_json(summary, run_dir / "summary.json")
             report(run_dir, summary)
             add_to_wandb(config, run_dir, summary)
-    run_folder.unlock(run_dir)
     return summary
 
 
@@ -120,14 +128,19 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
         parts.tokenizer.save_pretrained(run_dir / "model")
         cli.save_yaml(plain, run_dir / "config.yaml")
 
-    step = runs.resume(run_dir, plain) if run_folder.holds_run(run_dir) else 0
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+    more: list[Logger] = []
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    step = 0
+    if run_folder.holds_run(run_dir):
+        step = runs.resume(run_dir, plain)
+    elif is_first:
+        run_folder.begin_anew(run_dir)
+    if is_first:
         # First: beside the new configuration it would call finished what has only begun.
         (run_dir / "summary.json").unlink(missing_ok=True)
         describe_run()
         provenance.record(run_dir / "environment.json", from_step=step)
         log.info("run folder: %s", run_dir)
-    more: list[Logger] = []
     if config.logger.wandb:
         more.append(wandb_runs.wandb_logger(config.logger, run_dir, plain))
     if config.logger.tensorboard:
@@ -140,40 +153,61 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
 
 @contextlib.contextmanager
 def stop_explained(run_dir: Path) -> Iterator[None]:
-    """Whatever stops a run that has begun, say how it goes on. A Ctrl-C waits for the end of the step, a second one does not."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
+    """Let signals end the run after its step, and say how it goes on. A second Ctrl-C does not wait for the step.
 
-    reason = signal.SIGTERM
+    Raises:
+        SystemExit: a signal has ended the run; the status is 128 and its number.
+    """
+    reason: int | None = None
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         nonlocal reason
+        again = reason in (signal.SIGINT, signal.SIGQUIT)
+        reason = number if reason is None else reason
+        if number == signal.SIGHUP:
+            signals.leave_dead_terminal()
         # While it trains, Lightning takes SIGTERM for a wish to stop between two steps, where everything can be saved.
-        if reason is signal.SIGINT or not callable(signal.getsignal(signal.SIGTERM)):
-            raise KeyboardInterrupt
-        reason = signal.SIGINT
-        log.warning(
-            "stopping after this step; Ctrl-C again stops at once, and what came after the last checkpoint is lost"
-        )
+        if signal.getsignal(signal.SIGTERM) is stop:
+            raise SystemExit(128 + reason)
+        if number == signal.SIGTERM:
+            return  # Lightning's handler, which calls this one, has taken note
+        if number in (signal.SIGINT, signal.SIGQUIT):
+            if again:
+                raise KeyboardInterrupt
+            log.warning(
+                "stopping after this step; Ctrl-C again stops at once, and what came after the last checkpoint is lost"
+            )
         signal.raise_signal(signal.SIGTERM)
 
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if main:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning would call a handler of ours besides its own
-        if not multirun.here.worker:  # which is told by the process that hands out the jobs
-            signal.signal(signal.SIGINT, interrupt)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in signals.STOPS:
+            # A Ctrl-C is taken also where a shell has started the run in its background; as a job of another process,
+            # which tells it, it is not.
+            always = number == signal.SIGTERM or (number == signal.SIGINT and not multirun.here.worker)
+            if always or signals.is_free(number):
+                before[number] = signal.signal(number, stop)
     try:
         yield
     except BaseException as error:
-        if (run_dir / "config.yaml").is_file() and not cli.in_sweep():  # which says so itself, at its end
-            log.error("stopped; the same command with run_dir=%s resume=true goes on", run_dir)
-        if isinstance(error, SIGTERMException):  # of status 0, by which nobody would notice
-            raise SystemExit(128 + reason) from None
+        is_stop = is_signal(error)
+        begun = run_folder.holds_run(run_dir) or run_folder.is_begun(run_dir)
+        # A user's error says itself what to do, and a sweep says it at its end.
+        told = isinstance(error, UserError) or cli.in_sweep() or processes.is_further()
+        if not told and (is_stop or begun):
+            log.error("%s", run_folder.how_to_go_on(run_dir))
+        if is_stop:
+            raise SystemExit(128 + (reason or signal.SIGTERM)) from None
         raise
     finally:
-        if main:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_signal(error: BaseException) -> bool:
+    """Whether this is how a signal ends a run: Lightning makes an exit of status 1 of some, by which nobody would know."""
+    # By name: whoever has not got to Lightning yet need not wait for its import.
+    return isinstance(error, SystemExit | KeyboardInterrupt) or type(error).__name__ == "SIGTERMException"
 
 
 def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:

@@ -25,8 +25,7 @@ def check_data(config: CheckDataConfig) -> None:
     positions = positions_of(config.model)
     if isinstance(task, FileTask):  # as it is, with what `load` would refuse
         report = check(task.read(reserved), tokenizer, positions, config.data, task.skip_malformed, task.allow_overlap)
-        if (problem := task.too_few(reserved)) is not None:
-            report.stops.append(problem)
+        report.stops += task.obstacles(reserved)
     else:
         report = check(task.load(reserved), tokenizer, positions, config.data)
     cli.say("\n".join([*report.lines, "", summary(report.stops)]))

@@ -14,7 +14,7 @@ from stepwise_pl.datamodule import not_longer
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import SPLITS, ExampleList, Examples, Splits
 from stepwise_pl.tasks.base import chunks, place
-from stepwise_pl.tasks.files import normal, overlaps
+from stepwise_pl.tasks.files import COMPARED, normal, overlaps
 from stepwise_pl.tokenizing import EncodedExamples, Ints, encode
 
 PACES = (  # examples per removed token in the paper's runs
@@ -67,7 +67,7 @@ def check(
             report.add("", *[note] * bool(note))
         except UserError as error:
             report.stops.append(str(error))
-    report.add("", "overlap (same prompt, spaces aside)")
+    report.add("", f"overlap: same prompts, {COMPARED}")
     shared = list(overlaps(splits))
     for one, other, prompts in shared:
         report.add(
@@ -111,7 +111,7 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
     repeated = [(prompt, same) for prompt, same in rows.items() if len(same) > 1]
     differ = [(prompt, same) for prompt, same in repeated if len({answers[index] for index in same}) > 1]
     extra = f" ({len(examples) - len(rows)} examples too many), {len(differ)} with different answers"
-    report.add(f"  prompts that occur more than once: {len(repeated)}{extra if repeated else ''}")
+    report.add(f"  prompts that occur more than once: {len(repeated)}{extra if repeated else ''}; {COMPARED}")
     for prompt, same in (differ or repeated)[:SHOWN]:
         report.add(f"    {', '.join(place(examples, split, index) for index in same[:4])}: {prompt[:80]!r}")
     return max(steps, default=0) if len(steps) == cots else 0

@@ -5,6 +5,7 @@ Free of torch, as `stepwise_pl.config` is, and for the same reason.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stepwise_pl.config import DataConfig, ModelConfig, require_task_and_schedule
 from stepwise_pl.errors import UserError, one_of, require
@@ -21,9 +22,9 @@ class EvaluateConfig:
     checkpoint: str = "best"
     # What to answer, one of three: `train`, `validation` or `test` of the run's task (null: test);
     split: str | None = None
-    # any file or Hub data set in a format of stepwise_pl/tasks/reading.py, with the columns of the
-    # run's task if that reads files, else of task=file;
-    file: str | None = None
+    # any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading.py, with
+    # the columns of the run's task if that reads files, else of task=file;
+    file: Any = None
     # or `ood`: the test split, and problems unlike those trained on, in parts (multiplication only).
     suite: str | None = None
     # Problems in each part of a suite, where there are so many.

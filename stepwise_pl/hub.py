@@ -33,9 +33,14 @@ def source(name: str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": str(path)}
     if path.is_file():
         raise OSError("a file, but no .gguf file")
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or path.suffix == ".gguf":  # no name on the Hub
+    if is_path(name):
         raise OSError("no such file or folder")
     return {"pretrained_model_name_or_path": name, "local_files_only": not reachable()}
+
+
+def is_path(name: str) -> bool:
+    """Whether this can only be a file or folder, because the Hub has no such names."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")
 
 
 def require(key: str, name: str) -> None:

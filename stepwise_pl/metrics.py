@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from stepwise_pl.statistics import wilson as wilson  # an accuracy is not without its interval
+from stepwise_pl.tasks.base import without_thousands_separators
 
 
 class TokenSums(NamedTuple):
@@ -44,9 +45,14 @@ def level_counts(logits: Tensor, labels: Tensor, level: Tensor, levels: int) -> 
     return counts.index_add_(1, level, torch.stack([torch.ones_like(right), right]))
 
 
+# Digits and signs of East Asian width: the same numbers. Other characters of another form stay what they are,
+# because many mean something else: 10² is not 102.
+_NARROW = str.maketrans("０１２３４５６７８９，．－＋", "0123456789,.-+")
+
+
 def normalize_answer(text: str) -> str:
-    """An answer as it is compared: no commas, single spaces."""
-    return " ".join(text.replace(",", "").split())
+    """An answer as it is compared: single spaces, no thousands separators, digits of ordinary width."""
+    return without_thousands_separators(" ".join(text.translate(_NARROW).split()))
 
 
 class DigitAccuracy(Metric):

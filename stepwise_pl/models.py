@@ -28,6 +28,7 @@ from stepwise_pl.config import CHANGEABLE, LoRAConfig, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
+from stepwise_pl.run_folder import located_model
 from stepwise_pl.upgrade import upgraded
 
 log = logging.getLogger(__name__)
@@ -194,6 +195,7 @@ def restored(
         model = build(adjusted(config, dropout), str(folder / "model"), dtype, initialised=False)
         load_weights(model, weights, str(path))
         return model
+    cfg = located_model(cfg, folder)
     dtype = torch.bfloat16 if trainer["precision"] == "bf16-true" else torch.float32
     cfg = dataclasses.replace(cfg, dropout=cfg.dropout if dropout is None else dropout)
     model = build_model(cfg, tokenizer, dtype=dtype)

@@ -16,15 +16,17 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from stepwise_pl import cli, processes
-from stepwise_pl.config import CHANGEABLE, Config, flat
+from stepwise_pl import cli, hub, processes
+from stepwise_pl.config import CHANGEABLE, SMALL, Config, ModelConfig, flat
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import Task
+from stepwise_pl.tasks.files import DataSearch, FileTask
 from stepwise_pl.upgrade import upgraded
 
 _LOCKS: dict[Path, IO[str]] = {}
@@ -309,6 +311,48 @@ def saved_config(run_dir: Path) -> Config:
         return cli.config_from(saved, Config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def located(config: Config, run_dir: Path) -> Config:
+    """A run's configuration for use: data and models that were named from where the run was started are found again.
+
+    The configuration that is kept and compared is the one before: there, names stay as they were typed.
+    """
+    starts = start_folders(run_dir)
+    if isinstance(config.task, FileTask):
+        files = derived_of(run_dir).get("files") if (run_dir / "config.yaml").is_file() else None
+        config.task.look_in(DataSearch(run_dir, starts, files or None))
+    return replace(config, model=located_model(config.model, run_dir))
+
+
+def located_model(model: ModelConfig, run_dir: Path) -> ModelConfig:
+    """The model's settings; a folder or file that is not here becomes the path to where it lay when the run was started."""
+    starts, above = start_folders(run_dir), run_dir.resolve().parents[:-1]
+
+    def path_of(name: str, roots: Iterable[Path]) -> str:
+        path = Path(name).expanduser()
+        found = None if path.exists() else next((root / path for root in roots if (root / path).exists()), None)
+        return name if found is None else str(found)
+
+    def source_of(name: str) -> str:
+        # A folder above the run that has the name of a model on the Hub is not this model.
+        return path_of(name, [*starts, *above] if hub.is_path(name) else starts)
+
+    return replace(
+        model,
+        name=source_of(model.name),
+        tokenizer=model.tokenizer if model.tokenizer == SMALL else source_of(model.tokenizer),
+        init_from=None if model.init_from is None else path_of(model.init_from, [*starts, *above]),
+    )
+
+
+def start_folders(run_dir: Path) -> list[Path]:
+    """Where the run was started and resumed, the newest first; none if the run folder does not say."""
+    try:
+        sessions = read_json(run_dir / "environment.json")["sessions"]
+        return list(dict.fromkeys(Path(session["directory"]) for session in reversed(sessions)))
+    except (UserError, KeyError, TypeError):
+        return []
 
 
 def comparable_config(run_dir: Path) -> dict[str, Any]:

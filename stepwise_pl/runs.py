@@ -14,7 +14,7 @@ from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import read_checkpoint, require_own, restored
 from stepwise_pl.records import StagesFile
-from stepwise_pl.run_folder import saved_config
+from stepwise_pl.run_folder import located, saved_config
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         UserError: the folder or the checkpoint cannot be read.
     """
     path = Path(folder)
-    config = saved_config(path)
+    config = located(saved_config(path), path)
     names = ("best", "last") if checkpoint == "best" else (checkpoint,)
     candidates = [*(path / "checkpoints" / f"{name}.ckpt" for name in names), Path(checkpoint)]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -47,6 +47,8 @@ def train_in(run_dir: Path, name: str, config: Config) -> dict[str, Any]:
     # What takes seconds to import comes after all that can be refused without it: Lightning last.
     from stepwise_pl.early import check
 
+    typed = cli.to_plain(config)
+    config = run_folder.located(config, run_dir) if config.resume else config
     check(config)
     from stepwise_pl import wandb_runs
     from stepwise_pl.building import build_parts, describe
@@ -54,7 +56,7 @@ def train_in(run_dir: Path, name: str, config: Config) -> dict[str, Any]:
     parts = build_parts(config)
     derived = describe(config, parts)
     labelled = labels(config, run_dir)
-    plain = {**cli.to_plain(config), "derived": {"name": name, **labelled, **derived}}
+    plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():
         fitted = fit(config, parts, run_dir, plain)
         tested = test(parts, fitted, run_dir / "checkpoints")

@@ -1,5 +1,6 @@
 """The interface of a task: three splits of (prompt, cot, answer) texts."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate, compress
@@ -10,6 +11,23 @@ from stepwise_pl.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 EASY = "easy"  # examples for the start of training, which a task may have besides (`data.easy_first`)
+
+# A number whose commas stand between groups of exactly three digits: 1,000 and -$12,345.6, but not 1,2 or 0,123
+# or 1,2,300. Behind a bracket a comma parts the items of a list or the arguments of a function: [1,200] is two numbers.
+_THOUSANDS = re.compile(r"(?<![0-9.,(\[{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9]|\.[0-9]+,[0-9])")
+# The same number written digit by digit: 1 , 0 0 0.
+_THOUSANDS_SPACED = re.compile(
+    r"(?<!\S)(?<![0-9.,(\[{] )[1-9](?: [0-9]){0,2}(?: ,(?: [0-9]){3})+(?!\S| [0-9]| , [0-9]| \.(?: [0-9])+ , [0-9])"
+)
+
+
+def without_thousands_separators(text: str) -> str:
+    """The text without the commas that only group the digits of one number: `1,000, 2,000.5` becomes `1000, 2000.5`.
+
+    Every other comma stays, because it parts things: `1,2` is not `12`.
+    """
+    text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    return _THOUSANDS_SPACED.sub(lambda number: number[0].replace(" ,", ""), text)
 
 
 class Example(NamedTuple):
@@ -64,16 +82,20 @@ class ExampleList(list[Example]):
     """Examples that are simply kept in memory, and where they were read.
 
     Attributes:
-        source, unit: the file or data set, and what it is counted in (line or row).
-        numbers: the line or row of each example; may be empty.
-        malformed: what could not be read, `line 3: the answer is empty`.
+        source, unit: what was read, and what it is counted in (line, row or item of an array).
+        numbers: the line, row or item of each example; may be empty.
+        files: the file of each example and what that is counted in; empty unless there are several files.
+        malformed: what could not be read, `line 3: the answer is empty`; with its file if there are several.
+        notes: what a person must know of how values became text, one sentence each.
     """
 
     def __init__(self, examples: Iterable[Example] = (), source: str = "", unit: str = "line") -> None:
         super().__init__(examples)
         self.source, self.unit = source, unit
         self.numbers: list[int] = []
+        self.files: list[tuple[str, str]] = []
         self.malformed: list[str] = []
+        self.notes: list[str] = []
 
     def slice(self, start: int, stop: int) -> list[Example]:
         return self[start:stop]
@@ -82,13 +104,15 @@ class ExampleList(list[Example]):
         """Those examples for which `keep` is true."""
         out = ExampleList(compress(self, keep), self.source, self.unit)
         out.numbers = list(compress(self.numbers, keep))
+        out.files = list(compress(self.files, keep))
         return out
 
 
 def place(examples: Examples, split: str, index: int) -> str:
     """Where example `index` of a split stands, for messages."""
     if isinstance(examples, ExampleList) and examples.numbers:
-        return f"{examples.source} {examples.unit} {examples.numbers[index]}"
+        file, unit = examples.files[index] if examples.files else (examples.source, examples.unit)
+        return f"{file} {unit} {examples.numbers[index]}"
     return f"{split} example {index + 1}"
 
 

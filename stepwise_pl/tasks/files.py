@@ -2,24 +2,81 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cache, partial
+from itertools import combinations, groupby
+from pathlib import Path
+from typing import Any
 
-from stepwise_pl.errors import UserError, printable, require
+from stepwise_pl.errors import UserError, one_of, printable, require
 from stepwise_pl.registry import register
 from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line
-from stepwise_pl.tasks.reading import Record, Source, field_steps, field_text
+from stepwise_pl.tasks.reading import (
+    BYTE_ORDER_MARK,
+    FORMATS,
+    HUB,
+    MARK_INSIDE,
+    QUOTING,
+    Record,
+    Source,
+    field_steps,
+    field_text,
+    line_end_hint,
+    names_in,
+)
 
 log = logging.getLogger(__name__)
 
 HELD_OUT = ("test", "validation")  # test first, so that it does not depend on validation
 SHOWN = 100  # malformed lines listed before a run is refused; check_data lists all
+COMPARED = "compared without regard to spaces and Unicode forms (NFKC); case counts"
+# Characters without width that are no part of the text: soft hyphen, zero-width space, word joiner, byte-order mark.
+_NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+
+
+@dataclass(frozen=True)
+class DataSearch:
+    """Where the data of a run may lie: where it was, or in the same place seen from a folder that has moved.
+
+    Attributes:
+        run: the run folder.
+        starts: folders in which the run was started, the newest first. Paths were typed from there.
+        digests: of its splits, in order; None if they were not kept.
+    """
+
+    run: Path
+    starts: Sequence[Path]
+    digests: list[str] | None = None
+
+    def roots(self) -> list[Path]:
+        """The folders to look in: the starts, the current one, and those above the run."""
+        run = self.run.resolve()
+        return list(dict.fromkeys([*self.starts, Path.cwd(), *run.parents[:-1]]))
+
+    def places(self) -> list[tuple[Path, Callable[[str], str]]]:
+        """Each folder, and how a name is to be read in it; at last, files beside the run or in it by their bare names."""
+        run = self.run.resolve()
+        return [
+            *((root, partial(self._below, root)) for root in self.roots()),
+            *((root, _bare) for root in (run.parent, run)),
+        ]
+
+    def _below(self, root: Path, name: str) -> str:
+        """An absolute path below a start moves with the start; other names stay."""
+        path = Path(name)
+        start = next((start for start in self.starts if path.is_relative_to(start)), None)
+        return name if start is None or root in self.starts else str(path.relative_to(start))
+
+
+def _bare(name: str) -> str:
+    return name if name.startswith(HUB) else Path(name).name
 
 
 @dataclass
 class FileTask(Task):
-    """Examples from a file or Hub data set for each split (`Source`). What a record means, a subclass decides.
+    """Examples from files or a Hub data set for each split (`Source`). What a record means, a subclass decides.
 
     Where `validation` (or `test`) is not set, `validation_size` (`test_size`) prompts of
     the training set are held out. Which ones depends on their text alone, not on the
@@ -30,9 +87,12 @@ class FileTask(Task):
             prompt occurs in two splits, unless `allow_overlap`; a split is empty.
     """
 
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
+    # A file, a pattern such as `data/part-*.jsonl`, a Hub data set, or a list of these.
+    train: Any = None
+    validation: Any = None
+    test: Any = None
+    # Whether double quotes stand around text in CSV and TSV (`quotes`), or are characters like others (`none`).
+    quoting: str = "quotes"
     # Prompts held out of train where no file is given.
     validation_size: int = 500
     test_size: int = 0
@@ -44,7 +104,9 @@ class FileTask(Task):
     def __post_init__(self) -> None:
         for key in ("validation_size", "test_size"):
             require(getattr(self, key) >= 0, f"task.{key}", getattr(self, key), "must be at least 0")
+        one_of("task.quoting", self.quoting, QUOTING)
         self._opened: list[tuple[str, Source]] = []
+        self._search: DataSearch | None = None
         self._read: dict[tuple[str, ...], dict[str, ExampleList]] = {}  # files are read once for all that ask
 
     def columns(self) -> tuple[str, ...]:
@@ -65,17 +127,17 @@ class FileTask(Task):
                 notes.append(f"{examples.source}: skipped {len(examples.malformed)} malformed {examples.unit}s")
             if not examples:
                 raise UserError(f"task.{split}={examples.source}: no example in it")
-        if (problem := self.too_few(reserved)) is not None:
-            raise UserError(problem)
+        if problems := self.obstacles(reserved):
+            raise UserError(problems[0])
         splits = self.read(reserved)
         notes += splits.notes
         for one, other, shared in overlaps(splits):
             if not self.allow_overlap:
                 raise UserError(
-                    f"task.{other}: {len(shared)} of its prompts are also in {one} (first: {shared[0][:60]!r}); take them out, or "
-                    "set task.allow_overlap=true"
+                    f"task.{other}: {len(shared)} of its prompts are also in {one} (first: {shared[0][:60]!r}), {COMPARED}; "
+                    "take them out, or set task.allow_overlap=true"
                 )
-            notes.append(f"{len(shared)} prompts are in both {one} and {other}")
+            notes.append(f"{len(shared)} prompts are in both {one} and {other} ({COMPARED})")
         return Splits(splits, notes)
 
     def read(self, reserved: tuple[str, ...] = ()) -> Splits:
@@ -85,44 +147,76 @@ class FileTask(Task):
             UserError: a file cannot be read at all.
         """
         found = dict(self._found(reserved))
-        notes = []
+        notes = [
+            note for split, examples in found.items() for note in (*examples.notes, *self.about_cots(split, examples))
+        ]
         for split in (split for split in HELD_OUT if split not in found):
             size = min(getattr(self, f"{split}_size"), len(prompts(found["train"])) // 2)
             found["train"], found[split] = hold_out(found["train"], size, split)
             notes.append(f"{split}: {len(found[split])} examples held out of {found['train'].source}")
         return Splits({split: found[split] for split in SPLITS}, notes)
 
-    def too_few(self, reserved: tuple[str, ...] = ()) -> str | None:
-        """What to say if train has too few prompts to hold out as many as asked for."""
+    def obstacles(self, reserved: tuple[str, ...] = ()) -> list[str]:
+        """What stands in the way of training though every line can be read: too few prompts to hold out, no CoT."""
         found = self._found(reserved)
+        problems = []
         there = len(prompts(found["train"]))
         for split in (split for split in HELD_OUT if split not in found):
             size = getattr(self, f"{split}_size")
             if 2 * size > there:
-                return (
+                problems.append(
                     f"task.{split}_size={size}: must be at most half of the {there} prompts of {found['train'].source} "
                     f"that it is taken from, or give a file with task.{split}="
                 )
+                break
             there -= size
-        return None
+        return problems
 
-    def read_other(self, name: str, key: str, reserved: tuple[str, ...] = ()) -> ExampleList:
+    def step_mark(self) -> str | None:
+        """The text that reasoning steps begin with where a CoT is one text; None if that is not known."""
+        raise NotImplementedError
+
+    # The share of empty CoTs, or of CoTs without a step, that is worth a note.
+    odd_share = 0.9
+    # What to look at then.
+    cot_advice = ""
+
+    def about_cots(self, split: str, examples: ExampleList) -> list[str]:
+        """A note if more CoTs of a split are empty, or without the mark of a step, than such data has as a rule."""
+        cots = [example for example in examples if example.cot]
+        empty = len(examples) - len(cots)
+        notes = []
+        if empty > max(1, self.odd_share * len(examples)):
+            notes.append(
+                f"{split}: {empty} of the {len(examples)} CoTs of {examples.source} are empty, and train as No CoT{self.cot_advice}"
+            )
+        without = sum(not example.steps for example in cots)
+        if (mark := self.step_mark()) and cots and without > self.odd_share * len(cots):
+            notes.append(
+                f"{split}: {without} of the {len(cots)} CoTs of {examples.source} have no {mark!r}, with which a reasoning step "
+                "should begin"
+            )
+        return notes
+
+    def read_other(self, name: object, key: str, reserved: tuple[str, ...] = ()) -> ExampleList:
         """All examples of another file or data set (`Source`), which `key` names, with the columns of this task.
 
         Raises:
             UserError: it cannot be read, is malformed (`skip_malformed` does not count here), or has no example.
         """
-        examples = self._read_file(Source(name, key, self.columns()), reserved)
+        examples = self._read_source(Source(name, key, self.columns(), quoting=self.quoting), reserved)
         if examples.malformed:
             raise refused(examples, key, "mend them")
         if not examples:
-            raise UserError(f"{key}={name}: no example in it")
+            raise UserError(f"{key}={examples.source}: no example in it")
+        for note in (*examples.notes, *self.about_cots(key, examples)):
+            log.warning("%s", note)
         return examples
 
     def _found(self, reserved: tuple[str, ...]) -> dict[str, ExampleList]:
         """The examples of the splits that have a source of their own."""
         if reserved not in self._read:
-            self._read = {reserved: {name: self._read_file(source, reserved) for name, source in self._sources()}}
+            self._read = {reserved: {name: self._read_source(source, reserved) for name, source in self._sources()}}
         for split in HELD_OUT:
             if getattr(self, split) is None and not getattr(self, f"{split}_size"):
                 raise UserError(
@@ -130,33 +224,72 @@ class FileTask(Task):
                 )
         return self._read[reserved]
 
+    def look_in(self, search: DataSearch) -> None:
+        """Read relative paths from whichever folder of the search has the data; the fields stay as they are."""
+        self._search = search
+
     def _sources(self) -> list[tuple[str, Source]]:
         """The splits that have a source of their own; opened once."""
-        if self._opened:
-            return self._opened
-        if self.train is None:
-            raise UserError(
-                "task.train is not set: give a .txt, .jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
-            )
-        named = [(split, getattr(self, split)) for split in SPLITS]
-        self._opened = [
-            (split, Source(name, f"task.{split}", self.columns())) for split, name in named if name is not None
-        ]
+        if not self._opened:
+            self._opened = self._open() if self._search is None else self._found_in(self._search)
         return self._opened
 
-    def _read_file(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
-        examples = ExampleList(source=source.name, unit=source.unit)
-        for number, record in source.records():
+    def _open(self, root: Path = Path(), rename: Callable[[str], str] = str) -> list[tuple[str, Source]]:
+        if self.train is None:
+            raise UserError(f"task.train is not set: give {FORMATS}, a pattern, or a list of files")
+        opened = []
+        for split in SPLITS:
+            if (value := getattr(self, split)) is not None:
+                name = rename(value) if isinstance(value, str) else list(map(rename, names_in(value, f"task.{split}")))
+                opened.append((split, Source(name, f"task.{split}", self.columns(), quoting=self.quoting, root=root)))
+        return opened
+
+    def _found_in(self, search: DataSearch) -> list[tuple[str, Source]]:
+        """The sources in the first place that has the very data of the run; or else in the first that has such files.
+
+        Raises:
+            UserError: no place has them all.
+        """
+        there: list[list[tuple[str, Source]]] = []
+        for root, rename in search.places():
             try:
-                if isinstance(record, ValueError):
-                    raise record
-                example = self.example(record)
-                _check(example, reserved)
-            except ValueError as error:
-                examples.malformed.append(printable(f"{source.unit} {number}: {error}"))
-            else:
-                examples.append(example)
-                examples.numbers.append(number)
+                sources = self._open(root, rename)
+            except UserError:  # a pattern matches nothing here, or two files have the same bare name
+                continue
+            if any(source.missing() for _, source in sources):
+                continue
+            if search.digests is None or [source.digest() for _, source in sources] == search.digests:
+                return sources
+            there.append(sources)
+        if there:
+            return there[0]
+        names = ", ".join(f"task.{split}={name}" for split in SPLITS if (name := getattr(self, split)) is not None)
+        raise UserError(
+            f"{search.run}: the data of this run is not there ({names}); looked in "
+            f"{', '.join(map(str, search.roots()))}; put it back, or answer another file with evaluate file=<file>"
+        )
+
+    def _read_source(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
+        examples = ExampleList(source=source.name)
+        several = len(source.parts) > 1
+        for part in source.parts:
+            for number, record in part.records():
+                try:
+                    if isinstance(record, ValueError):
+                        raise record
+                    example = self.example(record)
+                    _check(example, reserved)
+                except ValueError as error:
+                    hint = line_end_hint(record) if isinstance(record, str) else ""
+                    file = f"{part.name} " if several else ""
+                    examples.malformed.append(printable(f"{file}{part.unit} {number}: {error}{hint}"))
+                else:
+                    examples.append(example)
+                    examples.numbers.append(number)
+            if several:
+                examples.files += [(part.name, part.unit)] * (len(examples) - len(examples.files))
+            examples.notes += part.notes
+        examples.unit = source.unit
         return examples
 
     def fingerprint(self) -> tuple[str, ...]:
@@ -193,11 +326,18 @@ class Files(FileTask):
     prompt_field: str = "question"
     cot_field: str = "steps"
     answer_field: str = "answer"
-    # The text that a reasoning step begins with, where the CoT is one text (`<<` for equations).
+    # The text that a reasoning step begins with, where the CoT is one text (`<<` for equations; `\\n` for lines).
     step_start: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.cot_advice = f" (is task.cot_field={self.cot_field} right?)"
 
     def columns(self) -> tuple[str, ...]:
         return (self.prompt_field, self.cot_field, self.answer_field)
+
+    def step_mark(self) -> str | None:
+        return self.step_start
 
     def example(self, record: Record) -> Example:
         if isinstance(record, str):
@@ -225,34 +365,61 @@ def refused(examples: ExampleList, key: str, advice: str) -> UserError:
 def with_steps(example: Example, start: str | None) -> Example:
     """The example with a reasoning step beginning wherever `start` stands in the CoT, and at its beginning.
 
-    Where it stands nowhere, nothing is known of steps.
+    Where it stands nowhere, nothing is known of steps. A command line cannot hold a line break: `\\n` stands for one
+    (and `\\t` for a tab), unless the CoT holds that very text. Several line breaks in a row begin one step.
     """
+    if start and start not in example.cot:
+        start = start.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t")
     if not start or start not in example.cot:
         return example
-    found, place = {0}, example.cot.find(start)
+    found, place = [0], example.cot.find(start)
     while place >= 0:
-        found.add(place)
+        blank = start.isspace() and found[-1] and not example.cot[found[-1] : place].strip()
+        if place and not blank:
+            found.append(place)
         place = example.cot.find(start, place + len(start))
-    return example._replace(steps=tuple(sorted(found)))
+    return example._replace(steps=tuple(found))
 
 
 def normal(prompt: str) -> str:
-    """A prompt for comparisons: spaces and line breaks do not count."""
+    """A prompt for comparisons: neither spaces nor line breaks count, nor the form in Unicode.
+
+    `é` may be one character or two, digits may be wide, `ﬁ` may be one letter (NFKC). Case counts. Exponents, indices
+    and fractions stay: 5² is not 52, as NFKC alone would have it.
+    """
+    if not prompt.isascii():
+        prompt = "".join(
+            "".join(part) if stays else unicodedata.normalize("NFKC", "".join(part))
+            for stays, part in groupby(prompt.translate(_NO_WIDTH), _keeps_meaning)
+        )
     return " ".join(prompt.split())
 
 
-def prompts(examples: Examples) -> dict[str, None]:
-    """The distinct prompts of a split, in order."""
-    return dict.fromkeys(normal(example.prompt) for chunk in chunks(examples) for example in chunk)
+@cache
+def _keeps_meaning(character: str) -> bool:
+    return unicodedata.decomposition(character).startswith(("<super>", "<sub>", "<fraction>"))
+
+
+def prompts(examples: Examples) -> dict[str, str]:
+    """The distinct prompts of a split, in order, and the least of the spellings that each has (spaces aside)."""
+    found: dict[str, str] = {}
+    for chunk in chunks(examples):
+        for example in chunk:
+            spelled = " ".join(example.prompt.split())
+            key = normal(spelled)
+            found[key] = min(found.get(key, spelled), spelled)
+    return found
 
 
 def hold_out(examples: ExampleList, size: int, salt: str) -> tuple[ExampleList, ExampleList]:
     """What is kept, and the examples of `size` distinct prompts, chosen by a hash of their text."""
+    # The hash is of the text as it is spelled, so that runs made before forms were compared keep their splits.
+    spelled = prompts(examples)
 
     def rank(prompt: str) -> bytes:
-        return hashlib.blake2b(prompt.encode(), key=salt.encode()).digest()
+        return hashlib.blake2b(spelled[prompt].encode(), key=salt.encode()).digest()
 
-    chosen = set(sorted(prompts(examples), key=rank)[:size])
+    chosen = set(sorted(spelled, key=rank)[:size])
     inside = [normal(example.prompt) in chosen for example in examples]
     kept, held = examples.where([not here for here in inside]), examples.where(inside)
     kept.malformed = examples.malformed
@@ -274,6 +441,8 @@ def _check(example: Example, reserved: tuple[str, ...]) -> None:
     if not example.answer:
         raise ValueError("the answer is empty")
     text = "\n".join(example[:3])
+    if BYTE_ORDER_MARK in text:
+        raise ValueError(MARK_INSIDE)
     for token in reserved:
         if token in text:
             raise ValueError(f"the end token {token!r} occurs in the text")

@@ -1,56 +1,185 @@
 """Reading files and Hub data sets record by record, each with its number, so that what is wrong can be named."""
 
+import bz2
 import csv
+import glob
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import math
+import os
 import sys
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from stepwise_pl import hub
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.errors import UserError, first_line, one_of
 
 HUB = "hub:"
 # A line of the line format, a row of a table, or why it is neither.
 Record = str | Mapping[str, Any] | ValueError
 
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress,
+}  # fmt: skip
+QUOTING = ("quotes", "none")
+FORMATS = (
+    "a .txt (lines 'prompt||cot #### answer'), .jsonl, .json, .csv, .tsv or .parquet file, also as .gz, .bz2 or .xz, "
+    "or hub:<data set>:<split>"
+)
+# UTF-32 comes first, because the mark of UTF-16 is the beginning of its own.
+_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+)  # fmt: skip
+# What files of another kind begin with.
+_OTHER_KINDS = (
+    (b"\x1f\x8b\x08", "is compressed; let its name end in .gz"),
+    (b"BZh91AY&SY", "is compressed; let its name end in .bz2"),
+    (b"\xfd7zXZ\0", "is compressed; let its name end in .xz"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by zstd, which is not read; unpack it, or compress it as .gz"),
+    (b"PK\x03\x04", "is a zip archive or a spreadsheet; unpack it, or save it as .csv"),
+    (b"PAR1", "is Parquet; let its name end in .parquet"),
+)
+# Characters that some programs take for the end of a line. Here only a line feed is one.
+_OTHER_LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+BYTE_ORDER_MARK = "\ufeff"
+MARK_INSIDE = "holds a byte-order mark (U+FEFF), as files do that were joined; take it out"
+
+
+class NotThere(UserError):
+    """A file, or whatever a pattern should match, is not there."""
+
 
 class Source:
-    """A file or a Hub data set that holds one split.
-
-    `name` is a path, whose ending tells the format (.txt: lines `prompt||cot #### answer`;
-    .jsonl; .csv; .tsv; .parquet), or `hub:<data set>:<split>` or `hub:<data set>:<subset>:<split>`,
-    where the data set may also be a local folder that the `datasets` library reads.
+    """What holds one split: a file, several files, or a Hub data set, read one after the other.
 
     Args:
+        name: a path; a pattern such as `data/part-*.jsonl`, whose files are read in the order of their names;
+            `hub:<data set>:<split>` or `hub:<data set>:<subset>:<split>`, where the data set may also be a local
+            folder that the `datasets` library reads; or a list of these. The ending of a path tells the format
+            (.txt: lines `prompt||cot #### answer`; .jsonl; .json; .csv; .tsv; .parquet), also before .gz, .bz2 or .xz.
         key: the config key that names it, for messages.
         columns: what a row of a table must have; its other columns are not read.
+        quoting: `quotes`: in CSV and TSV, double quotes stand around text with separators; `none`: they are characters.
+        root: the folder that relative paths begin in; the current one by default.
+
+    Raises:
+        UserError: a name is none, the format is not known, or a file is named twice.
+        NotThere: a pattern matches no file.
+    """
+
+    def __init__(
+        self, name: object, key: str, columns: tuple[str, ...], *, quoting: str = "quotes", root: Path = Path()
+    ) -> None:
+        self.key = key
+        names = names_in(name, key)
+        self.name = names[0] if isinstance(name, str) else f"[{','.join(names)}]"
+        self.parts = [
+            Part(file, key, columns, quoting, root)
+            for one in names
+            for file in ([one] if one.startswith(HUB) else _files(one, key, root))
+        ]
+        seen: set[str] = set()
+        for part in self.parts if len(self.parts) > 1 else ():
+            if part.identity in seen:
+                raise UserError(f"{key}={self.name}: names {part.name} twice; name it once")
+            seen.add(part.identity)
+
+    @property
+    def unit(self) -> str:
+        """What its records are counted in, as far as that is the same in all of its files."""
+        units = {part.unit for part in self.parts}
+        return units.pop() if len(units) == 1 else "record"
+
+    def missing(self) -> list[str]:
+        """The files that are not there."""
+        # `Path.exists` raises for some names, such as very long ones.
+        return [part.name for part in self.parts if part.format != "hub" and not os.path.exists(part.path)]  # noqa: PTH110
+
+    def digest(self) -> str:
+        """Changes whenever the content of a file or the order of the files does. It is that of the content last read."""
+        digests = [part.digest() for part in self.parts]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def names_in(value: object, key: str) -> list[str]:
+    """The names in a value of the configuration: one, or a list of them."""
+    names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    names = [str(name) if isinstance(name, int | float) and not isinstance(name, bool) else name for name in names]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(
+            f"{key}={value}: is no file; give {FORMATS}, a pattern ('part-*.jsonl'), or a list [a.jsonl,b.jsonl]"
+        )
+    return [str(name) for name in names]
+
+
+def expanded(name: str, key: str) -> Path:
+    """The path, with the home folder in place of `~`."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={name}: {first_line(error)}; give a readable file") from None
+
+
+def _files(name: str, key: str, root: Path) -> list[str]:
+    """The files that a name or pattern stands for. A file that has the pattern for its name is only that file."""
+    pattern = str(expanded(name, key))
+    if not glob.has_magic(pattern) or os.path.exists(root / pattern):  # noqa: PTH110
+        return [name]
+    # `Path.glob` takes no absolute pattern.
+    found = sorted(glob.glob(pattern, root_dir=root, recursive=True))  # noqa: PTH207
+    if not found:
+        raise NotThere(f"{key}={name}: no file has such a name")
+    return found
+
+
+class Part:
+    """One file, or one Hub data set, of a `Source`.
+
+    Attributes:
+        unit: what its records are counted in: line, row, or item of a JSON array (known once it is read).
+        notes: what a person must know of how its values became text; known once it is read.
 
     Raises:
         UserError: it cannot be read, its format is not known, or a column is not there.
     """
 
-    def __init__(self, name: str, key: str, columns: tuple[str, ...]) -> None:
-        self.name, self.key, self.columns = name, key, columns
-        self.format = "hub" if name.startswith(HUB) else Path(name).suffix.lower().removeprefix(".")
+    def __init__(self, name: str, key: str, columns: tuple[str, ...], quoting: str, root: Path) -> None:
+        one_of("task.quoting", quoting, QUOTING)
+        self.key, self.columns, self.quoting, self.root = key, columns, quoting, root
+        self.path = root if name.startswith(HUB) else root / expanded(name, key)
+        self.name = name if name.startswith(HUB) or root == Path() else str(self.path)
+        inner = Path(name)
+        self.unpack = COMPRESSED.get(inner.suffix.lower())
+        inner = inner.with_suffix("") if self.unpack else inner
+        self.format = "hub" if name.startswith(HUB) else inner.suffix.lower().removeprefix(".")
         if self.format not in READERS:
-            raise UserError(
-                f"{key}={name}: cannot tell the format by the ending; give a .txt (lines 'prompt||cot #### answer'), "
-                ".jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"
-            )
+            if os.path.isdir(self.path):  # noqa: PTH112
+                raise self._error(f"is a folder, cannot tell the format by the ending; give its files: {name}/*.jsonl")
+            raise self._error(f"cannot tell the format by the ending; give {FORMATS}")
         self._digest: str | None = None
         self.unit = "row" if self.format in ("parquet", "hub") else "line"
+        self.notes: list[str] = []
+
+    @property
+    def identity(self) -> str:
+        """The same for two names of the same file."""
+        return self.name if self.format == "hub" else os.path.realpath(self.path)
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """Every record with the number of its line or row, from 1. Blank lines are no records."""
+        """Every record with the number of its line, row or item, from 1. Blank lines are no records."""
+        self.notes = []
         return READERS[self.format](self)
 
     def digest(self) -> str:
-        """Changes whenever the content does. It is that of the content last read."""
+        """Changes whenever the content does, packed or not. It is that of the content last read."""
         if self._digest is not None:
             return self._digest
         if self.format == "hub":
@@ -70,55 +199,130 @@ class Source:
 
     def _bytes(self) -> bytes:
         try:
-            content = Path(self.name).expanduser().read_bytes()
-        except (OSError, RuntimeError) as error:
+            content = self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise NotThere(f"{self.key}={self.name}: {error.strerror}; give a readable file") from None
+        except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or first_line(error)
             raise self._error(f"{problem}; give a readable file") from None
+        if self.unpack:
+            try:
+                content = self.unpack(content)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise self._error(f"cannot be unpacked ({first_line(error)})") from None
         self._digest = hashlib.sha256(content).hexdigest()
+        return content
+
+    def _text(self) -> bytes:
+        """The content as UTF-8, without a mark at its beginning. It may hold bytes that are not UTF-8."""
+        content = self._bytes()
+        if kind := next((kind for magic, kind in _OTHER_KINDS if content.startswith(magic)), None):
+            raise self._error(kind)
+        for mark, encoding in _MARKS:
+            if content.startswith(mark):
+                try:
+                    return content.decode(encoding).encode()
+                except UnicodeDecodeError as error:
+                    problem = f"begins as {encoding.upper()} and is not from byte {error.start + 1} on"
+                    raise self._error(f"{problem}; save it as UTF-8") from None
+        head = content[:4096]
+        # In UTF-16, text of Latin letters has a zero in every second byte.
+        if len(head) >= 16 and 5 * max(head[::2].count(0), head[1::2].count(0)) > 2 * len(head):
+            raise self._error("looks like UTF-16 or UTF-32 without a byte-order mark; save it as UTF-8")
         return content.removeprefix(b"\xef\xbb\xbf")  # some editors begin a file with this mark
 
     def _require_columns(self, there: list[str]) -> None:
         if twice := [name for name in self.columns if there.count(name) > 1]:
             raise self._error(f"has column {twice[0]!r} twice")
         if missing := [name for name in self.columns if name not in there]:
-            raise self._error(f"has no column {missing[0]!r}; it has: {', '.join(there)}")
+            hint = ""
+            others = (";", "|", "," if self.format == "tsv" else "\t")
+            if self.format in ("csv", "tsv") and (other := next((c for c in others if c in "".join(there)), None)):
+                ending = {",": ", or let its name end in .csv", "\t": ", or let its name end in .tsv"}.get(other, "")
+                own = "tabs" if self.format == "tsv" else "commas"
+                hint = f"; its columns seem to be separated by {other!r}: separate them by {own}{ending}"
+            raise self._error(f"has no column {missing[0]!r}; it has: {', '.join(there)}{hint}")
 
     def _lines(self) -> Iterator[tuple[int, Record]]:
-        for number, raw in enumerate(self._bytes().split(b"\n"), start=1):
+        content = self._text()
+        # A file without any line feed is one of the kind whose lines end in a carriage return.
+        end = b"\n" if b"\n" in content else b"\r"
+        for number, raw in enumerate(content.split(end), start=1):
             if not raw.strip():
                 continue
             try:
-                yield number, raw.decode("utf-8")
+                line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
                 yield number, ValueError(f"invalid UTF-8 at byte {error.start + 1}")
+            else:
+                yield number, ValueError(MARK_INSIDE) if BYTE_ORDER_MARK in line else line
 
     def _jsonl(self) -> Iterator[tuple[int, Record]]:
         for number, line in self._lines():
             yield number, _json_row(line) if isinstance(line, str) else line
 
+    def _json(self) -> Iterator[tuple[int, Record]]:
+        """One array of objects, or JSON Lines."""
+        content = self._text()
+        self.unit = "line"
+        if not content.lstrip().startswith(b"["):
+            yield from self._jsonl()
+            return
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._error(f"invalid UTF-8 at byte {error.start + 1}; save it as UTF-8") from None
+        first = text.split("\n", 1)[0]
+        if first != text.rstrip() and _is_json(first):
+            # The array ends on its line, and more follows: these are JSON Lines.
+            yield from self._jsonl()
+            return
+        self.unit = "item"
+        try:
+            yield from enumerate(_json_items(text), start=1)
+        except json.JSONDecodeError as error:
+            raise self._error(f"line {error.lineno}: not JSON ({error})") from None
+
     def _csv(self) -> Iterator[tuple[int, Record]]:
         # Bytes that are no UTF-8 become lone surrogates here, so that only their own row is malformed.
-        text = io.StringIO(self._bytes().decode("utf-8", errors="surrogateescape"), newline="")
+        text = io.StringIO(self._text().decode("utf-8", errors="surrogateescape"), newline="")
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-        rows = _rows(csv.reader(text, delimiter="\t" if self.format == "tsv" else ",", strict=True))
+        by_quotes = self.quoting == "quotes"
+        advice = "; task.quoting=none takes quotes as they are" if by_quotes else ""
+        delimiter = "\t" if self.format == "tsv" else ","
+        quoting: Any = csv.QUOTE_MINIMAL if by_quotes else csv.QUOTE_NONE
+        rows = _rows(csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True))
         header: list[str] = []
         for first, last, cells in rows:
             if isinstance(cells, ValueError):
-                problem = str(cells)
+                problem = f"{cells}{advice if last == first else ''}"
             elif not header:
                 header = [name.strip() for name in cells]
                 self._require_columns(header)
                 continue
+            elif (named := list(map(_as_name, cells))) == list(map(_as_name, header)):
+                problem = "repeats the header, as files do that were joined; take it out"
+            elif {_as_name(name) for name in self.columns} <= set(named):
+                raise self._error(
+                    f"line {first} is another header ({', '.join(cells)}), as in files that were joined, and its columns are "
+                    "in another order; give the files as a list: [a.csv,b.csv]"
+                )
+            elif any(BYTE_ORDER_MARK in cell for cell in cells):
+                problem = MARK_INSIDE
             elif len(cells) != len(header):
                 problem = f"{len(cells)} fields where the header has {len(header)}"
             elif any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
                 problem = "invalid UTF-8"
             else:
+                if last > first and self.format == "tsv" and not self.notes:
+                    self.notes.append(
+                        f"{self.name}: quotes make one row of lines {first} to {last} (and maybe of others){advice}"
+                    )
                 yield first, dict(zip(header, cells, strict=True))
                 continue
             if not header:
                 raise self._error(f"the header cannot be read ({problem})")
-            yield first, ValueError(f"{problem}{f' (the row ends on line {last})' if last > first else ''}")
+            yield first, ValueError(f"{problem}{f' (the row ends on line {last}){advice}' if last > first else ''}")
             for number in range(first + 1, last + 1):  # a quote that is not closed swallows rows
                 yield number, ValueError(f"is part of the row that begins on line {first}")
 
@@ -129,8 +333,10 @@ class Source:
         try:
             with pq.ParquetFile(io.BytesIO(self._bytes())) as file:
                 self._require_columns(file.schema_arrow.names)
+                floats = _float_columns(file.schema_arrow, self.columns)
+                whole = self._told_floats(file.read(columns=list(floats)), floats) if floats else set()
                 for batch in file.iter_batches(columns=list(self.columns)):
-                    for number, row in enumerate(_table_rows(batch), start=number + 1):  # noqa: B020
+                    for number, row in enumerate(_table_rows(batch, floats, whole), start=number + 1):  # noqa: B020
                         yield number, row
                 if number != file.metadata.num_rows:
                     raise self._error(
@@ -143,9 +349,24 @@ class Source:
 
     def _hub(self) -> Iterator[tuple[int, Record]]:
         number = 0
+        floats = _float_columns(self._hub_table.schema, self.columns)
+        whole = self._told_floats(self._hub_table, floats)
         for batch in self._hub_table.to_batches():
-            for number, row in enumerate(_table_rows(batch), start=number + 1):  # noqa: B020
+            for number, row in enumerate(_table_rows(batch, floats, whole), start=number + 1):  # noqa: B020
                 yield number, row
+
+    def _told_floats(self, table: Any, floats: Mapping[str, int]) -> set[str]:
+        """Note what becomes of columns of floating-point numbers; return those that hold only whole numbers."""
+        whole = {name for name, exact in floats.items() if _is_whole(table.column(name), exact)}
+        for name in floats:
+            how = (
+                "floating-point numbers that are all whole, as pandas makes of whole numbers beside missing ones: read "
+                "as 18, not 18.0"
+                if name in whole
+                else "floating-point numbers, which keep no digits of their own (0.1000 is 0.1, 18 is 18.0)"
+            )
+            self.notes.append(f"{self.name}: column {name!r} holds {how}; store text for another form")
+        return whole
 
     @cached_property
     def _hub_table(self) -> Any:
@@ -157,12 +378,14 @@ class Source:
         import huggingface_hub
 
         datasets.disable_progress_bars()
-        if not Path(name).exists() and not hub.reachable():
+        folder = self.root / expanded(name, self.key)
+        name = str(folder) if folder.is_dir() else name
+        if not folder.exists() and not hub.reachable():
             # Otherwise it would try again and again for most of a minute.
             datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
         try:
             # What `datasets` keeps of a local folder may be older than the folder.
-            mode = "force_redownload" if Path(name).is_dir() else "reuse_dataset_if_exists"
+            mode = "force_redownload" if folder.is_dir() else "reuse_dataset_if_exists"
             data = datasets.load_dataset(name, *rest[:-1], split=rest[-1], download_mode=mode)
         except Exception as error:
             raise self._error(
@@ -173,9 +396,14 @@ class Source:
 
 
 READERS = {
-    "txt": Source._lines, "jsonl": Source._jsonl, "json": Source._jsonl, "ndjson": Source._jsonl,
-    "csv": Source._csv, "tsv": Source._csv, "parquet": Source._parquet, "hub": Source._hub,
+    "txt": Part._lines, "jsonl": Part._jsonl, "json": Part._json, "ndjson": Part._jsonl,
+    "csv": Part._csv, "tsv": Part._csv, "parquet": Part._parquet, "hub": Part._hub,
 }  # fmt: skip
+
+
+def _as_name(cell: str) -> str:
+    """A cell as it would name a column, for finding a header: case, quotes, spaces and marks aside."""
+    return cell.replace(BYTE_ORDER_MARK, "").strip(" \t\r\n\"'").casefold()
 
 
 def _rows(reader: Any) -> Iterator[tuple[int, int, list[str] | ValueError]]:
@@ -193,8 +421,41 @@ def _rows(reader: Any) -> Iterator[tuple[int, int, list[str] | ValueError]]:
                 yield first, reader.line_num, cells
 
 
-def _table_rows(batch: Any) -> Iterator[Record]:
-    """The rows of a pyarrow RecordBatch."""
+def _float_columns(schema: Any, names: Sequence[str]) -> dict[str, int]:
+    """The columns of floating-point numbers, or of lists of them, and up to where each holds every whole number."""
+    import pyarrow as pa
+
+    found = {}
+    for name in names:
+        kind = schema.field(name).type
+        while getattr(kind, "value_type", None) is not None:  # of a list, or of a dictionary
+            kind = kind.value_type
+        if pa.types.is_floating(kind):
+            found[name] = {16: 2**11, 32: 2**24, 64: 2**53}[kind.bit_width]
+    return found
+
+
+def _is_whole(column: Any, exact: int) -> bool:
+    """Whether a column of floating-point numbers, maybe in lists, holds only whole ones (missing ones aside), and some."""
+    import pyarrow as pa
+
+    flat: list[float] = []
+    for chunk in column.chunks:
+        while getattr(chunk.type, "value_type", None) is not None:
+            chunk = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk.flatten()
+        flat += [value for value in chunk.to_pylist() if value is not None and not math.isnan(value)]
+    return bool(flat) and all(value.is_integer() and abs(value) < exact for value in flat)
+
+
+def _table_rows(batch: Any, floats: Mapping[str, int], whole: set[str]) -> Iterator[Record]:
+    """The rows of a pyarrow RecordBatch, floating-point numbers as text (`_float_text`)."""
+    for row in _raw_rows(batch):
+        if isinstance(row, dict):
+            row |= {name: _float_text(row[name], exact, name in whole) for name, exact in floats.items()}
+        yield row
+
+
+def _raw_rows(batch: Any) -> Iterator[dict[str, Any] | ValueError]:
     try:
         yield from batch.to_pylist()
     except Exception:  # of whatever kind: some value is none (invalid UTF-8, a date out of range); say which row's
@@ -203,6 +464,23 @@ def _table_rows(batch: Any) -> Iterator[Record]:
                 yield {name: batch.column(name)[index].as_py() for name in batch.schema.names}
             except Exception as error:
                 yield ValueError(first_line(error))
+
+
+def _float_text(value: Any, exact: int, whole: bool) -> Any:
+    """A floating-point number, or each of a list, as the shortest text that gives it; why not, if it lost digits."""
+    if isinstance(value, list):
+        return [_float_text(part, exact, whole) for part in value]
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    if abs(value) >= exact:
+        return ValueError(f"is {value!r}, a floating-point number too large to keep its digits; store it as text")
+    if whole:
+        return f"{value:.0f}"
+    if exact < 2**53:
+        import numpy as np
+
+        return str(np.float32(value) if exact == 2**24 else np.float16(value))
+    return repr(value)
 
 
 class _HashSink(io.RawIOBase):
@@ -221,14 +499,59 @@ class _HashSink(io.RawIOBase):
 
 def _json_row(line: str) -> Record:
     if line.lstrip().startswith("["):
-        return ValueError("a JSON array; write one JSON object a line")
+        return ValueError("a JSON array; write one JSON object a line, or one array of objects in a .json file")
     try:
-        row = json.loads(line, object_pairs_hook=_once)
+        row = _STRICT.decode(line)
     except RecursionError:
         return ValueError("nested too deeply")
     except ValueError as error:
-        return error if type(error) is ValueError else ValueError(f"not JSON ({error})")
+        return error if type(error) is ValueError else ValueError(f"not JSON ({error}){line_end_hint(line)}")
     return row if isinstance(row, dict) else ValueError("not a JSON object")
+
+
+def _json_items(text: str) -> Iterator[Record]:
+    """The objects of a JSON array, and why an item is none.
+
+    Raises:
+        JSONDecodeError: it is no array.
+    """
+
+    def after_spaces(place: int) -> int:
+        while place < len(text) and text[place] in " \t\n\r":
+            place += 1
+        return place
+
+    place = after_spaces(after_spaces(0) + 1)
+    while text[place : place + 1] != "]":
+        item: Record
+        try:
+            try:
+                found, end = _STRICT.raw_decode(text, place)
+                item = found if isinstance(found, dict) else ValueError("not a JSON object")
+            except json.JSONDecodeError:
+                raise
+            except ValueError as error:
+                item, end = error, json.JSONDecoder().raw_decode(text, place)[1]
+        except RecursionError:
+            raise json.JSONDecodeError("nested too deeply", text, place) from None
+        yield item
+        place = after_spaces(end)
+        if text[place : place + 1] == ",":
+            place = after_spaces(place + 1)
+            if text[place : place + 1] == "]":
+                raise json.JSONDecodeError("Expecting value", text, place)
+        elif text[place : place + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+    if (place := after_spaces(place + 1)) < len(text):
+        raise json.JSONDecodeError("Extra data", text, place)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -237,6 +560,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return row
+
+
+# Numbers stay the text that they are in the file: 0.1000 is not 0.1, and no digit of a long one is lost.
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str)
+
+
+def line_end_hint(line: str) -> str:
+    """What to add to the reason why a line is malformed, if it holds a character that others take for a line's end."""
+    found = next((c for c in line.strip() if c in _OTHER_LINE_ENDS), None)
+    if found is None:
+        return ""
+    name = "a carriage return" if found == "\r" else f"the line end U+{ord(found):04X}"
+    return f" ({name} stands inside the line; end lines with a line feed only)"
 
 
 def field_text(row: Mapping[str, Any], name: str) -> str:
@@ -259,8 +595,15 @@ def field_steps(row: Mapping[str, Any], name: str) -> list[str] | str:
 
 
 def _as_text(value: Any, what: str) -> str:
+    if isinstance(value, ValueError):
+        raise ValueError(f"{what} {value}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{what} is not a number ({value})")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError(f"{what} is not a number ({value})")
+        return format(value, "f")
+    # `date` includes `datetime`: ISO 8601, with a space between day and time.
+    if isinstance(value, bool) or not isinstance(value, str | int | float | date | time):
         raise ValueError(f"{what} is {'null' if value is None else type(value).__name__}, not text")
     return str(value)

@@ -142,11 +142,12 @@ class Survey:
             back = str(self.tokenizer.decode(ids))
             if without_spaces(back) == without_spaces(word):
                 continue
-            row = next(row for row, example in enumerate(chunk) if any(word in text.split() for text in example[:3]))
+            texts = ((row, text) for row, example in enumerate(chunk) for text in example[:3])
+            row, text = next((row, text) for row, text in texts if word in text.split())
             where = place(self.examples, self.split, done + row)
             if self.tokenizer.unk_token_id in ids:
                 raise UserError(f"{where}: the tokenizer does not know {word!r}")
-            raise _not_kept(where, word, back)
+            raise _not_kept(where, word, back.strip(), "" if text == word else f" in {text[:EXCERPT]!r}")
 
     def count_special(self, ids: npt.NDArray[np.int64], count: npt.NDArray[np.int64], done: int) -> None:
         """Note the special tokens that these texts hold; `ids` [tokens] of all texts, `count` [texts] tokens of each."""

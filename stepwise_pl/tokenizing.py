@@ -269,8 +269,11 @@ def encode(
     flat, lengths, steps = [], [], []
     done = written = 0
     for chunk in chunks(examples):
-        where = place(examples, split, done)
-        ids, count, ends = _token_ids(tokenizer, [layout(example, eos) for example in chunk], by_step, quick, where)
+        texts = [layout(example, eos) for example in chunk]
+        try:
+            ids, count, ends = _token_ids(tokenizer, texts, by_step, quick)
+        except NotEncoded as error:
+            raise UserError(f"{place(examples, split, done + error.row)}: {error}") from None
         _refuse_unknown(ids, count, tokenizer, examples, chunk, split, done, quick)
         if not quick:  # A dictionary of words keeps every word that it knows.
             survey.check_words(chunk, done)
@@ -355,13 +358,15 @@ def _word_ids(
 
 
 def _token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool, quick: bool, where: str
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool, quick: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens].
 
     Args:
         quick: the tokens are words (`is_word_list`). The ends are not told.
-        where: the place of the first text, for messages.
+
+    Raises:
+        NotEncoded: the tokenizer breaks off.
     """
     if quick and not PYTHON_SPACES.search("".join(texts)):
         return _word_ids(tokenizer, texts)
@@ -372,29 +377,35 @@ def _token_ids(
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # A panic of the tokenizers library is no `Exception`.
-        raise _not_encoded(tokenizer, texts, where, error) from None
+        raise NotEncoded(tokenizer, texts, error) from None
     count = np.fromiter(map(len, out["input_ids"]), np.int64, len(texts))
     ids = np.fromiter(chain.from_iterable(out["input_ids"]), np.int64, int(count.sum()))
     ends = [end for pairs in out["offset_mapping"] for _, end in pairs] if offsets else []
     return ids, count, np.array(ends, np.int64)
 
 
-def _not_encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str], where: str, error: BaseException) -> UserError:
-    """For a tokenizer that breaks off, such as a word list without an unknown token: the words, or characters, that it takes ill."""
+class NotEncoded(Exception):
+    """A tokenizer breaks off, as a word list without an unknown token does; the message names what it does not know.
 
-    def breaks(text: str) -> bool:
-        try:
-            tokenizer(text)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            return True
-        return False
+    Attributes:
+        row: the first text that it cannot encode.
+    """
 
-    text = next(filter(breaks, texts), "")
-    pieces = {word for word in text.split() if breaks(word)} or set(filter(breaks, text))
-    known = f"the tokenizer does not know {' '.join(sorted(pieces)[:5])!r}" if pieces else "the tokenizer fails"
-    return UserError(f"{where} and following: {known} ({first_line(error)}); choose another tokenizer")
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: list[str], error: BaseException) -> None:
+        def breaks(text: str) -> bool:
+            try:
+                tokenizer(text)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                return True
+            return False
+
+        self.row = next((row for row, text in enumerate(texts) if breaks(text)), 0)
+        text = texts[self.row].replace(str(tokenizer.eos_token), " ")
+        pieces = set(filter(breaks, set(text))) or set(filter(breaks, text.split()))
+        known = f"the tokenizer does not know {' '.join(sorted(pieces)[:5])!r}" if pieces else "the tokenizer fails"
+        super().__init__(f"{known} ({first_line(error)}); choose another tokenizer")
 
 
 def _refuse_unknown(

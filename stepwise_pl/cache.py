@@ -17,7 +17,7 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from stepwise_pl import tasks, tokenizing
+from stepwise_pl import metrics, roundtrip, tasks, tokenizing
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.tasks import EASY, SPLITS, Task
 from stepwise_pl.tokenizing import EncodedExamples, encode
@@ -81,7 +81,10 @@ def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_s
 
 def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> str:
     """A hash of the task's config, the content it reads, the tokenizer, and the code that makes tokens of them."""
-    code = [*sorted(Path(inspect.getfile(tasks)).parent.glob("*.py")), Path(inspect.getfile(tokenizing))]
+    code = [
+        *sorted(Path(inspect.getfile(tasks)).parent.glob("*.py")),
+        *(Path(inspect.getfile(module)) for module in (tokenizing, roundtrip, metrics)),
+    ]
     code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may come from elsewhere
     parts = [json.dumps(asdict(task), sort_keys=True), *(task.fingerprint() or ()), _digest(tokenizer), str(by_step)]
     parts += [f"{library.__name__} {library.__version__}" for library in (np, tokenizers, transformers)]
@@ -90,9 +93,14 @@ def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> 
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of everything that makes a tokenizer's ids."""
+    """Of everything that makes a tokenizer's ids, and texts of them again."""
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        parts = [backend.to_str(), str(tokenizer.special_tokens_map)]
+        # Truncation and padding are the caller's choice at every call, and are kept from the last one.
+        plain = {
+            key: value for key, value in json.loads(backend.to_str()).items() if key not in ("truncation", "padding")
+        }
+        parts = [json.dumps(plain, sort_keys=True), str(tokenizer.special_tokens_map)]
+        parts.append(str(tokenizer.clean_up_tokenization_spaces))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +117,8 @@ def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> En
         if not len(splits[split]):
             raise UserError(f"the {split} split has no example")
     names = [name for name in (*SPLITS, EASY) if name in splits]
-    return {name: encode(splits[name], tokenizer, name, by_step) for name in names}, splits.notes
+    notes = list(splits.notes)
+    return {name: encode(splits[name], tokenizer, name, by_step, notes) for name in names}, tuple(notes)
 
 
 def _arrays(by_step: bool) -> tuple[str, ...]:

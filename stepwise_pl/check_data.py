@@ -24,10 +24,18 @@ def check_data(config: CheckDataConfig) -> None:
     reserved = (str(tokenizer.eos_token),)
     positions = positions_of(config.model)
     if isinstance(task, FileTask):  # as it is, with what `load` would refuse
-        report = check(task.read(reserved), tokenizer, positions, config.data, task.skip_malformed, task.allow_overlap)
+        report = check(
+            task.read(reserved),
+            tokenizer,
+            positions,
+            config.data,
+            task.skip_malformed,
+            task.allow_overlap,
+            config.model,
+        )
         report.stops += task.obstacles(reserved)
     else:
-        report = check(task.load(reserved), tokenizer, positions, config.data)
+        report = check(task.load(reserved), tokenizer, positions, config.data, model=config.model)
     cli.say("\n".join([*report.lines, "", summary(report.stops)]))
     if report.stops:
         raise SystemExit(1)

@@ -9,20 +9,23 @@ from fractions import Fraction
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, DataConfig
+from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, DataConfig, ModelConfig
 from stepwise_pl.datamodule import not_longer
-from stepwise_pl.errors import UserError
-from stepwise_pl.tasks import SPLITS, ExampleList, Examples, Splits
+from stepwise_pl.errors import UserError, printable
+from stepwise_pl.pace import Pace, duration, measure
+from stepwise_pl.tasks import SPLITS, Example, ExampleList, Examples, Splits
 from stepwise_pl.tasks.base import chunks, place
 from stepwise_pl.tasks.files import COMPARED, normal, overlaps
 from stepwise_pl.tokenizing import EncodedExamples, Ints, encode
 
-PACES = (  # examples per removed token in the paper's runs
-    ("multiplication (808,000 examples, Δ = 8)", PAPER_EXAMPLES_PER_TOKEN),
-    ("GSM8K (378,000 examples, Δ = 8)", 378_000 / 8),
+PACES = (  # examples per removed token in the paper's runs, and below what a run warns of
+    ("as slow as the paper's multiplication (808,000 examples, Δ = 8)", PAPER_EXAMPLES_PER_TOKEN),
+    ("as slow as the paper's GSM8K (378,000 examples, Δ = 8)", 378_000 / 8),
+    ("to begin with, ten times as fast as the paper's multiplication", PAPER_EXAMPLES_PER_TOKEN / 10),
 )
 BINS, WIDTH = 10, 40
 SHOWN = 5  # duplicates and overlaps shown; malformed lines are all listed
+TOKENS_SHOWN = (24, 8)  # tokens shown at the beginning and at the end of a long part
 
 
 @dataclass
@@ -43,12 +46,14 @@ def check(
     data: DataConfig,
     skip_malformed: bool = False,
     allow_overlap: bool = False,
+    model: ModelConfig | None = None,
 ) -> Report:
     """Look at every example of every split.
 
     Args:
         splits: as read, malformed lines listed.
         positions: the longest text, in tokens, that the model takes; None: any.
+        model: is trained for a few steps, to tell how long a run takes; None: no times are told.
     """
     report = Report()
     report.add(*(f"note: {note}" for note in splits.notes))
@@ -56,11 +61,15 @@ def check(
     for split in SPLITS:
         steps[split] = _examples(report, split, splits[split], skip_malformed)
         if len(splits[split]):
+            notes: list[str] = []
             try:
-                encoded[split] = encode(splits[split], tokenizer, split)
+                encoded[split] = encode(splits[split], tokenizer, split, notes=notes)
             except UserError as error:
                 report.add(f"  cannot be tokenised: {error}")
                 report.stops.append(f"{split} cannot be tokenised")
+            report.add(*(f"  note: {note}" for note in notes))
+    if "train" in encoded:
+        _show_examples(report, splits["train"], encoded["train"], tokenizer)
     if data.max_tokens is not None and "train" in encoded:
         try:
             encoded["train"], note = not_longer(encoded["train"], data.max_tokens, "train")
@@ -80,7 +89,13 @@ def check(
     for split, tokens in encoded.items():
         _lengths(report, split, tokens, positions)
     if "train" in encoded:
-        _suggest(report, encoded["train"], steps["train"], data)
+        pace: Pace | str = ""
+        if model is not None and encoded["train"].cot_length.max():
+            try:
+                pace = measure(model, tokenizer, encoded["train"], data)
+            except UserError as error:
+                pace = f"how long it takes is not measured: {error}"
+        _suggest(report, encoded["train"], steps["train"], data, pace)
     return report
 
 
@@ -115,6 +130,66 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
     for prompt, same in (differ or repeated)[:SHOWN]:
         report.add(f"    {', '.join(place(examples, split, index) for index in same[:4])}: {prompt[:80]!r}")
     return max(steps, default=0) if len(steps) == cots else 0
+
+
+def _show_examples(
+    report: Report, examples: Examples, encoded: EncodedExamples, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Three examples as tokens: the first, the middle one, and the longest; with steps where those are known."""
+    names = {0: "the first", len(examples) // 2: "one in the middle", int(encoded.length.argmax()): "the longest"}
+    report.add("", "examples as tokens (␣ is a space inside a token, / the beginning of a reasoning step)")
+    for row, name in names.items():
+        example = examples.slice(row, row + 1)[0]
+        report.add(f"  {name}, {place(examples, 'train', row)}:", *_shown(example, tokenizer))
+
+
+def _shown(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The parts of one example, and what is left of its CoT once half of it is gone."""
+    by_step = len(example.steps) > 1 and tokenizer.is_fast
+    encoded = encode(ExampleList([example]), tokenizer, "train", by_step)
+    starts = [] if encoded.step_start is None else (encoded.step_start - encoded.cot_start[0]).tolist()
+    prompt, target = encoded.prompt_and_target(0)
+    cot_length = int(encoded.cot_length[0])
+    cot, answer = target[:cot_length], target[cot_length:]
+    lines = [
+        f"    prompt ({len(prompt)})  {tokens_line(prompt, tokenizer)}",
+        f"    CoT ({len(cot)})  {tokens_line(cot, tokenizer, starts)}",
+        f"    answer ({len(answer)})  {tokens_line(answer, tokenizer)}",
+    ]
+    cuts = {f"{gone} of {cot_length} CoT tokens": gone for gone in [cot_length // 2] if gone}
+    if by_step:
+        gone = len(starts) // 2
+        cuts[f"{gone} of {len(starts)} reasoning steps"] = starts[gone]
+    return lines + [
+        f"    without the first {name}:  {tokens_line(cot[cut:], tokenizer, [start - cut for start in starts if start > cut])}"
+        for name, cut in cuts.items()
+    ]
+
+
+def tokens_line(tokens: list[int], tokenizer: PreTrainedTokenizerBase, steps: Sequence[int] = ()) -> str:
+    """Tokens for reading, a space between; a long part is shortened in its middle.
+
+    Args:
+        steps: the tokens with which a reasoning step begins.
+    """
+    first, last = TOKENS_SHOWN
+    middle = len(tokens) - first - last
+    shown = [number for number in range(len(tokens)) if middle <= 0 or number < first or number >= first + middle]
+    words = [f"{'/ ' if number and number in steps else ''}{token_text(tokens[number], tokenizer)}" for number in shown]
+    if middle > 0:
+        words.insert(first, f"... {middle} more ...")
+    return " ".join(words)
+
+
+def token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """One token for reading: its text, spaces visible; its name where it is only a part of a character."""
+    name = str(tokenizer.convert_ids_to_tokens(token))
+    text = str(tokenizer.decode([token]))
+    if name.startswith("▁"):  # A decoder drops the space at the beginning of a text.
+        text = name.replace("▁", " ")
+    if not text or "\ufffd" in text:
+        text = name
+    return printable(text.replace(" ", "␣"))
 
 
 def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int | None) -> None:
@@ -170,9 +245,14 @@ def delta_for(epoch_size: int, examples_per_token: float) -> str:
     return str(math.floor(rate)) if rate >= 1 else f"1/{math.ceil(1 / rate)}"
 
 
-def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfig) -> None:
-    """Cutoff, Δ and epochs; by reasoning step as well, if CoTs have up to `steps` of them."""
-    epoch = data.steps_per_epoch(len(train)) * data.batch_size
+def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfig, pace: Pace | str = "") -> None:
+    """Cutoff, Δ and epochs, as a command line takes them; by reasoning step as well, if CoTs have up to `steps` of them.
+
+    Args:
+        pace: how fast training is here, or why that is not known.
+    """
+    steps_per_epoch = data.steps_per_epoch(len(train))
+    epoch = steps_per_epoch * data.batch_size
     longest = int(train.cot_length.max())
     beyond = cutoff(train.cot_length)
     removed = beyond or longest
@@ -185,16 +265,24 @@ def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfi
             f"  cutoff: schedule.remove_all_beyond={beyond} (tokens); 95% of the CoTs are gone by then, the longest has {longest}"
         )
 
-    def pace(prefix: str, units: int, examples_per_unit: float) -> str:
+    def line(prefix: str, units: int, tokens: int, examples_per_unit: float) -> str:
         delta = delta_for(epoch, examples_per_unit)
         removal = math.ceil(units / Fraction(delta))
-        return f"    {prefix}schedule.delta={delta} trainer.max_epochs={math.ceil(1.25 * removal)}  (removal takes {removal} epochs)"
+        epochs = math.ceil(1.25 * removal)
+        told = f"    {prefix}schedule.delta={delta} trainer.max_epochs={epochs}  (removal takes {removal} epochs)"
+        if isinstance(pace, str):
+            return told
+        rate = Fraction(delta) * Fraction(tokens, units)
+        return f"{told}, about {duration(pace.seconds(train, steps_per_epoch, rate, tokens, epochs))}"
 
     for name, per_token in PACES:
-        report.add(f"  as slow as the paper's {name}, {per_token:,.0f} examples per token:")
-        report.add(pace(f"schedule.remove_all_beyond={beyond} " if beyond else "", removed, per_token))
+        report.add(f"  {name}, {per_token:,.0f} examples per token:")
+        report.add(line(f"schedule.remove_all_beyond={beyond} " if beyond else "", removed, removed, per_token))
         if steps:
-            report.add(pace("schedule.unit=step ", steps, per_token * longest / steps))
+            # A step takes as many tokens with it as it holds on average.
+            report.add(line("schedule.unit=step ", steps, longest, per_token * longest / steps))
+    if pace:
+        report.add(f"  {pace if isinstance(pace, str) else pace.told}")
 
 
 def summary(stops: Sequence[str]) -> str:

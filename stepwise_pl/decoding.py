@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.batch import CoTBatch, Part
-from stepwise_pl.metrics import normalize_answer
-from stepwise_pl.tokenizing import MARK
+from stepwise_pl.roundtrip import written_answer
 
 # Model types whose logits are the output embedding of the last hidden state and nothing more (tested). Others may
 # scale or cap them (cohere, gemma2, granite, ...), and take the full way.
@@ -179,15 +178,5 @@ def continuation(batch: CoTBatch) -> list[list[int]]:
 
 
 def answers(new: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
-    """The normalised answer in each row of generated tokens; None where none was finished.
-
-    The answer is what stands between the first and the second end token, after `####`.
-    """
-    eos = tokenizer.eos_token_id
-    out: list[str | None] = []
-    for row in new:
-        ends = [i for i, token in enumerate(row) if token == eos][:2]
-        text = str(tokenizer.decode(list(row[ends[0] + 1 : ends[1]]))) if len(ends) == 2 else ""
-        _, mark, answer = text.partition(MARK)
-        out.append(normalize_answer(answer) if mark else None)
-    return out
+    """The normalised answer in each row of generated tokens; None where none was finished (`written_answer`)."""
+    return [written_answer(row, tokenizer) for row in new]

@@ -17,23 +17,30 @@ chain of thought are removed. Give it a problem in this form, with your own in p
 {code}
 ```
 """
-# Both separators are given: what follows is the answer and the end token, where generation stops by itself.
-INTERNALIZED = """\
-from transformers import pipeline
-
-generate = pipeline("text-generation", model=".")
-text = generate({prompt!r}, return_full_text=False)[0]["generated_text"]
-print(text.partition("####")[2].strip())"""
-# The CoT ends with an end token too, so generation is not stopped at one, and what comes after the second is cut.
-WRITES_COT = """\
+# Tokens are split and decoded as an evaluation does it: with special tokens, which an answer may hold. Only the two
+# inputs that training knows are given, because some tokenizers make others.
+CODE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 prompt = tokenizer({prompt!r}, return_tensors="pt")
-tokens = model.generate(**prompt)[0, prompt["input_ids"].shape[1] :]
-cot, answer = tokenizer.decode(tokens, skip_special_tokens=False).split({eos!r})[:2]
+tokens = model.generate(input_ids=prompt["input_ids"], attention_mask=prompt["attention_mask"])
+text = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=False)
+"""
+# Both separators are given: what follows is the answer and the end token, where generation stops by itself.
+INTERNALIZED = (
+    CODE
+    + """\
+print(text.split({eos!r})[0].partition("####")[2].strip())"""
+)
+# The CoT ends with an end token too, so generation is not stopped at one, and what comes after the second is cut.
+WRITES_COT = (
+    CODE
+    + """\
+cot, answer, *_ = [*text.split({eos!r}), ""]
 print(cot.strip())
 print(answer.partition("####")[2].strip())"""
+)
 
 
 def example_prompt(task: Task) -> str:

@@ -77,7 +77,7 @@ def reachable() -> bool:
     return True
 
 
-def not_loaded(key: str, name: str, error: Exception) -> UserError:
+def not_loaded(key: str, name: str, error: BaseException) -> UserError:
     """For a model or tokenizer that cannot be loaded: the reason, and what there is besides the Hub."""
     return UserError(
         f"{key}={name}: cannot be loaded ({first_line(error)}); without network give a local folder or .gguf file, or "

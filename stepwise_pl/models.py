@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import quantization_config
 
 from stepwise_pl.architecture import (
@@ -29,6 +29,7 @@ from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
 from stepwise_pl.run_folder import located_model
+from stepwise_pl.tokenizing import load_tokenizer, num_ids
 from stepwise_pl.upgrade import upgraded
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,9 @@ def build_model(
     else:
         model = build(_own_config(cfg, tokenizer, positions), f"model.type={cfg.type}")
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if len(tokenizer) > rows:
+    if num_ids(tokenizer) > rows:
         raise UserError(
-            f"model.tokenizer={cfg.tokenizer}: has {len(tokenizer)} tokens, the model embeds only {rows}; "
+            f"model.tokenizer={cfg.tokenizer}: has {num_ids(tokenizer)} tokens, the model embeds only {rows}; "
             "use the model's own tokenizer"
         )
     before = getattr(model.config, "max_position_embeddings", None)
@@ -104,7 +105,7 @@ def _prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:
 
 
 def _own_config(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, positions: int = 0) -> Any:
-    return own_config(cfg, len(tokenizer), tokenizer.eos_token_id, positions)
+    return own_config(cfg, num_ids(tokenizer), tokenizer.eos_token_id, positions)
 
 
 def _pretrained(name: str, key: str, dropout: float | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -229,7 +230,7 @@ def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise `UserError` if the folder brings a tokenizer whose ids mean something else than ours."""
     for place in (folder, folder / "model"):
         if (place / "tokenizer_config.json").is_file():
-            theirs = AutoTokenizer.from_pretrained(place)
+            theirs = load_tokenizer("model.init_from", str(place))
             if theirs.get_vocab() != tokenizer.get_vocab():
                 raise UserError(
                     f"model.init_from={folder}: was trained with another vocabulary ({len(theirs)} tokens, ours has "

@@ -87,7 +87,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise UserError(f"{path / 'model'}: cannot be read ({first_line(error)})") from None
     model = restored(path, state, file, tokenizer).eval()  # type: ignore[no-untyped-call]
     stepwise = state["stepwise"]

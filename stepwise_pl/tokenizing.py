@@ -1,5 +1,6 @@
 """From texts to tokens: the small offline tokenizer, any Hugging Face tokenizer, and encoded splits."""
 
+import re
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,25 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, 
 
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.config import SMALL
-from stepwise_pl.errors import UserError
+from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
+from stepwise_pl.roundtrip import (
+    MARK,
+    Survey,
+    check_examples,
+    drawn_rows,
+    give_decoder,
+    ids_of,
+    is_word_list,
+    layout,
+)
+from stepwise_pl.roundtrip import export_prompt as export_prompt
 from stepwise_pl.tasks.base import Example, Examples, Task, chunks, place
 
 Ints = npt.NDArray[np.integer[Any]]
 
-MARK = "####"  # stands before the answer
+# Python's `split` takes these four for spaces, tokenizers do not.
+PYTHON_SPACES = re.compile("[\x1c-\x1f]")
 
 
 def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerBase:
@@ -33,15 +46,36 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
                 "model.tokenizer=symbols: this task has no fixed set of words; name a Hugging Face tokenizer"
             )
         return small_tokenizer(symbols)
-    try:
-        # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
-        bare = (Path(name) / "merges.txt").is_file() and not (Path(name) / "tokenizer_config.json").is_file()
-        tokenizer = (GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(**source(name))
-    except Exception as error:
-        raise not_loaded("model.tokenizer", name, error) from None
+    tokenizer = load_tokenizer("model.tokenizer", name)
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.tokenizer={name}: it has no end token, which separates prompt, CoT and answer")
+    give_decoder(tokenizer)
     return tokenizer
+
+
+def load_tokenizer(key: str, name: str) -> PreTrainedTokenizerBase:
+    """A Hugging Face tokenizer by Hub name, folder or GGUF file, which was given as `key`.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
+        folder = Path(name).expanduser()
+        bare = (folder / "merges.txt").is_file() and not (folder / "tokenizer_config.json").is_file()
+        tokenizer = (GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(**source(name))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # A panic of the tokenizers library is no `Exception`.
+        raise not_loaded(key, name, error) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(f"{key}={name}: holds no tokenizer of texts but a {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many token ids a model must embed: one more than the highest. The vocabulary may have holes."""
+    return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def tokenizer_for(task: Task, name: str) -> PreTrainedTokenizerBase:
@@ -63,25 +97,15 @@ def small_tokenizer(symbols: tuple[str, ...]) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def layout(example: Example, eos: str) -> str:
-    """One example as the reference writes it: ` {prompt} {eos} {cot} {eos} #### {answer} {eos}`."""
-    return f" {example.prompt} {eos} {example.cot} {eos} {MARK} {example.answer} {eos}"
-
-
-def export_prompt(prompt: str, eos: str, internalized: bool) -> str:
-    """The text to give an exported model: the prompt's part of `layout`.
-
-    With all CoT gone the second separator follows the first at once, and is given as well.
-    """
-    return f" {prompt} {eos}{eos if internalized else ''}"
-
-
 def answer_frame(answer: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """How many tokens of the answer's part stand before the answer itself (separator and mark), and after it.
 
-    After it comes the end token, and before that, with tokenizers such as GPT-2's, a space.
+    After it comes the end token, and before that, with tokenizers such as GPT-2's, a space;
+    with characters as tokens, a space stands between mark and answer as well.
     """
     before = next(i for i in range(1, len(answer) + 1) if i == len(answer) or MARK in tokenizer.decode(answer[1:i]))
+    while before < len(answer) - 1 and not str(tokenizer.decode([answer[before]])).strip():
+        before += 1
     after = 1
     while before + after < len(answer) and not str(tokenizer.decode([answer[-after - 1]])).strip():
         after += 1
@@ -113,6 +137,11 @@ class EncodedExamples:
 
     def __len__(self) -> int:
         return len(self.cot_start)
+
+    def prompt_and_target(self, row: int) -> tuple[list[int], list[int]]:
+        """The tokens of an example: its prompt with the first separator, and CoT and answer."""
+        tokens = self.tokens[self.start[row] : self.start[row + 1]].tolist()
+        return tokens[: self.cot_start[row]], tokens[self.cot_start[row] :]
 
     def take(self, rows: Ints) -> "EncodedExamples":
         """The examples `rows` [n], in that order."""
@@ -214,7 +243,11 @@ def _ranges(start: Ints, count: Ints) -> Ints:
 
 
 def encode(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, split: str, by_step: bool = False
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str,
+    by_step: bool = False,
+    notes: list[str] | None = None,
 ) -> EncodedExamples:
     """Tokenise a split as one string per example, and find its parts by the separators.
 
@@ -222,18 +255,29 @@ def encode(
 
     Args:
         by_step: find out where reasoning steps begin as well, to remove those instead of tokens.
+        notes: is given what a person should know of the texts: special tokens in them, for one.
 
     Raises:
-        UserError: an example holds the end token, a word that the tokenizer does not know,
-            or, with `by_step`, a CoT without steps.
+        UserError: an example holds the end token, a word that the tokenizer does not know or
+            does not give back, or, with `by_step`, a CoT without steps.
     """
-    eos = tokenizer.eos_token
-    small = np.min_scalar_type(max(tokenizer.get_vocab().values()))  # there may be holes in it
+    give_decoder(tokenizer)
+    eos = str(tokenizer.eos_token)
+    quick = is_word_list(tokenizer) and _same_as_words(examples, tokenizer)
+    small = np.min_scalar_type(num_ids(tokenizer) - 1)
+    survey = Survey(tokenizer, examples, split)
     flat, lengths, steps = [], [], []
     done = written = 0
     for chunk in chunks(examples):
-        ids, count, ends = _token_ids(tokenizer, [layout(example, eos) for example in chunk], by_step)
-        _refuse_unknown(ids, count, tokenizer, examples, chunk, split, done)
+        texts = [layout(example, eos) for example in chunk]
+        try:
+            ids, count, ends = _token_ids(tokenizer, texts, by_step, quick)
+        except NotEncoded as error:
+            raise UserError(f"{place(examples, split, done + error.row)}: {error}") from None
+        _refuse_unknown(ids, count, tokenizer, examples, chunk, split, done, quick)
+        if not quick:  # A dictionary of words keeps every word that it knows.
+            survey.check_words(chunk, done)
+        survey.count_special(ids, count, done)
         if by_step:
             without = next((i for i, example in enumerate(chunk) if example.cot and not example.steps), None)
             if without is not None:
@@ -252,12 +296,21 @@ def encode(
     owner = np.searchsorted(start, ends, side="right") - 1
     wrong = np.flatnonzero(np.bincount(owner, minlength=len(start) - 1) != 3)
     if len(wrong):
+        row = int(wrong[0])
+        held = any(eos in text for text in examples.slice(row, row + 1)[0][:3])
+        reason = (
+            "the text must not hold one" if held else "the tokenizer must know it as one token, and add none by itself"
+        )
         raise UserError(
-            f"{place(examples, split, int(wrong[0]))}: has {(owner == wrong[0]).sum()} end tokens {eos!r} where 3 belong "
-            "(after prompt, CoT and answer): the text must not hold one, and the tokenizer must not add any"
+            f"{place(examples, split, row)}: has {(owner == row).sum()} end tokens {eos!r} where 3 belong "
+            f"(after prompt, CoT and answer): {reason}"
         )
     separators = (ends.reshape(-1, 3)[:, :2] - start[:-1, None]).astype(np.int32)
     encoded = EncodedExamples(tokens, start, separators[:, 0] + 1, separators[:, 1].copy())
+    rows = drawn_rows(len(encoded), encoded.length)
+    said = check_examples(examples, split, tokenizer, rows, map(encoded.prompt_and_target, rows))
+    if notes is not None:
+        notes += [*survey.notes(), *said]
     if not by_step:
         return encoded
     first = (start[:-1] + encoded.cot_start)[encoded.cot_length > 0]  # the first step begins where the CoT does
@@ -286,43 +339,105 @@ def _step_starts(
     return np.concatenate(out) if out else np.empty(0, np.int64)
 
 
-def _token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool
+def _same_as_words(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a dictionary of words gives the tokenizer's own ids, for some of the examples."""
+    eos = str(tokenizer.eos_token)
+    texts = [layout(examples.slice(row, row + 1)[0], eos) for row in drawn_rows(len(examples))]
+    ids, count, _ = _word_ids(tokenizer, texts)
+    return [row.tolist() for row in np.split(ids, count.cumsum()[:-1])] == [ids_of(tokenizer, text) for text in texts]
+
+
+def _word_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens]; not for words."""
-    if isinstance(_model(tokenizer), models.WordLevel):
-        # The small tokenizer is a dictionary of words, and a dictionary is ten times faster.
-        vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
-        words = [text.split() for text in texts]
-        ids = np.fromiter(map(vocabulary.get, chain.from_iterable(words), repeat(unknown)), np.int64)
-        return ids, np.fromiter(map(len, words), np.int64, len(words)), np.empty(0, np.int64)
+    """`_token_ids` of a dictionary of words: ten times faster than the tokenizer."""
+    vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
+    words = [text.split() for text in texts]
+    ids = np.fromiter(map(vocabulary.get, chain.from_iterable(words), repeat(unknown)), np.int64)
+    return ids, np.fromiter(map(len, words), np.int64, len(words)), np.empty(0, np.int64)
+
+
+def _token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool, quick: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens].
+
+    Args:
+        quick: the tokens are words (`is_word_list`). The ends are not told.
+
+    Raises:
+        NotEncoded: the tokenizer breaks off.
+    """
+    if quick and not PYTHON_SPACES.search("".join(texts)):
+        return _word_ids(tokenizer, texts)
     if offsets and _model(tokenizer) is None:
         raise UserError("schedule.unit=step needs a fast tokenizer, which says where each token stands in the text")
-    out = tokenizer(texts, return_attention_mask=False, return_offsets_mapping=offsets)
+    try:
+        out = tokenizer(texts, return_attention_mask=False, return_offsets_mapping=offsets)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # A panic of the tokenizers library is no `Exception`.
+        raise NotEncoded(tokenizer, texts, error) from None
     count = np.fromiter(map(len, out["input_ids"]), np.int64, len(texts))
     ids = np.fromiter(chain.from_iterable(out["input_ids"]), np.int64, int(count.sum()))
     ends = [end for pairs in out["offset_mapping"] for _, end in pairs] if offsets else []
     return ids, count, np.array(ends, np.int64)
 
 
+class NotEncoded(Exception):
+    """A tokenizer breaks off, as a word list without an unknown token does; the message names what it does not know.
+
+    Attributes:
+        row: the first text that it cannot encode.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: list[str], error: BaseException) -> None:
+        def breaks(text: str) -> bool:
+            try:
+                tokenizer(text)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                return True
+            return False
+
+        self.row = next((row for row, text in enumerate(texts) if breaks(text)), 0)
+        text = texts[self.row].replace(str(tokenizer.eos_token), " ")
+        pieces = set(filter(breaks, set(text))) or set(filter(breaks, text.split()))
+        known = f"the tokenizer does not know {' '.join(sorted(pieces)[:5])!r}" if pieces else "the tokenizer fails"
+        super().__init__(f"{known} ({first_line(error)}); choose another tokenizer")
+
+
 def _refuse_unknown(
     tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64], tokenizer: PreTrainedTokenizerBase,
-    examples: Examples, chunk: list[Example], split: str, done: int,
+    examples: Examples, chunk: list[Example], split: str, done: int, quick: bool,
 ) -> None:  # fmt: skip
     unknown = tokenizer.unk_token_id
-    if unknown is None or unknown == tokenizer.eos_token_id:
+    if unknown is None or unknown == tokenizer.eos_token_id:  # In the second case `Survey.check_words` names the word.
         return
     where = np.flatnonzero(tokens == unknown)
     if not len(where):
         return
     row = int(np.searchsorted(lengths.cumsum(), where[0], side="right"))
-    words = sorted({word for word in layout(chunk[row], "").split() if unknown in tokenizer(word)["input_ids"]})
-    hint = (
-        f"; for free text name a Hugging Face tokenizer, not {SMALL}"
-        if isinstance(_model(tokenizer), models.WordLevel)
-        else ""
-    )
-    raise UserError(f"{place(examples, split, done + row)}: the tokenizer does not know {' '.join(words[:5])!r}{hint}")
+    pieces = sorted(_unknown_pieces(tokenizer, layout(chunk[row], "")))
+    hint = f"; for free text name a Hugging Face tokenizer, not {SMALL}" if quick else ""
+    if tokenizer.unk_token in pieces:
+        hint = f" ({tokenizer.unk_token} stands for all that it does not know)" + hint
+    raise UserError(f"{place(examples, split, done + row)}: the tokenizer does not know {' '.join(pieces[:5])!r}{hint}")
+
+
+def _unknown_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> set[str]:
+    """The words of a text that become the unknown token, or its characters, if no word does by itself."""
+    unknown, pieces = tokenizer.unk_token_id, set[str]()
+    if tokenizer.is_fast:
+        out = tokenizer(text, return_offsets_mapping=True)
+        places = zip(out["input_ids"], out["offset_mapping"], strict=True)
+        pieces = {text[begin:end] for number, (begin, end) in places if number == unknown}
+        pieces = {piece.strip() or piece for piece in pieces}
+    if pieces and all(pieces):
+        return pieces
+    words = {word for word in text.split() if unknown in ids_of(tokenizer, word)}
+    return words or {letter for letter in text if unknown in ids_of(tokenizer, letter)}
 
 
 def _model(tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from stepwise_pl import cli
@@ -164,7 +165,7 @@ def seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
             "runs": [one.run for one in group],
             "seeds": [one.seed for one in group],
             "accuracies": accuracies,
-            "mean": sum(accuracies) / len(group),
+            "mean": fmean(accuracies),
             "interval": interval and interval[:2],
             "interval_is": interval and interval[2],
         })  # fmt: skip

@@ -1,4 +1,10 @@
-"""The one exception a person at the keyboard is meant to read, and the one the guard acts on."""
+"""The one exception a person at the keyboard is meant to read, the one the guard acts on, and failures that cost nothing."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("stepwise_pl")
 
 
 class UserError(Exception):
@@ -39,6 +45,16 @@ def require(ok: bool, key: str, value: object, rule: str) -> None:
     """Raise `UserError` naming the config key, its value and the rule it breaks, unless `ok`."""
     if not ok:
         raise UserError(f"{key}={value}: {rule}")
+
+
+@contextmanager
+def go_on_without(what: str) -> Iterator[None]:
+    """Let a figure, or another thing that nothing depends on, fail: one warning names it and the reason."""
+    try:
+        yield
+    except Exception as error:
+        reason = printable(f"{type(error).__name__}: {first_line(error)}")
+        log.warning("%s could not be made (%s); all else is complete", what, reason)
 
 
 def first_line(error: BaseException) -> str:

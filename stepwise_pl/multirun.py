@@ -371,6 +371,8 @@ def end(error: BaseException | None) -> None:
     from stepwise_pl.sweep_results import refresh
 
     assert here.folder is not None
+    # Hydra has taken the handlers away after the last job.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     sweep, cells = refresh(here.folder, draw=True)
     cli.say(report(sweep, cells))
     again = "the same command with resume=true goes on"

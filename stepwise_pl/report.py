@@ -7,7 +7,7 @@ from pathlib import Path
 from stepwise_pl import cli
 from stepwise_pl.commands import ReportConfig
 from stepwise_pl.disk import write_text
-from stepwise_pl.errors import UserError
+from stepwise_pl.errors import UserError, go_on_without
 from stepwise_pl.sweep_folder import holds_sweep
 
 log = logging.getLogger("stepwise_pl")
@@ -33,6 +33,8 @@ def report(config: ReportConfig) -> Path:
         for note in run.notes:
             log.warning("%s: %s", run.path, note)
     drawn = Figures.of(runs)
+    for note in drawn.notes:
+        log.warning("%s", note)
     command = " ".join(["python -m stepwise_pl.report", *config.runs])
     first = Path(config.runs[0])
     sweep = first.resolve().name if len(config.runs) == 1 and holds_sweep(first) else ""
@@ -48,7 +50,10 @@ def report(config: ReportConfig) -> Path:
         folder = Path(config.figures)
         folder.mkdir(parents=True, exist_ok=True)
         labels = [cell.label for cell in cells_of(runs)]
-        files = [path for figure in drawn.all() for path in write_figure(figure, labels, folder)]
+        files = []
+        for figure in drawn.all():
+            with go_on_without(f"{figure.slug}.png"):
+                files += write_figure(figure, labels, folder)
         cli.say(f"{len(files)} files of figures written to {folder}")
     return out
 

@@ -1,8 +1,10 @@
 """From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stepwise_pl.records import read_attempts
 from stepwise_pl.statistics import wilson
@@ -79,6 +81,37 @@ def stage_table(stages: list[Stage]) -> str:
     return "\n".join(lines)
 
 
+@contextmanager
+def pyplot() -> Iterator[Any]:
+    """Matplotlib's pyplot for figures that become files: no display, text taken literally, every figure closed at the end."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    before = plt.get_fignums()
+    try:
+        # Names of runs are not to be read as formulas.
+        with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
+            yield plt
+    finally:
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
+
+
+def save_figure(figure: Any, stem: Path) -> list[Path]:
+    """Write `<stem>.png` and `<stem>.svg`, each in one go."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for path in paths:
+        fresh = path.with_name(f"{path.name}.tmp")
+        try:
+            figure.savefig(fresh, format=path.suffix[1:], dpi=150)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return paths
+
+
 def plot_stages(
     runs: Mapping[str, list[Stage]],
     title: str,
@@ -90,13 +123,16 @@ def plot_stages(
     Args:
         given_up: the stages of attempts that the guard gave up, by run: dotted, from where they left the run's line.
     """
-    import matplotlib
+    with pyplot() as plt:
+        figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+        _draw_stages(axes, runs, given_up or {})
+        axes.set_title(title)
+        save_figure(figure, stem)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+
+def _draw_stages(axes: Any, runs: Mapping[str, list[Stage]], given_up: Mapping[str, list[list[Stage]]]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     for i, (name, stages) in enumerate(runs.items()):
         x = [stage.removed_tokens for stage in stages]
         y = [stage.accuracy for stage in stages]
@@ -105,7 +141,7 @@ def plot_stages(
             x, y, yerr=errors, label=name, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
             markersize=5, capsize=3, linewidth=1.5,
         )  # fmt: skip
-        for attempt in (given_up or {}).get(name, []):
+        for attempt in given_up.get(name, []):
             if not attempt:
                 continue
             left = [stage for stage in stages if stage.step < attempt[0].step][-1:]
@@ -113,11 +149,8 @@ def plot_stages(
             label = None if any(line.get_label() == GIVEN_UP for line in axes.lines) else GIVEN_UP
             axes.plot(x, y, ":", color=COLORS[i % len(COLORS)], linewidth=1.2, label=label)
             axes.plot(x[-1], y[-1], "x", color=COLORS[i % len(COLORS)], markersize=7)
-    axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03), title=title)
+    axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if len(runs) > 1 or any((given_up or {}).values()):
+    if len(runs) > 1 or any(given_up.values()):
         axes.legend(fontsize="small")
-    for suffix in (".png", ".svg"):
-        figure.savefig(stem.with_suffix(suffix), dpi=150)
-    plt.close(figure)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 Z95 = 1.959964  # 97.5% quantile of the standard normal distribution
 
@@ -9,14 +10,19 @@ Z95 = 1.959964  # 97.5% quantile of the standard normal distribution
 def wilson(accuracy: float, examples: int, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of an accuracy measured on `examples` examples; 95% by default.
 
-    Unlike the normal interval it is honest at 0% and 100%. Raises `ValueError` for no example.
+    Unlike the normal interval it is honest at 0% and 100%, and ends there. Raises `ValueError` for no example.
     """
     if examples < 1:
         raise ValueError("an interval needs at least one example")
     spread = z * z / examples
     centre = (accuracy + spread / 2) / (1 + spread)
     half = math.sqrt(accuracy * (1 - accuracy) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return _around(accuracy, centre - half, centre + half, 0.0)
+
+
+def _around(estimate: float, low: float, high: float, least: float, most: float = 1.0) -> tuple[float, float]:
+    """The interval cut at what is possible. It contains its estimate, however the ends were rounded."""
+    return min(max(least, low), estimate), max(min(most, high), estimate)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -47,7 +53,7 @@ def paired_difference(only_first: int, only_second: int, examples: int) -> tuple
     first, second = (only_first + 1) / (examples + 2), (only_second + 1) / (examples + 2)
     difference = first - second
     half = Z95 * math.sqrt((first + second - difference**2) / (examples + 2))
-    return max(-1.0, difference - half), min(1.0, difference + half)
+    return _around((only_first - only_second) / examples, difference - half, difference + half, -1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -63,11 +69,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean by Student's t distribution. Raises `ValueError` for fewer than two values."""
+    """95% interval of the mean (`statistics.fmean`) by Student's t distribution.
+
+    Raises `ValueError` for fewer than two values.
+    """
     count = len(values)
     if count < 2:
         raise ValueError("an interval needs at least two values")
-    mean = math.fsum(values) / count
+    mean = fmean(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = t_quantile(count - 1) * math.sqrt(variance / count)
     return mean - half, mean + half
@@ -77,15 +86,15 @@ def over_seeds(accuracies: Sequence[float], examples: int) -> tuple[float, float
     """95% interval of an accuracy, given that of each seed, and what it is: `t` or `Wilson`.
 
     Student's t is about other seeds. One seed, or some that agree (as at 100%), say nothing
-    about others: then Wilson's of `examples` examples, about other problems. Raises
-    `ValueError` for no accuracy or no example.
+    about others: then Wilson's of `examples` examples, about other problems. Either contains
+    the mean (`statistics.fmean`). Raises `ValueError` for no accuracy or no example.
     """
     if not accuracies:
         raise ValueError("an interval needs at least one accuracy")
-    if len(set(accuracies)) == 1:
-        return *wilson(accuracies[0], examples), "Wilson"
-    low, high = mean_interval(accuracies)
-    return max(0.0, low), min(1.0, high), "t"
+    mean = fmean(accuracies)
+    agree = len(set(accuracies)) == 1
+    low, high = wilson(accuracies[0], examples) if agree else mean_interval(accuracies)
+    return *_around(mean, low, high, 0.0), "Wilson" if agree else "t"
 
 
 def t_quantile(freedom: int, inside: float = 0.95) -> float:

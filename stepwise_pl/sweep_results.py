@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.compare import read_summary
 from stepwise_pl.disk import write_text
+from stepwise_pl.errors import go_on_without
 from stepwise_pl.predictions import table
 from stepwise_pl.run_folder import derived_of
 from stepwise_pl.statistics import over_seeds
@@ -132,9 +133,11 @@ def refresh(folder: Path, draw: bool = False) -> tuple[Sweep, list[Cell]]:
         write_sweep(sweep, cells=[{"swept": cell.swept, **cell.row()} for cell in cells])
         write_text(folder / "sweep.csv", _csv(rows))
         if draw and any(cell.results for cell in cells):
-            plot_cells(cells, folder.resolve().name, folder / "sweep")
-            if (keys := grid_of(cells)) is not None:
-                plot_grid(cells, *keys, folder.resolve().name, folder / "sweep-grid")
+            with go_on_without("sweep.png"):
+                plot_cells(cells, folder.resolve().name, folder / "sweep")
+            with go_on_without("sweep-grid.png"):
+                if (keys := grid_of(cells)) is not None:
+                    plot_grid(cells, *keys, folder.resolve().name, folder / "sweep-grid")
     return sweep, cells
 
 
@@ -196,20 +199,29 @@ LEGEND = (
 
 def plot_cells(cells: Sequence[Cell], title: str, stem: Path) -> None:
     """Test accuracy with interval, and tokens removed at 95% accuracy: a line per cell, a dot (collapsed: cross) per seed."""
+    from stepwise_pl.results import pyplot
+
+    with pyplot() as plt:
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11.0, 1.7 + 0.34 * len(cells)), width_ratios=(3, 2), sharey=True, layout="constrained"
+        )
+        _draw_cells(left, right, cells)
+        _save(figure, title, stem)
+
+
+def _draw_cells(left: "Axes", right: "Axes", cells: Sequence[Cell]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     from stepwise_pl.results import COLORS
 
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11.0, 1.7 + 0.34 * len(cells)), width_ratios=(3, 2), sharey=True, layout="constrained"
-    )
     for place, cell in enumerate(cells):
         if cell.accuracy is None or cell.interval is None:
             left.text(0.5, place, "failed" if cell.row()["failed"] else "not finished", ha="center", va="center")
             continue
         for one in cell.results:
-            style = {"marker": "x", "color": COLORS[1]} if one.collapsed else {"marker": "o", "color": COLORS[0]}
+            style: dict[str, Any] = (
+                {"marker": "x", "color": COLORS[1]} if one.collapsed else {"marker": "o", "color": COLORS[0]}
+            )
             for axes, value in ((left, one.test_accuracy), (right, one.removed_at_95)):
                 axes.plot([] if value is None else [value], [place] * (value is not None), markersize=5, **style)
         low, high, how = cell.interval
@@ -225,7 +237,6 @@ def plot_cells(cells: Sequence[Cell], title: str, stem: Path) -> None:
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _save(figure, title, stem)
 
 
 def grid_of(cells: Sequence[Cell]) -> tuple[str, str] | None:
@@ -239,21 +250,25 @@ def grid_of(cells: Sequence[Cell]) -> tuple[str, str] | None:
 
 def plot_grid(cells: Sequence[Cell], x_key: str, y_key: str, title: str, stem: Path) -> None:
     """Mean test accuracy over two swept keys as a heat map, with the number of seeds in each cell."""
-    plt = _pyplot()
-    x_values, y_values = (ordered({cell.swept[key]: None for cell in cells}) for key in (x_key, y_key))
-    grid = [[math.nan] * len(x_values) for _ in y_values]
-    figure, axes = plt.subplots(figsize=(2.4 + 1.0 * len(x_values), 1.6 + 0.7 * len(y_values)), layout="constrained")
-    for cell in cells:
-        x, y = x_values.index(cell.swept[x_key]), y_values.index(cell.swept[y_key])
-        grid[y][x] = math.nan if cell.accuracy is None else cell.accuracy
-        _write_in(axes, x, y, cell)
-    image = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
-    axes.set(
-        xticks=range(len(x_values)), xticklabels=x_values, yticks=range(len(y_values)), yticklabels=y_values,
-        xlabel=x_key.lstrip("+"), ylabel=y_key.lstrip("+"),
-    )  # fmt: skip
-    figure.colorbar(image, label="test accuracy (mean)")
-    _save(figure, title, stem)
+    from stepwise_pl.results import pyplot
+
+    with pyplot() as plt:
+        x_values, y_values = (ordered({cell.swept[key]: None for cell in cells}) for key in (x_key, y_key))
+        grid = [[math.nan] * len(x_values) for _ in y_values]
+        figure, axes = plt.subplots(
+            figsize=(2.4 + 1.0 * len(x_values), 1.6 + 0.7 * len(y_values)), layout="constrained"
+        )
+        for cell in cells:
+            x, y = x_values.index(cell.swept[x_key]), y_values.index(cell.swept[y_key])
+            grid[y][x] = math.nan if cell.accuracy is None else cell.accuracy
+            _write_in(axes, x, y, cell)
+        image = axes.imshow(grid, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
+        axes.set(
+            xticks=range(len(x_values)), xticklabels=x_values, yticks=range(len(y_values)), yticklabels=y_values,
+            xlabel=x_key.lstrip("+"), ylabel=y_key.lstrip("+"),
+        )  # fmt: skip
+        figure.colorbar(image, label="test accuracy (mean)")
+        _save(figure, title, stem)
 
 
 def _write_in(axes: "Axes", x: int, y: int, cell: Cell) -> None:
@@ -275,17 +290,8 @@ def ordered(values: Sequence[str] | dict[str, None]) -> list[str]:
     return sorted(numbers, key=lambda value: numbers[value])
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _save(figure: Any, title: str, stem: Path) -> None:
+    from stepwise_pl.results import save_figure
+
     figure.suptitle(textwrap.fill(title, round(10 * figure.get_figwidth()), break_on_hyphens=False), fontsize="small")
-    for suffix in (".png", ".svg"):
-        figure.savefig(stem.with_suffix(suffix), dpi=150)
-    _pyplot().close(figure)
+    save_figure(figure, stem)

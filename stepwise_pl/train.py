@@ -83,11 +83,15 @@ def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None
     if not config.logger.wandb:
         return
     from stepwise_pl import wandb_runs
-    from stepwise_pl.export import write_model
+    from stepwise_pl.errors import go_on_without
 
-    with tempfile.TemporaryDirectory(dir=run_dir, prefix="artifact-") as folder:
-        model = write_model(run_dir, "best", Path(folder) / "model") if config.logger.artifact else None
-        wandb_runs.add_result(run_dir, summary, model)
+    wandb_runs.add_result(run_dir, summary)
+    if config.logger.artifact:
+        with go_on_without("W&B's artifact"):
+            from stepwise_pl.export import write_model
+
+            with tempfile.TemporaryDirectory(dir=run_dir, prefix="artifact-") as folder:
+                wandb_runs.add_model(summary, write_model(run_dir, "best", Path(folder) / "model"))
 
 
 def summarise(
@@ -240,11 +244,13 @@ def on_validation(metrics: Path) -> dict[str, Any]:
 
 def report(run_dir: Path, summary: dict[str, Any]) -> None:
     """Draw the figure and print the summary; in a sweep, which ends with a table, a line of it."""
+    from stepwise_pl.errors import go_on_without
     from stepwise_pl.results import percent, plot_stages, read_stages, stage_table
 
     stages, given_up = read_stages(run_dir / "metrics.csv")
     name = summary["name"]
-    plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
+    with go_on_without("accuracy.png"):
+        plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
     accuracy = percent(summary["test_accuracy"], summary["test_examples"])
     if cli.in_sweep():
         removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
@@ -263,6 +269,7 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
     guard = [f"{'' if i else 'guard':16}{line}\n" for i, line in enumerate(guard)]
     judged = summary["expected"]
     expected = "".join(f"{line}\n" for line in told(judged)) if judged else ""
+    figure = "accuracy.png, " if (run_dir / "accuracy.png").is_file() else ""
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
     cli.say(f"""
@@ -272,7 +279,7 @@ test accuracy   {accuracy}  [95% Wilson interval]
                 with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
 {"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
 {expected}run folder      {run_dir}
-                config.yaml, metrics.csv, stages.jsonl, summary.json, accuracy.png, checkpoints/
+                config.yaml, metrics.csv, stages.jsonl, summary.json, {figure}checkpoints/
 next            python -m stepwise_pl.evaluate run={run_dir}
                 python -m stepwise_pl.export run={run_dir}
                 python -m stepwise_pl.report {run_dir}

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from stepwise_pl.config import LoggerConfig
 from stepwise_pl.disk import write_text
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.errors import UserError, first_line, go_on_without
 from stepwise_pl.loggers import VERSUS_REMOVED, Throughput
 from stepwise_pl.predictions import Prediction
 from stepwise_pl.records import read_stage_records
@@ -151,20 +151,17 @@ def _not_started(key: str, offline: str, error: Exception) -> UserError:
     return UserError(f"{key}: W&B does not start ({first_line(error)}); log in, or add {offline}")
 
 
-def add_result(run_dir: Path, summary: Mapping[str, Any], model: Path | None) -> None:
+def add_result(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Give the open W&B run, if there is one, the result of its training; a failure is said, and costs nothing.
 
     The numbers of `summary` go to the run's own summary, the lines of stages.jsonl to the
     tables `stages` and `samples` and to the chart of accuracy versus removed tokens.
-
-    Args:
-        model: an exported folder to keep as an artifact.
     """
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
     run = wandb.run
-    try:
+    with go_on_without("W&B's copy of the result"):
         low, high = summary["test_interval"]
         numbers = {"test_low": low, "test_high": high, "rollbacks": len(summary["rollbacks"])}
         keys = ("test_accuracy", "removed_tokens", "max_cot_tokens", "steps", "examples_seen", "examples_per_token",
@@ -172,17 +169,24 @@ def add_result(run_dir: Path, summary: Mapping[str, Any], model: Path | None) ->
         run.summary.update(
             {f"result/{key}": value for key, value in {**{k: summary[k] for k in keys}, **numbers}.items()}
         )
+        run.log({"stages": stage_table(run_dir), "samples": sample_table(run_dir)})
+    title = "accuracy versus removed tokens"
+    with go_on_without(f"W&B's chart of {title}"):
         stages = stage_table(run_dir)
-        run.log({"stages": stages, "samples": sample_table(run_dir)})
         if stages.data:
-            title = "accuracy versus removed tokens"
             run.log({title: wandb.plot.line(stages, "removed_tokens", "accuracy", title=title)})
-        if model is not None:
-            artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(numbers, name=summary["name"]))
-            artifact.add_dir(str(model))
-            run.log_artifact(artifact)
-    except Exception as error:
-        log.warning("W&B has not taken the result (%s); the run folder has it all", first_line(error))
+
+
+def add_model(summary: Mapping[str, Any], model: Path) -> None:
+    """Give the open W&B run, if there is one, an exported folder as an artifact."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    low, high = summary["test_interval"]
+    known = {"test_low": low, "test_high": high, "rollbacks": len(summary["rollbacks"]), "name": summary["name"]}
+    artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model", metadata=known)
+    artifact.add_dir(str(model))
+    wandb.run.log_artifact(artifact)
 
 
 def stage_table(run_dir: Path) -> Any:
@@ -236,10 +240,11 @@ def log_evaluation(
         )  # fmt: skip
     except Exception as error:
         raise _not_started("wandb=true", "offline=true", error) from None
-    run.summary.update(
-        {f"eval/{k}": v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    )
-    table = wandb.Table(columns=["index", "prompt", "target", "prediction", "right"])
-    for one in predictions[:PREDICTIONS]:
-        table.add_data(one.index, one.prompt, one.target, one.prediction, one.right)
-    run.log({"predictions": table})
+    with go_on_without("W&B's copy of the evaluation"):
+        run.summary.update(
+            {f"eval/{k}": v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        )
+        table = wandb.Table(columns=["index", "prompt", "target", "prediction", "right"])
+        for one in predictions[:PREDICTIONS]:
+            table.add_data(one.index, one.prompt, one.target, one.prediction, one.right)
+        run.log({"predictions": table})

@@ -2,13 +2,17 @@
 
 import itertools
 import math
+from statistics import fmean
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stepwise_pl.statistics import holm, mcnemar, mean_interval, over_seeds, paired_difference, t_quantile
+from stepwise_pl.predictions import Share
+from stepwise_pl.results import Stage
+from stepwise_pl.statistics import holm, mcnemar, mean_interval, over_seeds, paired_difference, t_quantile, wilson
 
 counts = st.integers(0, 400)
 
@@ -101,3 +105,39 @@ def test_an_interval_over_seeds_is_about_them_where_they_differ(right: list[int]
 def test_an_interval_over_seeds_needs_one() -> None:
     with pytest.raises(ValueError, match="at least one accuracy"):
         over_seeds([], 100)
+
+
+def test_the_wilson_interval_ends_at_all_and_none_for_every_n() -> None:
+    for n in range(1, 20_001):
+        assert wilson(1.0, n)[1] == 1 and wilson(0.0, n)[0] == 0
+
+
+@given(st.floats(0, 1), st.integers(1, 10**7))
+def test_the_wilson_interval_contains_its_accuracy(accuracy: float, n: int) -> None:
+    low, high = wilson(accuracy, n)
+    assert 0 <= low <= accuracy <= high <= 1
+
+
+@given(st.integers(1, 10**5).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_share_or_stage_contains_it_also_in_single_precision(counts: tuple[int, int]) -> None:
+    right, n = counts
+    share = Share(right, n)
+    assert share.interval[0] <= share.accuracy <= share.interval[1]
+    stage = Stage(0, 1, float(np.float32(right) / np.float32(n)), n)
+    assert stage.interval[0] <= stage.accuracy <= stage.interval[1]
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.1, 1 / 3, 1.0, 1 - 2**-53])), min_size=1, max_size=9))
+def test_the_interval_over_seeds_contains_their_mean(accuracies: list[float]) -> None:
+    low, high, _ = over_seeds(accuracies, 50)
+    assert 0 <= low <= fmean(accuracies) <= high <= 1
+    if len(accuracies) > 1:
+        low, high = mean_interval(accuracies)
+        assert low <= fmean(accuracies) <= high
+
+
+@given(counts, counts, counts)
+def test_the_paired_interval_contains_the_difference(first: int, second: int, agreed: int) -> None:
+    n = max(1, first + second + agreed)
+    low, high = paired_difference(first, second, n)
+    assert -1 <= low <= (first - second) / n <= high <= 1

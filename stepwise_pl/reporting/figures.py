@@ -50,6 +50,13 @@ class Series:
     turn: int = 0
     key: str = ""
 
+    @property
+    def errors(self) -> tuple[list[float | None], list[float | None]]:
+        """How far the interval of each y reaches below and above it. Evaluations of old runs may end a rounding step short of y."""
+        below = [None if y is None else max(0.0, y - low) for y, low in zip(self.y, self.low, strict=True)]
+        above = [None if y is None else max(0.0, high - y) for y, high in zip(self.y, self.high, strict=True)]
+        return below, above
+
 
 @dataclass
 class Panel:

@@ -121,11 +121,10 @@ def _series(series: Series) -> dict[str, Any]:
             "line": {"color": color, "width": 1.6 if thin else 0},
         }
     if series.low:
-        pairs = list(zip(series.y, series.low, series.high, strict=True))
+        below, above = series.errors
         out["error_y"] = {
             "type": "data", "symmetric": False, "color": color, "thickness": 1, "width": 3,
-            "array": [None if y is None else high - y for y, _, high in pairs],
-            "arrayminus": [None if y is None else y - low for y, low, _ in pairs],
+            "array": above, "arrayminus": below,
         }  # fmt: skip
     if series.labels:
         out |= {

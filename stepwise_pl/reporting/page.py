@@ -2,18 +2,21 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stepwise_pl import __version__
+from stepwise_pl.errors import first_line
 from stepwise_pl.predictions import percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap
 from stepwise_pl.reporting.history import Cell, History, cells_of
 from stepwise_pl.reporting.interactive import legend, spec, style_of
+
+F = TypeVar("F", Chart, HeatMap)
 
 HERE = Path(__file__).parent
 WIDE = ("task", "model", "schedule", "95% Wilson interval")  # columns of words
@@ -32,28 +35,50 @@ SWATCHES = {
 
 @dataclass
 class Figures:
-    """Every figure of a report; None or empty where there is nothing to show."""
+    """Every figure of a report; empty where there is nothing to show.
 
-    means: Chart | None
-    accuracy: Chart | None
-    loss: Chart | None
+    Attributes:
+        specs: what plotly draws, by slug.
+        notes: figures that cannot be drawn, and why; they are left out.
+    """
+
+    means: list[Chart]
+    accuracy: list[Chart]
+    loss: list[Chart]
     speed: list[Chart]
     sweeps: list[HeatMap]
     digits: list[HeatMap]
+    specs: dict[str, dict[str, Any]]
+    notes: list[str]
 
     @classmethod
     def of(cls, runs: Sequence[History]) -> "Figures":
-        """What the runs have to show."""
-        by_digit = [figures.digits(run, number) for number, run in enumerate(runs)]
+        """What the runs have to show. A figure that fails costs the report nothing else."""
+        specs: dict[str, dict[str, Any]] = {}
+        notes: list[str] = []
+
+        def drawn(what: str, make: Callable[[], Sequence[F | None] | F | None]) -> list[F]:
+            try:
+                made = make()
+                found = [one for one in (made if isinstance(made, Sequence) else [made]) if one is not None]
+                specs.update({one.slug: spec(one) for one in found})
+            except Exception as error:
+                notes.append(f"the figure of {what} cannot be drawn ({type(error).__name__}: {first_line(error)})")
+                return []
+            return found
+
+        by_digit = [
+            drawn(f"digits of {run.label}", partial(figures.digits, run, number)) for number, run in enumerate(runs)
+        ]
         return cls(
-            figures.means(runs), figures.accuracy(runs), figures.loss(runs), figures.speed_charts(runs), figures.sweeps(runs),
-            [one for one in by_digit if one is not None],
+            drawn("mean accuracy", lambda: figures.means(runs)), drawn("accuracy", lambda: figures.accuracy(runs)),
+            drawn("loss", lambda: figures.loss(runs)), drawn("speed", lambda: figures.speed_charts(runs)),
+            drawn("the sweep", lambda: figures.sweeps(runs)), [one for each in by_digit for one in each], specs, notes,
         )  # fmt: skip
 
     def all(self) -> list[Chart | HeatMap]:
         """In the order of the page."""
-        single = [one for one in (self.means, self.accuracy, self.loss) if one is not None]
-        return [*single, *self.speed, *self.sweeps, *self.digits]
+        return [*self.means, *self.accuracy, *self.loss, *self.speed, *self.sweeps, *self.digits]
 
 
 def render(
@@ -75,7 +100,6 @@ def render(
     environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
     cells = cells_of(runs)
     figure = partial(_figure, labels=[cell.label for cell in cells])
-    specs = {one.slug: spec(one) for one in drawn.all()}
     shown = [_shown(number, run) for number, run in enumerate(runs)]
     measured = {one.run for points in figures.speeds(runs).values() for one in points}
     title, lead = heading(runs, sweep)
@@ -85,11 +109,10 @@ def render(
     several = any(len(cell.runs) > 1 for cell in cells)
     context: dict[str, Any] = {
         "title": title, "lead": lead, "tiles": tiles(runs), "head": head, "columns": columns, "wide": WIDE, "runs": shown,
-        "notes": [*notes, *_noted(runs)],
+        "notes": [*notes, *drawn.notes, *_noted(runs)],
         "cell_head": tables.CELL_HEAD, "cells": list(map(_shown_cell, cells)) if several else [],
-        "means": figure(drawn.means), "accuracy": figure(drawn.accuracy), "loss": figure(drawn.loss), "speed": list(map(figure, drawn.speed)),
-        "sweeps": list(map(figure, drawn.sweeps)), "digits": list(map(figure, drawn.digits)),
-        "examples": any(one["examples"] for one in shown),
+        **{name: list(map(figure, getattr(drawn, name))) for name in ("means", "accuracy", "loss", "speed", "sweeps", "digits")},
+        "stages": any(one["stages"] for one in shown), "examples": any(one["examples"] for one in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
         "listed": figures.listed,
         "configuration": tables.apart([tables.settings(run) for run in runs]),
@@ -99,7 +122,7 @@ def render(
         "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
         # In a script element only this character could end it.
-        "figures": Markup(json.dumps(specs).replace("<", "\\u003c")),
+        "figures": Markup(json.dumps(drawn.specs).replace("<", "\\u003c")),
     }  # fmt: skip
     context["sections"] = _sections(context)
     return environment.get_template("page.html").render(context)
@@ -205,9 +228,7 @@ def _markup(text: str) -> Any:
     return Markup(text)
 
 
-def _figure(one: Chart | HeatMap | None, labels: Sequence[str]) -> dict[str, Any] | None:
-    if one is None:
-        return None
+def _figure(one: Chart | HeatMap, labels: Sequence[str]) -> dict[str, Any]:
     keys = legend(one, labels) if isinstance(one, Chart) else {}
     rows = 44 * len(one.y) if isinstance(one, HeatMap) else 320 * len(one.panels) ** 0.6
     return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(180, rows)),
@@ -218,7 +239,7 @@ def _figure(one: Chart | HeatMap | None, labels: Sequence[str]) -> dict[str, Any
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     wanted = [
         ("What is missing", "notes", context["notes"]), ("Runs" if len(context["runs"]) > 1 else "Key numbers", "runs", True),
-        ("Accuracy", "stages", context["accuracy"]), ("Loss", "training", context["loss"]), ("Speed", "speed", True),
+        ("Accuracy", "stages", context["stages"]), ("Loss", "training", context["loss"]), ("Speed", "speed", True),
         ("Sweep", "sweep", context["sweeps"]), ("Digits", "digits", context["digits"]), ("Answers", "examples", context["examples"]),
         ("Configuration", "configuration", True), ("Environment", "environment", True),
     ]  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
 from stepwise_pl.reporting.interactive import MANY_CELLS, ink_on, legend, style_of
+from stepwise_pl.results import pyplot, save_figure
 
 LINES: dict[str, Any] = {"dotted": ":", "dashed": "--", "none": ""}
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (7, 2, 1, 2)))  # those of `interactive`
@@ -13,19 +14,9 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (7, 2, 1, 2)))  # those of `inte
 
 def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -> list[Path]:
     """`<slug>.png` and `<slug>.svg`, as white paper shows them; `labels` are those of the cells."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    # Text from runs is not to be read as formulas.
-    with plt.rc_context({"text.parse_math": False, "svg.fonttype": "none"}):
+    with pyplot() as plt, plt.rc_context({"svg.fonttype": "none"}):
         drawn = _heat_map(figure, plt) if isinstance(figure, HeatMap) else _chart(figure, labels, plt)
-        paths = [folder / f"{figure.slug}{suffix}" for suffix in (".png", ".svg")]
-        for path in paths:
-            drawn.savefig(path, dpi=150)
-        plt.close(drawn)
-    return paths
+        return save_figure(drawn, folder / figure.slug)
 
 
 def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
@@ -97,10 +88,7 @@ def _draw(series: Series, axes: Any, aside: float) -> None:
         "drawstyle": "steps-post" if series.line == "steps" else "default",
     }  # fmt: skip
     if series.low:
-        errors = [
-            [max(0.0, value - low) for value, low in zip(y, series.low, strict=True)],
-            [max(0.0, high - value) for value, high in zip(y, series.high, strict=True)],
-        ]
+        errors = [[float("nan") if one is None else one for one in side] for side in series.errors]
         axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, **style)
     else:
         axes.plot(x, y, **style)

@@ -1,16 +1,31 @@
 """What a causal LM is made of: its configuration, a model of random or no weights, and its positions."""
 
+import os
+import re
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from stepwise_pl.config import ModelConfig, no_such_type
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
+
+# The names that configurations of transformers have for one size. A model with an encoder besides gets the size in both.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "decoder_layers", "encoder_layers",
+          "num_decoder_layers", "num_encoder_layers")  # fmt: skip
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
+         "encoder_attention_heads", "num_decoder_attention_heads", "num_encoder_attention_heads")  # fmt: skip
+WIDTH = ("hidden_size", "d_model", "n_embd", "emb_dim", "embedding_dim")
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length", "model_max_length",
+             "max_target_positions")  # fmt: skip
+# Sizes that must divide, or be equal to, the number of heads; and those that belong to the width.
+GROUPS = re.compile(r"key_value_heads|kv_heads|kv_n_heads|query_groups")
+HEAD_DIM = ("head_dim", "attention_head_dim", "attention_head_size", "d_head", "d_kv", "dim_head", "kv_channels")
+OF_WIDTH = re.compile(r"(intermediate|hidden|feed_forward|embedding|ffn_hidden)_size$|ffn_dim$|^(dff|dim_ff|d_inner|n_inner|lru_width)$")
 
 
 def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) -> Any:
@@ -25,21 +40,7 @@ def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) 
     # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
     if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise no_such_type(cfg.type)
-    try:
-        config = AutoConfig.for_model(
-            cfg.type,
-            num_hidden_layers=cfg.layers,
-            num_attention_heads=cfg.heads,
-            hidden_size=cfg.width,
-            max_position_embeddings=max(cfg.positions, positions),
-            vocab_size=vocabulary,
-            bos_token_id=eos,
-            eos_token_id=eos,
-            pad_token_id=eos,
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.type={cfg.type}: cannot be given a size as others are ({reason})") from None
+    config = _sized(cfg, max(cfg.positions, positions), vocabulary, eos)
     known = config.to_dict()
     for key, value in cfg.config.items():
         if key not in known:
@@ -53,6 +54,63 @@ def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) 
                 f"model.config.{key}={value}: does not fit a {cfg.type} config ({first_line(error)})"
             ) from None
     return adjusted(config, cfg.dropout)
+
+
+def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
+    """A configuration of the type with the sizes asked for, and with others that fit them.
+
+    A type's defaults are those of one published model, billions of weights large. A size
+    that does not follow from layers, heads and width by itself keeps the proportion that it
+    has to them there: the feed-forward layers to the width, the key-value heads to the heads.
+    """
+    kind = CONFIG_MAPPING[cfg.type]
+    try:
+        published = kind()
+        parts = {name: part for name, part in vars(published).items() if isinstance(part, PreTrainedConfig)}
+        if models := {name: part.model_type for name, part in parts.items() if part.model_type in CONFIG_MAPPING}:
+            text = next((one for one in (f"{cfg.type}_text", *models.values()) if one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), None)
+            raise UserError(
+                f"model.type={cfg.type}: is several models in one ({', '.join(models)}), which can only be loaded, not "
+                f"made from scratch; {f'its part for text is model.type={text}' if text else 'choose another type'}"
+            )
+        sizes = _sizes(published.to_dict(), cfg, positions, vocabulary)
+        tokens = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+        return kind(**sizes, **tokens)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.type={cfg.type}: cannot be given a size as others are ({reason})") from None
+
+
+def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabulary: int) -> dict[str, int]:
+    """The sizes to build a configuration with, by the names that the published one has for them."""
+
+    def first(names: tuple[str, ...]) -> int:
+        return next((published[name] for name in names if isinstance(published.get(name), int)), 1)
+
+    heads, width = first(HEADS), first(WIDTH)
+    sizes: dict[str, int] = {"vocab_size": vocabulary}
+    for key, value in published.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        if key in LAYERS:
+            sizes[key] = cfg.layers
+        elif key in HEADS:
+            sizes[key] = cfg.heads
+        elif key in WIDTH:
+            sizes[key] = cfg.width
+        elif key in POSITIONS:
+            sizes[key] = positions
+        elif GROUPS.search(key):
+            sizes[key] = value * cfg.heads // heads if value * cfg.heads % heads == 0 else cfg.heads
+        elif key in HEAD_DIM:
+            sizes[key] = max(1, value * heads // width) * cfg.width // cfg.heads
+        elif OF_WIDTH.search(key):
+            sizes[key] = -(-value * cfg.width // width)
+        elif key == "rotary_dim":
+            sizes[key] = min(value, cfg.width // cfg.heads)
+    return sizes
 
 
 def pretrained_config(name: str, key: str, dropout: float | None) -> Any:

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import multirun
 from stepwise_pl.callbacks import Checkpoints, StageLog, StageProgressBar, StageRecords, ValidationTimes
+from stepwise_pl.causality import require_causal
 from stepwise_pl.config import PAPER_EXAMPLES_PER_TOKEN, Config, TrainerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.guard import Guard
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.lora import frozen_digest
-from stepwise_pl.models import build_model
+from stepwise_pl.models import build_model, named
 from stepwise_pl.module import StepwiseModule
 from stepwise_pl.precision import BFloat16Weights
 from stepwise_pl.removal import removal_count
@@ -57,6 +58,7 @@ def build_parts(config: Config) -> Parts:
     longest = max(split.longest(at_start, schedule.side) for split in data.encoded.values())
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
+    require_causal(model, named(config.model), longest, schedule.keep_position)
     return Parts(tokenizer, data, model)
 
 

@@ -76,6 +76,13 @@ def build_model(
     return model
 
 
+def named(cfg: ModelConfig) -> str:
+    """The setting that says which model it is, for messages."""
+    if cfg.init_from is not None:
+        return f"model.init_from={cfg.init_from}"
+    return f"model.name={cfg.name}" if cfg.pretrained else f"model.type={cfg.type}"
+
+
 def check_architecture(cfg: ModelConfig) -> None:
     """Raise `UserError` if no such model can be built, as far as that can be told without its weights.
 

@@ -8,11 +8,12 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl.causality import require_causal
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
-from stepwise_pl.models import read_checkpoint, require_own, restored
+from stepwise_pl.models import named, read_checkpoint, require_own, restored
 from stepwise_pl.records import StagesFile
 from stepwise_pl.run_folder import located, saved_config
 
@@ -95,4 +96,6 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         limits, removed = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
         raise UserError(f"{file}: was written by another version of stepwise_pl, which this one cannot read") from None
+    longest = limits.max_cot + limits.longest_answer
+    require_causal(model, f"run={path}: {named(config.model)}", longest, config.schedule.keep_position)
     return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, removed)

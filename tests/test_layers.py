@@ -14,7 +14,7 @@ LAYERS = [
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "commands", "statistics",
      "predictions", "records", "expected"},
     # torch and transformers
-    {"batch", "removal", "tokenizing", "roundtrip", "pace", "metrics", "decoding", "models", "architecture", "lora", "cache", "checking", "datamodule", "evaluation",
+    {"batch", "removal", "tokenizing", "roundtrip", "pace", "metrics", "causality", "decoding", "models", "architecture", "lora", "cache", "checking", "datamodule", "evaluation",
      "optimizers"},
     # Lightning
     {"module", "sharding", "precision", "callbacks", "guard", "loggers", "wandb_runs", "results"},

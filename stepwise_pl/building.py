@@ -80,15 +80,24 @@ def build_attempt(
     return trainer, module
 
 
+def examples_per_token(config: Config, data: CoTDataModule) -> float | None:
+    """Examples trained on for each CoT token that leaves, at the schedule's present pace: once the guard has halved it, twice as many.
+
+    None if the schedule has no pace.
+    """
+    rate = config.schedule.rate()
+    tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # in a unit of removal, 1 unless that is a step
+    return config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
+
+
 def describe(config: Config, parts: Parts) -> dict[str, Any]:
     """What follows from configuration, data and model: T, m_max, examples per removed token; warns if those are few.
 
     Δ counts tokens per epoch and means nothing without the size of an epoch;
     examples_per_token = batch_size · T / Δ is the honest unit.
     """
-    data, rate = parts.data, config.schedule.rate()
-    tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # in a unit of removal, 1 unless that is a step
-    per_token = config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
+    data = parts.data
+    per_token = examples_per_token(config, data)
     if per_token is not None:
         log.info("%.0f examples per removed token (the paper: %.0f)", per_token, PAPER_EXAMPLES_PER_TOKEN)
         if per_token < PAPER_EXAMPLES_PER_TOKEN / 10:

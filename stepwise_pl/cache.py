@@ -1,9 +1,13 @@
 """Tokenised data on disk: a second start maps it into memory instead of tokenising again."""
 
+import contextlib
 import hashlib
 import inspect
 import json
 import logging
+import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -19,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl import metrics, roundtrip, tasks, tokenizing
 from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.processes import is_alive
 from stepwise_pl.tasks import EASY, SPLITS, Task
 from stepwise_pl.tokenizing import EncodedExamples, encode
 
@@ -26,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ARRAYS = ("tokens", "start", "cot_start", "answer_start", "step_start")
 NOTES = "notes.json"
+LEFT_OVER = 24 * 3600  # seconds
 Encoded = tuple[dict[str, EncodedExamples], tuple[str, ...]]  # the splits, and the notes on them
 
 
@@ -130,7 +136,8 @@ def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
     encoded, notes = data
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="writing-") as temporary:
+        remove_leftovers(folder.parent)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_writing_prefix()) as temporary:
             fresh = Path(temporary) / "entry"
             fresh.mkdir()
             for split, examples in encoded.items():
@@ -147,6 +154,29 @@ def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
         log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", folder.parent, first_line(error))
         return False
     return True
+
+
+def _writing_prefix() -> str:
+    """Of the folder that this process writes an entry in."""
+    return f"writing-{os.getpid()}-{platform.node()}-"
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Remove what killed processes were writing; what another one may still be writing stays.
+
+    A folder says in its name which process of which machine made it. Of another machine, or of a
+    version whose folders did not say so, nobody knows whether it lives: one that nothing was added to for a day is left over.
+    """
+    for folder in cache.glob("writing-*"):
+        made_by = re.fullmatch(r"writing-(\d+)-(.+)-[^-]+", folder.name)
+        with contextlib.suppress(OSError):  # another process was faster
+            if made_by and made_by[2] == platform.node():
+                left_over = not is_alive(int(made_by[1]))
+            else:
+                newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+                left_over = time.time() - newest > LEFT_OVER
+            if left_over:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(folder: Path, by_step: bool) -> Encoded | None:

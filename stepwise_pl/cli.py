@@ -327,5 +327,6 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
                 value = OmegaConf.merge(OmegaConf.structured(kinds[kind]), value)  # type: ignore[index]
             cfg[key] = OmegaConf.merge(cfg[key], value) if isinstance(value, dict) else value
         except OmegaConfBaseException as error:
-            raise UserError(explain(error)) from None
+            within = f"in {key}: " if isinstance(value, dict) else ""  # the error's own key begins there
+            raise UserError(f"{within}{explain(error)}") from None
     return to_object(cfg)  # type: ignore[no-any-return]

@@ -28,9 +28,10 @@ from stepwise_pl.config import CHANGEABLE, LoRAConfig, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
-from stepwise_pl.run_folder import located_model
+from stepwise_pl.provenance import other_version
+from stepwise_pl.run_folder import located_model, saved_config
 from stepwise_pl.tokenizing import load_tokenizer, num_ids
-from stepwise_pl.upgrade import upgraded
+from stepwise_pl.upgrade import upgraded_state
 
 log = logging.getLogger(__name__)
 
@@ -190,10 +191,13 @@ def restored(
     """
     weights = _named(state.get("state_dict", {}), PREFIX, path)
     try:
-        settings, trainer = (dict(state["stepwise"]["config"][part]) for part in ("model", "trainer"))
-        cfg = ModelConfig(**{**settings, "lora": LoRAConfig(**settings.get("lora", {}))})
+        if "config" in state["stepwise"]:
+            settings, trainer = (dict(state["stepwise"]["config"][part]) for part in ("model", "trainer"))
+            cfg = ModelConfig(**{**settings, "lora": LoRAConfig(**settings.get("lora", {}))})
+        else:  # of a version that had neither that nor adapters
+            cfg = saved_config(folder).model
     except (KeyError, TypeError):
-        raise UserError(f"{path}: was written by another version of stepwise_pl, which this one cannot read") from None
+        raise UserError(f"{path}: was written by {other_version(path)}") from None
     if not cfg.lora.rank:
         try:
             config = AutoConfig.from_pretrained(folder / "model")
@@ -290,9 +294,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged, or not a checkpoint of weights only ({reason})") from None
     if not isinstance(state, dict):
         raise UserError(f"{path}: is not a checkpoint")
-    stepwise = state.get("stepwise")
-    if isinstance(stepwise, dict) and isinstance(stepwise.get("config"), dict):
-        stepwise["config"] = upgraded(stepwise["config"], path)
+    if isinstance(state.get("stepwise"), dict):
+        state["stepwise"] = upgraded_state(state["stepwise"], path)
     return state
 
 
@@ -304,9 +307,13 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
     """
     parts = {"global_step", "epoch", "state_dict", "optimizer_states", "loops", "callbacks", "stepwise"}
     if not parts <= state.keys() or not {"config", "rollbacks", "schedule"} <= state["stepwise"].keys():
+        whole = "optimizer_states" in state and "stepwise" in state
+        why = (
+            f"it was written by {other_version(path)}" if whole else "best.ckpt and removed-<k>.ckpt hold weights only"
+        )
         raise UserError(
-            f"{path}: is not a checkpoint that this version of stepwise_pl can go on from (best.ckpt and removed-<k>.ckpt "
-            "hold weights only); start another run, from its weights with model.init_from=<run folder>"
+            f"{path}: is not a checkpoint that this version of stepwise_pl can go on from ({why}); start another run, from "
+            "its weights with model.init_from=<run folder>"
         )
     both = (state["stepwise"]["config"], config)
     old, new = (flat({key: value for key, value in one.items() if key != "derived"}) for one in both)

@@ -96,6 +96,7 @@ class StepwiseModule(L.LightningModule):
         self._step_counts: Tensor | None = None  # `level_counts`, for a closed-loop schedule
         self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
         self.stop_asked = False  # of this process
+        self.steps: int | None = None  # of the run that is tested; its trainer may be one that has done none of them
 
     @property
     def data(self) -> CoTDataModule:
@@ -283,9 +284,9 @@ class StepwiseModule(L.LightningModule):
         if not write:
             return
         # Lightning writes a step's metrics after the checkpoint of that step: a run killed between lacks a row.
-        where = {
-            "attempt": self.attempt, "epoch": self.trainer.current_epoch, "schedule/removed_tokens": self.removed_tokens
-        }  # fmt: skip
+        # Of the last step done. Lightning's own count is another one where a run is resumed at its very end.
+        epoch = max(0, step - 1) // self.data.steps_per_epoch
+        where = {"attempt": self.attempt, "epoch": epoch, "schedule/removed_tokens": self.removed_tokens}
         row = {key: float(value) for key, value in {**where, **metrics}.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step)
@@ -329,7 +330,7 @@ class StepwiseModule(L.LightningModule):
         self.schedule.observe(self.trainer.global_step, metrics)
 
     def on_test_epoch_end(self) -> None:
-        self._log(self.trainer.global_step, self._evaluated("test"))
+        self._log(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))
 
     def _evaluated(self, split: str) -> dict[str, Any]:
         bound = self.data.limits.max_new_tokens(self.removed)

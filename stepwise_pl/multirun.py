@@ -385,7 +385,9 @@ def end(error: BaseException | None) -> None:
         raise error
     mine = of_last_command(sweep)
     if failed := sum(job.outcome == FAILED for job in mine):
-        raise SystemExit(cli.fail(f"{failed} of {len(mine)} jobs failed; {again} with them"))
+        raise SystemExit(
+            cli.fail(f"{failed} of {len(mine)} jobs failed; the same command with resume=true tries them again")
+        )
 
 
 def of_last_command(sweep: Sweep) -> list[Job]:

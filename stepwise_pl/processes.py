@@ -60,3 +60,14 @@ def require_first() -> None:
                 )
     for name in [name for name in os.environ if name in _MISLEADING or name.startswith("TORCHELASTIC_")]:
         del os.environ[name]
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

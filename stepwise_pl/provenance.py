@@ -55,6 +55,23 @@ def record(path: Path, **more: Any) -> None:
     write_text(path, json.dumps({"sessions": sessions}, indent=2) + "\n")
 
 
+def has_lost_metrics(path: Path) -> bool:
+    """Whether a session of the JSON file `path` has gone on without the metrics of what was before."""
+    try:
+        return any(session.get("metrics_lost") for session in json.loads(path.read_text(encoding="utf-8"))["sessions"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def other_version(checkpoint: Path) -> str:
+    """The version that wrote a checkpoint which this one cannot read, as far as its run folder says so; for messages."""
+    try:
+        sessions = json.loads((checkpoint.parent.parent / "environment.json").read_text(encoding="utf-8"))["sessions"]
+        return f"another version of stepwise_pl, commit {sessions[-1]['git']['commit'][:7]}, which can read it"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return "another version of stepwise_pl, which this one cannot read"
+
+
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that holds `folder`, and whether files in it differ from it; None if it is no checkout."""
 

@@ -14,6 +14,7 @@ from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import named, read_checkpoint, require_own, restored
+from stepwise_pl.provenance import other_version
 from stepwise_pl.records import StagesFile
 from stepwise_pl.run_folder import located, saved_config
 
@@ -42,6 +43,11 @@ def resume(run_dir: Path, plain: dict[str, Any]) -> int:
     require_own(state, last, plain)
     step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
     log.info("resuming at step %d", step)
+    if not (run_dir / "metrics.csv").is_file():
+        log.warning(
+            "metrics.csv is not there any more: it begins at step %d, and the summary says nothing of what was before",
+            step,
+        )
     MetricsFile(run_dir / "metrics.csv").resume_from(step, attempt)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         StagesFile(run_dir / "stages.jsonl").resume_from(step, attempt)
@@ -95,7 +101,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     try:
         limits, removed = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
-        raise UserError(f"{file}: was written by another version of stepwise_pl, which this one cannot read") from None
+        raise UserError(f"{file}: was written by {other_version(file)}") from None
     longest = limits.max_cot + limits.longest_answer
     require_causal(model, f"run={path}: {named(config.model)}", longest, config.schedule.keep_position)
     return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, removed)

@@ -18,6 +18,7 @@ from typing import Any
 
 from stepwise_pl.cli import folder_name
 from stepwise_pl.errors import UserError
+from stepwise_pl.processes import is_alive
 from stepwise_pl.run_folder import holds_run, make_folder, measured, write_json
 
 WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
@@ -162,23 +163,13 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _now(job: Job, has_summary: bool) -> Job:
     """The job as it is: its process may have been killed, or its run gone on with by itself."""
-    if job.outcome == RUNNING and ((process := process_here(job.process)) is None or _alive(process)):
+    if job.outcome == RUNNING and ((process := process_here(job.process)) is None or is_alive(process)):
         return job
     if job.outcome != FAILED and has_summary:
         job.outcome = FINISHED
     elif job.outcome in (RUNNING, FINISHED):
         job.outcome = STOPPED
     return job
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _read(path: Path, schema: type, **more: Any) -> Any:

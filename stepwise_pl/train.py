@@ -51,7 +51,7 @@ def train_in(run_dir: Path, name: str, config: Config) -> dict[str, Any]:
     config = run_folder.located(config, run_dir) if config.resume else config
     check(config)
     from stepwise_pl import wandb_runs
-    from stepwise_pl.building import build_parts, describe
+    from stepwise_pl.building import build_parts, describe, examples_per_token
 
     parts = build_parts(config)
     derived = describe(config, parts)
@@ -59,6 +59,8 @@ def train_in(run_dir: Path, name: str, config: Config) -> dict[str, Any]:
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():
         fitted = fit(config, parts, run_dir, plain)
+        # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
+        derived["examples_per_token"] = examples_per_token(config, parts.data)
         tested = test(parts, fitted, run_dir / "checkpoints")
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:
@@ -106,7 +108,7 @@ def summarise(
         "name": name,
         "seed": config.seed,
         **tested,
-        **on_validation(run_dir / "metrics.csv"),
+        **on_validation(run_dir),
         "collapsed": fitted.collapsed,
         "collapsed_at": fitted.collapsed_at,
         "rollbacks": fitted.rollbacks,
@@ -136,8 +138,9 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
 
     more: list[Logger] = []
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    step = 0
+    step, lost = 0, {}
     if run_folder.holds_run(run_dir):
+        lost = {} if (run_dir / "metrics.csv").is_file() else {"metrics_lost": True}
         step = runs.resume(run_dir, plain)
     elif is_first:
         run_folder.begin_anew(run_dir)
@@ -145,7 +148,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
         # First: beside the new configuration it would call finished what has only begun.
         (run_dir / "summary.json").unlink(missing_ok=True)
         describe_run()
-        provenance.record(run_dir / "environment.json", from_step=step)
+        provenance.record(run_dir / "environment.json", from_step=step, **lost)
         log.info("run folder: %s", run_dir)
     if config.logger.wandb:
         more.append(wandb_runs.wandb_logger(config.logger, run_dir, plain))
@@ -224,6 +227,7 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
     best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
     read_checkpoint(best)  # says so if it is damaged
     trainer, module = fitted.trainer, fitted.module
+    module.steps = fitted.steps
     trainer.test(module, parts.data, ckpt_path=best, weights_only=True, verbose=False)
     accuracy, examples = (float(trainer.callback_metrics[f"test/{key}"]) for key in ("answer_accuracy", "examples"))
     return {
@@ -235,10 +239,14 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def on_validation(metrics: Path) -> dict[str, Any]:
-    """What a run may be asked to be good at on validation; see `results.py`."""
+def on_validation(run_dir: Path) -> dict[str, Any]:
+    """What a run may be asked to be good at on validation (`results.py`); None where its metrics were lost on the way."""
+    from stepwise_pl.provenance import has_lost_metrics
     from stepwise_pl.results import read_stages, removed_at, selected_accuracy
 
+    metrics = run_dir / "metrics.csv"
+    if has_lost_metrics(run_dir / "environment.json"):
+        return {"val_accuracy": None, "removed_at_95": None}
     return {"val_accuracy": selected_accuracy(metrics), "removed_at_95": removed_at(read_stages(metrics)[0])}
 
 

@@ -57,6 +57,25 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
     return out
 
 
+def upgraded_state(state: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """What this project keeps in a checkpoint, as this version has it: configuration, lengths and what is removed.
+
+    Raises:
+        UserError: the configuration says something that only an earlier version can do.
+    """
+    out = dict(state)
+    if isinstance(out.get("config"), dict):
+        out["config"] = upgraded(out["config"], where)
+    if "removed_tokens" in out:  # before whole reasoning steps could be removed
+        out["removed"] = out.pop("removed_tokens")
+    limits = out.get("limits")
+    if isinstance(limits, dict) and {"max_cot", "longest_cot"} <= limits.keys():
+        most = limits["max_cot"]
+        train_left, left = ([longest - k for k in range(most)] + [0] for longest in (most, limits["longest_cot"]))
+        out["limits"] = {"train_left": train_left, "left": left, "longest_answer": limits["longest_answer"]}
+    return out
+
+
 def _place(plain: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The group that a dotted key belongs to, and its name there; an empty group where there is none."""
     group, _, name = key.rpartition(".")

@@ -6,9 +6,12 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import resource
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from stepwise_pl import cache
 from stepwise_pl.cache import cache_key, encoded_splits
 from stepwise_pl.tasks import EASY, SPLITS, Files, Multiplication
 from stepwise_pl.tokenizing import EncodedExamples, small_tokenizer
+from tests.conftest import REPO
 
 Splits = dict[str, EncodedExamples]
 WORDS = ("1", "2", "3", "+", "q")
@@ -363,3 +367,43 @@ def test_an_entry_is_not_taken_away_while_it_is_read(task, tok, tmp_path: Path) 
     expected = arrays(encoded_splits(again(task), tok))
     shutil.rmtree(folder)  # the user empties the cache during a run
     assert arrays(first) == expected
+
+
+def test_what_a_killed_write_left_is_removed_and_a_live_one_is_not(
+    task: Files, tok: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = platform.node()
+    names = {
+        "dead": f"writing-{dead.pid}-{here}-abcdefgh",
+        "alive": f"writing-{os.getpid()}-{here}-abcdefgh",
+        "elsewhere": f"writing-{dead.pid}-not-{here}-abcdefgh",
+        "of before": "writing-abcdefgh",
+        "old": "writing-hgfedcba",
+        "elsewhere, old": f"writing-{os.getpid()}-not-{here}-hgfedcba",
+    }
+    for name in names.values():
+        (folder / name / "entry").mkdir(parents=True)
+        (folder / name / "entry" / "train.tokens.npy").write_bytes(b"half")
+    for name in ("old", "elsewhere, old"):
+        for path in (folder / names[name], *(folder / names[name]).rglob("*")):
+            os.utime(path, (0, time.time() - 2 * cache.LEFT_OVER))
+    encoded_splits(task, tok, cache_dir=str(folder))
+    left = {path.name for path in folder.glob("writing-*")}
+    assert left == {names[name] for name in ("alive", "elsewhere", "of before")}
+
+
+def test_a_write_that_is_killed_is_removed_by_the_next_start(task: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    code = (
+        "import os, signal, sys, numpy; from tests.test_cache import WORDS; from stepwise_pl.cache import encoded_splits;"
+        "from stepwise_pl.tasks import Files; from stepwise_pl.tokenizing import small_tokenizer;"
+        "numpy.save = lambda *a: os.kill(os.getpid(), signal.SIGKILL);"
+        f"encoded_splits(Files(train={task.train!r}, validation_size=5, test_size=4, step_start='+'), small_tokenizer(WORDS), cache_dir={str(folder)!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == -9
+    assert entry(folder).name.startswith("writing-")
+    encoded_splits(again(task), small_tokenizer(WORDS), cache_dir=str(folder))
+    assert not entry(folder).name.startswith("writing-")

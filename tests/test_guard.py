@@ -43,6 +43,9 @@ def test_a_collapse_goes_back_and_on_with_half_of_delta(collapsed: Path) -> None
     assert [rollback[key] for key in where] == [80, 2, 20, 0]
     assert (summary(collapsed)["collapsed"], summary(collapsed)["steps"]) == (False, 120)
     assert summary(collapsed)["abandoned_examples"] == 60 * 32
+    # As configured 640; what was true of the run in the end: half of Δ, twice the examples.
+    assert summary(collapsed)["examples_per_token"] == 1280
+    assert "1280 examples per removed token" in (collapsed / "log.txt").read_text()
     last = state(collapsed)
     assert Fraction(last["stepwise"]["schedule"]["slowed"]) == Fraction(1, 2)
     # Half of Δ = 1 per 20 steps, from s = 0 at step 20: tokens leave after steps 60 and 100.

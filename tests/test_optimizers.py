@@ -111,3 +111,32 @@ def test_the_learning_rates_are_each_their_own() -> None:
     assert [(group["full_lr"], group["lr"]) for group in optimizer.param_groups] == [(1e-2, 1e-2), (3e-2, 3e-2)]
     plain = build_optimizer(small_model(TOKENIZER), OptimizerConfig(lr=1e-2))
     assert type(plain) is torch.optim.AdamW and math.isclose(plain.param_groups[0]["full_lr"], 1e-2)
+
+
+@pytest.mark.parametrize("saved_by", ["this version", "one whose groups did not say fused"])
+def test_a_resumed_muon_has_its_counts_where_its_parameters_are(saved_by: str) -> None:
+    """Shown with the meta device in place of a GPU: AdamW's fused kernel refuses counts of steps on the CPU."""
+
+    def optimizer(device: str) -> MuonAdamW:
+        with torch.device(device):
+            matrix, vector = (torch.nn.Parameter(torch.ones(shape)) for shape in ((4, 4), (4,)))
+        groups = [{"params": [vector]}, {"params": [matrix], "momentum": 0.9, "weight_decay": 0.0}]
+        return MuonAdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-8)
+
+    first = optimizer("cpu")
+    for group in first.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    first.step()
+    saved = first.state_dict()
+    if saved_by != "this version":
+        for group in saved["param_groups"]:
+            del group["fused"]
+    resumed = optimizer("meta")
+    resumed.load_state_dict(saved)
+    values = {key: value for state in resumed.state.values() for key, value in state.items()}
+    assert {key: value.device.type for key, value in values.items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq", "momentum"), "meta"
+    )
+    assert values["step"].dtype == torch.float32
+    assert all(group["fused"] for group in resumed.param_groups)

@@ -119,7 +119,7 @@ def schedule_of(run: History) -> str:
 
 
 def examples_per_token(run: History) -> str:
-    """As configured; of a schedule that has no pace, the examples seen until the last token left, divided by the tokens."""
+    """At the pace that a run ended with, or is configured for; of a schedule that has no pace, the examples seen until the last token left, divided by the tokens."""
     configured = run.summary.get("examples_per_token", run.derived.get("examples_per_token"))
     if configured is not None:
         return number(configured)

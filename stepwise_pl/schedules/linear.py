@@ -44,6 +44,7 @@ class Linear(Schedule):
         except (ValueError, ZeroDivisionError):
             raise UserError(f"schedule.delta={self.delta}: must be a number, such as 8, 0.5 or 1/2") from None
         require(self.rate_exact >= 0, "schedule.delta", self.delta, "must be at least 0")
+        self.slowed = Fraction(1)
         require(
             0 <= self.pretrain_epochs < math.inf, "schedule.pretrain_epochs", self.pretrain_epochs, "must be at least 0"
         )
@@ -72,7 +73,7 @@ class Linear(Schedule):
 
     def rate(self) -> float:
         gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond
-        return 0.0 if gone_at_once or self.remove_at_most == 0 else float(self.rate_exact)
+        return 0.0 if gone_at_once or self.remove_at_most == 0 else float(self.rate_exact * self.slowed)
 
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
         self.removed_from = removed

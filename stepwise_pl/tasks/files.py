@@ -12,7 +12,7 @@ from typing import Any
 
 from stepwise_pl.errors import UserError, one_of, printable, require
 from stepwise_pl.registry import register
-from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line
+from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line, place
 from stepwise_pl.tasks.reading import (
     BYTE_ORDER_MARK,
     FORMATS,
@@ -187,8 +187,9 @@ class FileTask(Task):
         empty = len(examples) - len(cots)
         notes = []
         if empty > max(1, self.odd_share * len(examples)):
+            meaning = ", and train as No CoT" if split == "train" else ""
             notes.append(
-                f"{split}: {empty} of the {len(examples)} CoTs of {examples.source} are empty, and train as No CoT{self.cot_advice}"
+                f"{split}: {empty} of the {len(examples)} CoTs of {examples.source} are empty{meaning}{self.cot_advice}"
             )
         without = sum(not example.steps for example in cots)
         if (mark := self.step_mark()) and cots and without > self.odd_share * len(cots):
@@ -209,7 +210,7 @@ class FileTask(Task):
             raise refused(examples, key, "mend them")
         if not examples:
             raise UserError(f"{key}={examples.source}: no example in it")
-        for note in (*examples.notes, *self.about_cots(key, examples)):
+        for note in examples.notes:
             log.warning("%s", note)
         return examples
 
@@ -290,6 +291,11 @@ class FileTask(Task):
                 examples.files += [(part.name, part.unit)] * (len(examples) - len(examples.files))
             examples.notes += part.notes
         examples.unit = source.unit
+        hidden = [index for index, example in enumerate(examples) if any(map(_has_no_width, example[:3]))]
+        if hidden:
+            examples.notes.append(
+                f"{len(hidden)} examples hold characters without width, which stay (first: {place(examples, '', hidden[0])})"
+            )
         return examples
 
     def fingerprint(self) -> tuple[str, ...]:
@@ -350,6 +356,10 @@ class Files(FileTask):
         return with_steps(Example(prompt, cot.strip(), answer), self.step_start)
 
 
+def _has_no_width(text: str) -> bool:
+    return not text.isascii() and text != text.translate(_NO_WIDTH)
+
+
 def refused(examples: ExampleList, key: str, advice: str) -> UserError:
     """Log the malformed lines; return the error that names the first of them."""
     for line in examples.malformed[:SHOWN]:
@@ -372,12 +382,12 @@ def with_steps(example: Example, start: str | None) -> Example:
         start = start.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t")
     if not start or start not in example.cot:
         return example
-    found, place = [0], example.cot.find(start)
-    while place >= 0:
-        blank = start.isspace() and found[-1] and not example.cot[found[-1] : place].strip()
-        if place and not blank:
-            found.append(place)
-        place = example.cot.find(start, place + len(start))
+    found, at = [0], example.cot.find(start)
+    while at >= 0:
+        blank = start.isspace() and found[-1] and not example.cot[found[-1] : at].strip()
+        if at and not blank:
+            found.append(at)
+        at = example.cot.find(start, at + len(start))
     return example._replace(steps=tuple(found))
 
 

@@ -330,8 +330,12 @@ class Part:
         import pyarrow.parquet as pq
 
         number = 0
+        content = self._bytes()
+        # Of two files in one, Parquet finds the table of contents of the second only, and the rows of either.
+        if b"PAR1PAR1" in content:
+            raise self._error("is several Parquet files joined end to end; give them as a list: [a.parquet,b.parquet]")
         try:
-            with pq.ParquetFile(io.BytesIO(self._bytes())) as file:
+            with pq.ParquetFile(io.BytesIO(content)) as file:
                 self._require_columns(file.schema_arrow.names)
                 floats = _float_columns(file.schema_arrow, self.columns)
                 whole = self._told_floats(file.read(columns=list(floats)), floats) if floats else set()

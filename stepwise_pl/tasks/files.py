@@ -21,6 +21,7 @@ from stepwise_pl.tasks.reading import (
     QUOTING,
     Record,
     Source,
+    below,
     field_steps,
     field_text,
     line_end_hint,
@@ -38,7 +39,7 @@ _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 @dataclass(frozen=True)
 class DataSearch:
-    """Where the data of a run may lie: where it was, or in the same place seen from a folder that has moved.
+    """Where the data of a run may lie: where it was, or, if a folder has moved with run and data, there.
 
     Attributes:
         run: the run folder.
@@ -59,15 +60,9 @@ class DataSearch:
         """Each folder, and how a name is to be read in it; at last, files beside the run or in it by their bare names."""
         run = self.run.resolve()
         return [
-            *((root, partial(self._below, root)) for root in self.roots()),
+            *((root, partial(below, root)) for root in self.roots()),
             *((root, _bare) for root in (run.parent, run)),
         ]
-
-    def _below(self, root: Path, name: str) -> str:
-        """An absolute path below a start moves with the start; other names stay."""
-        path = Path(name)
-        start = next((start for start in self.starts if path.is_relative_to(start)), None)
-        return name if start is None or root in self.starts else str(path.relative_to(start))
 
 
 def _bare(name: str) -> str:
@@ -252,18 +247,28 @@ class FileTask(Task):
             UserError: no place has them all.
         """
         there: list[list[tuple[str, Source]]] = []
+        seen: set[tuple[str, ...]] = set()
+        unread: UserError | None = None
         for root, rename in search.places():
             try:
                 sources = self._open(root, rename)
             except UserError:  # a pattern matches nothing here, or two files have the same bare name
                 continue
-            if any(source.missing() for _, source in sources):
+            files = tuple(part.identity for _, source in sources for part in source.parts)
+            if files in seen or any(source.missing() for _, source in sources):
                 continue
-            if search.digests is None or [source.digest() for _, source in sources] == search.digests:
-                return sources
-            there.append(sources)
+            seen.add(files)
+            try:
+                if search.digests is None or [source.digest() for _, source in sources] == search.digests:
+                    return sources
+            except UserError as error:
+                unread = unread or error
+            else:
+                there.append(sources)
         if there:
             return there[0]
+        if unread is not None:
+            raise unread
         names = ", ".join(f"task.{split}={name}" for split in SPLITS if (name := getattr(self, split)) is not None)
         raise UserError(
             f"{search.run}: the data of this run is not there ({names}); looked in "

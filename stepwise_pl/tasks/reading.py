@@ -140,6 +140,17 @@ def _files(name: str, key: str, root: Path) -> list[str]:
     return found
 
 
+def below(root: Path, name: str) -> str:
+    """The name as it is to be read from `root`: of an absolute path that is not there, the longest end that is there."""
+    path = Path(name)
+    for parts in (path.parts[first:] for first in range(len(path.parts) if path.is_absolute() else 0)):
+        end = str(Path(*parts))
+        # The first end is the whole path, which `root` does not change.
+        if os.path.exists(root / end) or any(glob.iglob(end, root_dir=root, recursive=True)):  # noqa: PTH110, PTH207
+            return end
+    return name
+
+
 class Part:
     """One file, or one Hub data set, of a `Source`.
 
@@ -171,7 +182,11 @@ class Part:
     @property
     def identity(self) -> str:
         """The same for two names of the same file."""
-        return self.name if self.format == "hub" else os.path.realpath(self.path)
+        if self.format != "hub":
+            return os.path.realpath(self.path)
+        folder, *rest = self.name.removeprefix(HUB).split(":")
+        path = self.root / expanded(folder, self.key)
+        return ":".join([os.path.realpath(path) if path.is_dir() else folder, *rest])
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """Every record with the number of its line, row or item, from 1. Blank lines are no records."""

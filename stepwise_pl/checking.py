@@ -125,8 +125,8 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
         report.stops.append(f"{split} has no example")
     repeated = [(prompt, same) for prompt, same in rows.items() if len(same) > 1]
     differ = [(prompt, same) for prompt, same in repeated if len({answers[index] for index in same}) > 1]
-    extra = f" ({len(examples) - len(rows)} examples too many), {len(differ)} with different answers"
-    report.add(f"  prompts that occur more than once: {len(repeated)}{extra if repeated else ''}; {COMPARED}")
+    extra = f" ({len(examples) - len(rows)} examples too many), {len(differ)} with different answers; {COMPARED}"
+    report.add(f"  prompts that occur more than once: {len(repeated)}{extra if repeated else ''}")
     for prompt, same in (differ or repeated)[:SHOWN]:
         report.add(f"    {', '.join(place(examples, split, index) for index in same[:4])}: {prompt[:80]!r}")
     return max(steps, default=0) if len(steps) == cots else 0

@@ -26,6 +26,7 @@ from stepwise_pl.predictions import (
 from stepwise_pl.run_folder import derived_of, read_json
 from stepwise_pl.tasks import ExampleList, Examples, Files, Task
 from stepwise_pl.tasks.files import FileTask
+from stepwise_pl.tasks.reading import names_in
 
 if TYPE_CHECKING:
     from stepwise_pl.runs import TrainedRun
@@ -170,9 +171,9 @@ def problems_of(config: EvaluateConfig, task: Task, reserved: tuple[str, ...]) -
     """
     if config.file is not None:
         examples = (task if isinstance(task, FileTask) else Files()).read_other(config.file, "file", reserved)
-        stem = re.sub(r"[^\w.-]", "-", Path(config.file).stem)
-        # With a digest, because files in two folders may have the same name.
-        name, title, asked = f"file-{stem}-{digest(examples)[:8]}", config.file, {"file": config.file}
+        stem = re.sub(r"[^\w.-]", "-", Path(names_in(config.file, "file")[0]).stem)
+        # With a digest, because files in two folders may have the same name, and a list has more than one.
+        name, title, asked = f"file-{stem}-{digest(examples)[:8]}", examples.source, {"file": config.file}
         return Problems(name, title, asked, *_listed({"": examples}, task, config.limit))
     splits = task.load(reserved)
     if config.suite is not None:

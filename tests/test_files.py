@@ -103,8 +103,6 @@ BAD = [
     txt(b"1||\xed\xa0\x80 #### 2", "invalid UTF-8 at byte 4"),  # half of a surrogate pair
     txt(FINE[:-1], "no '||'"),  # the wrong ending
     Bad("x.txt", b"q||s #### 1\nr||s #### \xe4\xb8", "line 2: ", "invalid UTF-8"),  # cut off in a character
-    Bad("x.txt", "q||s #### 1\n".encode("utf-16"), "line 1: ", "invalid UTF-8 at byte 1"),
-    Bad("x.txt", b"q||s #### 1\rr||s #### 2\r", "line 1: ", "'||' occurs more than once"),  # old Macintosh
     Bad("x.txt", b"\x80" + GARBAGE, "line 1: ", "invalid UTF-8 at byte 1"),
     Bad("x.txt", b"", "", "no example in it"),
     Bad("x.txt", b"\n \n\t\n\r\n", "", "no example in it"),
@@ -129,7 +127,6 @@ BAD = [
     jsonl('{"a\\nb": 1}', "no field 'question'"),
     jsonl('{"a": ' * 100_000, "nested too deeply"),
     jsonl('{"question": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
-    jsonl('{"question": "q", "steps": "s", "answer": ' + "9" * 5000 + "}", "4300 digits"),
     jsonl(b'{"question": "\xff"}', "invalid UTF-8 at byte 15"),
     fields("field 'question' is null, not text", question=None),
     fields("field 'answer' is bool, not text", answer=True),
@@ -148,9 +145,7 @@ BAD = [
     fields("half of a surrogate pair", steps=["\udfff"]),
     fields("the end token '<eos>' occurs in the text", steps=["<eos>"]),
     Bad("x.jsonl", b"[\n" + FINE + b"]\n", "line 1: ", "a JSON array; write one JSON object a line"),
-    Bad("x.json", b"[" + FINE[:-1] + b"]", "line 1: ", "a JSON array; write one JSON object a line"),
     Bad("x.json", b'{\n"question": "q", "steps": "s", "answer": "1"\n}', "line 1: ", "not JSON"),
-    Bad("x.ndjson", FINE.decode().encode("utf-16"), "line 1: ", "invalid UTF-8 at byte 1"),
     Bad("x.jsonl", b"\x80" + GARBAGE, "line 1: ", "invalid UTF-8 at byte 1"),
     Bad("x.jsonl", b"\n\n", "", "no example in it"),
     Bad("x.csv", HEAD + b"q,s,1\nr,s\n", "line 3: ", "2 fields where the header has 3"),
@@ -168,7 +163,6 @@ BAD = [
     Bad("x.csv", b"question,steps,answer,steps\nq,s,1,s\n", "", "has column 'steps' twice"),
     Bad("x.csv", b'"question"s,steps,answer\n', "", "the header cannot be read"),
     Bad("x.csv", b'"question,steps,answer\nq,s,1\n', "", "the header cannot be read"),
-    Bad("x.csv", (HEAD + b"q,s,1\n").decode().encode("utf-16"), "", "has no column 'question'"),
     Bad("x.csv", GARBAGE, "", "has no column 'question'"),
     Bad("x.tsv", HEAD + b"q,s,1\n", "", "has no column 'question'"),
     Bad("x.tsv", HEAD.replace(b",", b"\t") + b"q\ts 1\n", "line 2: ", "2 fields where the header has 3"),
@@ -188,11 +182,11 @@ BAD = [
     Bad("x.parquet", as_parquet(question=[b"q"], steps=["s"], answer=[1]), "row 1: ", "field 'question' is bytes"),
     Bad("x.parquet", as_parquet(question=[{"a": 1}], steps=["s"], answer=[1]), "row 1: ", "is dict, not text"),
     Bad("x.parquet", as_parquet(question=["q"], steps=["s"], answer=[True]), "row 1: ", "is bool, not text"),
-    Bad("x.parquet", as_parquet(question=[datetime.date(2020, 1, 1)], steps=["s"], answer=[1]), "row 1: ", "is date"),
     Bad("x.parquet", as_parquet(question=pa.array([10**8], pa.date32()), steps=["s"], answer=[1]), "row 1: ", ""),
     Bad("x.doc", b"q||s #### 1\n", "", "cannot tell the format by the ending"),
     Bad("x", b"q||s #### 1\n", "", "cannot tell the format by the ending"),
-    Bad("x.txt.gz", b"q||s #### 1\n", "", "cannot tell the format by the ending"),
+    Bad("x.txt.gz", b"q||s #### 1\n", "", "cannot be unpacked (Not a gzipped file"),
+    Bad("x.txt.zst", b"q||s #### 1\n", "", "cannot tell the format by the ending"),
     Bad("x.txt", FOLDER, "", "Is a directory; give a readable file"),
     Bad("x", FOLDER, "", "cannot tell the format by the ending"),
     Bad("x.txt", MISSING, "", "No such file or directory; give a readable file"),
@@ -212,7 +206,13 @@ GOOD = [
     Good("x.txt", b"q\0r||s #### 1\n", ["q\0r"]),
     Good("x.txt", "q\u2028r\x0b||s #### 1\x85\n".encode(), ["q\u2028r"]),
     Good("x.txt", b"q||s ##### 1\n####||| #### ###\n", ["q", "####"]),
+    Good("x.txt", "q||s #### 1\n".encode("utf-16"), ["q"]),
+    Good("x.txt", b"q||s #### 1\rr||s #### 2\r", ["q", "r"]),  # old Macintosh
     Good("x.jsonl", FINE * 2, ["q", "q"]),
+    Good("x.ndjson", FINE.decode().encode("utf-16"), ["q"]),
+    Good("x.jsonl", b'{"question": ' + b"9" * 5000 + b', "steps": "s", "answer": 1}', ["9" * 5000]),
+    Good("x.json", b"[" + FINE[:-1] + b"]", ["q"]),
+    Good("x.csv", (HEAD + b"q,s,1\n").decode().encode("utf-16"), ["q"]),
     Good("x.jsonl", b'{"question": "q", "steps": null, "answer": 0}', ["q"]),
     Good("x.jsonl", b'{"question": "\\ud83d\\ude42", "steps": [], "answer": 1.5}', ["🙂"]),
     Good("x.jsonl", b'{"question": "a||b", "steps": "c\\nd", "answer": "e"}', ["a||b"]),
@@ -226,6 +226,7 @@ GOOD = [
     Good("x.tsv", as_csv([("q", 'a "b"', "1,2")], "\t"), ["q"]),
     Good("x.tsv", as_csv([(LONG_CELL + ".", "s", "1")], "\t"), [LONG_CELL + "."]),
     Good("x.parquet", as_parquet(question=["q" * 200_000], steps=[None], answer=[1]), ["q" * 200_000]),
+    Good("x.parquet", as_parquet(question=[datetime.date(2020, 1, 1)], steps=["s"], answer=[1]), ["2020-01-01"]),
     Good("x.parquet", as_parquet(question=pa.array(["q"], pa.large_string()), steps=[[]], answer=[2.5]), ["q"]),
 ]  # fmt: skip
 
@@ -333,12 +334,15 @@ def test_random_bytes_are_refused_or_accounted_for(tmp_path_factory, ending: str
         found = read(path)
     except UserError as error:
         assert str(error).startswith(f"task.train={path}: ")
-        assert ending in ("csv", "tsv", "parquet")
+        of_another_kind = re.search(r"UTF-|compressed|zip|Parquet", str(error))
+        assert ending in ("csv", "tsv", "parquet") or of_another_kind
         return
     count = len(found) + len(found.malformed)
     data = data.removeprefix(b"\xef\xbb\xbf")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        return  # UTF-16 or UTF-32, and read as such
     if ending in ("txt", "jsonl"):
-        assert count == sum(bool(line.strip()) for line in data.split(b"\n"))
+        assert count == sum(bool(line.strip()) for line in data.split(b"\n" if b"\n" in data else b"\r"))
     elif b'"' not in data:
         text = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
         lines = [line for line in text.split("\n") if line.strip()]
@@ -462,7 +466,9 @@ def test_overlap_is_refused_and_named_or_noted(tmp_path: Path) -> None:
         three(tmp_path, *texts)
     splits = three(tmp_path, *texts, allow_overlap=True)
     assert [len(splits[name]) for name in SPLITS] == [3, 2, 2]
-    assert splits.notes == ("1 prompts are in both train and validation", "1 prompts are in both train and test")
+    assert [note.split(" (")[0] for note in splits.notes] == [
+        "1 prompts are in both train and validation", "1 prompts are in both train and test",
+    ]  # fmt: skip
     with pytest.raises(UserError, match=r"task.test: 2 of its prompts are also in validation \(first: 'x'\)"):
         three(tmp_path, "a||s #### 1", "x||s #### 1\ny||s #### 1", "x||s #### 1\ny||s #### 1\nz||s #### 1")
     assert not three(tmp_path, "a b||s #### 1", "ab||s #### 1", "A b||s #### 1").notes
@@ -476,7 +482,7 @@ def test_repeated_prompts_within_a_split_are_kept(tmp_path: Path) -> None:
 def test_splits_that_are_not_there(tmp_path: Path) -> None:
     path = str(written(tmp_path / "x.txt", as_lines([(f"q{i}", "s", "1") for i in range(10)])))
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, r"task.train is not set: give a .txt, .jsonl, .csv, .tsv or .parquet file, or hub:<data set>:<split>"),
+        ({}, r"task.train is not set: give a .txt .*, .jsonl, .json, .csv, .tsv or .parquet file, .* or hub:<data set>:<split>"),
         ({"validation": path, "test": path}, "task.train is not set"),
         ({"train": path}, r"task.test is not set: give a file, or task.test_size=N"),
         ({"train": path, "test": path, "validation_size": 0}, r"task.validation is not set: give a file, or task.valid"),

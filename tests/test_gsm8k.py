@@ -62,7 +62,7 @@ def test_all_original_answers_against_an_independent_conversion(shared_data: Pat
     for example in examples:
         solution, answer = solutions[normal(example.prompt)].split("####")
         steps = equations(solution)
-        assert (example.cot, example.answer) == (" ".join(steps), answer.strip())
+        assert (example.cot, example.answer) == (" ".join(steps), answer.strip().replace(",", ""))
         assert [i for i in range(len(example.cot)) if example.cot.startswith("<<", i)] == list(example.steps)
         assert len(example.steps) == len(steps)
 
@@ -94,7 +94,7 @@ def test_any_solution_is_converted(pieces: list[tuple[str, str]], end: str) -> N
     row = {"question": " q ", "answer": f"{solution}\n#### 1,000 "}
     example = GSM8K().example(row)
     steps = [f"<<{equation}>>" for _, equation in pieces]
-    assert example == Example.of_steps("q", steps, "1,000")
+    assert example == Example.of_steps("q", steps, "1000")
     sentences = GSM8K(cot="natural_language").example(row)
     text = "".join(text for text, _ in pieces) + end
     assert sentences.cot.split() == text.split()
@@ -116,14 +116,14 @@ def row(i: int, answer: str = "<<1+1=2>>2\n#### 2") -> str:
     return json.dumps({"question": f"q{i}", "answer": answer}) + "\n"
 
 
-def test_line_files_pass_as_they_are(tmp_path: Path) -> None:
+def test_line_files_pass_as_they_are_but_for_separators_of_thousands(tmp_path: Path) -> None:
     lines = (
         b"q1||<<1+1=2>> <<2*3=6>> #### 6\nq2||Sentences. <<1+1=2>> #### 1,000\nq3|| #### 5\nq4||No equation. #### 4\n"
     )
     train = str(written(tmp_path / "x.txt", lines))
     valid, test = (str(written(tmp_path / f"{name}.txt", f"{name}||s #### 1".encode())) for name in "vt")
     examples = everything(GSM8K(train=train, validation=valid, test=test).load(), "train")
-    assert [example.line() for example in examples] == lines.decode().splitlines()
+    assert [example.line() for example in examples] == lines.decode().replace("1,000", "1000").splitlines()
     assert [example.steps for example in examples] == [(0, 10), (0, 11), (), ()]
     words = everything(GSM8K(train=train, validation=valid, test=test, cot="natural_language").load(), "train")
     assert [example[:3] for example in words] == [example[:3] for example in examples]

@@ -88,9 +88,13 @@ def hub(folder: Path, name: str, content: bytes) -> str:
     return f"hub:{folder}:train"
 
 
-special = st.sampled_from(list(" ,;\"'\t\\|#<>{}[]é中🙂\u00a0\u2028\u0085\x0b\x0c\x1c\x00\ufeff"))
-one_line = st.text(special | st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=12)
-any_text = st.text(special | st.sampled_from("\n\r") | st.characters(exclude_categories=["Cs"]), max_size=12)
+special = st.sampled_from(list(" ,;\"'\t\\|#<>{}[]é中🙂\u00a0\u2028\u0085\x0b\x0c\x1c\x00"))
+# A byte-order mark inside a text is malformed.
+one_line = st.text(special | st.characters(exclude_categories=["Cs"], exclude_characters="\n\ufeff"), max_size=12)
+any_text = st.text(
+    special | st.sampled_from("\n\r") | st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"),
+    max_size=12,
+)
 
 
 def clean(text: st.SearchStrategy[str]) -> st.SearchStrategy[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from stepwise_pl.errors import UserError, one_of, printable, require
 from stepwise_pl.registry import register
-from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line
+from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line, place
 from stepwise_pl.tasks.reading import (
     BYTE_ORDER_MARK,
     FORMATS,
@@ -21,6 +21,7 @@ from stepwise_pl.tasks.reading import (
     QUOTING,
     Record,
     Source,
+    below,
     field_steps,
     field_text,
     line_end_hint,
@@ -38,7 +39,7 @@ _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 @dataclass(frozen=True)
 class DataSearch:
-    """Where the data of a run may lie: where it was, or in the same place seen from a folder that has moved.
+    """Where the data of a run may lie: where it was, or, if a folder has moved with run and data, there.
 
     Attributes:
         run: the run folder.
@@ -59,15 +60,9 @@ class DataSearch:
         """Each folder, and how a name is to be read in it; at last, files beside the run or in it by their bare names."""
         run = self.run.resolve()
         return [
-            *((root, partial(self._below, root)) for root in self.roots()),
+            *((root, partial(below, root)) for root in self.roots()),
             *((root, _bare) for root in (run.parent, run)),
         ]
-
-    def _below(self, root: Path, name: str) -> str:
-        """An absolute path below a start moves with the start; other names stay."""
-        path = Path(name)
-        start = next((start for start in self.starts if path.is_relative_to(start)), None)
-        return name if start is None or root in self.starts else str(path.relative_to(start))
 
 
 def _bare(name: str) -> str:
@@ -187,8 +182,9 @@ class FileTask(Task):
         empty = len(examples) - len(cots)
         notes = []
         if empty > max(1, self.odd_share * len(examples)):
+            meaning = ", and train as No CoT" if split == "train" else ""
             notes.append(
-                f"{split}: {empty} of the {len(examples)} CoTs of {examples.source} are empty, and train as No CoT{self.cot_advice}"
+                f"{split}: {empty} of the {len(examples)} CoTs of {examples.source} are empty{meaning}{self.cot_advice}"
             )
         without = sum(not example.steps for example in cots)
         if (mark := self.step_mark()) and cots and without > self.odd_share * len(cots):
@@ -209,7 +205,7 @@ class FileTask(Task):
             raise refused(examples, key, "mend them")
         if not examples:
             raise UserError(f"{key}={examples.source}: no example in it")
-        for note in (*examples.notes, *self.about_cots(key, examples)):
+        for note in examples.notes:
             log.warning("%s", note)
         return examples
 
@@ -251,18 +247,28 @@ class FileTask(Task):
             UserError: no place has them all.
         """
         there: list[list[tuple[str, Source]]] = []
+        seen: set[tuple[str, ...]] = set()
+        unread: UserError | None = None
         for root, rename in search.places():
             try:
                 sources = self._open(root, rename)
             except UserError:  # a pattern matches nothing here, or two files have the same bare name
                 continue
-            if any(source.missing() for _, source in sources):
+            files = tuple(part.identity for _, source in sources for part in source.parts)
+            if files in seen or any(source.missing() for _, source in sources):
                 continue
-            if search.digests is None or [source.digest() for _, source in sources] == search.digests:
-                return sources
-            there.append(sources)
+            seen.add(files)
+            try:
+                if search.digests is None or [source.digest() for _, source in sources] == search.digests:
+                    return sources
+            except UserError as error:
+                unread = unread or error
+            else:
+                there.append(sources)
         if there:
             return there[0]
+        if unread is not None:
+            raise unread
         names = ", ".join(f"task.{split}={name}" for split in SPLITS if (name := getattr(self, split)) is not None)
         raise UserError(
             f"{search.run}: the data of this run is not there ({names}); looked in "
@@ -290,6 +296,11 @@ class FileTask(Task):
                 examples.files += [(part.name, part.unit)] * (len(examples) - len(examples.files))
             examples.notes += part.notes
         examples.unit = source.unit
+        hidden = [index for index, example in enumerate(examples) if any(map(_has_no_width, example[:3]))]
+        if hidden:
+            examples.notes.append(
+                f"{len(hidden)} examples hold characters without width, which stay (first: {place(examples, '', hidden[0])})"
+            )
         return examples
 
     def fingerprint(self) -> tuple[str, ...]:
@@ -350,6 +361,10 @@ class Files(FileTask):
         return with_steps(Example(prompt, cot.strip(), answer), self.step_start)
 
 
+def _has_no_width(text: str) -> bool:
+    return not text.isascii() and text != text.translate(_NO_WIDTH)
+
+
 def refused(examples: ExampleList, key: str, advice: str) -> UserError:
     """Log the malformed lines; return the error that names the first of them."""
     for line in examples.malformed[:SHOWN]:
@@ -372,12 +387,12 @@ def with_steps(example: Example, start: str | None) -> Example:
         start = start.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t")
     if not start or start not in example.cot:
         return example
-    found, place = [0], example.cot.find(start)
-    while place >= 0:
-        blank = start.isspace() and found[-1] and not example.cot[found[-1] : place].strip()
-        if place and not blank:
-            found.append(place)
-        place = example.cot.find(start, place + len(start))
+    found, at = [0], example.cot.find(start)
+    while at >= 0:
+        blank = start.isspace() and found[-1] and not example.cot[found[-1] : at].strip()
+        if at and not blank:
+            found.append(at)
+        at = example.cot.find(start, at + len(start))
     return example._replace(steps=tuple(found))
 
 

@@ -140,6 +140,17 @@ def _files(name: str, key: str, root: Path) -> list[str]:
     return found
 
 
+def below(root: Path, name: str) -> str:
+    """The name as it is to be read from `root`: of an absolute path that is not there, the longest end that is there."""
+    path = Path(name)
+    for parts in (path.parts[first:] for first in range(len(path.parts) if path.is_absolute() else 0)):
+        end = str(Path(*parts))
+        # The first end is the whole path, which `root` does not change.
+        if os.path.exists(root / end) or any(glob.iglob(end, root_dir=root, recursive=True)):  # noqa: PTH110, PTH207
+            return end
+    return name
+
+
 class Part:
     """One file, or one Hub data set, of a `Source`.
 
@@ -171,7 +182,11 @@ class Part:
     @property
     def identity(self) -> str:
         """The same for two names of the same file."""
-        return self.name if self.format == "hub" else os.path.realpath(self.path)
+        if self.format != "hub":
+            return os.path.realpath(self.path)
+        folder, *rest = self.name.removeprefix(HUB).split(":")
+        path = self.root / expanded(folder, self.key)
+        return ":".join([os.path.realpath(path) if path.is_dir() else folder, *rest])
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """Every record with the number of its line, row or item, from 1. Blank lines are no records."""
@@ -330,8 +345,12 @@ class Part:
         import pyarrow.parquet as pq
 
         number = 0
+        content = self._bytes()
+        # Of two files in one, Parquet finds the table of contents of the second only, and the rows of either.
+        if b"PAR1PAR1" in content:
+            raise self._error("is several Parquet files joined end to end; give them as a list: [a.parquet,b.parquet]")
         try:
-            with pq.ParquetFile(io.BytesIO(self._bytes())) as file:
+            with pq.ParquetFile(io.BytesIO(content)) as file:
                 self._require_columns(file.schema_arrow.names)
                 floats = _float_columns(file.schema_arrow, self.columns)
                 whole = self._told_floats(file.read(columns=list(floats)), floats) if floats else set()

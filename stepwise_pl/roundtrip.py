@@ -63,7 +63,7 @@ def is_word_list(tokenizer: PreTrainedTokenizerBase) -> bool:
         or not isinstance(backend.model, models.WordLevel)
         or not isinstance(backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
         or backend.normalizer is not None
-        or backend.post_processor is not None
+        or backend.num_special_tokens_to_add(False)  # A post-processor that adds none does nothing.
         or tokenizer.unk_token is None
         or tokenizer.unk_token != backend.model.unk_token
     ):

@@ -115,6 +115,7 @@ def test_a_word_list_of_characters_is_split_by_its_own_rule_and_gives_answers_ba
         (words, "sum of 1 apple||1 #### 2", "line 2: the tokenizer does not know 'apple'"),
         (words, "sum of 1 <unk>||1 #### 2", "line 2: the tokenizer does not know '<unk>' .<unk> stands for all"),
         (lambda at: words(at, digits=True), "sum of 1||1 #### 1 2", "line 2: .*cannot tell the answers '1 2' and '12' apart"),
+        (lambda at: words(at, digits=True), "sum of 1 2||1 #### 3", "line 2: .*the prompts 'sum of 1 2' and 'sum of 12' apart"),
         (lambda at: bytes_of(at, normalizers.Lowercase()), "Sum of 1||1 #### 2", "line 2: .* gives back 'sum' for 'Sum' in"),
         (lambda at: bytes_of(at, normalizers.NFKC()), "x²||1 #### 2", "line 2: .* gives back 'x2' for 'x²'"),
         (lambda at: bytes_of(at, normalizers.Replace("-", "")), "x||1 #### -2", "line 2: .* gives back '2' for '-2'"),
@@ -124,7 +125,7 @@ def test_a_word_list_of_characters_is_split_by_its_own_rule_and_gives_answers_ba
 def test_text_that_is_lost_or_changed_is_refused_by_line(
     tmp_path: Path, make: Callable[[Path], str], line: str, message: str
 ) -> None:
-    good = "1+1||1 #### 12" if "+" in line or "-" in line else "1||1 #### 12"
+    good = "1+1||1 #### 12" if "+" in line or "-" in line else "sum of 12||1 #### 12"
     (tmp_path / "x.txt").write_text(f"{good}\n{line}\n", encoding="utf-8")
     read = Files(train=str(tmp_path / "x.txt"), validation_size=1, test_size=0).read_other(
         str(tmp_path / "x.txt"), "file"

@@ -63,7 +63,7 @@ def is_word_list(tokenizer: PreTrainedTokenizerBase) -> bool:
         or not isinstance(backend.model, models.WordLevel)
         or not isinstance(backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
         or backend.normalizer is not None
-        or backend.post_processor is not None
+        or backend.num_special_tokens_to_add(False)  # A post-processor that adds none does nothing.
         or tokenizer.unk_token is None
         or tokenizer.unk_token != backend.model.unk_token
     ):
@@ -206,6 +206,7 @@ def check_examples(
     """
     eos, end = str(tokenizer.eos_token), int(tokenizer.eos_token_id)
     moved: tuple[str, str] | None = None
+    keeps_spaces = True
     for row, (prompt, target) in zip(rows, parts, strict=True):
         example = examples.slice(row, row + 1)[0]
         where = place(examples, split, row)
@@ -222,6 +223,7 @@ def check_examples(
         back = str(tokenizer.decode(ids_of(tokenizer, text, add_special_tokens=False)))
         if without_spaces(back) != without_spaces(text):
             raise _not_kept(where, *_difference(text, back))
+        keeps_spaces &= back.split() == text.split()
         for internalized in (False, True):
             alone = ids_of(tokenizer, export_prompt(example.prompt, eos, internalized))
             if alone != prompt + [end] * internalized:
@@ -232,25 +234,27 @@ def check_examples(
                     f"{where}: the tokenizer makes {read!r} of the prompt alone and {trained!r} of it before its CoT, so that "
                     "an exported model would not read what training reads; choose another tokenizer, or one that adds no token at the end"
                 )
+    if not keeps_spaces:
+        _refuse_equal_but_for_spaces(examples, split, tokenizer)
     if moved is None:
         return []
-    _refuse_equal_but_for_spaces(examples, split)
     return [f"{split}: the tokenizer gives answers back with other spaces ({moved[0]!r} as {moved[1]!r})"]
 
 
-def _refuse_equal_but_for_spaces(examples: Examples, split: str) -> None:
-    """Raise `UserError` if two answers differ in spaces alone, for a tokenizer that does not keep those."""
-    seen: dict[str, str] = {}
+def _refuse_equal_but_for_spaces(examples: Examples, split: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` if spaces alone tell two prompts, or two answers, apart, and the tokenizer does not keep those."""
+    seen: dict[tuple[str, str], str] = {}
     done = 0
     for chunk in chunks(examples):
         for row, example in enumerate(chunk):
-            answer = normalize_answer(example.answer)
-            other = seen.setdefault(without_spaces(answer), answer)
-            if other != answer:
-                raise UserError(
-                    f"{place(examples, split, done + row)}: the tokenizer cannot tell the answers {answer!r} and {other!r} apart, "
-                    "because it does not keep spaces; choose another tokenizer"
-                )
+            for part, given in (("prompts", example.prompt), ("answers", normalize_answer(example.answer))):
+                text = " ".join(given.split())
+                other = seen.setdefault((part, without_spaces(text)), text)
+                if other != text and ids_of(tokenizer, f" {text}") == ids_of(tokenizer, f" {other}"):
+                    raise UserError(
+                        f"{place(examples, split, done + row)}: the tokenizer cannot tell the {part} {text[:EXCERPT]!r} and "
+                        f"{other[:EXCERPT]!r} apart, because it does not keep spaces; choose another tokenizer"
+                    )
         done += len(chunk)
 
 

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from stepwise_pl import cli
 from stepwise_pl.check_data import check_data
-from stepwise_pl.checking import BINS, PACES, Report, check, cutoff, delta_for, histogram, summary
+from stepwise_pl.checking import BINS, PACES, Report, check, cutoff, delta_for, histogram, summary, tokens_line
 from stepwise_pl.commands import CheckDataConfig
 from stepwise_pl.config import DataConfig, ModelConfig
 from stepwise_pl.errors import UserError
+from stepwise_pl.pace import Pace, duration
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import SPLITS, Example, ExampleList, Files, Multiplication, Splits
-from stepwise_pl.tokenizing import build_tokenizer
+from stepwise_pl.tokenizing import build_tokenizer, encode
 from tests.conftest import command
 from tests.test_files import BAD, GOOD, Bad, Good, put, short, with_splits
 from tests.test_reading import offline, written
@@ -248,6 +251,83 @@ def test_the_suggested_schedule_keeps_its_promise(bytes_tokenizer, epoch: int) -
         assert schedule.removed(int(removal) * steps) >= 8  # ` zzzzzz `
         assert schedule.removed((int(removal) - 1) * steps) < 8
         assert int(epochs) >= int(removal)
+
+
+def test_three_examples_are_shown_as_tokens_with_parts_and_step_cuts(tmp_path: Path, tokenizer) -> None:
+    texts = (
+        "1 + 2||<<1>> <<2>> #### 1\n2 + 2||4 #### 1\n3 + 4||<<1>> <<2 3>> <<4>> #### 1\n",
+        "5||4 #### 1",
+        "6||4 #### 1",
+    )
+    small = build_tokenizer("symbols", (*"123456+", "<<1>>", "<<2>>", "<<2", "3>>", "<<4>>"))
+    shown = part(report_on(tmp_path, small, *texts), "examples as tokens").splitlines()
+    line = f"{tmp_path / 'train.txt'} line"
+    assert [one.strip() for one in shown[1:]] == [
+        f"the first, {line} 1:", "prompt (4)  1 + 2 <eos>", "CoT (2)  <<1>> / <<2>>", "answer (4)  <eos> #### 1 <eos>",
+        "without the first 1 of 2 CoT tokens:  <<2>>", "without the first 1 of 2 reasoning steps:  <<2>>",
+        f"one in the middle, {line} 2:", "prompt (4)  2 + 2 <eos>", "CoT (1)  4", "answer (4)  <eos> #### 1 <eos>",
+        f"the longest, {line} 3:", "prompt (4)  3 + 4 <eos>", "CoT (4)  <<1>> / <<2 3>> / <<4>>", "answer (4)  <eos> #### 1 <eos>",
+        "without the first 2 of 4 CoT tokens:  3>> / <<4>>", "without the first 1 of 3 reasoning steps:  <<2 3>> / <<4>>",
+    ]  # fmt: skip
+
+
+def test_tokens_are_shown_with_their_spaces_and_in_one_line(bytes_tokenizer, gpt2_tokenizer) -> None:
+    assert tokens_line(gpt2_tokenizer(" 12 apples\n")["input_ids"], gpt2_tokenizer) == r"␣12 ␣apples \n"
+    assert tokens_line(gpt2_tokenizer("a" * 3 + "é")["input_ids"], gpt2_tokenizer) == "aaa é"
+    half = tokens_line(bytes_tokenizer("é")["input_ids"], bytes_tokenizer)
+    assert half == "Ã ©"  # the bytes of one character, by the names that the vocabulary has for them
+    assert tokens_line([*range(40)], bytes_tokenizer).split("... ")[1] == "8 more "
+
+
+def test_special_tokens_in_the_text_are_told_by_line(tmp_path: Path, byte_folder: Path) -> None:
+    tokenizer = build_tokenizer(str(byte_folder), ())
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    report = report_on(tmp_path, tokenizer, "a||<<1>> #### 1\nb <s>||<<1>> #### 1\n", *GOOD_TEXTS[1:])
+    assert report.stops == []
+    told = f"note: train: the text '<s>' in 1 examples ({tmp_path / 'train.txt'} line 2) becomes one control token"
+    assert told in part(report, "train: 2 examples")
+    assert "control token" not in part(report, "test: 1 examples")
+
+
+@pytest.mark.parametrize("cots", [[7] * 40, [7] * 39 + [30]], ids=["equal", "one long"])
+def test_a_suggested_schedule_is_taken_by_the_command_line_and_told_with_its_time(
+    bytes_tokenizer, cots: list[int], tmp_path: Path
+) -> None:
+    rows = [Example.of_steps(f"q{i}", ["z" * (n // 2), "y" * (n - n // 2)], "1") for i, n in enumerate(cots)]
+    splits = Splits({name: ExampleList(rows) for name in SPLITS})
+    model = ModelConfig(layers=1, width=16, heads=1)
+    report = check(splits, bytes_tokenizer, 99, DataConfig(batch_size=4), allow_overlap=True, model=model)
+    text = part(report, "suggested schedule")
+    suggested = re.findall(r"^    (\S.*trainer.max_epochs=\d+)  \(.*\), about \d+ (?:s|min|h|days)", text, re.M)
+    assert len(suggested) == 2 * len(PACES)
+    assert ("schedule.remove_all_beyond" in text) == (max(cots) == 30)
+    assert re.search(r"a step takes \S+ s with the whole CoT and \S+ s with none: measured on .*random weights", text)
+    cli.register_schemas()
+    for line in suggested:
+        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+            config = cli.to_object(compose("train", ["task=mult2x2", *line.split()]))
+        assert config.trainer.max_epochs >= 1 and config.schedule.rate_exact > 0
+
+
+def test_a_model_that_is_too_large_to_try_is_one_line(bytes_tokenizer) -> None:
+    rows = ExampleList([Example("q", "zzz", "1")])
+    model = ModelConfig(layers=200, width=8192, heads=8)
+    splits = Splits(dict.fromkeys(SPLITS, rows))
+    report = check(splits, bytes_tokenizer, 99, DataConfig(batch_size=1), allow_overlap=True, model=model)
+    text = part(report, "suggested schedule")
+    assert re.search(r"how long it takes is not measured: the model has 161,\d+ million weights, .*GiB", text)
+    assert "about" not in text
+
+
+def test_times_add_up(bytes_tokenizer) -> None:
+    train = encode(ExampleList([Example(f"q{i}", "z" * 8, "1") for i in range(10)]), bytes_tokenizer, "train")
+    assert set(train.cot_length.tolist()) == {10}
+    found = Pace(whole=3.0, none=1.0, told="")
+    # 10 tokens leave at one per epoch of 4 steps, which take 3, 2.8, ... 1 seconds: 40 steps of 2 on average, then 8 of 1.
+    assert found.seconds(train, 4, Fraction(1), removed=10, epochs=12) == pytest.approx(88, rel=0.1)
+    assert found.seconds(train, 4, Fraction(100), removed=10, epochs=12) == pytest.approx(48, rel=0.1)
+    texts = [duration(seconds) for seconds in (0.1, 59, 600, 12_000, 1e6)]
+    assert texts == ["1 s", "59 s", "10 min", "3 h 20 min", "12 days"]
 
 
 @pytest.mark.parametrize("case", [*BAD, *GOOD], ids=short)

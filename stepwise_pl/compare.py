@@ -13,7 +13,7 @@ from stepwise_pl.commands import CompareConfig
 from stepwise_pl.config import ASIDE, same_but_seed
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
-from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table
+from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table, why_stale
 from stepwise_pl.run_folder import comparable_config
 from stepwise_pl.statistics import holm, mcnemar, over_seeds, paired_difference
 
@@ -82,12 +82,9 @@ def load(run: str, config: CompareConfig) -> Evaluated:
             )
         path = fitting[0]
     summary = read_summary(path.with_suffix(".json"))
-    checkpoint = Path(run) / "checkpoints" / str(summary.get("checkpoint"))
-    if checkpoint.is_file() and checkpoint.stat().st_mtime > path.stat().st_mtime:
-        raise UserError(
-            f"{path}: is older than {checkpoint.name}, with which the run has gone on; evaluate it again: "
-            f"python -m stepwise_pl.evaluate run={run} checkpoint={checkpoint.stem}"
-        )
+    if why := why_stale(Path(run), path, summary):
+        again = f"python -m stepwise_pl.evaluate run={run} checkpoint={Path(str(summary['checkpoint'])).stem}"
+        raise UserError(f"{path}: {why}; evaluate it again: {again}")
     plain = comparable_config(Path(run))
     learned = {key: value for key, value in plain.items() if not key.startswith(ASIDE)}
     predictions = _of_part(read_predictions(path), config.part, path)
@@ -175,7 +172,8 @@ def seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
 def _record(one: Evaluated) -> dict[str, Any]:
     kept = ("checkpoint", "step", "split", "file", "suite", "data_digest", "removed_tokens")
     known = {key: one.summary[key] for key in kept if key in one.summary}
-    return {"run": one.run, "seed": one.seed, **known, **one.share.record()}
+    at_all = Share.of(prediction.right_any_length for prediction in one.predictions)
+    return {"run": one.run, "seed": one.seed, **known, **one.share.record(), "accuracy_any_length": at_all.accuracy}
 
 
 def run_lines(evaluated: Sequence[Evaluated]) -> list[str]:

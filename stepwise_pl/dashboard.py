@@ -46,7 +46,8 @@ def layout(config: DashboardConfig) -> "Workspace":
 
     sections = {
         "Accuracy versus removed tokens": [
-            line("answer accuracy (validation)", "val/answer_accuracy", x=REMOVED, low_high=(0, 1)),
+            line("answer accuracy (validation)", "val/answer_accuracy", "val/answer_accuracy_any_length", x=REMOVED,
+                 low_high=(0, 1)),
             line("token accuracy (validation)", "val/token_accuracy", x=REMOVED, low_high=(0, 1)),
             line("loss (validation)", "val/loss", x=REMOVED),
         ],

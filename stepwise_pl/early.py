@@ -10,7 +10,8 @@ from stepwise_pl.errors import UserError
 
 
 def check(config: Config) -> None:
-    """Raise `UserError` if the machine lacks what the trainer is told to use, or no such model can be built."""
+    """Raise `UserError` if the machine lacks what the trainer is told to use, or parts of the configuration do not fit together."""
+    config.schedule.require_slow_down(config.guard.action)
     check_type(config.model)
     if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard: TensorBoard is not installed; pip install tensorboard")

@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwise_pl import cli
@@ -86,9 +87,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
     metrics, answered = scorer.evaluate(config.batch_size)
     predictions = [
-        Prediction(index, example.prompt, target or "", predicted, right, strata)
-        for index, example, strata, predicted, target, right in zip(
-            problems.places, problems.examples, problems.strata, *answered, answered.right, strict=True
+        Prediction(
+            index, example.prompt, one.target or "", one.predicted, one.right, strata, one.within_length, one.cot_tokens
+        )
+        for index, example, strata, one in zip(
+            problems.places, problems.examples, problems.strata, answered, strict=True
         )
     ]
     summary: dict[str, Any] = {
@@ -105,7 +108,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "accelerator": config.accelerator,
         "examples": len(predictions),
         "max_new_tokens": scorer.bound,
-        "unfinished_answers": sum(one.prediction is None for one in predictions),
+        "unfinished_answers": sum(one.prediction is None or not one.within_length for one in predictions),
+        "decoded_up_to": scorer.bounds.whole,
+        "cot_tokens_written": span([one.cot_tokens for one in answered]),
+        "cot_tokens_of_targets": span([one.target_cot_tokens for one in answered]),
     }
     if config.suite is None:  # a mixture of unlike parts has no accuracy
         whole = Share.of(one.right for one in predictions)
@@ -125,21 +131,40 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     write_predictions(predictions, path.with_suffix(".jsonl"))
     run_folder.write_json(summary, path)
+    result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
+    lines = [
+        f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
+        f"removed tokens  {summary['removed_tokens']} of {limits.max_cot} from the targets",
+        *written_lines(summary),
+        *result,
+        f"written to      {path}; predictions: {path.name}l",
+    ]
+    cli.say("\n".join(lines))
     if config.wandb:
         from stepwise_pl import wandb_runs
 
         plain = cli.read_yaml(run.path / "config.yaml")
         with wandb_runs.environment_kept():
             wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
-    result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
-    lines = [
-        f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
-        f"removed tokens  {summary['removed_tokens']} of {limits.max_cot}",
-        *result,
-        f"written to      {path}; predictions: {path.name}l",
-    ]
-    cli.say("\n".join(lines))
     return summary
+
+
+def span(counts: Sequence[int]) -> dict[str, float]:
+    """Mean, least and most."""
+    return {"mean": fmean(counts), "least": min(counts), "most": max(counts)}
+
+
+def written_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How much CoT the model wrote, beside that of the targets, for reading."""
+    written, wanted = (
+        f"{found['mean']:.1f} per answer ({found['least']} to {found['most']})"
+        for found in (summary["cot_tokens_written"], summary["cot_tokens_of_targets"])
+    )
+    lines = [f"CoT tokens      written: {written}; in the targets: {wanted}"]
+    if not summary["as_trained"]:
+        key = "removed_steps" if "removed_steps" in summary else "removed_tokens"
+        lines.append(f"{'':16}{key}= sets only the targets of loss and length: the model writes what it has learned to")
+    return lines
 
 
 def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -223,6 +248,7 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
     ]
     lines = [
         f"answer accuracy {whole.accuracy:6.1%}  {percents(whole.interval)}  n={whole.n}  [95% Wilson interval]",
+        *any_length_lines(whole, predictions, summary),
         f"token accuracy  {summary['token_accuracy']:6.2%}",
         f"loss            {summary['loss']:.4f} (perplexity {summary['perplexity']:.3f})",
     ]
@@ -245,6 +271,17 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
         if len(shares) > 1:
             lines += ["", *table((name, *HEAD), ([value, *share.row()] for value, share in shares.items()))]
     return [*lines, ""] if summary["strata"] else lines
+
+
+def any_length_lines(whole: Share, predictions: Sequence[Prediction], summary: Mapping[str, Any]) -> list[str]:
+    """Accuracy of answers of any length, for reading; nothing where it is the same."""
+    at_all = Share.of(one.right_any_length for one in predictions)
+    if at_all == whole:
+        return []
+    return [
+        f"at any length   {at_all.accuracy:6.1%}  {percents(at_all.interval)}  n={at_all.n}  "
+        f"({at_all.right - whole.right} right answers took more than {summary['max_new_tokens']} tokens)"
+    ]
 
 
 def suite_lines(predictions: list[Prediction], asked: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Scoring a model on encoded examples: what validation, testing and `stepwise_pl.evaluate` share."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,27 +20,61 @@ from stepwise_pl.removal import removal_count, remove
 from stepwise_pl.tokenizing import EncodedExamples, answer_frame
 
 
+class Bounds(NamedTuple):
+    """Most tokens that a model may write after a prompt.
+
+    Decoding goes on up to `whole`, so that a model which still writes a CoT that is to be
+    gone is seen to answer; a claim about k removed tokens is about answers within `asked`.
+
+    Attributes:
+        asked: what a target can take at the number of removed units.
+        whole: what CoT and answer can take with nothing removed.
+    """
+
+    asked: int
+    whole: int
+
+    @classmethod
+    def of(cls, limits: Limits, removed: int) -> "Bounds":
+        """Of the run's data with `removed` units gone."""
+        return cls(limits.max_new_tokens(removed), limits.max_new_tokens(0))
+
+
 class Decoded(NamedTuple):
-    """A generated answer and the target's, normalised; None where none was finished."""
+    """A generated answer and the target's, normalised; None where none was finished.
+
+    Attributes:
+        within_length: it was finished within the tokens asked for.
+        cot_tokens, target_cot_tokens: tokens of CoT that were written, and those of the target.
+    """
 
     predicted: str | None
     target: str | None
+    within_length: bool = True
+    cot_tokens: int = 0
+    target_cot_tokens: int = 0
 
     @property
     def right(self) -> bool:
+        return self.within_length and self.right_any_length
+
+    @property
+    def right_any_length(self) -> bool:
         return self.predicted is not None and self.predicted == self.target
 
 
-class Answers(NamedTuple):
-    """Answers after normalisation, [batch] each; None where none was finished."""
-
-    predicted: list[str | None]  # greedily generated
-    target: list[str | None]
+class Answers(list[Decoded]):
+    """Of several examples, in order."""
 
     @property
-    def right(self) -> list[bool]:
-        """Whose answer is the target's."""
-        return [Decoded(*one).right for one in zip(*self, strict=True)]
+    def predicted(self) -> list[str | None]:
+        """What the model has answered."""
+        return [one.predicted for one in self]
+
+    @property
+    def target(self) -> list[str | None]:
+        """What is right."""
+        return [one.target for one in self]
 
 
 @dataclass
@@ -74,6 +108,7 @@ class Verifier:
     Attributes:
         right: `draw` of every example known so far to be answered rightly.
         wrong: by `draw`, the answer of every other that was decoded so far.
+        too_long: `draw` of those whose answer is right, but took more tokens than were asked for.
         digit_counts: how many examples have each token of the answer, and in how many of
             them it is the arg-max, teacher-forced; [2, tokens of the longest answer so far] int64.
     """
@@ -83,6 +118,7 @@ class Verifier:
         self.drafts: list[Draft] = []
         self.right: list[int] = []
         self.wrong: dict[int, str | None] = {}
+        self.too_long: set[int] = set()
         self.digit_counts = torch.zeros(2, 0, dtype=torch.long)
         self._frame: tuple[int, int] | None = None
 
@@ -131,8 +167,14 @@ class Verifier:
         self.digit_counts.index_add_(1, place, torch.stack([torch.ones_like(right), right]))
 
     @torch.inference_mode()
-    def decode(self, max_new_tokens: int) -> Iterator[tuple[int, Decoded]]:
-        """`draw` and answer of every example put by, the longest first."""
+    def decode(self, max_new_tokens: int, asked: int | None = None) -> Iterator[tuple[int, Decoded]]:
+        """`draw` and answer of every example put by, the longest first.
+
+        Args:
+            max_new_tokens: what any answer may take (`Bounds.whole`).
+            asked: what a right answer may take (`Bounds.asked`); None: as much.
+        """
+        asked = max_new_tokens if asked is None else asked
         drafts = sorted(self.drafts, key=lambda draft: -draft.batch.tokens.shape[1])
         self.drafts = []
         for start in range(0, len(drafts), self.batch_size):
@@ -141,15 +183,25 @@ class Verifier:
             accepted = torch.tensor([draft.accepted for draft in some], device=self.model.device)
             eos = self.tokenizer.eos_token_id
             tokens = generate(self.model, batch.to(self.model.device), eos, max_new_tokens, accepted)
+            targets = [one.target for one in some]
             found = zip(
-                answers(tokens, self.tokenizer), answers([one.target for one in some], self.tokenizer), strict=True
-            )
+                answers(tokens, self.tokenizer), answers(targets, self.tokenizer),
+                [row.count(eos) == 2 and len(row) <= asked for row in tokens],
+                cot_tokens(tokens, eos), cot_tokens(targets, eos), strict=True,
+            )  # fmt: skip
             for draw, decoded in zip(batch.draw.tolist(), (Decoded(*one) for one in found), strict=True):
                 if decoded.right:
                     self.right.append(draw)
                 else:
                     self.wrong[draw] = decoded.predicted
+                    if decoded.right_any_length:
+                        self.too_long.add(draw)
                 yield draw, decoded
+
+
+def cot_tokens(new: Sequence[Sequence[int]], eos: int) -> list[int]:
+    """How many tokens stand before the first end token of each row, which ends the CoT; all where there is none."""
+    return [list(row).index(eos) if eos in row else len(row) for row in new]
 
 
 def first_samples(
@@ -161,23 +213,26 @@ def first_samples(
         verifier: after `decode`; its `draw`s are places in `examples`.
         everywhere: what is found by this process to what is found by all of them.
     """
-    outcomes: list[tuple[int, bool, str | None]] = [
-        *((draw, True, None) for draw in sorted(verifier.right)[:count]),
-        *((draw, False, verifier.wrong[draw]) for draw in sorted(verifier.wrong)[:count]),
+    outcomes: list[tuple[int, bool, str | None, bool]] = [
+        *((draw, True, None, False) for draw in sorted(verifier.right)[:count]),
+        *((draw, False, verifier.wrong[draw], draw in verifier.too_long) for draw in sorted(verifier.wrong)[:count]),
     ]
     outcomes = sorted(everywhere(outcomes))
     out: list[Sample] = []
     for wanted in (True, False):
-        for draw, right, prediction in [one for one in outcomes if one[1] is wanted][:count]:
+        for draw, right, prediction, too_long in [one for one in outcomes if one[1] is wanted][:count]:
             batch = examples.collate(np.array([draw]))
             (target,) = answers(continuation(batch), verifier.tokenizer)
             prompt = str(verifier.tokenizer.decode(batch.tokens[0, : int(batch.length_of(Part.PROMPT)) - 1])).strip()
-            out.append({
+            sample: Sample = {
                 "prompt": prompt,
                 "target": target or "",
                 "prediction": target if right else prediction,
                 "right": right,
-            })  # fmt: skip
+            }
+            if too_long:
+                sample["too_long"] = True
+            out.append(sample)
     return out
 
 
@@ -199,10 +254,16 @@ class Scorer:
         return int(removal_count(self.removed, self.limits.max_removed))
 
     @property
+    def bounds(self) -> Bounds:
+        """Those of the run's data, or of these examples where they take more."""
+        own = (self.examples.cot_left(gone, self.side) + self.examples.answer_length for gone in (self.count, 0))
+        of_run = Bounds.of(self.limits, self.removed)
+        return Bounds(*(max(most, int(length.max())) for most, length in zip(of_run, own, strict=True)))
+
+    @property
     def bound(self) -> int:
-        """Most tokens to generate: what any example of the run's data can need, and any of these."""
-        own = self.examples.cot_left(self.count, self.side) + self.examples.answer_length
-        return max(self.limits.max_new_tokens(self.removed), int(own.max()))
+        """Most tokens of an answer that counts."""
+        return self.bounds.asked
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[CoTBatch]:
         """The first `limit` examples (None: all), `removed` units of CoT gone from each."""
@@ -210,21 +271,21 @@ class Scorer:
             yield remove(batch, self.count, self.side, self.keep_position)
 
     def evaluate(self, batch_size: int) -> tuple[dict[str, float], Answers]:
-        """loss, perplexity, answer_accuracy, token_accuracy and number of examples; and the answers, in order."""
+        """loss, perplexity, answer_accuracy (and at any length), token_accuracy, number of examples; the answers, in order."""
         metrics = EvaluationMetrics().to(self.model.device)
-        count = len(self.examples)
-        out = Answers([None] * count, [None] * count)
+        found: dict[int, Decoded] = {}
         verifier = Verifier(self.model, self.tokenizer, batch_size)
         for batch in self.batches(batch_size):
             sums, proved = verifier.verify(batch)
             metrics.update(sums)
-            for index, target in zip(batch.draw.tolist(), answers(continuation(batch), self.tokenizer), strict=True):
-                out.target[index] = target
-            for index in batch.draw[proved].tolist():
-                out.predicted[index] = out.target[index]
-        for index, decoded in verifier.decode(self.bound):
-            out.predicted[index] = decoded.predicted
-        metrics.update_answers(out.right)
+            targets = [continuation(batch)[row] for row in proved]
+            written = cot_tokens(targets, self.tokenizer.eos_token_id)
+            for row, target, count in zip(proved, answers(targets, self.tokenizer), written, strict=True):
+                found[int(batch.draw[row])] = Decoded(target, target, True, count, count)
+        bounds = self.bounds
+        found.update(verifier.decode(bounds.whole, bounds.asked))
+        out = Answers(found[index] for index in range(len(self.examples)))
+        metrics.update_answers([one.right for one in out], [one.right_any_length for one in out])
         return {name: float(value) for name, value in metrics.compute().items()}, out
 
     @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The guard: recognises a collapse, goes back to the last good checkpoint, and goes on more slowly.
 
-A collapse is answer accuracy that falls to a small part of what it was and stays there, the
+A collapse is answer accuracy that falls to a small part of what it was and stays there. Answers
+of any length count: a model that answers right with a CoT that is to be gone has lost nothing. It is the
 end of removal schedules that are too aggressive (arXiv 2405.14838, section 5), or a loss
 that is no longer finite. Where slower removal cannot help, because as many tokens were
 removed at the good checkpoint or the loss was not finite, the learning rate is halved
@@ -13,7 +14,7 @@ the new one.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class Guard(Callback):
 
     def __init__(self, cfg: GuardConfig) -> None:
         self.cfg = cfg
-        self.best = 0.0  # answer accuracy on validation
+        self.best = 0.0  # answer accuracy on validation, at any length
         self.low = 0  # successive validations far below it
         self.removed: int | None = None  # units at the last validation
         self.good = False
@@ -63,11 +64,12 @@ class Guard(Callback):
         if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, StepwiseModule)
-        found = {key: float(trainer.callback_metrics[f"val/{key}"]) for key in ("loss", "answer_accuracy", "examples")}
+        keys = ("loss", "answer_accuracy_any_length", "examples")
+        found = {key: float(trainer.callback_metrics[f"val/{key}"]) for key in keys}
         step = trainer.global_step
         if not math.isfinite(found["loss"]):
             raise Collapse(f"the validation loss is {found['loss']} at step {step}", step, not_finite=True)
-        accuracy = found["answer_accuracy"]
+        accuracy = found["answer_accuracy_any_length"]
         self.best = max(self.best, accuracy)
         low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
         # Right after a token has left, accuracy may be low without harm: what counts is the end of a stage.
@@ -174,8 +176,9 @@ def go_back(
     # With as many tokens removed as there, slower removal would change nothing: the same would happen again.
     action = "learning_rate" if collapse.not_finite or module.removed == removed else cfg.action
     actions = [*(one["action"] for one in module.rollbacks), action]
-    rate = Fraction(1, 2 ** actions.count("halve"))
-    wait = round(cfg.wait_epochs * module.schedule.steps_per_epoch * 2 ** (actions.count("wait") - 1))
+    before = len(stepwise["rollbacks"])
+    rate, wait = pace(actions, before, cfg.wait_epochs * module.schedule.steps_per_epoch)
+    go_on_from(module, stepwise, step, actions[before:], rate, wait)
     rollback: Rollback = {
         "action": action,
         "reason": str(collapse),
@@ -187,16 +190,13 @@ def go_back(
         "at_step": collapse.step,
         "at_removed_tokens": module.removed_tokens,
         "to_step": step,
-        "to_removed_tokens": module.data.limits.removed_tokens(removed),
+        "to_removed_tokens": module.data.limits.removed_tokens(module.scheduled(step)),
     }
     log.warning(
         "%s. Back to step %d with %d tokens removed: %s",
         collapse, step, rollback["to_removed_tokens"], rollback["does"],
     )  # fmt: skip
-    if action != "learning_rate":  # which leaves the schedule in force, and what is left of a wait
-        module.schedule.load_state_dict(stepwise["schedule"])
-        module.schedule.slow_down(step, removed, rate, wait if action == "wait" else 0)
-    stepwise["schedule"] = module.schedule.state_dict(step)
+    stepwise["schedule"] = module.schedule.save(step)
     stepwise["rollbacks"] = [*module.rollbacks, rollback]
     stepwise["seconds"] = module.seconds
     if trainer.is_global_zero:
@@ -212,6 +212,37 @@ def go_back(
         write(state, last)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def pace(actions: Sequence[str], before: int, first_wait: float) -> tuple[Fraction, int]:
+    """The part of the configured pace that is left after all actions, and the steps to wait at the good checkpoint.
+
+    Args:
+        before: how many of the actions the good checkpoint was trained under.
+        first_wait: steps of the first wait; each is twice as long as the one before.
+    """
+    waits = [number for number, action in enumerate(actions) if action == "wait"]
+    wait = round(first_wait * 2 ** (len(waits) - 1)) if waits and waits[-1] >= before else 0
+    return Fraction(1, 2 ** actions.count("halve")), wait
+
+
+def go_on_from(
+    module: StepwiseModule, good: Mapping[str, Any], step: int, decided: Sequence[str], rate: Fraction, wait: int
+) -> None:
+    """Let the schedule go on from the good checkpoint, with what was decided since: s is what it was there.
+
+    Args:
+        good: what that checkpoint holds of module and schedule.
+        step: of that checkpoint.
+        decided: the actions that it was not trained under; the last of them is the one that is taken now.
+        rate, wait: see `pace`.
+    """
+    removed = int(good["removed"])
+    module.schedule.restore(good["schedule"])
+    if any(action != "learning_rate" for action in decided):
+        module.schedule.slow_down(step, removed, rate, wait)
+    elif module.scheduled(step) != removed:  # the checkpoint is from just before a unit was to leave
+        module.schedule.hold(step, removed)
 
 
 def read_good(collapse: Collapse, module: StepwiseModule, checkpoints: Path, cfg: GuardConfig) -> dict[str, Any]:

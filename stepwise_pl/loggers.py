@@ -21,7 +21,8 @@ COLUMNS = (
 )  # fmt: skip
 # Metrics that a dashboard shows against the number of removed tokens.
 VERSUS_REMOVED = (
-    "val/answer_accuracy", "val/token_accuracy", "val/loss", "val/perplexity", "test/answer_accuracy",
+    "val/answer_accuracy", "val/answer_accuracy_any_length", "val/token_accuracy", "val/loss", "val/perplexity",
+    "test/answer_accuracy", "test/answer_accuracy_any_length",
 )  # fmt: skip
 
 

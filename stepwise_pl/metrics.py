@@ -84,6 +84,7 @@ class EvaluationMetrics(Metric):
 
     full_state_update = False
     answers: Tensor
+    answers_any_length: Tensor
     examples: Tensor
     loss_sum: Tensor
     correct: Tensor
@@ -91,13 +92,14 @@ class EvaluationMetrics(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("answers", "examples", "correct", "targets"):
+        for name in ("answers", "answers_any_length", "examples", "correct", "targets"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update_answers(self, right: Sequence[bool]) -> None:
-        """Whose generated answer is the target."""
+    def update_answers(self, right: Sequence[bool], right_any_length: Sequence[bool] | None = None) -> None:
+        """Whose generated answer is the target: within the tokens asked for, and at any length (None: the same)."""
         self.answers += sum(right)
+        self.answers_any_length += sum(right if right_any_length is None else right_any_length)
         self.examples += len(right)
 
     def update(self, sums: TokenSums) -> None:
@@ -112,6 +114,7 @@ class EvaluationMetrics(Metric):
             "loss": loss,
             "perplexity": loss.exp(),
             "answer_accuracy": self.answers / self.examples,
+            "answer_accuracy_any_length": self.answers_any_length / self.examples,
             "token_accuracy": self.correct / self.targets,
             "examples": self.examples.double(),
         }

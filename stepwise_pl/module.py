@@ -22,7 +22,7 @@ from stepwise_pl.config import OptimizerConfig
 from stepwise_pl.datamodule import CoTDataModule
 from stepwise_pl.decoding import Targets, target_logits
 from stepwise_pl.errors import Collapse, UserError
-from stepwise_pl.evaluation import Verifier, first_samples
+from stepwise_pl.evaluation import Bounds, Verifier, first_samples
 from stepwise_pl.lora import has_adapters, trained
 from stepwise_pl.metrics import DigitAccuracy, EvaluationMetrics, TokenSums, level_counts, token_sums
 from stepwise_pl.optimizers import build_optimizer
@@ -129,7 +129,7 @@ class StepwiseModule(L.LightningModule):
 
     def scheduled(self, step: int) -> int:
         """s(t), at most m_max."""
-        return min(self.schedule.removed(step), self.data.limits.max_removed)
+        return min(self.schedule.at(step), self.data.limits.max_removed)
 
     def on_train_epoch_start(self) -> None:
         self.follow_schedule()
@@ -172,7 +172,7 @@ class StepwiseModule(L.LightningModule):
 
     def offsets(self, batch: CoTBatch) -> Tensor:
         """o of each example of a training batch, [batch] int64."""
-        smoothing = self.schedule.smoothing_at(self.trainer.global_step)
+        smoothing = self.schedule.smoothing_at(self.schedule.time(self.trainer.global_step))
         return torch.from_numpy(offsets(batch.draw.numpy(), smoothing, self.seed))
 
     def remove(self, batch: CoTBatch, offset: Tensor | int = 0) -> CoTBatch:
@@ -333,8 +333,9 @@ class StepwiseModule(L.LightningModule):
         self._log(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))
 
     def _evaluated(self, split: str) -> dict[str, Any]:
-        bound = self.data.limits.max_new_tokens(self.removed)
-        self.evaluation.update_answers([decoded.right for _, decoded in self._verifier.decode(bound)])
+        bounds = Bounds.of(self.data.limits, self.removed)
+        decoded = [one for _, one in self._verifier.decode(bounds.whole, bounds.asked)]
+        self.evaluation.update_answers([one.right for one in decoded], [one.right_any_length for one in decoded])
         if self.sharded:
             sharding.release(self.model)
         metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}
@@ -344,12 +345,17 @@ class StepwiseModule(L.LightningModule):
     def _stage(self, metrics: Mapping[str, Any]) -> StageRecord:
         """What stages.jsonl says of a validation that is over; on every process the same."""
         self.digits.update(self._verifier.digit_counts)
+        # Rounded as in metrics.csv.
+        accuracy, any_length = (
+            float(f"{float(metrics[f'val/{key}']):.7g}") for key in ("answer_accuracy", "answer_accuracy_any_length")
+        )
         return {
             "step": self.trainer.global_step,
             "attempt": self.attempt,
             "removed_tokens": self.removed_tokens,
             "examples": round(float(metrics["val/examples"])),
-            "accuracy": float(f"{float(metrics['val/answer_accuracy']):.7g}"),  # as in metrics.csv
+            "accuracy": accuracy,
+            "accuracy_any_length": any_length,
             "digits": self.digits.compute().reshape(-1).tolist(),  # of a single one torchmetrics makes a number
             "samples": first_samples(self._verifier, self.data.encoded["validation"], SAMPLES, self._everywhere),
         }
@@ -373,7 +379,7 @@ class StepwiseModule(L.LightningModule):
             "removed": self.removed,
             "limits": asdict(self.data.limits),
             "reset_step": self.reset_step,
-            "schedule": self.schedule.state_dict(step),
+            "schedule": self.schedule.save(step),
             "rollbacks": list(self.rollbacks),
             "seconds": self.seconds,
             "config": self.config,
@@ -391,7 +397,7 @@ class StepwiseModule(L.LightningModule):
         self.removed, self.reset_step = state["removed"], state["reset_step"]
         self.rollbacks, self._seconds = list(state["rollbacks"]), state["seconds"]
         self._rng = state["rng"]
-        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.restore(state["schedule"])
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()

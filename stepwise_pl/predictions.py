@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
@@ -23,6 +23,9 @@ class Prediction:
         index: place in the split.
         target, prediction: answers as they are compared (`normalize_answer`); a prediction
             that was not finished is None.
+        right: it is the target, and was finished within the tokens that a target may take.
+        within_length: it was finished within those tokens.
+        cot_tokens: how many tokens of CoT the model wrote; None: not recorded.
         strata: values of the properties by which accuracy is broken down (`Task.strata`).
     """
 
@@ -32,6 +35,13 @@ class Prediction:
     prediction: str | None
     right: bool
     strata: dict[str, str] = field(default_factory=dict)
+    within_length: bool = True
+    cot_tokens: int | None = None
+
+    @property
+    def right_any_length(self) -> bool:
+        """Whether it is the target, however long it took."""
+        return self.prediction is not None and self.prediction == self.target
 
 
 class Share(NamedTuple):
@@ -82,17 +92,46 @@ def by_stratum(predictions: Sequence[Prediction]) -> dict[str, dict[str, Share]]
 def by_position(predictions: Sequence[Prediction]) -> list[Share]:
     """For each place in the answer, counted in words from its start: who has the right word there.
 
-    Of the examples whose target has that place. For multiplication words are digits, the
+    Of the examples whose target has that place; nothing is right that was not finished within
+    the tokens a target may take. For multiplication words are digits, the
     least significant first.
     """
     outcomes: list[list[bool]] = []
     for one in predictions:
-        words = [] if one.prediction is None else one.prediction.split()
+        words = one.prediction.split() if one.prediction is not None and one.within_length else []
         for place, word in enumerate(one.target.split()):
             if place == len(outcomes):
                 outcomes.append([])
             outcomes[place].append(place < len(words) and words[place] == word)
     return [Share.of(right) for right in outcomes]
+
+
+def why_stale(run: Path, file: Path, summary: Mapping[str, Any]) -> str:
+    """Why an evaluation is not about the checkpoint that the run has now; empty if it is, or if the checkpoint is gone.
+
+    Args:
+        file: of the evaluation.
+        summary: its content, or that of the summary beside it.
+    """
+    checkpoint = run / "checkpoints" / Path(str(summary.get("checkpoint"))).name
+    if not checkpoint.is_file():
+        return ""
+    if checkpoint.stat().st_mtime > file.stat().st_mtime:
+        return f"is older than {checkpoint.name}, with which the run has gone on"
+    now = step_of(checkpoint)
+    if now is not None and "step" in summary and summary["step"] != now:
+        return f"is of step {summary['step']}, and {checkpoint.name} is of step {now}"
+    return ""
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The optimizer steps that a checkpoint has behind it; None if it cannot be read. Weights are not read."""
+    import torch
+
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"])
+    except Exception:
+        return None
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
@@ -111,8 +150,11 @@ def read_predictions(path: Path) -> list[Prediction]:
         if not line:
             continue
         try:
-            out.append(Prediction(**json.loads(line)))
-        except (ValueError, TypeError):
+            found = json.loads(line)
+            # Written before lengths were: an answer was decoded no further than it might take.
+            found.setdefault("within_length", found["prediction"] is not None)
+            out.append(Prediction(**found))
+        except (ValueError, TypeError, AttributeError, KeyError):
             raise UserError(f"{path}: line {number} is no prediction; evaluate the run again") from None
     return out
 

@@ -4,19 +4,24 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from stepwise_pl.disk import write_text
 from stepwise_pl.errors import UserError
 
 
 class Sample(TypedDict):
-    """A problem of a validation and its answer, as answers are compared; None where none was finished within the limit."""
+    """A problem of a validation and its answer, as answers are compared; None where none was finished.
+
+    Attributes:
+        too_long: there, and true, where the answer is right but took more tokens than were asked for.
+    """
 
     prompt: str
     target: str
     prediction: str | None
     right: bool
+    too_long: NotRequired[bool]
 
 
 class StageRecord(TypedDict):
@@ -25,7 +30,8 @@ class StageRecord(TypedDict):
     Attributes:
         step: optimizer steps done.
         attempt: 0, and one more for each time the guard has gone back.
-        examples, accuracy: of the answers, greedily decoded.
+        examples, accuracy: of the answers, greedily decoded, within the tokens that targets take.
+        accuracy_any_length: the same of answers of any length; came later.
         digits: accuracy at each token of the answer, first to last, teacher-forced: of the
             examples whose answer has that token.
         samples: the first few in the order of the data, those that are right before the others.
@@ -36,6 +42,7 @@ class StageRecord(TypedDict):
     removed_tokens: int
     examples: int
     accuracy: float
+    accuracy_any_length: NotRequired[float]
     digits: list[float]
     samples: list[Sample]
 

@@ -1,5 +1,6 @@
 """From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ MARKERS = "osD^vPX"
 
 
 GIVEN_UP = "given up: the guard went back"
+ANY_LENGTH = "right at any length"
 
 
 @dataclass
@@ -25,6 +27,12 @@ class Stage:
     step: int
     accuracy: float
     examples: int
+    accuracy_any_length: float | None = None  # None in runs from before it was measured
+
+    @property
+    def differs(self) -> bool:
+        """Whether some answers are right but took more tokens than were asked for."""
+        return self.accuracy_any_length not in (None, self.accuracy)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -46,9 +54,11 @@ def stages_of(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
     for row in rows:
         if row.get("val/answer_accuracy"):
             removed = round(float(row["schedule/removed_tokens"]))
+            any_length = row.get("val/answer_accuracy_any_length")
             stages[removed] = Stage(
-                removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"]))
-            )
+                removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"])),
+                float(any_length) if any_length else None,
+            )  # fmt: skip
     return [stages[removed] for removed in sorted(stages)]
 
 
@@ -57,15 +67,12 @@ def removed_at(stages: Iterable[Stage], accuracy: float = 0.95) -> int | None:
     return max((stage.removed_tokens for stage in stages if stage.accuracy >= accuracy), default=None)
 
 
-def selected_accuracy(metrics_file: Path) -> float | None:
-    """Accuracy on validation of best.ckpt: the highest at the most removed tokens; None before the first validation."""
+def selected(metrics_file: Path) -> Stage | None:
+    """The validation of best.ckpt: the highest accuracy at the most removed tokens; None before the first validation."""
     kept, _ = read_attempts(metrics_file)
-    found = [
-        (float(row["schedule/removed_tokens"]), float(row["val/answer_accuracy"]))
-        for row in kept
-        if row.get("val/answer_accuracy")
-    ]
-    return max(found)[1] if found else None
+    found = [stage for row in kept for stage in stages_of([row])]
+    # As checkpoints are chosen: of equal ones the first.
+    return max(found, key=lambda stage: (stage.removed_tokens, stage.accuracy), default=None)
 
 
 def percent(accuracy: float, examples: int) -> str:
@@ -75,9 +82,11 @@ def percent(accuracy: float, examples: int) -> str:
 
 
 def stage_table(stages: list[Stage]) -> str:
-    """The stages as text, one line each."""
+    """The stages as text, one line each; with accuracy at any length where that differs."""
     lines = ["removed tokens    step  validation accuracy [95% Wilson interval]"]
-    lines += [f"{s.removed_tokens:14d}  {s.step:6d}  {percent(s.accuracy, s.examples)}" for s in stages]
+    for s in stages:
+        more = f"  ({s.accuracy_any_length:.1%} {ANY_LENGTH})" if s.differs else ""
+        lines.append(f"{s.removed_tokens:14d}  {s.step:6d}  {percent(s.accuracy, s.examples)}{more}")
     return "\n".join(lines)
 
 
@@ -141,6 +150,10 @@ def _draw_stages(axes: Any, runs: Mapping[str, list[Stage]], given_up: Mapping[s
             x, y, yerr=errors, label=name, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
             markersize=5, capsize=3, linewidth=1.5,
         )  # fmt: skip
+        if any(stage.differs for stage in stages):
+            label = None if any(line.get_label() == ANY_LENGTH for line in axes.lines) else ANY_LENGTH
+            any_length = [math.nan if s.accuracy_any_length is None else s.accuracy_any_length for s in stages]
+            axes.plot(x, any_length, "--", color=COLORS[i % len(COLORS)], linewidth=0.8, label=label)
         for attempt in given_up.get(name, []):
             if not attempt:
                 continue
@@ -152,5 +165,5 @@ def _draw_stages(axes: Any, runs: Mapping[str, list[Stage]], given_up: Mapping[s
     axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if len(runs) > 1 or any(given_up.values()):
+    if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(fontsize="small")

@@ -38,6 +38,7 @@ class Result:
     seconds: float
     collapsed: bool
     collapsed_at: int | None  # CoT tokens gone when it had collapsed for the first time
+    test_accuracy_any_length: float | None = None  # None in runs from before it was measured
 
 
 @dataclass
@@ -85,6 +86,7 @@ class Cell:
             "interval": "t over seeds" if interval[2] == "t" else interval[2],
             "test_examples": self.results[0].test_examples if self.results else None,
             "test_accuracies": [one.test_accuracy for one in self.results],
+            "test_accuracies_any_length": [one.test_accuracy_any_length for one in self.results],
             "removed_tokens": [one.removed_tokens for one in self.results],
             "removed_at_95": [one.removed_at_95 for one in self.results],
             "max_cot_tokens": self.results[0].max_cot_tokens if self.results else None,
@@ -103,7 +105,7 @@ def read_result(run: Path) -> Result:
     return Result(
         summary["test_accuracy"], summary["test_examples"], summary["removed_tokens"], removed_at(stages, ACCURACY),
         derived["max_cot_tokens"], derived["examples_per_token"], summary["seconds"], summary["collapsed"],
-        summary.get("collapsed_at"),
+        summary.get("collapsed_at"), summary.get("test_accuracy_any_length"),
     )  # fmt: skip
 
 

@@ -229,10 +229,14 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
     trainer, module = fitted.trainer, fitted.module
     module.steps = fitted.steps
     trainer.test(module, parts.data, ckpt_path=best, weights_only=True, verbose=False)
-    accuracy, examples = (float(trainer.callback_metrics[f"test/{key}"]) for key in ("answer_accuracy", "examples"))
+    accuracy, any_length, examples = (
+        float(trainer.callback_metrics[f"test/{key}"])
+        for key in ("answer_accuracy", "answer_accuracy_any_length", "examples")
+    )
     return {
         "removed_tokens": module.removed_tokens,
         "test_accuracy": accuracy,
+        "test_accuracy_any_length": any_length,
         "test_interval": wilson(accuracy, round(examples)),
         "test_examples": round(examples),
         "checkpoint": best.name,
@@ -242,12 +246,17 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
 def on_validation(run_dir: Path) -> dict[str, Any]:
     """What a run may be asked to be good at on validation (`results.py`); None where its metrics were lost on the way."""
     from stepwise_pl.provenance import has_lost_metrics
-    from stepwise_pl.results import read_stages, removed_at, selected_accuracy
+    from stepwise_pl.results import read_stages, removed_at, selected
 
     metrics = run_dir / "metrics.csv"
     if has_lost_metrics(run_dir / "environment.json"):
-        return {"val_accuracy": None, "removed_at_95": None}
-    return {"val_accuracy": selected_accuracy(metrics), "removed_at_95": removed_at(read_stages(metrics)[0])}
+        return {"val_accuracy": None, "val_accuracy_any_length": None, "removed_at_95": None}
+    best = selected(metrics)
+    return {
+        "val_accuracy": best and best.accuracy,
+        "val_accuracy_any_length": best and best.accuracy_any_length,
+        "removed_at_95": removed_at(read_stages(metrics)[0]),
+    }
 
 
 def report(run_dir: Path, summary: dict[str, Any]) -> None:
@@ -278,13 +287,15 @@ def report(run_dir: Path, summary: dict[str, Any]) -> None:
     judged = summary["expected"]
     expected = "".join(f"{line}\n" for line in told(judged)) if judged else ""
     figure = "accuracy.png, " if (run_dir / "accuracy.png").is_file() else ""
+    at_all = summary["test_accuracy_any_length"]
+    at_all = f"{'':16}{at_all:6.1%} at any length\n" if at_all != summary["test_accuracy"] else ""
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
     cli.say(f"""
 {stage_table(stages)}
 
 test accuracy   {accuracy}  [95% Wilson interval]
-                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
+{at_all}                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
 {"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
 {expected}run folder      {run_dir}
                 config.yaml, metrics.csv, stages.jsonl, summary.json, {figure}checkpoints/

@@ -174,7 +174,7 @@ def add_result(run_dir: Path, summary: Mapping[str, Any]) -> None:
     with go_on_without(f"W&B's chart of {title}"):
         stages = stage_table(run_dir)
         if stages.data:
-            run.log({title: wandb.plot.line(stages, "removed_tokens", "accuracy", title=title)})
+            run.log({title: accuracy_chart(stages, title)})
 
 
 def add_model(summary: Mapping[str, Any], model: Path) -> None:
@@ -189,18 +189,29 @@ def add_model(summary: Mapping[str, Any], model: Path) -> None:
     wandb.run.log_artifact(artifact)
 
 
+def accuracy_chart(stages: Any, title: str) -> Any:
+    """A line over removed tokens, and one of answers of any length where those differ."""
+    import wandb
+
+    x, accuracy, at_all = (stages.get_column(name) for name in ("removed_tokens", "accuracy", "accuracy_any_length"))
+    if all(one in (None, other) for one, other in zip(at_all, accuracy, strict=True)):
+        return wandb.plot.line(stages, "removed_tokens", "accuracy", title=title)
+    keys = ["accuracy", "right at any length"]
+    return wandb.plot.line_series([x, x], [accuracy, at_all], keys=keys, title=title, xname="removed_tokens")
+
+
 def stage_table(run_dir: Path) -> Any:
     """A W&B table with a row per validation; digits of the answer that none had are empty."""
     import wandb
 
     records = read_stage_records(path) if (path := run_dir / "stages.jsonl").is_file() else []
     digits = max((len(one["digits"]) for one in records), default=0)
-    columns = ["step", "attempt", "removed_tokens", "accuracy", "low", "high", "examples"]
+    columns = ["step", "attempt", "removed_tokens", "accuracy", "low", "high", "examples", "accuracy_any_length"]
     table = wandb.Table(columns=[*columns, *(f"digit {place + 1}" for place in range(digits))])
     for one in records:
         low, high = wilson(one["accuracy"], one["examples"])
         row = [one["step"], one["attempt"], one["removed_tokens"], one["accuracy"], low, high, one["examples"]]
-        table.add_data(*row, *one["digits"], *[None] * (digits - len(one["digits"])))
+        table.add_data(*row, one.get("accuracy_any_length"), *one["digits"], *[None] * (digits - len(one["digits"])))
     return table
 
 

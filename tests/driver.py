@@ -123,8 +123,10 @@ if "accuracy" in options:
         values = measured(self, split)
         if split == "val":
             known = {"attempt": self.attempt, "step": self.trainer.global_step}
+            accuracy = torch.tensor(eval(options["accuracy"], known))
             values |= {
-                "val/answer_accuracy": torch.tensor(eval(options["accuracy"], known)),
+                "val/answer_accuracy": accuracy,
+                "val/answer_accuracy_any_length": accuracy,
                 "val/examples": torch.tensor(500.0),
             }
         return values

@@ -72,10 +72,13 @@ def test_every_validation_is_told_with_its_digits_and_some_answers(run_dir: Path
     records = read_stage_records(run_dir / "stages.jsonl")
     rows = [row for row in read_metrics(run_dir / "metrics.csv") if row["val/loss"]]
     for record, row in zip(records, rows, strict=True):
-        assert list(record) == ["step", "attempt", "removed_tokens", "examples", "accuracy", "digits", "samples"]
+        assert list(record) == [
+            "step", "attempt", "removed_tokens", "examples", "accuracy", "accuracy_any_length", "digits", "samples"
+        ]  # fmt: skip
         where = (record["step"], record["attempt"], record["removed_tokens"], record["examples"])
         assert where == tuple(int(row[key]) for key in ("step", "attempt", "schedule/removed_tokens", "val/examples"))
         assert record["accuracy"] == float(row["val/answer_accuracy"])
+        assert record["accuracy_any_length"] == float(row["val/answer_accuracy_any_length"])
         assert len(record["digits"]) == 2
         assert all(digit * 16 == pytest.approx(round(digit * 16)) for digit in record["digits"])
     assert records[0]["digits"] != records[-1]["digits"]

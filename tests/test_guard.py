@@ -2,21 +2,28 @@
 
 import itertools
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepwise_pl.config import GuardConfig
 from stepwise_pl.errors import Collapse
-from stepwise_pl.guard import Guard
+from stepwise_pl.guard import Guard, go_on_from, pace
 from stepwise_pl.module import StepwiseModule
 from stepwise_pl.records import all_rows, read_attempts, read_metrics, read_stage_records
 from stepwise_pl.results import read_stages
-from tests.test_resume import CODES, assert_the_same, start, state
+from stepwise_pl.schedules import Adaptive, Linear, Schedule
+from tests import forked
+from tests.conftest import REPO
+from tests.test_resume import CODES, RUN, assert_the_same, start, state
 
 # A token leaves after steps 20 and 40. Accuracy is gone for good from step 40 on, in the first attempt.
 FIRST_ATTEMPT = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
@@ -286,6 +293,144 @@ def test_shared_weights_go_back(tmp_path: Path, options: tuple[str, ...]) -> Non
     assert steps[-1] == 80 and steps == sorted(set(steps))
 
 
+# Rollbacks: the logged line, the row of metrics.csv and the first training step after it say the same s.
+
+# 2x2 digits: 10 CoT tokens, epochs of 20 steps.
+MORE_TOKENS = (
+    "task.digits=2",
+    "task.train_size=500",
+    "task.validation_size=50",
+    "task.test_size=50",
+)
+
+
+def assert_rollbacks_agree(folder: Path) -> None:
+    rows = all_rows(folder / "metrics.csv")
+    for attempt, rollback in enumerate(summary(folder)["rollbacks"], start=1):
+        own = [row for row in rows if int(row["attempt"]) == attempt]
+        first = next(row for row in own if row["train/loss"])
+        assert int(first["step"]) == rollback["to_step"] + 1
+        assert int(own[0]["step"]) == rollback["to_step"]
+        for row in (own[0], first):
+            assert int(row["schedule/removed_tokens"]) == rollback["to_removed_tokens"]
+
+
+def test_halving_the_learning_rate_of_an_adaptive_schedule_goes_on_with_the_s_it_goes_back_to(tmp_path: Path) -> None:
+    """A token leaves every 5 steps. The good checkpoint is that of step 10, from just before the second leaves."""
+    folder, without = tmp_path / "run", ("schedule.delta", "schedule.rewarmup_steps")
+    arguments = [argument for argument in RUN if not argument.startswith(without)]
+    own = (
+        "schedule=adaptive", "schedule.min_stay=5", "schedule.max_stay=5", "schedule.reset_optimizer=true", "guard=halve",
+        "trainer.max_epochs=2", f"run_dir={folder}", *MORE_TOKENS,
+    )  # fmt: skip
+    options = ["--accuracy=0.9 if step <= 10 or attempt else 0.5", "--weights=nan,0,18"]
+    out = forked.run(
+        "tests.driver", [*options, "--", *arguments, *own], REPO, dict(os.environ, OMP_NUM_THREADS="1"), 300
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["to_step"], rollback["to_removed_tokens"]) == ("learning_rate", 10, 1)
+    assert "Back to step 10 with 1 tokens removed" in out.stderr
+    assert_rollbacks_agree(folder)
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    assert [removed[step] for step in (11, 15, 16, 20, 21)] == [1, 1, 2, 2, 3]
+
+
+def test_halving_the_learning_rate_after_another_delta_goes_on_with_the_s_it_goes_back_to(tmp_path: Path) -> None:
+    """Resumed at step 28 with a Δ ten times as large: tokens leave every other step, until the loss is not finite at 33."""
+    folder = tmp_path / "run"
+    options = ("--accuracy=0.9 if step <= 20 or attempt else 0.5", "--weights=nan,0,33")
+    out = start(folder, "guard=halve", *MORE_TOKENS, end="after the step,30,SIGKILL", options=options)
+    assert out.returncode == -9, out.stderr[-2000:]
+    out = start(folder, "resume=true", "schedule.delta=10", "trainer.max_epochs=2", options=options)
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["to_step"], rollback["to_removed_tokens"]) == ("learning_rate", 20, 0)
+    assert_rollbacks_agree(folder)
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    assert [removed[step] for step in (21, 22, 23, 40)] == [0, 0, 1, 9]
+
+
+def test_rollbacks_of_every_kind_agree(collapsed: Path) -> None:
+    assert_rollbacks_agree(collapsed)
+
+
+class Scheduled(StepwiseModule):
+    """As much of a module as the schedule needs."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        schedule.bind(10, 9)
+        self.schedule = schedule
+
+    def scheduled(self, step: int) -> int:
+        return min(self.schedule.at(step), 9)
+
+
+schedules_of = st.one_of(
+    st.builds(
+        Linear, delta=st.sampled_from([0, 1, "3/2", 4]), pretrain_epochs=st.sampled_from([0, 0.5, 2]),
+        remove_start_from=st.integers(0, 4), remove_all_beyond=st.sampled_from([None, 3, 6]),
+        remove_at_most=st.sampled_from([None, 5]),
+    ),
+    st.builds(
+        Adaptive, gate=st.just(0.5), min_stay=st.integers(1, 9), max_stay=st.sampled_from([None, 9]), evidence=st.just(1),
+        memory=st.integers(1, 9),
+    ),
+)  # fmt: skip
+# Of each attempt: steps to the next good checkpoint (0: there is no new one), steps on to the collapse, what is done.
+attempts_of = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 40), st.sampled_from(["halve", "wait", "learning_rate"])), min_size=1,
+    max_size=5,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(schedules_of, attempts_of, st.integers(0, 99))
+def test_whatever_the_guard_does_the_next_step_has_the_s_of_the_good_checkpoint(
+    schedule: Schedule, attempts: list[tuple[int, int, str]], seed: int
+) -> None:
+    """For every schedule and action, after any history; pace and waiting are kept, and so is what the checkpoint knew."""
+    module = Scheduled(schedule)
+    actions: list[str] = []
+    random = Random(seed)
+    step, trained = 0, module.scheduled(0)
+    good: dict[str, Any] = {}
+
+    def train(steps: int) -> None:
+        nonlocal step, trained
+        for _ in range(steps):
+            trained = module.scheduled(step)
+            schedule.observe_levels(step, [8] * 10, [random.randint(0, 8) for _ in range(10)])
+            step += 1
+
+    def checkpoint() -> dict[str, Any]:
+        found = {"removed": trained, "schedule": schedule.save(step), "rollbacks": list(actions), "step": step}
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+    for until_good, until_collapse, action in attempts:
+        train(until_good)
+        if until_good or not good:
+            good = checkpoint()
+        train(until_collapse)
+        actions.append(action)
+        step, trained = good["step"], good["removed"]
+        decided = actions[len(good["rollbacks"]) :]
+        rate, wait = pace(actions, len(good["rollbacks"]), 8)
+        go_on_from(module, good, step, decided, rate, wait)
+        assert module.scheduled(step) == trained
+        assert {module.scheduled(step + later) for later in range(wait + 1)} == {trained}
+        state = schedule.save(step)
+        slowed = Fraction(state["slowed"]) if isinstance(schedule, Linear) else 1 / Fraction(state["longer"])
+        assert slowed == rate == Fraction(1, 2 ** actions.count("halve"))
+        if set(decided) == {"learning_rate"}:
+            for key in ("targets", "right"):
+                assert state.get(key) == good["schedule"].get(key)
+            schedule.restore(good["schedule"])
+            if module.scheduled(step) == trained:
+                assert state == good["schedule"]
+            schedule.restore(state)
+
+
 # The verdicts, without a trainer.
 
 
@@ -307,7 +452,7 @@ def verdicts(accuracies: list[float], examples: int = 500, stages: str | None = 
     out, removed = [], 0
     for accuracy, where in zip(accuracies, stages or "|" * len(accuracies), strict=True):
         removed += where == ">"
-        values = {"val/loss": 1.0, "val/answer_accuracy": accuracy, "val/examples": examples}
+        values = {"val/loss": 1.0, "val/answer_accuracy_any_length": accuracy, "val/examples": examples}
         trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics=values, global_step=1)
         try:
             guard.on_validation_end(trainer, Stage(removed, where == "|"))  # type: ignore[arg-type]

@@ -46,11 +46,18 @@ def test_evaluation_metrics_weigh_tokens_and_examples() -> None:
     metrics = EvaluationMetrics()
     metrics.update(TokenSums(*map(torch.tensor, (6.0, 3, 4))))
     metrics.update(TokenSums(*map(torch.tensor, (4.0, 1, 1))))
-    metrics.update_answers([True, False])
+    metrics.update_answers([True, False], [True, True])
     metrics.update_answers([True])
     result = {name: float(value) for name, value in metrics.compute().items()}
     assert result == pytest.approx(
-        {"loss": 2.0, "perplexity": np.e**2, "answer_accuracy": 2 / 3, "token_accuracy": 0.8, "examples": 3}
+        {
+            "loss": 2.0,
+            "perplexity": np.e**2,
+            "answer_accuracy": 2 / 3,
+            "answer_accuracy_any_length": 1.0,
+            "token_accuracy": 0.8,
+            "examples": 3,
+        }
     )
 
 

@@ -1,6 +1,7 @@
 """The linear schedule against exact arithmetic."""
 
 import json
+from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, inf
 
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwise_pl.config import Config, GuardConfig
+from stepwise_pl.early import check
 from stepwise_pl.errors import UserError
-from stepwise_pl.schedules import Linear
+from stepwise_pl.schedules import Adaptive, Linear, Schedule
+from stepwise_pl.tasks import Multiplication
 
 deltas = st.one_of(
     st.integers(0, 50), st.fractions(0, 50, max_denominator=97).map(str), st.decimals(0, 50, places=2).map(float)
@@ -116,3 +120,84 @@ def test_slowed_down_it_goes_on_from_where_it_is_told(delta, rate, wait, step, r
     again = bound(60, delta=delta, pretrain_epochs=2)
     again.load_state_dict(json.loads(json.dumps(schedule.state_dict(step))))
     assert again.removed(later) == expected
+
+
+@given(
+    st.integers(0, 12), st.integers(0, 12), st.sampled_from(["1/2", "1/3", "0.7", 1, 2]), st.sampled_from([None, 2, 9]),
+    st.sampled_from([0, 1, "1/2", 3]),
+)  # fmt: skip
+def test_exactly_as_many_as_configured_are_gone_until_pretraining_ends(start, beyond, epochs, at_most, delta) -> None:
+    kwargs = {"remove_start_from": start, "remove_all_beyond": beyond, "remove_at_most": at_most, "delta": delta}
+    schedule = bound(10, 12, pretrain_epochs=float(Fraction(epochs)), **kwargs)
+    ends, most = schedule.pretrain_steps, inf if at_most is None else at_most
+    assert ends > 0 and {schedule.removed(t) for t in range(ends)} == {min(start, most)}
+    assert {schedule.smoothing_at(t) for t in range(ends)} == {inf}
+    if start >= beyond:
+        assert schedule.removed(ends) == min(12, most)
+    # A resume in the middle, with the same Δ and with another.
+    for other in (delta, 7):
+        again = bound(10, 12, pretrain_epochs=float(Fraction(epochs)), **(kwargs | {"delta": other}))
+        again.restore(json.loads(json.dumps(schedule.save(ends // 2))))
+        assert {again.removed(t) for t in range(ends // 2, ends)} == {min(start, most)}
+        assert again.removed(ends) == schedule.removed(ends)
+
+
+def test_a_wait_before_everything_goes_is_waited_for() -> None:
+    """The guard goes back to the last stage of pre-training: nothing leaves while it waits, nor for the length of a stage."""
+    schedule = bound(10, 12, pretrain_epochs=1, remove_start_from=3, remove_all_beyond=3, delta=2)
+    schedule.slow_down(10, 3, Fraction(1, 2), 4)
+    assert [schedule.removed(t) for t in (10, 14, 23, 24)] == [3, 3, 3, 12]
+    schedule.hold(10, 3)
+    assert [schedule.removed(t) for t in (23, 24)] == [3, 12]
+
+
+@dataclass
+class Staircase(Schedule):
+    """A schedule of a user's own, which knows nothing of the guard: s by step, given as a list."""
+
+    kind: str = "staircase"
+    leaves: tuple[int, ...] = ()
+
+    def removed(self, step: int) -> int:
+        return sum(at <= step for at in self.leaves)
+
+
+@given(
+    st.lists(st.integers(1, 60), max_size=10), st.lists(st.tuples(st.integers(1, 30), st.integers(0, 20)), max_size=5)
+)
+def test_any_schedule_of_the_step_alone_can_be_slowed_down(leaves, rollbacks) -> None:
+    """Time passes more slowly from the step on that was gone back to, however often; s neither jumps nor falls."""
+    schedule = Staircase(leaves=tuple(leaves))
+    schedule.bind(10, 8)
+    step, rate = 0, Fraction(1)
+    for trained, wait in rollbacks:
+        step, rate = step + trained, rate / 2
+        removed = schedule.at(step - 1)  # that the checkpoint was trained with
+        time = max(t for t in range(1000) if schedule.removed(t) == removed and t <= schedule.time(step))
+        schedule.slow_down(step, removed, rate, wait)
+        assert {schedule.at(t) for t in range(step, step + wait + 1)} == {removed}
+        expected = [schedule.removed(time + floor(rate * k)) for k in range(200)]
+        begins = schedule._clock[0]
+        assert begins >= step + wait and [schedule.at(begins + k) for k in range(200)] == expected
+        again = Staircase(leaves=tuple(leaves))
+        again.bind(10, 8)
+        again.restore(json.loads(json.dumps(schedule.save(step))))
+        assert [again.at(t) for t in range(step, step + 300)] == [schedule.at(t) for t in range(step, step + 300)]
+
+
+def test_a_schedule_that_learns_and_cannot_be_slowed_down_is_refused_at_the_start() -> None:
+    @dataclass
+    class Learning(Staircase):
+        def observe(self, step: int, metrics: object) -> None:
+            self.seen = step
+
+    with pytest.raises(
+        UserError, match=r"guard\.action=halve: schedule\.kind=staircase .* give Learning one, or set guard=warn"
+    ):
+        Learning().require_slow_down("halve")
+    Learning().require_slow_down("warn")
+    for schedule in (Staircase(), Linear(), Adaptive()):
+        schedule.require_slow_down("wait")
+    config = Config(task=Multiplication(), schedule=Learning(), guard=GuardConfig("halve"))
+    with pytest.raises(UserError, match="has no slow_down of its own"):
+        check(config)

@@ -61,7 +61,7 @@ def compare(
                 found[int(batch.draw[row])] = (answer, answer)
         for draw, decoded in verifier.decode(bound):
             assert draw not in found
-            found[draw] = tuple(decoded)
+            found[draw] = (decoded.predicted, decoded.target)
             seen.add("right all the same" if decoded.right else "unfinished" if decoded.predicted is None else "wrong")
         assert sorted(found) == list(range(48))
         assert sorted(verifier.right) == [draw for draw in range(48) if found[draw][0] == found[draw][1]]

@@ -10,7 +10,7 @@ from typing import Any
 from stepwise_pl.config import ASIDE, same_but_seed
 from stepwise_pl.predictions import percents
 from stepwise_pl.reporting.history import History, Row, cells_of
-from stepwise_pl.results import Stage
+from stepwise_pl.results import ANY_LENGTH, Stage
 from stepwise_pl.statistics import over_seeds
 
 POINTS = 1000  # of a curve; of longer ones every so many are shown
@@ -32,6 +32,7 @@ class Series:
         marker: `run` for the shape of the cell's runs, `x`, `|`, or none.
         labels: written beside each point, on its `label_side`; empty: none.
         turn: the run's place in its cell, which tells its lines from those of other seeds.
+        thin: it goes with another line of its run.
         key: what the legend calls its cell; empty: as the cell is called.
     """
 
@@ -48,6 +49,7 @@ class Series:
     labels: list[str] = field(default_factory=list)
     label_side: str = "right"
     turn: int = 0
+    thin: bool = False
     key: str = ""
 
     @property
@@ -110,7 +112,8 @@ def percent(share: float) -> str:
 def with_interval(stage: Stage) -> str:
     """An accuracy for reading."""
     low, high = stage.interval
-    return f"{stage.accuracy:.1%} [{low:.1%}, {high:.1%}], n={stage.examples}"
+    more = f"\n{stage.accuracy_any_length:.1%} {ANY_LENGTH}" if stage.differs else ""
+    return f"{stage.accuracy:.1%} [{low:.1%}, {high:.1%}], n={stage.examples}{more}"
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
@@ -141,6 +144,11 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
             hover=[f"{run.label}\n{one.removed_tokens} CoT tokens removed\n{with_interval(one)}\nstep {one.step}" for one in stages],
             low=[one.interval[0] for one in stages], high=[one.interval[1] for one in stages], marker="run", turn=run.turn,
         ))  # fmt: skip
+        if any(one.differs for one in stages):
+            series.append(Series(
+                x=[one.removed_tokens for one in stages], y=[one.accuracy_any_length for one in stages], runs=[number],
+                cell=run.cell, name=f"{run.label}: {ANY_LENGTH}", line="dashed", turn=run.turn, thin=True,
+            ))  # fmt: skip
         series += _given_up(run, number)
         if len(rugs) <= RUGS and number in rugs:
             place = -0.05 - 0.03 * rugs.index(number)
@@ -158,6 +166,8 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
     if not series:
         return None
     caption = "The last validation at each number of removed CoT tokens, with its 95% Wilson interval."
+    if any(one.differs for run in runs for one in run.stages):
+        caption += " Thin dashes: answers that are right at any length, also beyond the tokens that targets take."
     if any(run.turn for run in runs):
         caption += " Runs that differ in the seed alone share colour and shape, and differ in their dashes."
     if any(run.stages_given_up for run in runs):
@@ -328,11 +338,12 @@ class Measured:
 
 
 def speeds(runs: Sequence[History]) -> dict[int, list[Measured]]:
-    """Evaluations of whole splits, as trained, whose speed was measured, by batch size."""
+    """Evaluations of whole splits, as trained, whose speed was measured, by batch size; stale ones are not in `History`."""
     out: dict[int, list[Measured]] = {}
     for number, run in enumerate(runs):
         for one in run.evaluations:
-            if not (one.get("split") in ("test", "validation") and one.get("as_trained") and "answer_accuracy" in one):
+            whole = one.get("split") in ("test", "validation") and not one.get("limit")
+            if not (whole and one.get("as_trained") and "answer_accuracy" in one):
                 continue
             for key, value in one.items():
                 if key.startswith("problems_per_second_batch_"):

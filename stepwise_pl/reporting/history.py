@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from stepwise_pl.config import same_but_seed
 from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.predictions import why_stale
 from stepwise_pl.records import StageRecord, attempt_of, read_attempts, read_stage_records
 from stepwise_pl.results import Stage, stages_of
 from stepwise_pl.run_folder import comparable_config, derived_of
@@ -33,7 +34,7 @@ class History:
         rows, stages, records: metrics, validations and lines of stages.jsonl that count;
             of stages the last at each number of removed tokens, ascending.
         given_up, stages_given_up: the same of each attempt that the guard gave up.
-        evaluations: what `evaluate` wrote.
+        evaluations: what `evaluate` wrote of the checkpoints that the run has now, with their own removed tokens.
         sessions: every start.
         turn: its place among the runs of its cell.
         error: why it failed, if it is one of a sweep that did.
@@ -255,10 +256,16 @@ def read_run(path: Path) -> History:
     run.summary = read("summary.json", _object, {}, f"no summary yet: {why}")
     for file in sorted((path / "evaluations").glob("*.json"), key=lambda file: _natural(file.stem)):
         found: dict[str, Any] = read(f"evaluations/{file.name}", _object, {}, "")
-        checkpoint = path / "checkpoints" / str(found.get("checkpoint"))
-        if checkpoint.is_file() and checkpoint.stat().st_mtime > file.stat().st_mtime:
-            run.notes.append(f"evaluations/{file.name} is older than {checkpoint.name}: evaluate it again")
-        run.evaluations.append(found)
+        why = why_stale(path, file, found)
+        if why:
+            run.notes.append(f"evaluations/{file.name} {why}: it is left out; evaluate it again")
+        elif found and not found.get("as_trained"):
+            run.notes.append(
+                f"evaluations/{file.name} is about targets with {found.get('removed_tokens')} CoT tokens removed, which is not "
+                "what its checkpoint was trained on: it is left out"
+            )
+        else:
+            run.evaluations.append(found)
     return run
 
 

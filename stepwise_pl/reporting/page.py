@@ -168,9 +168,11 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
 
     if len(runs) == 1:
         cell = dict(zip(tables.HEAD, tables.key_numbers(runs[0]), strict=True))
+        at_all = tables.any_length(runs[0])
         return [
             tile("test accuracy", cell["test accuracy"], cell["95% Wilson interval"].strip(tables.NONE)),
             tile("CoT tokens removed", cell["CoT tokens removed"]),
+            *([tile("test accuracy at any length", at_all)] if at_all else []),
             tile("steps", cell["steps"], f"{cell['examples']} examples"),
             tile("examples per removed token", cell["examples per removed token"].split()[0], "the paper: 101,000"),
             tile("outcome", cell["outcome"], f"{cell['seconds']} s"),
@@ -217,7 +219,7 @@ def _shown_cell(cell: Cell) -> dict[str, Any]:
 
 def _shown(number: int, run: History) -> dict[str, Any]:
     return {
-        "number": number, "label": run.label, **_swatch(run.cell, run.turn), "texts": tables.key_numbers(run), "stages": run.stages, "rollbacks": run.rollbacks,
+        "number": number, "label": run.label, **_swatch(run.cell, run.turn), "texts": tables.key_numbers(run), "stages": run.stages, "differs": any(one.differs for one in run.stages), "rollbacks": run.rollbacks,
         "examples": [{**one, "answers": tables.answers(one)} for one in run.last_records if one["samples"]],
     }  # fmt: skip
 

@@ -43,6 +43,12 @@ def key_numbers(run: History) -> list[str]:
     ]
 
 
+def any_length(run: History) -> str:
+    """Test accuracy of answers of any length, for reading; empty where it is not known, or no other."""
+    found, within = (run.summary.get(key) for key in ("test_accuracy_any_length", "test_accuracy"))
+    return "" if found is None or found == within else f"{found:.1%}"
+
+
 def mean_numbers(cell: Cell) -> list[str]:
     """A cell's row under `CELL_HEAD`, about those of its runs that have ended."""
     ended = cell.ended
@@ -143,6 +149,8 @@ def outcome(run: History) -> str:
     said = "collapsed" if run.summary.get("collapsed") else "ended"
     if has_come_back(run):
         said += f", collapsed at {run.summary['collapsed_at']} removed and came back"
+    if at_all := any_length(run):
+        said += f", {at_all} right at any length"
     if run.rollbacks:
         said += f", {len(run.rollbacks)} rollback{'s' * (len(run.rollbacks) > 1)}"
     return said

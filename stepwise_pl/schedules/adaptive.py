@@ -101,8 +101,12 @@ class Adaptive(Schedule):
             return
         self.since = step + 1
 
+    def hold(self, step: int, removed: int, wait: int = 0) -> None:
+        self.now, self.since = removed, max(self.since, step + wait)
+
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
-        self.now, self.since, self.longer = removed, step + wait, 1 / rate
+        self.hold(step, removed, wait)
+        self.longer = 1 / rate
         self._forget()
 
     def state_dict(self, step: int) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 
 from stepwise_pl.errors import UserError, one_of, require
 
+# A clock: from the first number on, time goes on from the second, at the third.
+REAL_TIME = (0, 0, Fraction(1))
+
 
 @dataclass
 class Schedule:
@@ -51,10 +54,20 @@ class Schedule:
         """Learn T, the optimizer steps in an epoch, and m_max, the units in the longest CoT trained on."""
         self.steps_per_epoch = steps_per_epoch
         self.max_removed = max_removed
+        self._clock = REAL_TIME
 
     def removed(self, step: int) -> int:
         """s(t): units of CoT removed at optimizer step `step`; `max_removed` or more means all of them."""
         raise NotImplementedError
+
+    def at(self, step: int) -> int:
+        """s(t) as training follows it, slowed down where the guard has gone back; `max_removed` or more means all."""
+        return self.removed(self.time(step))
+
+    def time(self, step: int) -> int:
+        """The step of the schedule that optimizer step `step` takes the place of: the same, unless the default `slow_down` is at work."""
+        begins, time, rate = self._clock
+        return time + math.floor(rate * max(0, step - begins))
 
     def smoothing_at(self, step: int) -> float:
         """The λ in force at `step`; inf where no offset is drawn."""
@@ -67,6 +80,8 @@ class Schedule:
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take note of metrics measured at `step` (0-d tensors or numbers). Open loop: nothing to do."""
 
+    _clock = REAL_TIME  # without annotation, so that it is no field
+
     # Whether `observe_levels` is to be called.
     closed_loop: ClassVar[bool] = False
 
@@ -78,14 +93,52 @@ class Schedule:
             right: how many of them the model predicted, teacher-forced.
         """
 
+    def hold(self, step: int, removed: int, wait: int = 0) -> None:
+        """Stay at s = `removed` at `step`, and for `wait` steps more: for the guard, which has gone back there.
+
+        The pace stays, and so does a wait that is not over. The default turns the
+        schedule's time back by the one step at which the next unit was to leave.
+        """
+        begins, _, rate = self._clock
+        now = self.time(step)
+        if now and self.removed(now) > removed:
+            now -= 1
+        self._clock = (max(begins, step + wait), now, rate)
+
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
         """Go on from s = `removed` at `step`, more slowly: for the guard, which has gone back there after a collapse.
+
+        The default lets the schedule's time pass more slowly: right for a schedule whose
+        s follows from the step alone. One that learns as it goes needs its own.
 
         Args:
             rate: the part of the configured pace that is left; 1: all of it.
             wait: optimizer steps during which nothing more is removed.
         """
-        raise NotImplementedError
+        self.hold(step, removed, wait)
+        self._clock = (*self._clock[:2], rate)
+
+    def require_slow_down(self, action: str) -> None:
+        """Raise `UserError` if a guard with this action could not slow the schedule down."""
+        kind = type(self)
+        learns = self.closed_loop or kind.observe is not Schedule.observe
+        if action != "warn" and learns and kind.slow_down is Schedule.slow_down:
+            raise UserError(
+                f"guard.action={action}: schedule.kind={self.kind} decides from what it observes and has no slow_down of its "
+                f"own; give {kind.__name__} one, or set guard=warn"
+            )
+
+    def save(self, step: int) -> dict[str, Any]:
+        """What `restore` needs to go on from `step`: the schedule's own state, and its clock where that was changed."""
+        begins, time, rate = self._clock
+        clock = {} if self._clock == REAL_TIME else {"clock": [begins, time, str(rate)]}
+        return {**self.state_dict(step), **clock}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `save` left off. Called after `bind`."""
+        begins, time, rate = state.get("clock", REAL_TIME)
+        self._clock = (begins, time, Fraction(rate))
+        self.load_state_dict({key: value for key, value in state.items() if key != "clock"})
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """What `load_state_dict` needs to go on from `step`; plain numbers and strings only."""

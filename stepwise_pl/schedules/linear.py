@@ -61,10 +61,10 @@ class Linear(Schedule):
         self.slowed = Fraction(1)  # the part of Δ that is left of it
 
     def removed(self, step: int) -> int:
-        rate = self.rate_exact * self.slowed
-        elapsed = max(0, step - self.step_from)
-        removed = self.removed_from + (rate.numerator * elapsed) // (rate.denominator * self.steps_per_epoch)
-        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
+        rate, elapsed = self.rate_exact * self.slowed, step - self.step_from
+        removed = self.removed_from + (rate.numerator * max(0, elapsed)) // (rate.denominator * self.steps_per_epoch)
+        # Before the segment begins (pre-training, or the guard waits) nothing leaves, not even all at once.
+        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and elapsed >= 0:
             removed = max(removed, self.max_removed)
         return removed if self.remove_at_most is None else min(removed, self.remove_at_most)
 
@@ -75,10 +75,16 @@ class Linear(Schedule):
         gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond
         return 0.0 if gone_at_once or self.remove_at_most == 0 else float(self.rate_exact * self.slowed)
 
+    def hold(self, step: int, removed: int, wait: int = 0) -> None:
+        begins = max(step, self.pretrain_steps) + wait
+        pace = self.rate_exact * self.slowed
+        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and pace:
+            begins += math.ceil(self.steps_per_epoch / pace)  # the stage before everything goes, as long as any other
+        self.removed_from, self.step_from = removed, max(self.step_from, begins)
+
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
-        self.removed_from = removed
-        self.step_from = max(step, self.pretrain_steps) + wait
         self.slowed = rate
+        self.hold(step, removed, wait)
 
     def _line(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import quantization_config
 
 from stepwise_pl.architecture import (
@@ -233,12 +240,25 @@ def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise `UserError` if the folder brings a tokenizer whose ids mean something else than ours."""
     for place in (folder, folder / "model"):
         if (place / "tokenizer_config.json").is_file():
-            theirs = AutoTokenizer.from_pretrained(place)
+            theirs = saved_tokenizer(place)
             if theirs.get_vocab() != tokenizer.get_vocab():
                 raise UserError(
                     f"model.init_from={folder}: was trained with another vocabulary ({len(theirs)} tokens, ours has "
                     f"{len(tokenizer)}); set model.tokenizer={place}"
                 )
+
+
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, as it was saved.
+
+    AutoTokenizer goes by the type of the model beside it, and makes a Qwen2Tokenizer of
+    whatever tokenizer a qwen2 has.
+    """
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    plain = settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    kind: Any = PreTrainedTokenizerFast if plain and (folder / "tokenizer.json").is_file() else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder)
+    return tokenizer
 
 
 def _base_model(folder: Path) -> str:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.causality import require_causal
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.loggers import MetricsFile
-from stepwise_pl.models import named, read_checkpoint, require_own, restored
+from stepwise_pl.models import named, read_checkpoint, require_own, restored, saved_tokenizer
 from stepwise_pl.records import StagesFile
 from stepwise_pl.run_folder import saved_config
 
@@ -87,7 +87,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     if "stepwise" not in state:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path / "model")
+        tokenizer = saved_tokenizer(path / "model")
     except (OSError, ValueError) as error:
         raise UserError(f"{path / 'model'}: cannot be read ({first_line(error)})") from None
     model = restored(path, state, file, tokenizer).eval()  # type: ignore[no-untyped-call]

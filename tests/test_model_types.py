@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import logging as transformers_logging
@@ -16,7 +15,6 @@ from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.causality import require_causal
 from stepwise_pl.config import ModelConfig, OptimizerConfig
 from stepwise_pl.decoding import Targets, full_pass, generate, target_logits
-from stepwise_pl.early import causal_types
 from stepwise_pl.errors import UserError
 from stepwise_pl.metrics import token_sums
 from stepwise_pl.models import build_model, check_architecture, load_weights
@@ -107,7 +105,9 @@ def follow(kind: str, folder: Path, **more: object) -> str:
     with torch.inference_mode():
         for other in (again.eval(), exported.eval()):
             torch.testing.assert_close(full_pass(other, train.tokens, None, train.tokens.shape[1]), logits)
-    return "trains" + ("" if by_transformers(exported, ask) == answered else ", but transformers' own generate says otherwise")
+    return "trains" + (
+        "" if by_transformers(exported, ask) == answered else ", but transformers' own generate says otherwise"
+    )
 
 
 def _followed(kind: str, folder: Path, more: dict[str, object], pipe: object) -> None:
@@ -119,7 +119,13 @@ def _followed(kind: str, folder: Path, more: dict[str, object], pipe: object) ->
         pipe.send(follow(kind, folder, **more))  # type: ignore[attr-defined]
     except BaseException as error:
         import traceback
-        pipe.send(f"{type(error).__name__}: {str(error)[:300]} AT " + "; ".join(str(f.filename)[-40:]+":"+str(f.lineno) for f in traceback.extract_tb(error.__traceback__)[-4:]))  # type: ignore[attr-defined]
+
+        pipe.send(
+            f"{type(error).__name__}: {str(error)[:300]} AT "
+            + "; ".join(
+                str(f.filename)[-40:] + ":" + str(f.lineno) for f in traceback.extract_tb(error.__traceback__)[-4:]
+            )
+        )  # type: ignore[attr-defined]
 
 
 def followed(kind: str, folder: Path, seconds: float = 120, **more: object) -> str:

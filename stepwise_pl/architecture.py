@@ -210,9 +210,8 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     positions, in bf16, are off by up to 0.2%, which at position 1,000 is a wrong angle. And
     steps of training are too small for adapters in bf16.
     """
-    adapters = any(not parameter.requires_grad for parameter in model.parameters())
-    for parameter in model.parameters():
-        if not (adapters and parameter.requires_grad):
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
             parameter.data = parameter.data.to(dtype)
 
 

@@ -323,7 +323,8 @@ def _with_cache(
         )
         known[compared.padded] = -1
         return None
-    known[compared.padded] = max(up_to, known.get(compared.padded, 0))
+    if len(new) > 1:  # the first token is read off without anything in the cache
+        known[compared.padded] = max(up_to, known.get(compared.padded, 0))
     return new
 
 

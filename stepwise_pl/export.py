@@ -107,7 +107,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         run.model.save_pretrained(folder)
         run.tokenizer.save_pretrained(folder)
         make_readable(folder)
-        _require_same_tokens(folder, run.tokenizer, example)
+        _require_same_tokens(folder, run.tokenizer)
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return out
 
@@ -136,17 +136,21 @@ def _generates_alike(model: "PreTrainedModel") -> bool:
     return True
 
 
-def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase", text: str) -> None:
-    """Raise `UserError` if transformers reads another tokenizer from the folder than was written."""
+def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise `UserError` if transformers reads another tokenizer from the folder than was written.
+
+    It makes a Qwen2Tokenizer of any that lies beside a qwen2, which splits numbers into digits.
+    """
     from transformers import AutoTokenizer
 
     read = AutoTokenizer.from_pretrained(folder)
+    text = str(tokenizer.decode(list(range(min(len(tokenizer), 5000))), skip_special_tokens=True))
     if read(text)["input_ids"] != tokenizer(text)["input_ids"]:
         kind = read_json(folder / "config.json")["model_type"]
         raise UserError(
-            f"model.type={kind}: transformers reads the tokenizer of such a folder as {type(read).__name__}, which makes "
-            f"other tokens of {text!r} than the run's own; train with a tokenizer of that kind (model.tokenizer=<folder>), "
-            "or with another model.type"
+            f"model.type={kind}: transformers reads any tokenizer beside such a model as {type(read).__name__}, which makes "
+            "other tokens than the run's own, and the model would answer wrongly; train with a tokenizer of that kind "
+            "(model.tokenizer=<folder>), or with another model.type"
         )
 
 

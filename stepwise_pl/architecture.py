@@ -1,6 +1,5 @@
 """What a causal LM is made of: its configuration, a model of random or no weights, and its positions."""
 
-import os
 import re
 from typing import Any
 
@@ -25,7 +24,16 @@ POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "
 # Sizes that must divide, or be equal to, the number of heads; and those that belong to the width.
 GROUPS = re.compile(r"key_value_heads|kv_heads|kv_n_heads|query_groups")
 HEAD_DIM = ("head_dim", "attention_head_dim", "attention_head_size", "d_head", "d_kv", "dim_head", "kv_channels")
-OF_WIDTH = re.compile(r"(intermediate|hidden|feed_forward|embedding|ffn_hidden)_size$|ffn_dim$|^(dff|dim_ff|d_inner|n_inner|lru_width)$")
+# The heads of state-space layers beside those of attention; and how many tokens such layers read at a time, which changes
+# speed and memory only.
+STATE_HEADS, STATE_DIM = (
+    ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"),
+    ("mamba_d_head", "mamba_head_dim", "mamba_headdim"),
+)
+CHUNK = ("chunk_size", "mamba_chunk_size")
+OF_WIDTH = re.compile(
+    r"(intermediate|hidden|feed_forward|embedding|ffn_hidden)_size$|ffn_dim$|^(dff|dim_ff|d_inner|n_inner|lru_width)$"
+)
 
 
 def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) -> Any:
@@ -68,14 +76,24 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
         published = kind()
         parts = {name: part for name, part in vars(published).items() if isinstance(part, PreTrainedConfig)}
         if models := {name: part.model_type for name, part in parts.items() if part.model_type in CONFIG_MAPPING}:
-            text = next((one for one in (f"{cfg.type}_text", *models.values()) if one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), None)
+            text = next(
+                (one for one in (f"{cfg.type}_text", *models.values()) if one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+                None,
+            )
             raise UserError(
                 f"model.type={cfg.type}: is several models in one ({', '.join(models)}), which can only be loaded, not "
                 f"made from scratch; {f'its part for text is model.type={text}' if text else 'choose another type'}"
             )
         sizes = _sizes(published.to_dict(), cfg, positions, vocabulary)
         tokens = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
-        return kind(**sizes, **tokens)
+        try:
+            return kind(**sizes, **tokens)
+        except Exception:
+            # Some name a kind for every layer, and do not make as many of them as there are layers.
+            lists = _layer_lists(published.to_dict(), first_of(published.to_dict(), LAYERS), cfg.layers)
+            if not lists:
+                raise
+            return kind(**sizes, **tokens, **lists)
     except UserError:
         raise
     except Exception as error:
@@ -85,16 +103,19 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
 
 def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabulary: int) -> dict[str, int]:
     """The sizes to build a configuration with, by the names that the published one has for them."""
-
-    def first(names: tuple[str, ...]) -> int:
-        return next((published[name] for name in names if isinstance(published.get(name), int)), 1)
-
-    heads, width = first(HEADS), first(WIDTH)
-    sizes: dict[str, int] = {"vocab_size": vocabulary}
+    heads, width, layers = (first_of(published, names) for names in (HEADS, WIDTH, LAYERS))
+    state_heads, state_dim = (
+        next((name for name in names if published.get(name)), None) for names in (STATE_HEADS, STATE_DIM)
+    )
+    sizes: dict[str, int] = {}
     for key, value in published.items():
+        if value is None and (GROUPS.search(key) or key in HEAD_DIM):  # left to the model, not all of which can tell
+            sizes[key] = cfg.heads if GROUPS.search(key) else cfg.width // cfg.heads
         if not isinstance(value, int) or isinstance(value, bool):
             continue
-        if key in LAYERS:
+        if key.startswith("vocab_size"):
+            sizes[key] = vocabulary
+        elif key in LAYERS:
             sizes[key] = cfg.layers
         elif key in HEADS:
             sizes[key] = cfg.heads
@@ -104,13 +125,41 @@ def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabula
             sizes[key] = positions
         elif GROUPS.search(key):
             sizes[key] = value * cfg.heads // heads if value * cfg.heads % heads == 0 else cfg.heads
-        elif key in HEAD_DIM:
+        elif key in HEAD_DIM and value != published.get(
+            "qk_rope_head_dim"
+        ):  # that of latent attention has its own sizes
             sizes[key] = max(1, value * heads // width) * cfg.width // cfg.heads
         elif OF_WIDTH.search(key):
-            sizes[key] = -(-value * cfg.width // width)
+            # Of a width that some kernels ask for: 16 bytes in bf16.
+            sizes[key] = cfg.width if value == width else -(-value * cfg.width // width // 8) * 8
+        elif key in STATE_HEADS and state_dim:
+            sizes[key] = cfg.heads
+        elif key in STATE_DIM and state_heads:
+            sizes[key] = max(1, value * published[state_heads] // width) * cfg.width // cfg.heads
+        elif key in CHUNK:
+            sizes[key] = min(value, 64)
         elif key == "rotary_dim":
             sizes[key] = min(value, cfg.width // cfg.heads)
+        elif key.endswith("shared_layers"):
+            sizes[key] = value * cfg.layers // layers
     return sizes
+
+
+def first_of(published: dict[str, Any], names: tuple[str, ...]) -> int:
+    """The size that a configuration has under one of the names, 1 if it has none."""
+    return next((published[name] for name in names if isinstance(published.get(name), int)), 1)
+
+
+def _layer_lists(published: dict[str, Any], layers: int, wanted: int) -> dict[str, Any]:
+    """The lists that have an entry for every layer, over and over again up to as many as are wanted."""
+    lists = {
+        key: (value * -(-wanted // layers))[:wanted]
+        for key, value in published.items()
+        if isinstance(value, list) and len(value) == layers > 0
+    }
+    if "attention_layers" in lists and "attention_types" in published:  # gpt_neo's, of which it makes the other
+        lists["attention_types"] = [[lists["attention_layers"], 1]]
+    return lists
 
 
 def pretrained_config(name: str, key: str, dropout: float | None) -> Any:
@@ -161,9 +210,8 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     positions, in bf16, are off by up to 0.2%, which at position 1,000 is a wrong angle. And
     steps of training are too small for adapters in bf16.
     """
-    adapters = any(not parameter.requires_grad for parameter in model.parameters())
-    for parameter in model.parameters():
-        if not (adapters and parameter.requires_grad):
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
             parameter.data = parameter.data.to(dtype)
 
 

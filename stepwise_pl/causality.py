@@ -44,7 +44,9 @@ def require_causal(model: PreTrainedModel, what: str, longest: int, jumps: bool 
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{what}: cannot read a text as causal LMs do ({first_line(error)}); choose another") from None
+            raise UserError(
+                f"{what}: cannot read a text as causal LMs do ({first_line(error)}); choose another"
+            ) from None
     if not leak <= rounding(model) * influence:
         config = model.config
         flag = getattr(config, "is_decoder", None) is False

@@ -202,7 +202,9 @@ class _Compared:
         length = there.sum(1)
         order = length.argsort()
         most = min(len(order), COMPARED_ROWS)
-        self.rows = torch.cat([order[: most // 2], order[len(order) - (most - most // 2) :]])  # the shortest, the longest
+        self.rows = torch.cat(
+            [order[: most // 2], order[len(order) - (most - most // 2) :]]
+        )  # the shortest, the longest
         self.whole = _Whole(model, tokens[self.rows], there[self.rows], positions[self.rows])
         self.before, self.padded = tokens.shape[1], bool((length < tokens.shape[1]).any())
         self.found: list[Tensor] = []
@@ -292,7 +294,12 @@ def generate(
 
 
 def _with_cache(
-    model: PreTrainedModel, start: tuple[Tensor, Tensor, Tensor], following: Tensor, ended: Tensor, bound: Tensor, eos: int
+    model: PreTrainedModel,
+    start: tuple[Tensor, Tensor, Tensor],
+    following: Tensor,
+    ended: Tensor,
+    bound: Tensor,
+    eos: int,
 ) -> list[Tensor] | None:
     """`_continued` with a KV cache; None if that is found to change what the model says.
 
@@ -315,7 +322,8 @@ def _with_cache(
         )
         known[compared.padded] = -1
         return None
-    known[compared.padded] = max(up_to, known.get(compared.padded, 0))
+    if len(new) > 1:  # the first token is read off without anything in the cache
+        known[compared.padded] = max(up_to, known.get(compared.padded, 0))
     return new
 
 

@@ -1,8 +1,12 @@
 """Files that appear in one go, and what to say when the disk fails."""
 
+import contextlib
 import errno
+import glob
 import os
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -19,6 +23,43 @@ def put_in_place(fresh: Path, path: Path) -> None:
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+@contextlib.contextmanager
+def in_one_go(folder: Path) -> Iterator[Path]:
+    """A new folder beside another that takes its place once all is written in it, and is gone if that fails.
+
+    What a process left that was killed while it wrote is removed. The folder itself may be
+    there already, but must be empty.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{folder.name}.writing-{socket.gethostname()}-"
+    for left in folder.parent.glob(f"{glob.escape(start)}*"):
+        if not _runs(left.name.removeprefix(start)):
+            shutil.rmtree(left, ignore_errors=True)
+    fresh = folder.with_name(f"{start}{os.getpid()}")
+    fresh.mkdir()
+    try:
+        yield fresh
+        if folder.exists():  # not replaced by another, because it may be somebody's working directory, or a mount
+            for path in fresh.iterdir():
+                shutil.move(path, folder / path.name)
+        else:
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process with this number is there."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def link(path: Path, name: Path) -> None:

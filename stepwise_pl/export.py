@@ -1,11 +1,18 @@
 """`python -m stepwise_pl.export run=<folder>`: a standard Hugging Face folder."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepwise_pl import cli
 from stepwise_pl.commands import ExportConfig
+from stepwise_pl.disk import in_one_go
 from stepwise_pl.errors import UserError
+from stepwise_pl.older_transformers import make_readable
+from stepwise_pl.run_folder import read_json
 from stepwise_pl.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 README = """\
 # {name}
@@ -90,10 +97,9 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
     settings.pad_token_id = run.tokenizer.eos_token_id
     example = example_prompt(run.config.task)
-    out.mkdir(parents=True, exist_ok=True)
     merge_adapters(run.model)
-    run.model.save_pretrained(out)
-    run.tokenizer.save_pretrained(out)
+    if settings.use_cache and not _generates_alike(run.model):
+        settings.use_cache = False
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(
         prompt=export_prompt(example, eos, run.internalized), eos=eos
     )
@@ -104,8 +110,55 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         example=example,
         code=code,
     )
-    (out / "README.md").write_text(readme, encoding="utf-8")
+    with in_one_go(out) as folder:
+        run.model.save_pretrained(folder)
+        run.tokenizer.save_pretrained(folder)
+        make_readable(folder)
+        _require_same_tokens(folder, run.tokenizer)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
     return out
+
+
+def _generates_alike(model: "PreTrainedModel") -> bool:
+    """Whether the model's own `generate` writes the same with its cache as without; not all types do, and some cannot."""
+    import torch
+
+    words = model.config.get_text_config().vocab_size
+    for length in (3, 8):
+        prompt = torch.arange(length)[None] * 7 % words
+        asked = {
+            "attention_mask": torch.ones_like(prompt),
+            "max_new_tokens": 6,
+            "eos_token_id": None,
+            "do_sample": False,
+        }
+        written = []
+        for use_cache in (True, False):
+            try:
+                written.append(model.generate(prompt, use_cache=use_cache, **asked).tolist())  # type: ignore[operator]
+            except Exception:  # whatever the type makes of it
+                written.append(None)
+        if written[0] != written[1]:
+            return False
+    return True
+
+
+def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise `UserError` if transformers reads another tokenizer from the folder than was written.
+
+    It makes a Qwen2Tokenizer of any that lies beside a qwen2, which splits numbers into digits.
+    """
+    from transformers import AutoTokenizer
+
+    read = AutoTokenizer.from_pretrained(folder)
+    text = str(tokenizer.decode(list(range(min(len(tokenizer), 5000))), skip_special_tokens=True))
+    if read(text)["input_ids"] != tokenizer(text)["input_ids"]:
+        kind = read_json(folder / "config.json")["model_type"]
+        raise UserError(
+            f"model.type={kind}: transformers reads any tokenizer beside such a model as {type(read).__name__}, which makes "
+            "other tokens than the run's own, and the model would answer wrongly; train with a tokenizer of that kind "
+            "(model.tokenizer=<folder>), or with another model.type"
+        )
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def has_adapters(model: torch.nn.Module) -> bool:
-    """Whether some of the parameters are frozen."""
-    return len(trained(model)) < sum(1 for _ in model.parameters())
+    """Whether adapters are in the model. Frozen weights do not tell: some types have positions that are never trained."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
 def load_adapters(model: PreTrainedModel, weights: Mapping[str, Tensor], where: str) -> None:

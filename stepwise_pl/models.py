@@ -344,7 +344,7 @@ def load_weights(model: PreTrainedModel, weights: dict[str, Tensor], where: str)
     """
     own = model.state_dict()
     weights = {key: value for key, value in weights.items() if not key.endswith((".attn.bias", ".attn.masked_bias"))}
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    tied = {"lm_head.weight"} if getattr(model.config, "tie_word_embeddings", False) else set()
     missing, extra = own.keys() - weights.keys() - tied, weights.keys() - own.keys()
     shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
     if missing or extra or shapes:

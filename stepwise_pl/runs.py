@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.causality import require_causal
 from stepwise_pl.config import Config
 from stepwise_pl.datamodule import Limits
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.errors import UserError
 from stepwise_pl.loggers import MetricsFile
 from stepwise_pl.models import named, read_checkpoint, require_own, restored
 from stepwise_pl.provenance import other_version
 from stepwise_pl.records import StagesFile
 from stepwise_pl.run_folder import located, saved_config
+from stepwise_pl.tokenizing import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +93,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     state = read_checkpoint(file)
     if "stepwise" not in state:
         raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    except Exception as error:
-        raise UserError(f"{path / 'model'}: cannot be read ({first_line(error)})") from None
+    tokenizer = load_tokenizer("run", str(path / "model"))
     model = restored(path, state, file, tokenizer).eval()  # type: ignore[no-untyped-call]
     stepwise = state["stepwise"]
     try:

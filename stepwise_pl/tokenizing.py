@@ -1,5 +1,6 @@
 """From texts to tokens: the small offline tokenizer, any Hugging Face tokenizer, and encoded splits."""
 
+import json
 import re
 from itertools import chain, repeat
 from pathlib import Path
@@ -60,10 +61,7 @@ def load_tokenizer(key: str, name: str) -> PreTrainedTokenizerBase:
         UserError: it cannot be loaded.
     """
     try:
-        # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
-        folder = Path(name).expanduser()
-        bare = (folder / "merges.txt").is_file() and not (folder / "tokenizer_config.json").is_file()
-        tokenizer = (GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(**source(name))
+        tokenizer = _class_of(Path(name).expanduser()).from_pretrained(**source(name))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # A panic of the tokenizers library is no `Exception`.
@@ -71,6 +69,21 @@ def load_tokenizer(key: str, name: str) -> PreTrainedTokenizerBase:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise UserError(f"{key}={name}: holds no tokenizer of texts but a {type(tokenizer).__name__}")
     return tokenizer
+
+
+def _class_of(folder: Path) -> Any:
+    """The class that reads the tokenizer of a folder; for anything else the one that looks for itself.
+
+    AutoTokenizer goes by the type of the model that lies beside the tokenizer, and makes a
+    Qwen2Tokenizer of whatever tokenizer a qwen2 has.
+    """
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
+        return GPT2Tokenizer if (folder / "merges.txt").is_file() else AutoTokenizer
+    named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
+    is_plain = named in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
+    return PreTrainedTokenizerFast if is_plain else AutoTokenizer
 
 
 def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "disk", "hub", "registry", "provenance", "schedules.base", "schedules.linear", "schedules.adaptive", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "commands", "statistics",
-     "predictions", "records", "expected"},
+     "predictions", "records", "expected", "older_transformers"},
     # torch and transformers
     {"batch", "removal", "tokenizing", "roundtrip", "pace", "metrics", "causality", "decoding", "models", "architecture", "lora", "cache", "checking", "datamodule", "evaluation",
      "optimizers"},

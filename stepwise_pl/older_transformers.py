@@ -1,0 +1,78 @@
+"""Folders that transformers 5 writes, for transformers 4 to read as well: the same facts under the names that it knows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+# The names that transformers 4 has for the base of rotary positions besides `rope_theta`, by model type, of all layers or
+# of those with full attention; and of those with a sliding window.
+BASES = {
+    "gpt_neox": "rotary_emb_base", "gpt_neox_japanese": "rotary_emb_base", "modernbert-decoder": "global_rope_theta",
+}  # fmt: skip
+LOCAL_BASES = {
+    "gemma3": "rope_local_base_freq", "gemma3_text": "rope_local_base_freq", "gemma3n": "rope_local_base_freq",
+    "gemma3n_text": "rope_local_base_freq", "modernbert-decoder": "local_rope_theta",
+}  # fmt: skip
+ROTATED_SHARES = {"gpt_neox": "rotary_pct", "gpt_neox_japanese": "rotary_pct"}
+# Keys of a scaled rotary embedding that transformers 4 looks for beside it.
+BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+
+
+def make_readable(folder: Path) -> None:
+    """Add to a folder's `config.json` and `tokenizer_config.json` what transformers 4 would miss.
+
+    It reads the base of rotary positions from `rope_theta`, and falls back on the type's
+    default, with other answers and without a word, where there is none; and it knows no
+    tokenizer class of transformers 5.
+    """
+    _change(folder / "config.json", _older_config)
+    _change(folder / "tokenizer_config.json", _older_tokenizer)
+
+
+def _change(path: Path, older: Any) -> None:
+    if path.is_file():
+        changed = older(json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _older_config(config: dict[str, Any]) -> dict[str, Any]:
+    config = {
+        key: _older_config(value) if key.endswith("_config") and isinstance(value, dict) else value
+        for key, value in config.items()
+    }
+    if "dtype" in config:
+        config.setdefault("torch_dtype", config["dtype"])
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or not rope:
+        return config
+    kind = config.get("model_type", "")
+    # One for all layers, or one for each kind of layer.
+    by_layer = {name: one for name, one in rope.items() if isinstance(one, dict)}
+    full = by_layer.get("full_attention") or next(iter(by_layer.values()), None) or rope
+    local = by_layer.get("sliding_attention", full)
+    more: dict[str, Any] = {key: full[key] for key in BESIDE if full.get(key) is not None}
+    if (base := full.get("rope_theta")) is not None:
+        more |= {BASES[kind]: base} if kind in BASES else {}
+    if kind in LOCAL_BASES and local.get("rope_theta") is not None:
+        more[LOCAL_BASES[kind]] = local["rope_theta"]
+    if kind in ROTATED_SHARES and full.get("partial_rotary_factor") is not None:
+        more[ROTATED_SHARES[kind]] = full["partial_rotary_factor"]
+    name = full.get("rope_type", "default")
+    if name != "default":
+        scaled = {
+            key: value for key, value in full.items() if key not in ("rope_theta", "partial_rotary_factor", "rope_type")
+        }
+        if name == "longrope":  # read by `type`, of three keys exactly
+            more["rope_scaling"] = {"type": name, **{key: scaled[key] for key in ("short_factor", "long_factor")}}
+        else:
+            more["rope_scaling"] = {"rope_type": name, **scaled}
+    return {**config, **{key: value for key, value in more.items() if config.get(key) is None}}
+
+
+def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # A list there, a table of named tokens here.
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    return config

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from stepwise_pl import cli
-from stepwise_pl.config import CHANGEABLE, Config, flat
-from stepwise_pl.disk import write_text
+from stepwise_pl.config import ASIDE, CHANGEABLE, PATHS, Config, flat
+from stepwise_pl.disk import make_folder, write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import Task
 
@@ -62,12 +62,8 @@ def open_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_swe
         newest_path = newest(path)
         number = int(newest_path.name.removeprefix(path.name).removeprefix("-") or 1)
         path = path.with_name(f"{path.name}-{number + 1}")
-    try:
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (path / ".writable").write_text("")
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
+    make_folder(path, "run_dir")
+    make_folder(path / "checkpoints", "run_dir")
     lock(path)
     if not holds_run(path):
         for name in ("metrics.csv", "stages.jsonl", "wandb.json"):
@@ -119,6 +115,48 @@ def newest(base: Path) -> Path:
     return path
 
 
+def former_run_dir(config: Config, name: str, former_name: str, given: set[str]) -> str | None:
+    """The folder of a run begun when names were made otherwise, if it holds the run that is to be resumed; else None.
+
+    Args:
+        config: as composed from this command line.
+        name, former_name: of the run, as they are made now and were made then.
+        given: the keys and groups that the command line sets.
+
+    Raises:
+        UserError: the folder holds a run that would learn something else, and none has the name of now.
+    """
+    now, path = (newest(Path("outputs") / one / f"seed{config.seed}") for one in (name, former_name))
+    if name == former_name or (now / "config.yaml").is_file() or not holds_run(path):
+        return None
+    differ = _differences(path, config, given)
+    if learned := [key for key in differ if not key.startswith(ASIDE)]:
+        raise UserError(
+            f"run_dir={now}: nothing to resume, checkpoints/last.ckpt is not there; the run in {path} has another "
+            f"{', '.join(learned)}: run_dir={path} goes on with that one"
+        )
+    return str(path)
+
+
+def _differences(run_dir: Path, config: Config, given: set[str]) -> dict[str, tuple[Any, Any]]:
+    """The keys that the command line sets to another value than the run in the folder has: both values of each, sorted."""
+    old, new = (flat(cli.to_plain(one)) for one in (saved_config(run_dir), config))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if given & {"experiment", key.split(".")[0], key}
+        and old.get(key) != new.get(key)
+        and not (key in PATHS and _expanded(old.get(key)) == new.get(key))
+    }
+
+
+def _expanded(path: Any) -> Any:
+    """A path with `~` as the home folder, as versions that kept the `~` meant it."""
+    if isinstance(path, list):
+        return [_expanded(one) for one in path]
+    return os.path.expanduser(path) if isinstance(path, str) else path  # noqa: PTH111
+
+
 def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     """The configuration of the run in the folder, with what the command line may change.
 
@@ -131,14 +169,9 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     Raises:
         UserError: naming what differs and may not.
     """
-    saved = cli.to_plain(saved_config(run_dir))
-    old, new = flat(saved), flat(cli.to_plain(config))
-    differ = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and given & {"experiment", key.split(".")[0], key}
-    ]
-    refused = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ if not key.startswith(CHANGEABLE)]
+    saved, new = cli.to_plain(saved_config(run_dir)), flat(cli.to_plain(config))
+    differ = _differences(run_dir, config, given)
+    refused = [f"{key} was {old}, is {now}" for key, (old, now) in differ.items() if not key.startswith(CHANGEABLE)]
     if refused:
         raise UserError(
             f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "
@@ -159,9 +192,18 @@ def saved_config(run_dir: Path) -> Config:
     Raises:
         UserError: it cannot be read, or holds what this version does not know.
     """
-    saved = cli.read_yaml(run_dir / "config.yaml")
+    path = run_dir / "config.yaml"
+    saved = cli.read_yaml(path)
     saved.pop("derived", None)
-    return cli.config_from(saved, Config)
+    advice = (
+        "give the folder of a training run; the configuration of another program, or of a later version, cannot be read"
+    )
+    if not saved:
+        raise UserError(f"{path}: is empty; {advice}")
+    try:
+        return cli.config_from(saved, Config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {advice}") from None
 
 
 def comparable_config(run_dir: Path) -> dict[str, Any]:

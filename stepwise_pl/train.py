@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwise_pl import cli, multirun, run_folder
 from stepwise_pl.config import Config
-from stepwise_pl.expected import changed_keys, judge, told
+from stepwise_pl.expected import judge, told
 
 if TYPE_CHECKING:
     from stepwise_pl.building import Parts
@@ -28,6 +28,8 @@ def train(config: Config) -> dict[str, Any]:
         UserError: something the user can put right.
     """
     name = cli.run_name()
+    if config.resume and not config.run_dir:
+        config.run_dir = run_folder.former_run_dir(config, name, cli.run_name(former=True), cli.given_keys())
     run_dir = run_folder.open_run_dir(config.run_dir, name, config.seed, config.resume, cli.in_sweep())
     if config.resume and (run_dir / "config.yaml").is_file():
         config = run_folder.resumed_config(run_dir, config, cli.given_keys())
@@ -60,7 +62,7 @@ def train(config: Config) -> dict[str, Any]:
 
 def labels(config: Config, run_dir: Path) -> dict[str, Any]:
     """Group, tags and what sets the run apart from its recipe; a resumed one keeps those it had, and what is new is added."""
-    changed = changed_keys(cli.given_keys())
+    changed = cli.changed_from_recipe()
     if config.resume and (run_dir / "config.yaml").is_file():
         before = run_folder.derived_of(run_dir)
         changed = sorted({*(before.get("changed") or ()), *changed})

@@ -238,7 +238,8 @@ def _suggestion(key: str, siblings: Sequence[str] = ()) -> str:
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
     close = difflib.get_close_matches(name, siblings, n=1)
     found = [".".join([*[group] * bool(group), close[0]])] if close and not elsewhere else elsewhere
-    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    alike = [other for other in known if ("." in other) == ("." in key)]
+    found = found or difflib.get_close_matches(key, alike, n=1, cutoff=0.75)
     if not found:
         names = {other.rpartition(".")[2]: other for other in reversed(known)}
         found = [names[one] for one in difflib.get_close_matches(name, names, n=1, cutoff=0.75)]
@@ -402,8 +403,8 @@ def explain(error: Exception) -> str:
 def _no_choice(group: str, name: str, options: list[str]) -> str:
     allowed = sorted(option for option in options if not option.startswith("_"))
     close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"did you mean {group}={close[0]}? " if close else ""
-    line = f"{group}={name}: no such {group}; {hint}choose from {', '.join(allowed)}"
+    line = f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
+    line += f". Did you mean {group}={close[0]}?" if close else ""
     if group.startswith("hydra/"):
         line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
     return line

@@ -31,6 +31,11 @@ ASIDE = (
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
     "trainer.keep_",
 )  # fmt: skip
+# Keys of all commands that hold paths, or may: `~` is the home folder in them (`cli.to_object`).
+PATHS = (
+    "run_dir", "task.train", "task.validation", "task.test", "model.name", "model.tokenizer", "model.init_from", "data.cache_dir",
+    "run", "runs", "checkpoint", "file", "out", "figures", "sweep",
+)  # fmt: skip
 # What a run may be asked to be good at: keys of its summary.json.
 OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
 

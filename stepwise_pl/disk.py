@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from stepwise_pl.errors import UserError
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one go: whoever reads it finds the old text or the new one, also after a crash."""
@@ -16,6 +18,30 @@ def write_text(path: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
     put_in_place(temporary, path)
+
+
+def make_folder(path: Path, key: str) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        UserError: it cannot be made or written to; `key` names it in the message.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").write_text("", encoding="utf-8")
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); choose another {key}") from None
+
+
+def why(error: OSError, path: Path) -> str:
+    """What is wrong with a path: a link into nothing or a file in place of a folder by name, else the system's words."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {place.readlink()}, which is not there"
+        if isinstance(error, FileExistsError | NotADirectoryError) and place.is_file():
+            return f"{place} is a file, no folder"
+    return str(error.strerror)
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
@@ -76,7 +102,7 @@ def link(path: Path, name: Path) -> None:
 def disk_error(error: BaseException) -> str | None:
     """What to tell the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
     if isinstance(error, OSError) and error.errno is not None and error.filename:
-        return f"{error.filename}: {error.strerror}; choose another folder"
+        return f"{error.filename}: {why(error, Path(os.fsdecode(error.filename)))}; choose another folder"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):

@@ -31,10 +31,11 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from stepwise_pl import cli, processes, registry, run_folder, signals
+from stepwise_pl import cli, processes, registry, run_folder, signals, terminal
 from stepwise_pl import sweep_folder as folders
-from stepwise_pl.config import ASIDE, Config, flat
+from stepwise_pl.config import ASIDE, CHANGEABLE, Config, flat
 from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.overrides import canonical, folder_name, quoted, shortened
 from stepwise_pl.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sweep
 
 log = logging.getLogger("stepwise_pl")
@@ -88,25 +89,27 @@ def begin(config: DictConfig) -> None:
     swept = swept_keys(config, parsed)
     planned = plan(config, parsed, swept)
     (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
-    name = sweep_name(config, parsed, swept)
-    folder = folders.open_sweep_dir(run_dir, name, resume)
+    name, lasting = (sweep_name(config, parsed, swept, without_length) for without_length in (False, True))
+    former_name = sweep_name(config, parsed, swept, former=True)
+    folder = folders.open_sweep_dir(run_dir, name, resume, lasting, former_name)
     run_folder.lock(folder)
     (folder / _STOP).unlink(missing_ok=True)
     for job, one in planned:
-        job.outcome = outcome_before(folder, job, one)
-        if job.outcome != FINISHED and (folder / job.run / "job.json").is_file():
+        is_former = job.run != (run := run_in(folder, job, one))
+        job.run, job.outcome = run, outcome_before(folder, replace(job, run=run), one)
+        if (is_former or job.outcome != FINISHED) and (folder / job.run / "job.json").is_file():
             folders.write_job(folder, job)  # what had failed is tried again
     total = len(planned) or config.hydra.sweeper.get("n_trials")
     jobs = [job for job, _ in planned]
     runs = [job.run for job in jobs]
-    folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs, runs))
+    folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs, runs, lasting))
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
         if config.hydra.launcher.get("batch_size") == "auto":
             # joblib would make bundles of jobs after some that were short, such as finished ones.
             config.hydra.launcher.batch_size = "1"
         # A job's configuration is composed anew, from these.
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={cli.quoted(str(folder))}")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     here.folder = folder
     here.elsewhere = not config.hydra.launcher._target_.endswith(".BasicLauncher")
     for number in filter(signals.is_free, signals.STOPS):
@@ -121,7 +124,8 @@ def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
     """The keys that the sweeper gives values to, in the order of the command line."""
     sweeper = config.hydra.sweeper
     keys = [one.get_key_element() for one in parsed if one.is_sweep_override()]
-    return list(dict.fromkeys([*keys, *(sweeper.get("params") or {}), *(sweeper.get("search_space") or {})]))
+    found = [*keys, *(sweeper.get("params") or {}), *(sweeper.get("search_space") or {})]
+    return list(dict.fromkeys(key.lstrip("+") for key in found))
 
 
 def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -> list[tuple[Job, Config]]:
@@ -167,10 +171,32 @@ def checked(cfg: DictConfig) -> Config:
 
 def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
     """The job with these overrides, of which `run_dir` and `resume` are about the sweep."""
-    values = dict(override.partition("=")[::2] for override in overrides)
-    chosen = {key: values[key] for key in swept if key in values}
+    values = dict(map(canonical, overrides))
+    chosen = {key: value for key in swept if (value := values.get(key)) is not None}
     own = [override for override in overrides if not override.startswith(("run_dir=", "resume="))]
     return Job(folders.run_of(chosen, seed), own, chosen)
+
+
+def run_in(folder: Path, job: Job, config: Config) -> str:
+    """The run folder of a job in this sweep folder: under its former name if that holds this very job, else `Job.run`."""
+    former = folders.run_of(as_written(job), config.seed, former=True)
+    if former == job.run or (folder / job.run).exists() or not (folder / former / "job.json").is_file():
+        return job.run
+    if not (folder / former / "config.yaml").is_file():
+        before = run_folder.read_json(folder / former / "job.json").get("swept") or {}
+        same = dict(canonical(f"{key}={value}") for key, value in before.items()) == job.swept
+        return former if same else job.run
+    try:
+        run_folder.resumed_config(folder / former, config, cli.keys_of(job.overrides))
+    except UserError:
+        return job.run
+    return former
+
+
+def as_written(job: Job) -> dict[str, str]:
+    """The swept keys and values as they stand in the job's overrides, quotes and all."""
+    written = {override.partition("=")[0]: override.partition("=")[2] for override in job.overrides}
+    return {key: value for key, value in written.items() if key.lstrip("+") in job.swept}
 
 
 def outcome_before(folder: Path, job: Job, config: Config) -> str:
@@ -198,20 +224,35 @@ def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:
     return run_folder.read_json(run_dir / "summary.json")
 
 
-def sweep_name(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -> str:
+def sweep_name(
+    config: DictConfig,
+    parsed: Sequence[Override],
+    swept: Sequence[str],
+    without_length: bool = False,
+    former: bool = False,
+) -> str:
     """`<what the runs have in common>+<what is swept>+<other overrides>`.
 
     Seeds are left out, so that more of them may be added with resume=true.
+
+    Args:
+        without_length: leave out how long the runs train as well.
+        former: as versions before names were one to one made it.
     """
     choices = config.hydra.runtime.choices
     experiment = choices.get("experiment") if "experiment" not in swept else None
-    groups = [group for group in ("task", "model", "schedule") if group not in swept]
-    base = experiment or "-".join(str(choices[group]) for group in groups)
-    given = {one.get_key_element(): one.input_line or "" for one in parsed}
+    given = {one.get_key_element().lstrip("+"): one.input_line or "" for one in parsed}
+    if not former:
+        given |= {key: f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()}
     over = [override for key, override in given.items() if key in swept and key != "seed"]
-    rest = [line for key, line in given.items() if key not in swept and cli.names_a_run(line, bool(experiment))]
-    parts = [base, *(cli.folder_name(some) for some in (over, rest) if some)]
-    return cli.shortened("+".join(parts), _LONGEST_NAME)
+    rest = [
+        line
+        for key, line in given.items()
+        if key not in swept and cli.names_a_run(line, bool(experiment), former)
+        if not (without_length and key.startswith("trainer.") and key.startswith(CHANGEABLE))
+    ]
+    parts = [cli.base_name(choices, swept, former), *(folder_name(some, former) for some in (over, rest) if some)]
+    return shortened("+".join(parts), _LONGEST_NAME, former)
 
 
 def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float | list[float] | None:
@@ -221,11 +262,15 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
         JobFailed: there is none, and the sweeper is not Hydra's own (which would only say so once more).
         SystemExit: stopped, in the process that hands out the jobs.
     """
-    registry.load_all()  # another process may not have done it
+    terminal.prepare()  # another process may not have done it
+    registry.load_all()
     settings = HydraConfig.get()
     sweep = folders.read_sweep(Path(settings.sweep.dir))
     overrides = list(settings.overrides.task)
     job = job_of(overrides, sweep.swept, cfg.seed)
+    # The process that hands out the jobs may have found the job under its former name.
+    known = next((one for one in sweep.jobs if one.overrides == job.overrides), job)
+    job.run = known.run
     before = next((one for one in sweep.jobs if one.run == job.run), job)
     here.job, here.label = f"{settings.job.num + 1}/{sweep.total or '?'}", job.label
     here.worker = sweep.process != folders.this_process()

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from stepwise_pl import cli, hub, processes
-from stepwise_pl.config import CHANGEABLE, SMALL, Config, ModelConfig, flat
-from stepwise_pl.disk import write_text
+from stepwise_pl.config import ASIDE, CHANGEABLE, PATHS, SMALL, Config, ModelConfig, flat
+from stepwise_pl.disk import make_folder, write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.files import DataSearch, FileTask
@@ -127,12 +127,12 @@ def at_work(path: Path) -> Iterator[None]:
         return
     new = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     there = set(path.rglob("*"))
-    make_folder(path)
+    make_folder(path, "run_dir")
     lock(path)
     _BEGUN.discard(path.absolute())
     content = {file: file.read_bytes() for file in path.iterdir() if file in there and file.is_file()}
     try:
-        make_folder(path / "checkpoints")
+        make_folder(path / "checkpoints", "run_dir")
         _sweep_out(path)
         processes.share_folder(path)
         yield
@@ -142,28 +142,6 @@ def at_work(path: Path) -> Iterator[None]:
         raise
     finally:
         unlock(path)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder for a run or a sweep.
-
-    Raises:
-        UserError: it cannot be made or written.
-    """
-    for above in (path, *path.parents):
-        if above.is_symlink() and not above.exists():
-            raise UserError(
-                f"run_dir={path}: {above} is a link to {above.readlink()}, which is not there; make that folder, or "
-                "choose another run_dir"
-            )
-        if above.exists() and not above.is_dir():
-            raise UserError(f"run_dir={path}: {above} is a file; choose another run_dir")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").write_text("")
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
 
 
 def _sweep_out(path: Path) -> None:
@@ -264,6 +242,48 @@ def newest(base: Path) -> Path:
     return path
 
 
+def former_run_dir(config: Config, name: str, former_name: str, given: set[str]) -> str | None:
+    """The folder of a run begun when names were made otherwise, if it holds the run that is to be resumed; else None.
+
+    Args:
+        config: as composed from this command line.
+        name, former_name: of the run, as they are made now and were made then.
+        given: the keys and groups that the command line sets.
+
+    Raises:
+        UserError: the folder holds a run that would learn something else, and none has the name of now.
+    """
+    now, path = (newest(Path("outputs") / one / f"seed{config.seed}") for one in (name, former_name))
+    if name == former_name or (now / "config.yaml").is_file() or not holds_run(path):
+        return None
+    differ = _differences(path, config, given)
+    if learned := [key for key in differ if not key.startswith(ASIDE)]:
+        raise UserError(
+            f"run_dir={now}: nothing to resume, checkpoints/last.ckpt is not there; the run in {path} has another "
+            f"{', '.join(learned)}: run_dir={path} goes on with that one"
+        )
+    return str(path)
+
+
+def _differences(run_dir: Path, config: Config, given: set[str]) -> dict[str, tuple[Any, Any]]:
+    """The keys that the command line sets to another value than the run in the folder has: both values of each, sorted."""
+    old, new = (flat(cli.to_plain(one)) for one in (saved_config(run_dir), config))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if given & {"experiment", key.split(".")[0], key}
+        and old.get(key) != new.get(key)
+        and not (key in PATHS and _expanded(old.get(key)) == new.get(key))
+    }
+
+
+def _expanded(path: Any) -> Any:
+    """A path with `~` as the home folder, as versions that kept the `~` meant it."""
+    if isinstance(path, list):
+        return [_expanded(one) for one in path]
+    return os.path.expanduser(path) if isinstance(path, str) else path  # noqa: PTH111
+
+
 def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     """The configuration of the run in the folder, with what the command line may change.
 
@@ -276,14 +296,9 @@ def resumed_config(run_dir: Path, config: Config, given: set[str]) -> Config:
     Raises:
         UserError: naming what differs and may not.
     """
-    saved = cli.to_plain(saved_config(run_dir))
-    old, new = flat(saved), flat(cli.to_plain(config))
-    differ = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and given & {"experiment", key.split(".")[0], key}
-    ]
-    refused = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in differ if not key.startswith(CHANGEABLE)]
+    saved, new = cli.to_plain(saved_config(run_dir)), flat(cli.to_plain(config))
+    differ = _differences(run_dir, config, given)
+    refused = [f"{key} was {old}, is {now}" for key, (old, now) in differ.items() if not key.startswith(CHANGEABLE)]
     if refused:
         raise UserError(
             f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "
@@ -307,10 +322,15 @@ def saved_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     saved = upgraded(cli.read_yaml(path), path)
     saved.pop("derived", None)
+    advice = (
+        "give the folder of a training run; the configuration of another program, or of a later version, cannot be read"
+    )
+    if not saved:
+        raise UserError(f"{path}: is empty; {advice}")
     try:
         return cli.config_from(saved, Config)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}; {advice}") from None
 
 
 def located(config: Config, run_dir: Path) -> Config:

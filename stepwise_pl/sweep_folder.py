@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.cli import folder_name
-from stepwise_pl.errors import UserError
+from stepwise_pl.disk import make_folder
+from stepwise_pl.errors import UserError, printable
+from stepwise_pl.overrides import folder_name
 from stepwise_pl.processes import is_alive
-from stepwise_pl.run_folder import holds_run, make_folder, measured, write_json
+from stepwise_pl.run_folder import holds_run, measured, write_json
 
 WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
 OUTCOMES = (FINISHED, FAILED, RUNNING, STOPPED, WAITING)
@@ -62,6 +63,7 @@ class Sweep:
         total: how many jobs there will be; None if the sweeper decides while it goes on.
         jobs: those known so far.
         planned: the run folders of that command's jobs; empty if the sweeper decides while it goes on.
+        lasting: its name without how long the runs train, which a sweep that goes on may change.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Sweep:
     total: int | None = None
     jobs: list[Job] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
+    lasting: str = ""
 
     def count(self, *outcomes: str) -> int:
         """How many jobs have one of these outcomes."""
@@ -80,12 +83,16 @@ class Sweep:
 
 def label(swept: dict[str, str]) -> str:
     """Keys and values, for reading."""
-    return " ".join(f"{key.lstrip('+')}={value}" for key, value in swept.items()) or "all"
+    return printable(" ".join(f"{key.lstrip('+')}={value}" for key, value in swept.items())) or "all"
 
 
-def run_of(swept: dict[str, str], seed: int) -> str:
-    """The run folder of a job, relative to the sweep folder."""
-    cell = folder_name([f"{key}={value}" for key, value in swept.items() if key != "seed"])
+def run_of(swept: dict[str, str], seed: int, former: bool = False) -> str:
+    """The run folder of a job, relative to the sweep folder.
+
+    Args:
+        former: as versions before names were one to one made it.
+    """
+    cell = folder_name([f"{key}={value}" for key, value in swept.items() if key != "seed"], former)
     return f"{cell}/seed{seed}" if cell else f"seed{seed}"
 
 
@@ -105,9 +112,13 @@ def holds_sweep(path: Path) -> bool:
     return (path / "sweep.json").is_file()
 
 
-def open_sweep_dir(run_dir: str | None, name: str, resume: bool) -> Path:
+def open_sweep_dir(run_dir: str | None, name: str, resume: bool, lasting: str = "", former_name: str = "") -> Path:
     """The sweep's folder, made if need be: `outputs/sweeps/<name>`, with a number behind it if that holds a sweep
     already; with `resume` the newest of these.
+
+    Args:
+        lasting: see `Sweep`. With `resume`, if no folder has the name, one with the same `lasting` is gone on with.
+        former_name: as versions before names were one to one made it; looked for last.
 
     Raises:
         UserError: a named folder holds a sweep or a run, there is nothing to resume, or it cannot be written.
@@ -117,6 +128,8 @@ def open_sweep_dir(run_dir: str | None, name: str, resume: bool) -> Path:
     while holds_sweep(path) and not run_dir:
         number, newest = number + 1, path
         path = base.with_name(f"{base.name}-{number}")
+    if resume and not run_dir and not holds_sweep(newest):
+        newest = _of_other_length(base.parent, lasting) or _newest(base.with_name(former_name or name))
     if resume:
         path = newest
         if not holds_sweep(path):
@@ -127,8 +140,30 @@ def open_sweep_dir(run_dir: str | None, name: str, resume: bool) -> Path:
         )
     if holds_run(path) or measured(path):
         raise UserError(f"run_dir={path}: holds a run; choose another folder for the sweep")
-    make_folder(path)
+    make_folder(path, "run_dir")
     return path
+
+
+def _newest(base: Path) -> Path:
+    """Of `base`, `base`-2, `base`-3, ... the last that holds a sweep."""
+    path, number = base, 2
+    while holds_sweep(following := base.with_name(f"{base.name}-{number}")):
+        path, number = following, number + 1
+    return path
+
+
+def _of_other_length(folder: Path, lasting: str) -> Path | None:
+    """The sweep below the folder that differs in nothing but how long its runs train; None if there is none.
+
+    Raises:
+        UserError: there are several.
+    """
+    sweeps = [read_sweep(path.parent) for path in sorted(folder.glob("*/sweep.json"))]
+    found = [sweep.folder for sweep in sweeps if lasting and sweep.lasting == lasting]
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise UserError(f"resume=true: several sweeps may be meant ({listed}); name one with run_dir=<folder>")
+    return found[0] if found else None
 
 
 def write_job(folder: Path, job: Job) -> None:

@@ -111,10 +111,10 @@ def read_result(run: Path) -> Result:
 
 def cells_of(sweep: Sweep) -> list[Cell]:
     """The cells in the order of their first jobs."""
-    cells: dict[str, Cell] = {}
+    cells: dict[tuple[tuple[str, str], ...], Cell] = {}
     for job in sweep.jobs:
         swept = {key: value for key, value in job.swept.items() if key != "seed"}
-        cell = cells.setdefault(label(swept), Cell(swept, [], []))
+        cell = cells.setdefault(tuple(swept.items()), Cell(swept, [], []))
         cell.jobs.append(job)
         if job.outcome == FINISHED:
             cell.results.append(read_result(sweep.folder / job.run))

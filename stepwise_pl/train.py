@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stepwise_pl import cli, multirun, processes, run_folder, signals
 from stepwise_pl.config import Config
 from stepwise_pl.errors import UserError
-from stepwise_pl.expected import changed_keys, judge, told
+from stepwise_pl.expected import judge, told
 
 if TYPE_CHECKING:
     from stepwise_pl.building import Parts
@@ -30,6 +30,8 @@ def train(config: Config) -> dict[str, Any]:
     """
     processes.require_first()
     name = cli.run_name()
+    if config.resume and not config.run_dir:
+        config.run_dir = run_folder.former_run_dir(config, name, cli.run_name(former=True), cli.given_keys())
     run_dir = run_folder.choose_run_dir(config.run_dir, name, config.seed, config.resume, cli.in_sweep())
     with run_folder.at_work(run_dir), stop_explained(run_dir):
         return train_in(run_dir, name, config)
@@ -72,7 +74,7 @@ def train_in(run_dir: Path, name: str, config: Config) -> dict[str, Any]:
 
 def labels(config: Config, run_dir: Path) -> dict[str, Any]:
     """Group, tags and what sets the run apart from its recipe; a resumed one keeps those it had, and what is new is added."""
-    changed = changed_keys(cli.given_keys())
+    changed = cli.changed_from_recipe()
     if config.resume and (run_dir / "config.yaml").is_file():
         before = run_folder.derived_of(run_dir)
         changed = sorted({*(before.get("changed") or ()), *changed})

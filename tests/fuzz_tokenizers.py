@@ -216,9 +216,7 @@ def judge(recipe: Recipe, given: list[Example], by_step: bool, folder: Path) -> 
     except Exception:
         return  # the library itself cannot make it
     path = folder / "tokenized.jsonl"
-    fine = [Example.of_steps("1", ["1"], "1"), Example.of_steps("2", ["1"], "1")]
     by_split = {"train": given, "validation": given[:1], "test": given[-1:]}
-    del fine
     names = {}
     for split, some in by_split.items():
         names[split] = str(path.with_name(f"tokenized-{split}.jsonl"))
@@ -259,6 +257,8 @@ def judge(recipe: Recipe, given: list[Example], by_step: bool, folder: Path) -> 
 
 
 def steps_of(example: Example) -> list[str]:
+    if not example.steps:
+        return []
     ends = [*example.steps[1:], len(example.cot) + 1]
     return [example.cot[start : end - 1] for start, end in zip(example.steps, ends, strict=True)]
 
@@ -319,14 +319,12 @@ def compare_steps(tokenizer: PreTrainedTokenizerBase, cot: list[int], start: Any
     if places[:1] != [0]:
         found("tokenizer: the first step does not begin the CoT", str(places), told)
         return
-    reach = [len(squeezed(str(tokenizer.decode(cot[: i + 1])))) for i in range(len(cot))]
+    reach = [0, *(len(squeezed(str(tokenizer.decode(cot[: i + 1])))) for i in range(len(cot)))]  # before each token
     if any(a > b for a, b in pairwise(reach)):
         return
     before = [len(squeezed(example.cot[:step])) for step in example.steps]
-    right = sorted({next((i for i, r in enumerate(reach) if r > b), len(cot)) for b in before})
-    # A token of spaces alone may stand on either side of a cut.
-    if [reach[i] for i in right] != [reach[i] for i in places] and not all(
-        (reach[i - 1] if i else 0) <= b < reach[min(i + 1, len(reach) - 1)] or reach[i] > b
-        for i, b in zip(places, before, strict=False)
-    ):
-        found("tokenizer: a step begins elsewhere", f"steps at tokens {places}, not {right}, of {[tokenizer.decode([t]) for t in cot]}", told)
+    right = sorted({next((i for i, r in enumerate(reach[1:]) if r > b), len(cot)) for b in before})
+    # Tokens of spaces alone may stand on either side of a cut.
+    if len(right) != len(places) or any(i > r or reach[i] != reach[r] for i, r in zip(places, right, strict=True)):
+        texts = [str(tokenizer.decode([t])) for t in cot]
+        found("tokenizer: a step begins elsewhere", f"steps at tokens {places}, not {right}, of {texts}", told)

@@ -1,5 +1,6 @@
 """The front door under fuzz: data files, tokenizers and command lines that nobody has thought of. See `tests.fuzzing`."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from stepwise_pl.tasks import Example
-from tests import fuzz_data, fuzz_tokenizers, fuzzing
+from tests import fuzz_commands, fuzz_data, fuzz_tokenizers, fuzzing
 from tests.fuzzing import examples_of, fuzz, is_over
 
 pytestmark = pytest.mark.long
@@ -98,3 +99,45 @@ def test_a_tokenizer_gives_every_text_back_or_is_refused(
         return
     with examples_of("tokenizers"):
         fuzz_tokenizers.judge(recipe, given, by_step, folder)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("template")
+    fuzz_commands.build(base)
+    return base
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Path]:
+    """The folder whose copies commands are started in; this process stands in one as well."""
+    base = tmp_path_factory.mktemp("fuzz-commands")
+    with contextlib.chdir(template / "here"):
+        yield base / "base"
+
+
+@fuzz(400)
+@given(fuzz_commands.commands())
+def test_a_command_line_composes_or_is_refused_in_one_line(place: Path, command: fuzz_commands.Command) -> None:
+    if is_over("composed commands", 2):
+        return
+    with examples_of("composed commands"):
+        fuzz_commands.judge_composed(command)
+
+
+@fuzz(160)
+@given(fuzz_commands.commands())
+def test_a_command_ends_well_or_in_one_line(place: Path, template: Path, command: fuzz_commands.Command) -> None:
+    if is_over("commands", 2.5):
+        return
+    with examples_of("commands"):
+        fuzz_commands.judge_run(command, template, place)
+
+
+@fuzz(10)
+@given(fuzz_commands.sweeps())
+def test_a_sweep_has_a_job_for_every_value(place: Path, template: Path, command: fuzz_commands.Command) -> None:
+    if is_over("sweeps", 1):
+        return
+    with examples_of("sweeps"):
+        fuzz_commands.judge_sweep(command, template, place)

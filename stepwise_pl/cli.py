@@ -141,12 +141,17 @@ def positional(arguments: Sequence[str], schema: type) -> list[str]:
     key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
     if key is None:
         return list(arguments)
-    folders = [
-        argument
-        for argument in get_args_parser().parse_args(arguments).overrides  # without flags and their values
-        if not argument.startswith(("hydra", "+", "~")) and argument.partition("=")[0] not in keys
-        if "=" not in argument or Path(argument).is_dir() or keys == {key}
-    ]
+
+    def is_folder(argument: str) -> bool:
+        name, equals, _ = argument.partition("=")
+        if argument.startswith(("+", "~")):
+            return False
+        if not equals:  # even if its name is that of a key, or begins with `hydra`
+            return True
+        return not name.startswith("hydra") and name not in keys and (Path(argument).is_dir() or keys == {key})
+
+    # Without flags and their values.
+    folders = [argument for argument in get_args_parser().parse_args(arguments).overrides if is_folder(argument)]
     if not folders:
         return list(arguments)
     given = [argument for argument in arguments if argument.startswith(f"{key}=")]

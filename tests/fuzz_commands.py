@@ -29,15 +29,37 @@ SECONDS = 120  # for any of these commands, on a busy machine
 
 # --- the folder that commands are started in
 
-LINES = [f"{a} + {b}||{a} + {b} = {a + b} #### {a + b}" for a in range(5) for b in range(4)]
-NAMES = ("a/b.txt", "a_b.txt", "a-b.txt", "a b.txt", "übung.txt", "a#1.txt", "train (1).txt", "a=b.txt", "a,b.txt", "it's.txt", "[x].txt", "{x}.txt", "$x.txt")
+# Few words, so that what is held out holds none that the small tokenizer does not know.
+LINES = [
+    f"{a} {b} {c} {d} {e}||{a} {a ^ b} {a ^ b ^ c} #### {a ^ b ^ c ^ d ^ e}"
+    for a in (0, 1)
+    for b in (0, 1)
+    for c in (0, 1)
+    for d in (0, 1)
+    for e in (0, 1)
+]
+NAMES = (
+    "a/b.txt",
+    "a_b.txt",
+    "a-b.txt",
+    "a b.txt",
+    "übung.txt",
+    "a#1.txt",
+    "train (1).txt",
+    "a=b.txt",
+    "a,b.txt",
+    "it's.txt",
+    "[x].txt",
+    "{x}.txt",
+    "$x.txt",
+)
 TINY = (
     "model.layers=1", "model.heads=1", "model.width=8", "data.batch_size=4", "data.epoch_size=8", "trainer.max_steps=2",
     "data.eval_batch_size=8",
 )  # fmt: skip
 PRODUCTS = ("task=mult2x2", "task.digits=1", "task.train_size=20", "task.validation_size=4", "task.test_size=4")
 FILE = ("task=file", "task.train=mine.txt", "task.validation_size=4", "task.test_size=4")
-RUNS = ("run", "my run", "lauf-ü", "a=b")
+RUNS = ("done", "my run", "lauf-ü", "a=b", "run")
 ODD = ("empty", "foreign", "blank", "file.txt", "dangling", "nowhere", "deep/er", "list")
 
 
@@ -49,22 +71,29 @@ def build(base: Path) -> None:
     text = "\n".join(LINES) + "\n"
     for name in ("mine.txt", *NAMES):
         (here / name).write_text(text)
-    rows = [{"question": p, "steps": [c], "answer": a} for p, c, a in (re.split(r"\|\| ?| #### ", line) for line in LINES)]
+    rows = [
+        {"question": p, "steps": [c], "answer": a} for p, c, a in (re.split(r"\|\| ?| #### ", line) for line in LINES)
+    ]
     (here / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (here / "gsm8k.jsonl").write_text(
-        "".join(json.dumps({"question": row["question"], "answer": f"so <<{row['steps'][0]}>>\n#### {row['answer']}"}) + "\n" for row in rows)
+        "".join(
+            json.dumps({"question": row["question"], "answer": f"so <<{row['steps'][0]}>>\n#### {row['answer']}"})
+            + "\n"
+            for row in rows
+        )
     )
     (here / "bad.txt").write_text("no example\n")
     env = environment(base)
     for arguments in (
-        ["train", *PRODUCTS, *TINY, "run_dir=run"],
-        ["evaluate", "run=run", "speed_problems=1"],
-        ["train", "-m", *PRODUCTS, *TINY, "seed=0,1", "run_dir=sweep"],
+        ["train", *PRODUCTS, *TINY, "run_dir=done"],
+        ["evaluate", "run=done", "speed_problems=1"],
+        ["train", "-m", *PRODUCTS, *TINY, "seed=0,1", "run_dir=grid"],
     ):
         result = forked.run(f"stepwise_pl.{arguments[0]}", arguments[1:], here, env, 600)
         assert result.returncode == 0, result.stderr
     for name in RUNS[1:]:
-        shutil.copytree(here / "run", here / name)
+        shutil.copytree(here / "done", here / name)
+    shutil.copytree(here / "grid", here / "sweep")
     for name in ("empty", "foreign", "blank", "deep/er", "list"):
         (here / name).mkdir(parents=True)
     (here / "foreign" / "config.yaml").write_text("hi: 1\n")
@@ -90,7 +119,7 @@ class Command(NamedTuple):
     """`python -m stepwise_pl.<name> <arguments>`.
 
     Attributes:
-        broken: files of the folder `run` that are gone or damaged, and how.
+        broken: files of the folder `done` that are gone or damaged, and how.
         odd: what is typed besides a command that works; the error has to name something of it.
     """
 
@@ -111,13 +140,41 @@ WEIRD = [
     "/proc/x", ".", "..", "mine.txt", "mine.jsonl", "bad.txt", "run", "empty", "dangling", "*.txt", "1,2", "null,1", "a;b", "100%", "+1", "１２",
     "long" * 300,
 ]  # fmt: skip
+NEAR = [
+    "0",
+    "-1",
+    "1",
+    "2",
+    "1.5",
+    "null",
+    "true",
+    "abc",
+    "nan",
+    "inf",
+    "1e309",
+    "[]",
+    "[1]",
+    "{}",
+    "done",
+    "mine.txt",
+    "''",
+]
 HUGE = ["1000000000000000000", "99999999999999999999999999"]
 # Values of these keys cost time or memory: only small or impossible ones are tried.
 COSTLY = re.compile(
     r"(layers|heads|width|positions|batch_size|epoch_size|num_workers|devices|accumulate_grad_batches|max_steps|max_epochs|digits|"
     r"_size|operands|length|terms|speed_problems|limit|rank|bits|entities|patience|finish_timeout|length_pool|wait_epochs|min_digits|sentences|people|steps)$"
 )
-NEVER = ("logger.wandb", "logger.offline", "logger.artifact", "trainer.accelerator", "wandb", "offline", "trainer.strategy", "trainer.devices")
+NEVER = (
+    "logger.wandb",
+    "logger.offline",
+    "logger.artifact",
+    "trainer.accelerator",
+    "wandb",
+    "offline",
+    "trainer.strategy",
+    "trainer.devices",
+)
 GROUPS = {
     "task": ["mult2x2", "file", "gsm8k", "addition", "parity", "word_problems", "mult4x4", "null", "nope", "mult22", "Files", "_file"],
     "model": ["tiny", "gpt2", "smollm2", "nope", "null", "gpt", "phi3"],
@@ -126,7 +183,23 @@ GROUPS = {
     "logger": ["csv", "tensorboard", "nope", "null"], "trainer": ["cpu", "gpu", "nope", "null", "tpu"],
     "experiment": ["quickstart", "quikstart", "mult4x4_cpu", "gsm8k_gpt2", "mult3x3_cpu", "null", "nope", "smollm2"],
 }  # fmt: skip
-TYPES = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gptj", "phi3", "bert", "mamba", "opt", "roformer", "gpt_neox", "nope", ""]
+TYPES = [
+    "gpt2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gptj",
+    "phi3",
+    "bert",
+    "mamba",
+    "opt",
+    "roformer",
+    "gpt_neox",
+    "nope",
+    "",
+]
 FLAGS = [
     "--help", "-h", "--hydra-help", "--version", "--info", "--info=config", "--cfg=job", "--cfg=nope", "--cfg", "--resolve", "--package=task", "--foo", "-x", "--", "-",
     "--config-name=nope", "--config-name", "--config-dir=nowhere", "--config-dir=a", "--config-path=nowhere", "-m", "--multirun", "--run", "--shell-completion",
@@ -142,7 +215,7 @@ ODD_OVERRIDES = [
     "seed=4294967296", "seed=4294967295", "task.train=", "lr=1", "optimizer.lr=", "optimizer.lr=1e30", "schedule.delta=1/0", "schedule.delta=1/4", "schedule.delta=0",
     "schedule.delta=-1", "schedule.smoothing=0", "schedule.smoothing=inf", "schedule.smoothing=-1", "schedule.unit=step", "schedule.side=right", "schedule.keep_position=true",
     "schedule.remove_start_from=3", "schedule.remove_all_beyond=0", "schedule.pretrain_epochs=1e300", "\udcff", "seed=\udcff", "run_dir=\udcffx", "task.step_start=<<", "task.step_start='\\n'",
-    "seed=1,2", "seed=[1,2]", "task.train=mine.txt,mine.jsonl", "model.tokenizer=nowhere", "model.tokenizer=empty", "model.tokenizer=run/model", "model.init_from=run",
+    "seed=1,2", "seed=[1,2]", "task.train=mine.txt,mine.jsonl", "model.tokenizer=nowhere", "model.tokenizer=empty", "model.tokenizer=done/model", "model.init_from=done",
     "model.init_from=empty", "model.init_from=foreign", "model.name=nowhere", "model.pretrained=true", "model.lora.rank=2", "model.lora={rank:2}", "model.lora=null", "data=null",
     "model.gradient_checkpointing=true", "trainer.precision=bf16-mixed", "trainer.precision=16", "data.cache_dir=null", "data.cache_dir=mine.txt", "data.max_tokens=1",
     "data.num_workers=1", "guard.action=halve", "logger.tensorboard=true", "logger.offline=true", "data.easy_first=1", "expected.accuracy=[1,0]", "expected.accuracy=[0,1]", "optimizer.betas=[0.9]",
@@ -154,8 +227,8 @@ def values(key: str, default: Any) -> st.SearchStrategy[str]:
     """Values for a key: near what it is, and far from it."""
     pool = [v for v in WEIRD if not (COSTLY.search(key) and re.fullmatch(r"range.*|1_000|0x10|１２", v))]
     pool += [] if COSTLY.search(key) else HUGE
-    near = [str(default), *(TYPES if key == "model.type" else [])]
-    return st.sampled_from(pool) | st.sampled_from(near * 3)
+    near = [*TYPES, "gpt2"] if key == "model.type" else [str(default), *NEAR]
+    return st.sampled_from(pool) | st.sampled_from(near) | st.sampled_from(near)
 
 
 def keys_of(kind: str) -> dict[str, Any]:
@@ -163,12 +236,22 @@ def keys_of(kind: str) -> dict[str, Any]:
     cli.register_schemas()
     if kind == "train":
         keys = flat(cli.to_plain(Config(task=Files(), schedule=Linear())))
-        keys |= {f"model.lora.{key}": value for key, value in {"rank": 0, "alpha": None, "dropout": 0.0, "targets": []}.items()}
+        keys |= {
+            f"model.lora.{key}": value
+            for key, value in {"rank": 0, "alpha": None, "dropout": 0.0, "targets": []}.items()
+        }
     else:
-        keys = {field.name: None if field.default is dataclasses.MISSING else field.default for field in dataclasses.fields(cli.TOP[f"_{kind}"])}
+        keys = {
+            field.name: None if field.default is dataclasses.MISSING else field.default
+            for field in dataclasses.fields(cli.TOP[f"_{kind}"])
+        }
         for group in ("task", "model", "data"):
             if group in keys:
-                keys |= {key: value for key, value in flat(cli.to_plain(Config(task=Files(), schedule=Linear()))).items() if key.startswith(f"{group}.")}
+                keys |= {
+                    key: value
+                    for key, value in flat(cli.to_plain(Config(task=Files(), schedule=Linear()))).items()
+                    if key.startswith(f"{group}.")
+                }
                 del keys[group]
     return {key: value for key, value in keys.items() if key not in NEVER}
 
@@ -225,7 +308,12 @@ def breaks(run: Path, how: tuple[tuple[str, str], ...]) -> None:
             path.symlink_to("not there")
         elif way != "gone":
             path.write_bytes(
-                {"empty": b"", "half": content[: len(content) // 2], "binary": b"\xff\xfe\x00" * 9, "line": content + b"garbage: [\n"}.get(way, way.encode())
+                {
+                    "empty": b"",
+                    "half": content[: len(content) // 2],
+                    "binary": b"\xff\xfe\x00" * 9,
+                    "line": content + b"garbage: [\n",
+                }.get(way, way.encode())
             )
 
 
@@ -238,7 +326,22 @@ def replaced(base: tuple[str, ...], more: list[str]) -> tuple[str, ...]:
 @st.composite
 def commands(draw: st.DrawFn) -> Command:
     """A command that works, with one or two things changed."""
-    name = draw(st.sampled_from(["train"] * 6 + ["evaluate", "compare", "report", "export", "sweep", "check_data", "check_data", "write_data", "dashboard"]))
+    name = draw(
+        st.sampled_from(
+            ["train"] * 6
+            + [
+                "evaluate",
+                "compare",
+                "report",
+                "export",
+                "sweep",
+                "check_data",
+                "check_data",
+                "write_data",
+                "dashboard",
+            ]
+        )
+    )
     odd = draw(st.lists(overrides(name), min_size=0 if name != "dashboard" else 1, max_size=2))
     wreck: tuple[tuple[str, str], ...] = ()
     if name == "train":
@@ -247,21 +350,37 @@ def commands(draw: st.DrawFn) -> Command:
             wreck = draw(broken())
             base = (*PRODUCTS, *TINY, f"run_dir={draw(st.sampled_from([*RUNS[:1] * 4, *ODD]))}", "resume=true")
     elif name in ("check_data", "write_data"):
-        base = draw(st.sampled_from([PRODUCTS, FILE, ("task=gsm8k", "task.train=gsm8k.jsonl", "task.test=null", "task.validation_size=4", "task.test_size=4")]))
+        base = draw(
+            st.sampled_from(
+                [
+                    PRODUCTS,
+                    FILE,
+                    (
+                        "task=gsm8k",
+                        "task.train=gsm8k.jsonl",
+                        "task.test=null",
+                        "task.validation_size=4",
+                        "task.test_size=4",
+                    ),
+                ]
+            )
+        )
         base = (*base, "out=written") if name == "write_data" else base
     elif name == "dashboard":
         base = ()  # it needs an account: whatever is typed has to be refused before
         odd = [*[o for o in odd if not o.startswith("entity")], "entity="]
     else:
         wreck = draw(broken())
-        folder = st.sampled_from(["run"] * 8 + [*RUNS, *ODD, "sweep", ".", "..", "/", "run/", "./run", "sweep/seed0"])
+        folder = st.sampled_from(
+            ["done"] * 10 + [*RUNS, *ODD, "grid", "sweep", ".", "..", "/", "done/", "./done", "grid/seed0"]
+        )
         one, two = draw(folder), draw(folder)
         base = {
-            "evaluate": draw(st.sampled_from([(one,), (f"run={one}",)])) + ("speed_problems=1", "limit=3"),
-            "export": draw(st.sampled_from([(one,), (f"run={one}",)])) + ("out=exported",),
-            "sweep": (draw(st.sampled_from(["sweep", "sweep", one])),),
+            "evaluate": (*draw(st.sampled_from([(one,), (f"run={one}",)])), "speed_problems=1", "limit=3"),
+            "export": (*draw(st.sampled_from([(one,), (f"run={one}",)])), "out=exported"),
+            "sweep": (draw(st.sampled_from(["grid", "grid", one])),),
             "compare": (one, two if two != one else "lauf-ü"),
-            "report": draw(st.sampled_from([(one,), (one, two), (f"runs=[{one}]",)])) + ("out=page.html",),
+            "report": (*draw(st.sampled_from([(one,), (one, two), (f"runs=[{one}]",)])), "out=page.html"),
         }[name]
     return Command(name, replaced(base, odd), wreck, tuple(odd))
 
@@ -335,11 +454,11 @@ def tree(base: Path) -> tuple[set[str], dict[str, str]]:
         relative = os.path.relpath(place, base)
         if relative.startswith("home/"):
             continue
-        folders |= {os.path.join(relative, name) for name in inside}
-        if relative.startswith(("here/run", "here/sweep", "here/my run")):
+        folders |= {str(Path(relative, name)) for name in inside}
+        if relative.startswith(("here/done", "here/run", "here/grid", "here/my run")):
             for name in names:
                 with contextlib.suppress(OSError):
-                    files[os.path.join(relative, name)] = hashlib.sha256(Path(place, name).read_bytes()).hexdigest()
+                    files[str(Path(relative, name))] = hashlib.sha256(Path(place, name).read_bytes()).hexdigest()
     return folders, files
 
 
@@ -358,7 +477,7 @@ def judge_run(command: Command, template: Path, base: Path) -> None:
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(template, base, symlinks=True)
     here = base / "here"
-    breaks(here / "run", command.broken)
+    breaks(here / "done", command.broken)
     folders, files = tree(base)
     try:
         done = forked.run(f"stepwise_pl.{command.name}", list(command.arguments), here, environment(base), SECONDS)
@@ -370,7 +489,7 @@ def judge_run(command: Command, template: Path, base: Path) -> None:
     folders_after, files_after = tree(base)
     new = {name for name in folders_after - folders if "__pycache__" not in name}
     told = told_of(command)
-    if any(part.startswith("~") for name in new for part in name.split(os.sep)):
+    if any(part.startswith("~") for name in new for part in Path(name).parts):
         found("command: a folder named ~", str(sorted(new)), told)
     if any(argument.startswith("hydra") for argument in command.odd):
         return
@@ -378,16 +497,22 @@ def judge_run(command: Command, template: Path, base: Path) -> None:
     if result.status == 2 and not has_begun:
         if new:
             found("command: refused, but a folder stays", f"{sorted(new)}: {last(result.err)}", told)
-        if changed := [name for name, digest in files.items() if files_after.get(name) != digest and not name.endswith(".lock")]:
+        if changed := [
+            name for name, digest in files.items() if files_after.get(name) != digest and not name.endswith(".lock")
+        ]:
             found("command: refused, but files of a run are changed", f"{changed}: {last(result.err)}", told)
-    if result.status == 0 and command.name == "train" and not any(a.startswith(("-", "help")) for a in command.arguments):
+    if (
+        result.status == 0
+        and command.name == "train"
+        and not any(a.startswith(("-", "help")) for a in command.arguments)
+    ):
         shown = re.search(r"^run folder +(.*)$", result.out, re.M)
         if shown is None or not (here / shown[1] / "summary.json").is_file():
             found("command: no summary at the end of a run", last(result.out), told)
 
 
 def told_of(command: Command) -> str:
-    wrecks = "".join(f"\n  run/{name}: {way}" for name, way in command.broken)
+    wrecks = "".join(f"\n  done/{name}: {way}" for name, way in command.broken)
     return command.line() + wrecks
 
 
@@ -431,7 +556,11 @@ def judge_line(command: Command, line: str, told: str) -> None:
         key, _, value = command.odd[0].lstrip("+~").partition("=")
         names = {key, key.rpartition(".")[2], key.partition(".")[0], value, value.strip("'\"")} - {""}
         names |= {key.split("@")[0], key.strip("/-")} - {""}
-        folders = [a.partition("=")[2] or a for a in command.arguments if command.name not in ("train", "check_data", "write_data")]
+        folders = [
+            a.partition("=")[2] or a
+            for a in command.arguments
+            if command.name not in ("train", "check_data", "write_data")
+        ]
         if key.strip() and not any(name in line for name in [*names, *folders]):
             found("command: the error does not say what is wrong", line[:400], told)
 

@@ -109,7 +109,7 @@ class Written:
 
 # --- what examples say
 
-SPECIAL = list(" ,;\"'\t\\|#<>{}[]()=+-*/.~%$&é中🙂٣５\u00a0\u2028\u0085\x0b\x0c\x1c\x00\u200d\u202e") + ["e\u0301", "ﬁ", "Å"]
+SPECIAL = [*list(" ,;\"'\t\\|#<>{}[]()=+-*/.~%$&é中🙂٣５\xa0\u2028\x85\x0b\x0c\x1c\x00\u200d\u202e"), "é", "ﬁ", "Å"]
 letters = st.sampled_from(list("0123456789 +-*=abcxyz")) | st.sampled_from(SPECIAL)
 any_letter = letters | st.characters(exclude_categories=["Cs"])
 
@@ -187,7 +187,9 @@ def text_files(draw: st.DrawFn) -> Written:
         raw = ending == "raw tsv"
         delimiter = "," if ending == "csv" else "\t"
         if raw:
-            truth = [row for row in truth if not any(set(part) & set("\t\r\n") for part in row[:3])] or [Row("1+1", "2", "2")]
+            truth = [row for row in truth if not any(set(part) & set("\t\r\n") for part in row[:3])] or [
+                Row("1+1", "2", "2")
+            ]
         quoting = csv.QUOTE_ALL if draw(st.booleans()) else csv.QUOTE_MINIMAL
 
         def line(cells: Any) -> bytes:
@@ -323,10 +325,14 @@ def hurt(draw: st.DrawFn, file: Written, kind: str) -> None:
         segment.data = before[:at]
         del segments[index + 1 :]
     elif kind == "flip":
-        byte = draw(st.integers(0, 255) | st.sampled_from(list(b"\n\r\",|#\\\x00{}[]\xff")))
+        byte = draw(st.integers(0, 255) | st.sampled_from(list(b'\n\r",|#\\\x00{}[]\xff')))
         segment.data = before[:at] + bytes([byte]) + before[at + 1 :]
     else:
-        piece = draw(st.sampled_from([b"\0", b"\xff", b"\r", b"\n", BOM, b'"', b"\xed\xa0\x80", b"||", b"####", b"<eos>", b"\\ud800", b","]))
+        piece = draw(
+            st.sampled_from(
+                [b"\0", b"\xff", b"\r", b"\n", BOM, b'"', b"\xed\xa0\x80", b"||", b"####", b"<eos>", b"\\ud800", b","]
+            )
+        )
         segment.data = before[:at] + piece + before[at:]
     if segment.data == before:
         return
@@ -466,9 +472,13 @@ def compare_hurt(file: Written, raw: bytes, example: Example, line: int, told: s
 def compare_whole(file: Written, train: Any, told: str, name: str) -> None:
     """Where lines cannot be compared: everything is read and is right, or something is named."""
     truth = [row.example() for row in file.options.get("truth", [s.row for s in file.segments if s.row])]
-    got = [example for example in train]
+    got = list(train)
     if train.malformed:
-        if file.supported and file.benign and not all("number" in reason or "digits" in reason for reason in train.malformed):
+        if (
+            file.supported
+            and file.benign
+            and not all("number" in reason or "digits" in reason for reason in train.malformed)
+        ):
             found(f"data: a good file is called malformed ({name})", train.malformed[0], told)
         return
     if got == truth:
@@ -479,7 +489,11 @@ def compare_whole(file: Written, train: Any, told: str, name: str) -> None:
             content.decode("utf-8")  # what looks like UTF-8 cannot be told from it
             return
     kind = "altered" if len(got) == len(truth) else "lost or made up"
-    found(f"data: {kind} without a word ({file.encoding}, {'cr, ' if 'cr' in file.done else ''}{name})", f"{truth!r} was read as {got!r}", told)
+    found(
+        f"data: {kind} without a word ({file.encoding}, {'cr, ' if 'cr' in file.done else ''}{name})",
+        f"{truth!r} was read as {got!r}",
+        told,
+    )
 
 
 def judge_check(path: Path, folder: Path, file: Written, train: Any, told: str) -> None:
@@ -588,7 +602,10 @@ def judge_forms(prompts: list[str], which: int, form: str, folder: Path) -> None
     (folder / "forms-train.txt").write_text("".join(f"{p}||s #### 1\n" for p in prompts), encoding="utf-8")
     (folder / "forms-test.txt").write_text(f"{again}||s #### 1\n", encoding="utf-8")
     (folder / "validation.txt").write_text("validation of the fuzz||s #### 1\n")
-    names = {split: str(folder / name) for split, name in (("train", "forms-train.txt"), ("test", "forms-test.txt"), ("validation", "validation.txt"))}
+    names = {
+        split: str(folder / name)
+        for split, name in (("train", "forms-train.txt"), ("test", "forms-test.txt"), ("validation", "validation.txt"))
+    }
     told = f"train holds {prompts!r}, test holds {again!r}"
     for allowed in (False, True):
         try:
@@ -605,7 +622,9 @@ def judge_forms(prompts: list[str], which: int, form: str, folder: Path) -> None
 @st.composite
 def gsm8k(draw: st.DrawFn) -> tuple[list[str], str, str]:
     """Equations, a solution text around them, and the answer."""
-    equations = draw(st.lists(st.text("0123456789+-*/=.%() ", min_size=1, max_size=8).map(str.strip).filter(bool), max_size=4))
+    equations = draw(
+        st.lists(st.text("0123456789+-*/=.%() ", min_size=1, max_size=8).map(str.strip).filter(bool), max_size=4)
+    )
     words = st.text("abc ,.$%\n", max_size=8)
     body = draw(words) + "".join(f"<<{equation}>>{draw(words)}" for equation in equations)
     hurt = draw(st.sampled_from(["no", "no", "break", "unclosed", "unopened", "nested", "none"]))
@@ -654,7 +673,7 @@ def judge_gsm8k(equations: list[str], solution: str, hurt: str, folder: Path) ->
         return
     if hurt == "no":
         expected = Example.of_steps("q", [f"<<{equation}>>" for equation in equations], solution.partition("#### ")[2])
-        if equations and train[0][:2] != expected[:2] or train[0].steps != expected.steps:
+        if (equations and train[0][:2] != expected[:2]) or train[0].steps != expected.steps:
             found("data: gsm8k: altered", f"expected {expected!r}, read {train[0]!r}", told)
         whole = {"1,000": "1000"}.get(expected.answer, expected.answer)
         if train[0].answer != whole:
@@ -692,7 +711,11 @@ def as_written(kind: str, value: Any) -> set[str]:
     if kind in ("float64", "float32"):
         shortest = str(np.float32(value)) if kind == "float32" else repr(value)
         whole = {str(int(value))} if float(value).is_integer() else set()
-        return {shortest, *whole, np.format_float_positional(np.float32(value) if kind == "float32" else value, trim="-")}
+        return {
+            shortest,
+            *whole,
+            np.format_float_positional(np.float32(value) if kind == "float32" else value, trim="-"),
+        }
     if kind == "timestamp":
         return {str(value), value.isoformat()}
     return {str(value)}
@@ -705,7 +728,9 @@ def judge_parquet(
     type_, values, exact = PARQUET[kind]
     answers = [values[i % len(values)] for i in range(count)]
     out = io.BytesIO()
-    table = pa.table({"question": [f"q{i}" for i in range(count)], "steps": [["s"]] * count, "answer": pa.array(answers, type_)})
+    table = pa.table(
+        {"question": [f"q{i}" for i in range(count)], "steps": [["s"]] * count, "answer": pa.array(answers, type_)}
+    )
     pq.write_table(table, out, row_group_size=group, compression=compression)
     content = bytearray(out.getvalue())
     if hurt == "truncate":

@@ -96,7 +96,15 @@ def recipes(draw: st.DrawFn) -> Recipe:
         "added": ((), (), ("####",), ("<<", ">>"), ("<s>",), ("12",), (" ",), ("a",), ("#",)),
         "stored": ("none", "none", "none", "truncation", "padding"),
     }  # fmt: skip
-    chosen = {"post_processor": "none", "vocabulary": "all", "merges": 0, "unknown": "<unk>", "eos": "<eos>", "added": (), "stored": "none"}
+    chosen = {
+        "post_processor": "none",
+        "vocabulary": "all",
+        "merges": 0,
+        "unknown": "<unk>",
+        "eos": "<eos>",
+        "added": (),
+        "stored": "none",
+    }
     chosen |= draw(st.sampled_from(FAMILIES))
     for part in draw(st.lists(st.sampled_from(sorted(of)), max_size=3)):
         chosen[part] = draw(st.sampled_from(of[part]))
@@ -137,7 +145,7 @@ def made(recipe: Recipe, examples: list[Example], folder: Path) -> None:
         characters = sorted(pre_tokenizers.ByteLevel.alphabet()) if recipe.vocabulary == "all" else characters
     unknown = None if recipe.unknown == "none" else "<unk>"
     start = [*([unknown] if unknown else []), "<s>"]
-    pairs = list(dict.fromkeys(pair for word in words for pair in zip(word, word[1:], strict=False)))[: recipe.merges]
+    pairs = list(dict.fromkeys(pair for word in words for pair in pairwise(word)))[: recipe.merges]
     merged = [a + b for a, b in pairs]
     tokens: dict[str, int] = {}
     if recipe.model in ("bpe", "bytes"):
@@ -195,7 +203,9 @@ part = word.map(lambda t: " ".join(t.replace("\u00a0", "é").split())).filter(
     lambda t: t and "#" * 4 not in t and not t.endswith("#") and not t.startswith("#")
 )
 examples = st.lists(
-    st.builds(lambda p, steps, a: Example.of_steps(p, steps, a), part, st.lists(part, max_size=3), part), min_size=1, max_size=4
+    st.builds(lambda p, steps, a: Example.of_steps(p, steps, a), part, st.lists(part, max_size=3), part),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -306,9 +316,15 @@ def compare(
             found("tokenizer: the target's answer is another", f"{example.answer!r} is scored as {answer!r}", told)
         used = tokenizer(export_prompt(example.prompt, str(tokenizer.eos_token), False))["input_ids"]
         if list(used) != tokens[Part.PROMPT]:
-            found("tokenizer: an export reads another prompt", f"trained on {tokens[Part.PROMPT]}, its README gives {used}", told)
+            found(
+                "tokenizer: an export reads another prompt",
+                f"trained on {tokens[Part.PROMPT]}, its README gives {used}",
+                told,
+            )
         if by_step and example.cot:
-            compare_steps(tokenizer, tokens[Part.COT], batch.unit_start[row][batch.part[row] == Part.COT], example, told)
+            compare_steps(
+                tokenizer, tokens[Part.COT], batch.unit_start[row][batch.part[row] == Part.COT], example, told
+            )
 
 
 def compare_steps(tokenizer: PreTrainedTokenizerBase, cot: list[int], start: Any, example: Example, told: str) -> None:

@@ -1,9 +1,9 @@
 """What the fuzz tests share: how many examples, from what seed, for how long, and what becomes of a finding.
 
-    pytest -m long -n 0 tests/test_fuzz.py                            as `make long` runs it: the same examples every time
-    FUZZ_TIMES=20 FUZZ_SEED=7 pytest -m long -n 0 tests/test_fuzz.py  twenty times as many examples, from another seed
-    FUZZ_FINDINGS=found.jsonl FUZZ_TIMES=20 FUZZ_SEED=7 pytest ...    keep findings in a file and go on; no test fails
-    FUZZ_ONLY='lost' pytest ...                                       look for one kind of finding only, and shrink it
+pytest -m long -n 0 tests/test_fuzz.py                            as `make long` runs it: the same examples every time
+FUZZ_TIMES=20 FUZZ_SEED=7 pytest -m long -n 0 tests/test_fuzz.py  twenty times as many examples, from another seed
+FUZZ_FINDINGS=found.jsonl FUZZ_TIMES=20 FUZZ_SEED=7 pytest ...    keep findings in a file and go on; no test fails
+FUZZ_ONLY='lost' pytest ...                                       look for one kind of finding only, and shrink it
 """
 
 import collections

@@ -270,6 +270,8 @@ def positional(arguments: Sequence[str], schema: type) -> list[str]:
 
 
 def _is_folder(word: str, keys: set[str], key: str) -> bool:
+    if "=" not in word and Path(word).is_dir():  # even if its name is that of a key, or begins with `hydra`
+        return True
     if word.partition("=")[0].lstrip("+") in keys or re.match(r"\+{0,2}hydra[./][\w./]+=", word):
         return False
     if word.startswith("~") and "/" not in word:  # deletes a key

@@ -221,6 +221,13 @@ def test_what_is_missing_is_named(tmp_path, capsys) -> None:
             compared(capsys, a, run_folder(tmp_path / "c"))
 
 
+@pytest.mark.parametrize("name", ["run", "runs", "sweep", "split", "out", "hydra", "hydra-runs"])
+def test_a_folder_may_have_the_name_of_a_key(name: str) -> None:
+    assert cli.positional([name, "split=test"], EvaluateConfig) == [f"run='{name}'", "split=test"]
+    assert cli.positional([name, "other", "out=x"], CompareConfig) == [f"runs=['{name}','other']", "out=x"]
+    assert cli.positional([name], SweepConfig) == [f"sweep='{name}'"]
+
+
 def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = ["plain", "schedule.delta=1_2", "a,b [c]", "it's", "back\\slash's", "two\\\\'s", "end\\"]

@@ -12,11 +12,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
 from torch.distributed.tensor import DTensor
 
-from stepwise_pl import run_folder
 from stepwise_pl.datamodule import StreamLoader
 from stepwise_pl.disk import link, put_in_place
 from stepwise_pl.errors import Collapse
 from stepwise_pl.guard import Guard
+from stepwise_pl.marks import checkpoint_written, training_begins
 from stepwise_pl.module import StepwiseModule
 from stepwise_pl.records import StagesFile
 
@@ -134,7 +134,7 @@ class Checkpoints(Checkpoint):
         assert isinstance(pl_module, StepwiseModule)
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            run_folder.training_begins(self.folder.parent)
+            training_begins(self.folder.parent)
             self._report_disk(pl_module)
 
     def _report_disk(self, module: StepwiseModule) -> None:
@@ -209,7 +209,7 @@ class Checkpoints(Checkpoint):
         if also is not None or trainer.global_step != self._saved_step or not there:
             self._save(trainer, self.last, also=also)
             if trainer.is_global_zero:
-                run_folder.checkpoint_written(self.folder.parent)
+                checkpoint_written(self.folder.parent)
             self._saved_step = trainer.global_step
 
     def _save(self, trainer: L.Trainer, path: Path, weights_only: bool = False, also: Path | None = None) -> None:

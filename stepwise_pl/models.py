@@ -28,8 +28,7 @@ from stepwise_pl.config import CHANGEABLE, LoRAConfig, ModelConfig, flat
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.hub import not_loaded, source
 from stepwise_pl.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
-from stepwise_pl.provenance import other_version
-from stepwise_pl.run_folder import located_model, saved_config
+from stepwise_pl.provenance import located_model, other_version
 from stepwise_pl.tokenizing import load_tokenizer, num_ids
 from stepwise_pl.upgrade import upgraded_state
 
@@ -195,7 +194,7 @@ def restored(
             settings, trainer = (dict(state["stepwise"]["config"][part]) for part in ("model", "trainer"))
             cfg = ModelConfig(**{**settings, "lora": LoRAConfig(**settings.get("lora", {}))})
         else:  # of a version that had neither that nor adapters
-            cfg = saved_config(folder).model
+            cfg = ModelConfig()
     except (KeyError, TypeError):
         raise UserError(f"{path}: was written by {other_version(path)}") from None
     if not cfg.lora.rank:

@@ -35,6 +35,7 @@ from stepwise_pl import cli, processes, registry, run_folder, signals, terminal
 from stepwise_pl import sweep_folder as folders
 from stepwise_pl.config import ASIDE, CHANGEABLE, Config, flat
 from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.marks import holds_run
 from stepwise_pl.overrides import canonical, folder_name, quoted, shortened
 from stepwise_pl.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sweep
 
@@ -211,7 +212,7 @@ def outcome_before(folder: Path, job: Job, config: Config) -> str:
     config = run_folder.resumed_config(path, config, cli.keys_of(job.overrides))
     if finished(path, config) is not None:
         return FINISHED
-    return STOPPED if run_folder.holds_run(path) else job.outcome
+    return STOPPED if holds_run(path) else job.outcome
 
 
 def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:

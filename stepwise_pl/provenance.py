@@ -5,11 +5,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from stepwise_pl import hub
+from stepwise_pl.config import SMALL, ModelConfig
 from stepwise_pl.disk import write_text
 
 PACKAGES = (
@@ -104,3 +108,33 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def located_model(model: ModelConfig, run_dir: Path) -> ModelConfig:
+    """The model's settings; a folder or file that is not here becomes the path to where it lay when the run was started."""
+    starts, above = start_folders(run_dir), run_dir.resolve().parents[:-1]
+
+    def path_of(name: str, roots: Iterable[Path]) -> str:
+        path = Path(name).expanduser()
+        found = None if path.exists() else next((root / path for root in roots if (root / path).exists()), None)
+        return name if found is None else str(found)
+
+    def source_of(name: str) -> str:
+        # A folder above the run that has the name of a model on the Hub is not this model.
+        return path_of(name, [*starts, *above] if hub.is_path(name) else starts)
+
+    return replace(
+        model,
+        name=source_of(model.name),
+        tokenizer=model.tokenizer if model.tokenizer == SMALL else source_of(model.tokenizer),
+        init_from=None if model.init_from is None else path_of(model.init_from, [*starts, *above]),
+    )
+
+
+def start_folders(run_dir: Path) -> list[Path]:
+    """Where the run was started and resumed, the newest first; none if the run folder does not say."""
+    try:
+        sessions = json.loads((run_dir / "environment.json").read_bytes())["sessions"]
+        return list(dict.fromkeys(Path(session["directory"]) for session in reversed(sessions)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -16,24 +16,23 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from stepwise_pl import cli, hub, processes
-from stepwise_pl.config import ASIDE, CHANGEABLE, PATHS, SMALL, Config, ModelConfig, flat
+from stepwise_pl import cli, processes
+from stepwise_pl.config import ASIDE, CHANGEABLE, PATHS, Config, flat
 from stepwise_pl.disk import make_folder, write_text
 from stepwise_pl.errors import UserError
+from stepwise_pl.marks import forget, has_no_checkpoint_yet, holds_run, is_begun
+from stepwise_pl.provenance import located_model, start_folders
 from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.files import DataSearch, FileTask
 from stepwise_pl.upgrade import upgraded
 
 _LOCKS: dict[Path, IO[str]] = {}
-_BEGUN: set[Path] = set()  # run folders in which this process has begun to train
 
-# Left in the folder from the first step on until there is a checkpoint: what was measured by then comes again.
-_NO_CHECKPOINT = ".no-checkpoint-yet"
 _MEASURED = ("metrics.csv", "stages.jsonl", "summary.json", "accuracy.png", "accuracy.svg")
 
 
@@ -76,7 +75,7 @@ def _taken(path: Path) -> UserError:
     """For a folder that is named for a new run."""
     if holds_run(path):
         what = "holds a run already; resume=true goes on with it, another run_dir starts anew"
-    elif (path / _NO_CHECKPOINT).is_file():
+    elif has_no_checkpoint_yet(path):
         what = "holds a run that has no checkpoint yet; resume=true begins it anew, another run_dir leaves it as it is"
     else:
         what = f"holds {_listed(measured(path))} of a run without its last checkpoint; another run_dir leaves that as it is"
@@ -86,7 +85,7 @@ def _taken(path: Path) -> UserError:
 def require_checkpoint_or_nothing(path: Path, in_sweep: bool = False) -> None:
     """Raise `UserError` if a run that begins in the folder would write over what another has measured."""
     found = measured(path)
-    if processes.is_further() or holds_run(path) or (path / _NO_CHECKPOINT).is_file() or not found:
+    if processes.is_further() or holds_run(path) or has_no_checkpoint_yet(path) or not found:
         return
     good = path / "checkpoints" / "good.ckpt"
     put_back = f"put it back (or copy {good.name} there, an earlier one)" if good.is_file() else "put it back"
@@ -129,7 +128,7 @@ def at_work(path: Path) -> Iterator[None]:
     there = set(path.rglob("*"))
     make_folder(path, "run_dir")
     lock(path)
-    _BEGUN.discard(path.absolute())
+    forget(path)
     content = {file: file.read_bytes() for file in path.iterdir() if file in there and file.is_file()}
     try:
         make_folder(path / "checkpoints", "run_dir")
@@ -173,28 +172,11 @@ def begin_anew(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def training_begins(path: Path) -> None:
-    """Note that training begins, called by the first process: from here on the folder is not put back as it was."""
-    _BEGUN.add(path.absolute())
-    if not holds_run(path):
-        (path / _NO_CHECKPOINT).write_text("")
-
-
-def checkpoint_written(path: Path) -> None:
-    """Note that there is a checkpoint: should it be lost, what was measured is not."""
-    (path / _NO_CHECKPOINT).unlink(missing_ok=True)
-
-
-def is_begun(path: Path) -> bool:
-    """Whether this process has begun to train in the folder."""
-    return path.absolute() in _BEGUN
-
-
 def how_to_go_on(path: Path) -> str:
     """What a stopped run needs, for the person who stopped it."""
     if holds_run(path):
         return f"stopped; the same command with run_dir={path} resume=true goes on"
-    if (path / _NO_CHECKPOINT).is_file():
+    if has_no_checkpoint_yet(path):
         return f"stopped before the first checkpoint; the same command with run_dir={path} resume=true begins anew"
     return "stopped before training began; the same command begins anew"
 
@@ -226,11 +208,6 @@ def unlock(path: Path) -> None:
     """Let others in again: the run is over, and this process may have more to do (a sweep)."""
     if (file := _LOCKS.pop(path.absolute(), None)) is not None:
         file.close()
-
-
-def holds_run(path: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
-    return (path / "checkpoints" / "last.ckpt").is_file()
 
 
 def newest(base: Path) -> Path:
@@ -343,36 +320,6 @@ def located(config: Config, run_dir: Path) -> Config:
         files = derived_of(run_dir).get("files") if (run_dir / "config.yaml").is_file() else None
         config.task.look_in(DataSearch(run_dir, starts, files or None))
     return replace(config, model=located_model(config.model, run_dir))
-
-
-def located_model(model: ModelConfig, run_dir: Path) -> ModelConfig:
-    """The model's settings; a folder or file that is not here becomes the path to where it lay when the run was started."""
-    starts, above = start_folders(run_dir), run_dir.resolve().parents[:-1]
-
-    def path_of(name: str, roots: Iterable[Path]) -> str:
-        path = Path(name).expanduser()
-        found = None if path.exists() else next((root / path for root in roots if (root / path).exists()), None)
-        return name if found is None else str(found)
-
-    def source_of(name: str) -> str:
-        # A folder above the run that has the name of a model on the Hub is not this model.
-        return path_of(name, [*starts, *above] if hub.is_path(name) else starts)
-
-    return replace(
-        model,
-        name=source_of(model.name),
-        tokenizer=model.tokenizer if model.tokenizer == SMALL else source_of(model.tokenizer),
-        init_from=None if model.init_from is None else path_of(model.init_from, [*starts, *above]),
-    )
-
-
-def start_folders(run_dir: Path) -> list[Path]:
-    """Where the run was started and resumed, the newest first; none if the run folder does not say."""
-    try:
-        sessions = read_json(run_dir / "environment.json")["sessions"]
-        return list(dict.fromkeys(Path(session["directory"]) for session in reversed(sessions)))
-    except (UserError, KeyError, TypeError):
-        return []
 
 
 def comparable_config(run_dir: Path) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import Any
 
 from stepwise_pl.disk import make_folder
 from stepwise_pl.errors import UserError, printable
+from stepwise_pl.marks import holds_run
 from stepwise_pl.overrides import folder_name
 from stepwise_pl.processes import is_alive
-from stepwise_pl.run_folder import holds_run, measured, write_json
+from stepwise_pl.run_folder import measured, write_json
 
 WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
 OUTCOMES = (FINISHED, FAILED, RUNNING, STOPPED, WAITING)

@@ -14,6 +14,7 @@ from stepwise_pl import cli, multirun, processes, run_folder, signals
 from stepwise_pl.config import Config
 from stepwise_pl.errors import UserError
 from stepwise_pl.expected import judge, told
+from stepwise_pl.marks import holds_run, is_begun
 
 if TYPE_CHECKING:
     from stepwise_pl.building import Parts
@@ -141,7 +142,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any]) ->
     more: list[Logger] = []
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     step, lost = 0, {}
-    if run_folder.holds_run(run_dir):
+    if holds_run(run_dir):
         lost = {} if (run_dir / "metrics.csv").is_file() else {"metrics_lost": True}
         step = runs.resume(run_dir, plain)
     elif is_first:
@@ -202,7 +203,7 @@ def stop_explained(run_dir: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         is_stop = is_signal(error)
-        begun = run_folder.holds_run(run_dir) or run_folder.is_begun(run_dir)
+        begun = holds_run(run_dir) or is_begun(run_dir)
         # A user's error says itself what to do, and a sweep says it at its end.
         told = isinstance(error, UserError) or cli.in_sweep() or processes.is_further()
         if not told and (is_stop or begun):

@@ -9,7 +9,7 @@ PACKAGE = Path(stepwise_pl.__file__).parent
 
 LAYERS = [
     # plain functions and small classes
-    {"errors", "disk", "terminal", "hub", "registry", "provenance", "schedules.base", "schedules.linear", "schedules.adaptive", "schedules", "tasks.base", "tasks.reading",
+    {"errors", "disk", "terminal", "hub", "registry", "provenance", "processes", "signals", "upgrade", "marks", "schedules.base", "schedules.linear", "schedules.adaptive", "schedules", "tasks.base", "tasks.reading",
      "tasks.files", "tasks.gsm8k", "tasks.multiplication", "tasks.sampling", "tasks.parity", "tasks.addition",
      "tasks.word_problems", "tasks.long_multiplication", "tasks.multiplication_ood", "tasks", "config", "commands", "statistics",
      "predictions", "records", "expected", "older_transformers"},

@@ -239,7 +239,7 @@ class GuardConfig:
     # `warn` stops, the others go back and halve the learning rate. They do that as well where as many tokens had
     # been removed at the good checkpoint, because slower removal would change nothing.
     action: str = "warn"
-    # Collapsed: answer accuracy on validation is surely (95% Wilson interval) below this part of the best so far,
+    # Collapsed: answer accuracy at any length on validation is surely (95% Wilson interval) below this part of its best,
     collapsed: float = 0.25
     # so many times in a row. A guard that goes back judges at the end of a stage, not right after a token has left.
     patience: int = 2

@@ -1,6 +1,7 @@
 """From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def plot_stages(
     with pyplot() as plt:
         figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
         _draw_stages(axes, runs, given_up or {})
-        axes.set_title(title)
+        axes.set_title(textwrap.fill(title, 72, break_on_hyphens=False), fontsize="medium")
         save_figure(figure, stem)
 
 
@@ -147,7 +148,7 @@ def _draw_stages(axes: Any, runs: Mapping[str, list[Stage]], given_up: Mapping[s
         y = [stage.accuracy for stage in stages]
         errors = [[s.accuracy - s.interval[0] for s in stages], [s.interval[1] - s.accuracy for s in stages]]
         axes.errorbar(
-            x, y, yerr=errors, label=name, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
+            x, y, yerr=errors, label=name if len(runs) > 1 else None, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
             markersize=5, capsize=3, linewidth=1.5,
         )  # fmt: skip
         if any(stage.differs for stage in stages):
@@ -165,5 +166,5 @@ def _draw_stages(axes: Any, runs: Mapping[str, list[Stage]], given_up: Mapping[s
     axes.set(xlabel="CoT tokens removed", ylabel="answer accuracy (validation)", ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if len(axes.get_legend_handles_labels()[1]) > 1:
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize="small")

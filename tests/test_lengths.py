@@ -1,6 +1,8 @@
 """Answers that are right, but longer than what is asked for: a model one step after a token has left still writes its old CoT."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from stepwise_pl.evaluation import Bounds, Decoded, Scorer
 from stepwise_pl.predictions import read_predictions
 from stepwise_pl.records import all_rows, read_stage_records
 from stepwise_pl.removal import remove
+from stepwise_pl.reporting.figures import speeds
+from stepwise_pl.reporting.history import read_run
 from stepwise_pl.results import Stage, plot_stages, read_stages, selected, stage_table
 from stepwise_pl.sweep_results import read_result
 from stepwise_pl.tasks import Multiplication
@@ -114,8 +118,9 @@ def test_within_the_length_it_is_the_number_of_decoding_no_further(steps: int) -
         short = answers(generate(model, batch, eos, asked), tokenizer)
         long = generate(model, batch, eos, whole)
         targets = answers(continuation(batch), tokenizer)
-        assert metrics["answer_accuracy"] == sum(map(str.__eq__, map(str, short), map(str, targets))) / 48
-        assert metrics[ANY_LENGTH] == sum(map(str.__eq__, map(str, answers(long, tokenizer)), map(str, targets))) / 48
+        for key, given_answers in (("answer_accuracy", short), (ANY_LENGTH, answers(long, tokenizer))):
+            right = sum(one == target for one, target in zip(given_answers, targets, strict=True))
+            assert metrics[key] == pytest.approx(right / 48)
         assert [one.predicted if one.within_length else None for one in found] == short
         assert [one.cot_tokens for one in found] == [row.index(eos) if eos in row else len(row) for row in long]
 
@@ -151,7 +156,6 @@ def strip(folder: Path) -> None:
 def test_folders_without_the_new_numbers_are_read_by_everything(still_writing: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command("evaluate", f"run={still_writing}", "speed_problems=2")
-    command("train", "-h")
     for path in sorted(still_writing.rglob("*")):  # in order, so that evaluations stay newer than checkpoints
         if path.is_file():
             (folder / path.relative_to(still_writing)).parent.mkdir(parents=True, exist_ok=True)
@@ -182,10 +186,10 @@ def test_a_stage_shows_accuracy_at_any_length_where_it_differs(still_writing: Pa
         not Stage(0, 1, 0.5, 10).differs and not Stage(0, 1, 0.5, 10, 0.5).differs and Stage(0, 1, 0.5, 10, 0.6).differs
     )
     page = report.report(ReportConfig([str(still_writing)], out=str(tmp_path / "report.html"))).read_text()
-    figures = json.loads(page.split('id="figures" type="application/json">')[1].split("</script>")[0])
+    figures = json.loads(page.split('type="application/json" id="figures">')[1].split("</script>")[0])
     thin = [trace for trace in figures["accuracy"]["data"] if "right at any length" in trace["name"]]
     (drawn,) = thin
-    assert drawn["line"]["dash"] == "dash" and drawn["line"]["width"] < 1 and drawn["y"][-1] > 0.9
+    assert drawn["line"]["dash"] == "dash" and drawn["line"]["width"] < 1.6 and drawn["y"][-1] > 0.9
     assert '<th scope="col">right at any length</th>' in page and "right, but too long" in page
 
 
@@ -193,12 +197,6 @@ def test_a_stage_shows_accuracy_at_any_length_where_it_differs(still_writing: Pa
 
 
 def test_a_stale_evaluation_is_left_out_of_the_figures_with_a_note(run_dir: Path, tmp_path: Path) -> None:
-    import os
-    import shutil
-
-    from stepwise_pl.reporting.figures import speeds
-    from stepwise_pl.reporting.history import read_run
-
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
     shutil.rmtree(folder / "evaluations", ignore_errors=True)

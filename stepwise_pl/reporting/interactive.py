@@ -109,7 +109,7 @@ def _series(series: Series) -> dict[str, Any]:
     if series.line != "none":
         shape = "hv" if series.line == "steps" else "linear"
         dash = LINES.get(series.line) or DASHES[series.turn % len(DASHES)]
-        out["line"] = {"color": color, "width": 0.8 if series.thin else 1.6, "dash": dash, "shape": shape}
+        out["line"] = {"color": color, "width": 1.1 if series.thin else 1.6, "dash": dash, "shape": shape}
     if series.marker != "none":
         shape = {"x": "x-thin", "|": "line-ns"}.get(series.marker) or SHAPES[marker]
         size = {"x": 9, "|": 7}.get(series.marker, 8)

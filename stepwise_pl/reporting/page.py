@@ -168,11 +168,9 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
 
     if len(runs) == 1:
         cell = dict(zip(tables.HEAD, tables.key_numbers(runs[0]), strict=True))
-        at_all = tables.any_length(runs[0])
         return [
             tile("test accuracy", cell["test accuracy"], cell["95% Wilson interval"].strip(tables.NONE)),
             tile("CoT tokens removed", cell["CoT tokens removed"]),
-            *([tile("test accuracy at any length", at_all)] if at_all else []),
             tile("steps", cell["steps"], f"{cell['examples']} examples"),
             tile("examples per removed token", cell["examples per removed token"].split()[0], "the paper: 101,000"),
             tile("outcome", cell["outcome"], f"{cell['seconds']} s"),

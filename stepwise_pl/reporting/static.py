@@ -83,7 +83,7 @@ def _draw(series: Series, axes: Any, aside: float) -> None:
     x = [value + aside for value in series.x]
     y = [float("nan") if value is None else value for value in series.y]
     style = {
-        "color": color, "linestyle": LINES.get(series.line, DASHES[series.turn % len(DASHES)]), "linewidth": 0.8 if series.thin else 1.4,
+        "color": color, "linestyle": LINES.get(series.line, DASHES[series.turn % len(DASHES)]), "linewidth": 1.0 if series.thin else 1.4,
         "marker": {"run": shape, "none": ""}.get(series.marker, series.marker), "markersize": 6 if series.marker == "x" else 5,
         "drawstyle": "steps-post" if series.line == "steps" else "default",
     }  # fmt: skip

@@ -34,7 +34,9 @@ def key_numbers(run: History) -> list[str]:
         str(run.seed),
         removed_of(run),
         f"{summary['test_accuracy']:.1%}" if tested else NONE,
-        f"{percents(tuple(interval))} n={summary.get('test_examples', '?')}" if tested and interval else NONE,
+        f"{percents(tuple(interval))} n={summary.get('test_examples', '?')}{any_length(run)}"
+        if tested and interval
+        else NONE,
         number(summary.get("steps", run.rows[-1]["step"] if run.rows else None)),
         number(summary.get("examples_seen")),
         examples_per_token(run),
@@ -44,9 +46,9 @@ def key_numbers(run: History) -> list[str]:
 
 
 def any_length(run: History) -> str:
-    """Test accuracy of answers of any length, for reading; empty where it is not known, or no other."""
+    """Test accuracy of answers of any length, behind that of answers of the length asked for; empty where it is no other."""
     found, within = (run.summary.get(key) for key in ("test_accuracy_any_length", "test_accuracy"))
-    return "" if found is None or found == within else f"{found:.1%}"
+    return "" if found in (None, within) else f"; {found:.1%} right at any length"
 
 
 def mean_numbers(cell: Cell) -> list[str]:
@@ -149,8 +151,6 @@ def outcome(run: History) -> str:
     said = "collapsed" if run.summary.get("collapsed") else "ended"
     if has_come_back(run):
         said += f", collapsed at {run.summary['collapsed_at']} removed and came back"
-    if at_all := any_length(run):
-        said += f", {at_all} right at any length"
     if run.rollbacks:
         said += f", {len(run.rollbacks)} rollback{'s' * (len(run.rollbacks) > 1)}"
     return said

@@ -80,6 +80,8 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         UserError: the run cannot be read, or was trained with keep_position, which no
             plain Hugging Face folder can express.
     """
+    from transformers import GenerationConfig
+
     from stepwise_pl import runs
     from stepwise_pl.lora import merge_adapters
     from stepwise_pl.tokenizing import export_prompt
@@ -91,14 +93,15 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
             "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
         )
     eos = run.tokenizer.eos_token
-    settings = run.model.generation_config
+    # Not the model's own: a pretrained one may ask for penalties or a least length, which the run was not scored with.
+    settings = run.model.generation_config = GenerationConfig(bos_token_id=run.tokenizer.bos_token_id)
     settings.do_sample = False
     settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
     settings.pad_token_id = run.tokenizer.eos_token_id
     example = example_prompt(run.config.task)
     merge_adapters(run.model)
-    if settings.use_cache and not _generates_alike(run.model):
+    if not _generates_alike(run.model):
         settings.use_cache = False
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(
         prompt=export_prompt(example, eos, run.internalized), eos=eos

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stepwise_pl import commands, registry
 from stepwise_pl import config as schemas
 from stepwise_pl.disk import disk_error, write_text
-from stepwise_pl.errors import UserError
+from stepwise_pl.errors import UserError, printable
 
 T = TypeVar("T")
 
@@ -79,8 +79,7 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
     one line on standard error and exit status 2; a defect keeps its traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
-    # Hydra's parser does not take overrides on both sides of a flag.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = flags_first(sys.argv[1:])
     register_schemas()
     sys.argv[1:] = positional(sys.argv[1:], TOP[f"_{config_name}"])
 
@@ -129,7 +128,32 @@ def told(error: Exception) -> str | None:
     if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
         null = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "a config group")
         return f"{null} is not set: choose one with {null}=<name>; --help lists them"
+    if "Expecting one subcommand from" in str(error):  # the same, of --shell-completion
+        return "--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it"
     return disk_error(error)
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The command line with its flags and their values in front: Hydra's parser takes no override behind them.
+
+    Raises:
+        SystemExit: of status 2, after one line, if there is no such flag or it has no such value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise SystemExit(fail(f"{printable(message)}; settings are key=value, and --help lists them and the flags"))
+
+    parser.error = refuse  # type: ignore[method-assign]  # it would print its usage as well
+    overrides = list(parser.parse_intermixed_args(arguments).overrides)
+    # From the end, because the value of a flag may read as an override does.
+    flags, left = [], list(overrides)
+    for argument in reversed(arguments):
+        if left and argument == left[-1]:
+            left.pop()
+        else:
+            flags.append(argument)
+    return [*reversed(flags), *overrides]
 
 
 def positional(arguments: Sequence[str], schema: type) -> list[str]:

@@ -84,8 +84,8 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
                 f"model.type={cfg.type}: is several models in one ({', '.join(models)}), which can only be loaded, not "
                 f"made from scratch; {f'its part for text is model.type={text}' if text else 'choose another type'}"
             )
-        sizes = _sizes(published.to_dict(), cfg, positions, vocabulary)
-        tokens = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+        sizes: dict[str, Any] = {**_sizes(published.to_dict(), cfg, positions, vocabulary)}
+        tokens: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
         try:
             return kind(**sizes, **tokens)
         except Exception:

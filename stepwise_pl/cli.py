@@ -132,6 +132,8 @@ def told(error: Exception) -> str | None:
         return str(error)
     if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
         return _no_name(str(error))
+    if "Expecting one subcommand from" in str(error):  # Hydra's as well, of --shell-completion
+        return "--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it"
     return disk_error(error)
 
 
@@ -157,13 +159,28 @@ def understood(arguments: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{argument}: is no text in this terminal's encoding; rename the file, or set LC_ALL=C.UTF-8"
             )
-    # Hydra's parser does not take overrides on both sides of a flag.
-    arguments = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
-    arguments = positional(arguments, TOP[f"_{_command}"])
+    arguments = positional(flags_first(arguments), TOP[f"_{_command}"])
     flags, words = _flags_and_words(arguments)
     sweeps = flags.multirun or any(re.fullmatch("hydra.mode=multirun", word, re.IGNORECASE) for word in words)
     fit = {word: _fit(word, sweeps) for word in words}
     return [fit.get(argument, argument) for argument in arguments]
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The command line with its flags and their values in front: Hydra's parser takes no settings on both sides of a flag.
+
+    Raises:
+        UserError: there is no such flag, or it has no such value.
+    """
+    words = _flags_and_words(arguments)[1]
+    # From the end, because the value of a flag may read as a setting does.
+    flags, left = [], list(words)
+    for argument in reversed(arguments):
+        if left and argument == left[-1]:
+            left.pop()
+        else:
+            flags.append(argument)
+    return [*reversed(flags), *words]
 
 
 def _flags_and_words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
@@ -172,13 +189,15 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     def refuse(message: str) -> NoReturn:
         if match := re.fullmatch(r"unrecognized arguments: (--?(\S+))(.*)", message, re.DOTALL):
             example = match[2] if "=" in match[2] else f"{match[2]}=<value>"
-            raise UserError(f"{match[1]}: no such flag; a setting is written without hyphens: {example}")
+            raise UserError(
+                f"{match[1]}: no such flag; a setting is written without hyphens: {example}; --help lists both"
+            )
         raise UserError(f"{message}; --help explains")
 
     parser = get_args_parser()
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
-    flags = parser.parse_args(list(arguments))
+    flags = parser.parse_intermixed_args(list(arguments))
     return flags, list(flags.overrides)
 
 

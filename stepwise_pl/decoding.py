@@ -123,7 +123,7 @@ def _read(model: PreTrainedModel, tokens: Tensor, position: Tensor | None) -> di
 
 
 @functools.cache
-def _arguments(kind: type[PreTrainedModel]) -> frozenset[str]:
+def _arguments(kind: Any) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
 

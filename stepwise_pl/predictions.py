@@ -143,7 +143,7 @@ def step_of(checkpoint: Path) -> int | None:
         with zipfile.ZipFile(checkpoint) as archive:
             pickled = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
         values = (value for operation, value, _ in pickletools.genops(pickled) if operation.name in _LITERALS)
-        return next(int(next(values)) for value in values if value == "global_step")
+        return next(int(str(next(values))) for value in values if value == "global_step")
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile):
         return None
 

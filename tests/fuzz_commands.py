@@ -342,7 +342,7 @@ def commands(draw: st.DrawFn) -> Command:
             ]
         )
     )
-    odd = draw(st.lists(overrides(name), min_size=0 if name != "dashboard" else 1, max_size=2))
+    odd = draw(st.lists(overrides(name), min_size=0 if name != "dashboard" else 1, max_size=2, unique=True))
     wreck: tuple[tuple[str, str], ...] = ()
     if name == "train":
         base = (*draw(st.sampled_from([PRODUCTS, PRODUCTS, FILE])), *TINY, "run_dir=new")
@@ -561,7 +561,8 @@ def judge_line(command: Command, line: str, told: str) -> None:
             for a in command.arguments
             if command.name not in ("train", "check_data", "write_data")
         ]
-        if key.strip() and not any(name in line for name in [*names, *folders]):
+        keys = [argument.partition("=")[0] for argument in command.arguments if "." in argument.partition("=")[0]]
+        if key.strip() and not any(name in line for name in [*names, *folders, *keys]):
             found("command: the error does not say what is wrong", line[:400], told)
 
 

@@ -15,7 +15,7 @@ from stepwise_pl.config import Config
 from stepwise_pl.early import causal_types
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
-from tests.conftest import REPO
+from tests.conftest import REPO, command
 
 
 def composed(*overrides: str, config_name: str = "train") -> Config:
@@ -198,3 +198,32 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
     assert name("task=mult2x2", "data.batch_size=8", "+model.config.attn_pdrop=0") == [
         "mult2x2-tiny-stepwise/data.batch_size-8+model.config.attn_pdrop-0"
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments,parsed",
+    [
+        ("seed=1 -m lr=1,2", "-m seed=1 lr=1,2"),
+        ("seed=1 --cfg job lr=2", "--cfg job seed=1 lr=2"),
+        ("-cjob seed=1 --resolve lr=2", "-cjob --resolve seed=1 lr=2"),
+        ("a --info config --multirun b", "--info config --multirun a b"),
+        ("--config-dir a a", "--config-dir a a"),
+    ],
+)
+def test_overrides_may_stand_on_both_sides_of_a_flag(arguments: str, parsed: str) -> None:
+    assert cli.flags_first(arguments.split()) == parsed.split()
+
+
+@pytest.mark.parametrize("arguments", ["--foo", "--seed=1", "-?", "--cfg=nope", "--cfg", "-mseed=1,2"])
+def test_a_flag_that_there_is_not_is_refused_in_one_line(arguments: str) -> None:
+    with pytest.raises(UserError) as refused:
+        cli.flags_first([*arguments.split(), "seed=1"] if arguments != "--cfg" else ["--cfg"])
+    line = str(refused.value)
+    assert "\n" not in line and arguments.lstrip("-").split("=")[0].removesuffix("seed") in line
+    assert "usage" not in line and "--help" in line
+
+
+def test_shell_completion_alone_is_no_traceback(tmp_path) -> None:
+    out = command("train", "--shell-completion", cwd=tmp_path, check=False)
+    assert (out.returncode, len(out.stderr.splitlines())) == (2, 1)
+    assert out.stderr.startswith("error: --shell-completion: give install=")

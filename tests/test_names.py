@@ -182,15 +182,13 @@ def test_a_sweep_folder_of_before_finds_its_jobs(tmp_path: Path) -> None:
     command(*words, **where)  # type: ignore[arg-type]
     (made,) = (tmp_path / "outputs" / "sweeps").iterdir()
     data = json.loads((made / "sweep.json").read_text())
-    for job in data["jobs"]:
-        former = run_of({"task.train": job["swept"]["task.train"]}, 0, former=True)
-        if job["swept"]["task.train"] == "a_b.txt":
-            shutil.rmtree((made / job["run"]).parent)
-            second = job
-        else:
-            (made / job["run"]).parent.rename((made / former).parent)
-            job["run"] = former
-            (made / former / "job.json").write_text(json.dumps(job))
+    (second,) = (job for job in data["jobs"] if job["swept"]["task.train"] == "a_b.txt")
+    shutil.rmtree((made / second["run"]).parent)
+    for job in (job for job in data["jobs"] if job is not second):
+        former = run_of(job["swept"], 0, former=True)
+        (made / job["run"]).parent.rename((made / former).parent)
+        job["run"] = former
+        (made / former / "job.json").write_text(json.dumps(job))
     second |= {"run": run_of(second["swept"], 0, former=True), "outcome": "failed", "error": "another configuration"}
     (made / second["run"] / "job.json").write_text(json.dumps(second))
     data["jobs"] = [job for job in data["jobs"] if job is not second]

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import logging
 import os
 import re
@@ -100,9 +101,10 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
             return multirun.run_job(run, cfg)
         try:
             return run(to_object(cfg))
-        except UserError as error:
-            if HydraConfig.get().mode is RunMode.RUN:
-                raise SystemExit(fail(str(error))) from None
+        except Exception as error:
+            # Hydra would print a line of its own before an error that leaves here.
+            if HydraConfig.get().mode is RunMode.RUN and (line := told(error)) is not None:
+                raise SystemExit(fail(line)) from None
             raise
 
     main = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)
@@ -521,6 +523,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as YAML ({first_line(error)})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: is {'empty' if data is None else 'not a YAML mapping'}")
+    try:
+        json.dumps(data, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: a part of it refers to itself") from None
     return {str(key): value for key, value in data.items()}
 
 
@@ -535,6 +541,8 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
         try:
             if kind in kinds:
                 value = OmegaConf.merge(OmegaConf.structured(kinds[kind]), value)  # type: ignore[index]
+            if isinstance(value, dict) and not isinstance(cfg[key], DictConfig):
+                raise UserError(f"{key}: is a mapping, where one value is meant")
             cfg[key] = OmegaConf.merge(cfg[key], value) if isinstance(value, dict) else value
         except OmegaConfBaseException as error:
             within = f"in {key}: " if isinstance(value, dict) else ""  # the error's own key begins there

@@ -95,10 +95,13 @@ def begin(config: DictConfig) -> None:
     folder = folders.open_sweep_dir(run_dir, name, resume, lasting, former_name)
     run_folder.lock(folder)
     (folder / _STOP).unlink(missing_ok=True)
-    for job, one in planned:
-        is_former = job.run != (run := run_in(folder, job, one))
-        job.run, job.outcome = run, outcome_before(folder, replace(job, run=run), one)
-        if (is_former or job.outcome != FINISHED) and (folder / job.run / "job.json").is_file():
+    found = [run_in(folder, job, one) for job, one in planned]
+    former = {run for run, (job, _) in zip(found, planned, strict=True) if run != job.run}
+    for run, (job, one) in zip(found, planned, strict=True):
+        # Before names were one to one, the folder with this job's name may have become that of another job.
+        job.run = folders.run_apart(job) if run == job.run and run in former else run
+        job.outcome = outcome_before(folder, job, one)
+        if (run in former or job.outcome != FINISHED) and (folder / job.run / "job.json").is_file():
             folders.write_job(folder, job)  # what had failed is tried again
     total = len(planned) or config.hydra.sweeper.get("n_trials")
     jobs = [job for job, _ in planned]

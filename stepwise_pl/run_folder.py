@@ -297,17 +297,17 @@ def saved_config(run_dir: Path) -> Config:
         UserError: it cannot be read, or holds what this version does not know.
     """
     path = run_dir / "config.yaml"
-    saved = upgraded(cli.read_yaml(path), path)
-    saved.pop("derived", None)
-    advice = (
-        "give the folder of a training run; the configuration of another program, or of a later version, cannot be read"
-    )
-    if not saved:
-        raise UserError(f"{path}: is empty; {advice}")
     try:
+        saved = upgraded(cli.read_yaml(path), path)
+        saved.pop("derived", None)
+        if not saved:
+            raise UserError("is empty")
         return cli.config_from(saved, Config)
     except UserError as error:
-        raise UserError(f"{path}: {error}; {advice}") from None
+        raise UserError(
+            f"{path}: {str(error).removeprefix(f'{path}: ')}; give the folder of a training run, for this is no "
+            "configuration that this version of stepwise_pl wrote"
+        ) from None
 
 
 def located(config: Config, run_dir: Path) -> Config:

@@ -19,7 +19,7 @@ from typing import Any
 from stepwise_pl.disk import make_folder
 from stepwise_pl.errors import UserError, printable
 from stepwise_pl.marks import holds_run
-from stepwise_pl.overrides import folder_name
+from stepwise_pl.overrides import folder_name, with_digest
 from stepwise_pl.processes import is_alive
 from stepwise_pl.run_folder import measured, write_json
 
@@ -95,6 +95,12 @@ def run_of(swept: dict[str, str], seed: int, former: bool = False) -> str:
     """
     cell = folder_name([f"{key}={value}" for key, value in swept.items() if key != "seed"], former)
     return f"{cell}/seed{seed}" if cell else f"seed{seed}"
+
+
+def run_apart(job: Job) -> str:
+    """Another run folder for a job whose own holds another job."""
+    cell, _, seed = job.run.rpartition("/")
+    return f"{with_digest(cell, label(job.swept))}/{seed}"
 
 
 def this_process() -> str:

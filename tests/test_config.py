@@ -13,6 +13,7 @@ from stepwise_pl import cli
 from stepwise_pl.commands import EvaluateConfig
 from stepwise_pl.config import Config
 from stepwise_pl.early import causal_types
+from stepwise_pl.errors import UserError
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import REPO, command

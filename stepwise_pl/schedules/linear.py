@@ -32,7 +32,7 @@ class Linear(Schedule):
     # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn.
     pretrain_epochs: float = 0
     remove_start_from: int = 0
-    # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39).
+    # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39); 0: it is gone from the first step on.
     remove_all_beyond: int | None = None
     # s goes no further (the paper's 11x11 run: 320 of 368); 0 removes nothing, by offset neither.
     remove_at_most: int | None = None
@@ -63,8 +63,10 @@ class Linear(Schedule):
     def removed(self, step: int) -> int:
         rate, elapsed = self.rate_exact * self.slowed, step - self.step_from
         removed = self.removed_from + (rate.numerator * max(0, elapsed)) // (rate.denominator * self.steps_per_epoch)
-        # Before the segment begins (pre-training, or the guard waits) nothing leaves, not even all at once.
-        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and elapsed >= 0:
+        # Before the segment begins (pre-training, or the guard waits) nothing leaves, not even all at once. No CoT has
+        # nothing to begin with, under any recipe.
+        begun = elapsed >= 0 or self.remove_all_beyond == 0
+        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and begun:
             removed = max(removed, self.max_removed)
         return removed if self.remove_at_most is None else min(removed, self.remove_at_most)
 

@@ -1,0 +1,82 @@
+"""Output wherever it goes: terminals of few letters, closed pipes, no output at all; and interpreters without docstrings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import OFFLINE, REPO, SMALL
+
+TRAIN = (*SMALL, "trainer.max_steps=4", "schedule.delta=1/2")
+LINES = "".join(f"{i % 5} {i // 5}||{i % 5} → {i // 5} #### {i % 3}\n" for i in range(60))
+
+
+def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command line in bash, with `train` and the others as words of their own."""
+    names = ("train", "evaluate", "check_data", "write_data", "compare", "report", "sweep")
+    functions = "\n".join(f'{name}() {{ "{sys.executable}" -m stepwise_pl.{name} "$@"; }}' for name in names)
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail\n{functions}\n{line}"], cwd=cwd, capture_output=True, timeout=300, encoding="utf-8", errors="replace",
+        env={**os.environ, **OFFLINE, "PYTHONPATH": str(REPO), **env},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_the_letters_shows_replacements(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "übung.txt").write_text(LINES)
+    out = shell(
+        "check_data task=file task.train=übung.txt task.validation_size=5 task.test_size=5",
+        tmp_path,
+        PYTHONIOENCODING=encoding,
+    )
+    assert (out.returncode, "Traceback" in out.stderr) == (0, False), out.stderr
+    assert "? = " in out.stdout or "?=" in out.stdout or "?" in out.stdout
+    out = shell("check_data task=file task.train=nicht-→.txt", tmp_path, PYTHONIOENCODING=encoding)
+    assert out.returncode == 2 and len(out.stderr.splitlines()) == 1 and "nicht-?.txt: No such file" in out.stderr
+
+
+def test_a_closed_pipe_ends_the_reading_and_not_the_work(tmp_path: Path) -> None:
+    words = " ".join(TRAIN)
+    out = shell(f"train {words} run_dir=run | head -c 1; echo ${{PIPESTATUS[0]}} >&2", tmp_path)
+    assert (
+        out.stderr.splitlines()[-1] == "0" and "Traceback" not in out.stderr and "Exception ignored" not in out.stderr
+    )
+    assert (tmp_path / "run" / "summary.json").is_file()
+    # All that a command writes after its first line is written as well, to whatever nobody reads.
+    out = shell("write_data task=mult2x2 task.digits=1 out=data | true; echo ${PIPESTATUS[0]} >&2", tmp_path)
+    assert out.stderr.splitlines()[-1] == "0" and (tmp_path / "data" / "test.txt").is_file()
+    out = shell("evaluate run=run speed_problems=0 2>&1 | true; echo ${PIPESTATUS[0]}", tmp_path)
+    assert out.stdout.splitlines()[-1] == "0" and len(list((tmp_path / "run" / "evaluations").glob("*.json"))) == 1
+    out = shell("evaluate run=nowhere 2>&1 | true; echo ${PIPESTATUS[0]}", tmp_path)
+    assert out.stdout.splitlines()[-1] == "2"
+    out = shell("train --help | head -1; echo ${PIPESTATUS[0]} >&2", tmp_path)
+    assert out.stderr == "0\n"
+    # A sweep prints a line for each of its jobs.
+    out = shell(f"train -m {words} seed=0,1 run_dir=sweep 2>/dev/null | true; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert out.stdout == "0\n" and len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_without_output_the_work_is_done(closed: str, tmp_path: Path) -> None:
+    """Neither is a file that is opened later taken for the closed output."""
+    out = shell(f"train {' '.join(TRAIN)} run_dir=run {closed}", tmp_path)
+    assert (out.returncode, "Traceback" in out.stderr) == (0, False), out.stderr
+    for file in ("metrics.csv", "config.yaml", "stages.jsonl"):
+        assert "run folder" not in (tmp_path / "run" / file).read_text()
+    assert (tmp_path / "run" / "summary.json").is_file()
+    out = shell(f"train experiment=quikstart {closed}", tmp_path)
+    assert out.returncode == 2 and ("2>&-" in closed or "Did you mean experiment=quickstart?" in out.stderr)
+
+
+@pytest.mark.parametrize("how", ["PYTHONOPTIMIZE=2", "-OO"])
+def test_without_docstrings_every_command_works(how: str, tmp_path: Path) -> None:
+    """transformers reads docstrings when it builds a model."""
+    flags, env = ([], {"PYTHONOPTIMIZE": "2"}) if how != "-OO" else (["-OO"], {})
+    out = subprocess.run(
+        [sys.executable, *flags, "-m", "stepwise_pl.train", *TRAIN, f"run_dir={tmp_path / 'run'}"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=300, env={**os.environ, **OFFLINE, "PYTHONPATH": str(REPO), **env},
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert (tmp_path / "run" / "summary.json").is_file()

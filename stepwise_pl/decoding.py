@@ -1,6 +1,5 @@
 """Greedy decoding from the prompt on, and what answer came out."""
 
-import functools
 import inspect
 import logging
 import math
@@ -104,7 +103,7 @@ def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, l
         last: how many columns.
     """
     read = _read(model, tokens, position)
-    if "logits_to_keep" in _arguments(type(model)):
+    if "logits_to_keep" in _arguments(model):
         read["logits_to_keep"] = last
     logits: Tensor = model(**read).logits
     return logits[:, -last:]
@@ -112,7 +111,7 @@ def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, l
 
 def takes_positions(model: PreTrainedModel) -> bool:
     """Whether the model can be told the positions of its tokens; recurrent models and some with relative positions cannot."""
-    return "position_ids" in _arguments(type(model))
+    return "position_ids" in _arguments(model)
 
 
 def _read(model: PreTrainedModel, tokens: Tensor, position: Tensor | None) -> dict[str, Any]:
@@ -120,12 +119,12 @@ def _read(model: PreTrainedModel, tokens: Tensor, position: Tensor | None) -> di
     possible = {
         "input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": position, "use_cache": False
     }  # fmt: skip
-    return {name: value for name, value in possible.items() if name in _arguments(type(model))}
+    return {name: value for name, value in possible.items() if name in _arguments(model)}
 
 
-@functools.cache
-def _arguments(kind: type[PreTrainedModel]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+def _arguments(model: PreTrainedModel) -> set[str]:
+    """What a model can be called with."""
+    return set(inspect.signature(type(model).forward).parameters)
 
 
 class _Cached:
@@ -146,7 +145,7 @@ class _Cached:
         """What follows each row, [batch, vocabulary]."""
         read = _read(self.model, self.tokens, self.positions)
         read |= {"attention_mask": self.attention, "past_key_values": self.cache, "use_cache": True}
-        if "logits_to_keep" in _arguments(type(self.model)):
+        if "logits_to_keep" in _arguments(self.model):
             read["logits_to_keep"] = 1
         logits: Tensor = self.model(**read).logits
         return logits[:, -1]

@@ -1,5 +1,6 @@
 """What a causal LM is made of: its configuration, a model of random or no weights, and its positions."""
 
+import math
 import re
 from typing import Any
 
@@ -30,6 +31,7 @@ STATE_HEADS, STATE_DIM = (
     ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"),
     ("mamba_d_head", "mamba_head_dim", "mamba_headdim"),
 )
+STATE_GROUPS = ("n_groups", "mamba_n_groups", "mamba_ngroups")
 CHUNK = ("chunk_size", "mamba_chunk_size")
 OF_WIDTH = re.compile(
     r"(intermediate|hidden|feed_forward|embedding|ffn_hidden)_size$|ffn_dim$|^(dff|dim_ff|d_inner|n_inner|lru_width)$"
@@ -71,7 +73,7 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
     that does not follow from layers, heads and width by itself keeps the proportion that it
     has to them there: the feed-forward layers to the width, the key-value heads to the heads.
     """
-    kind = CONFIG_MAPPING[cfg.type]
+    kind: Any = CONFIG_MAPPING[cfg.type]
     try:
         published = kind()
         parts = {name: part for name, part in vars(published).items() if isinstance(part, PreTrainedConfig)}
@@ -136,6 +138,8 @@ def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabula
             sizes[key] = cfg.heads
         elif key in STATE_DIM and state_heads:
             sizes[key] = max(1, value * published[state_heads] // width) * cfg.width // cfg.heads
+        elif key in STATE_GROUPS:
+            sizes[key] = math.gcd(value, cfg.heads)
         elif key in CHUNK:
             sizes[key] = min(value, 64)
         elif key == "rotary_dim":

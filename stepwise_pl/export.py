@@ -94,7 +94,9 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         )
     eos = run.tokenizer.eos_token
     # Not the model's own: a pretrained one may ask for penalties or a least length, which the run was not scored with.
-    settings = run.model.generation_config = GenerationConfig(bos_token_id=run.tokenizer.bos_token_id)  # type: ignore[no-untyped-call]
+    settings = run.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=run.tokenizer.bos_token_id
+    )
     settings.do_sample = False
     settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None

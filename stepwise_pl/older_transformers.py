@@ -66,7 +66,7 @@ def _older_config(config: dict[str, Any]) -> dict[str, Any]:
             more["rope_scaling"] = {"type": name, **{key: scaled[key] for key in ("short_factor", "long_factor")}}
         else:
             more["rope_scaling"] = {"rope_type": name, **scaled}
-    return {**config, **{key: value for key, value in more.items() if config.get(key) is None}}
+    return {**config, **{key: value for key, value in more.items() if config.get(key) is None or key in BESIDE}}
 
 
 def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:

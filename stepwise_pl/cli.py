@@ -545,8 +545,9 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
                 raise UserError(f"{key}: is a mapping, where one value is meant")
             cfg[key] = OmegaConf.merge(cfg[key], value) if isinstance(value, dict) else value
         except OmegaConfBaseException as error:
-            within = f"in {key}: " if isinstance(value, dict) else ""  # the error's own key begins there
-            raise UserError(f"{within}{explain(error)}") from None
+            line = explain(error)
+            is_whole = line.startswith((f"{key}.", f"{key}:"))  # else the key that it names begins within this group
+            raise UserError(line if is_whole else f"in {key}: {line}") from None
     _refuse_unknown(cfg, "")
     return _as_object(cfg)  # type: ignore[no-any-return]
 

@@ -123,7 +123,7 @@ def test_slowed_down_it_goes_on_from_where_it_is_told(delta, rate, wait, step, r
 
 
 @given(
-    st.integers(0, 12), st.integers(0, 12), st.sampled_from(["1/2", "1/3", "0.7", 1, 2]), st.sampled_from([None, 2, 9]),
+    st.integers(0, 12), st.integers(1, 12), st.sampled_from(["1/2", "1/3", "0.7", 1, 2]), st.sampled_from([None, 2, 9]),
     st.sampled_from([0, 1, "1/2", 3]),
 )  # fmt: skip
 def test_exactly_as_many_as_configured_are_gone_until_pretraining_ends(start, beyond, epochs, at_most, delta) -> None:

@@ -239,7 +239,8 @@ class Checkpoints(Checkpoint):
         return {"best_score": self.best_score, "score": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score, self.score = state_dict["best_score"], state_dict["score"]
+        self.best_score = state_dict["best_score"]
+        self.score = state_dict.get("score", self.score)  # came later; written anew at the next validation
 
 
 def bytes_in(folder: Path) -> int:

@@ -144,6 +144,7 @@ def fit(
                     "training has ended, after %d rollbacks; resume=true with a larger guard.max_rollbacks goes on",
                     cfg.max_rollbacks,
                 )
+                module.schedule.load_state_dict(state["stepwise"]["schedule"])  # for the pace that is reported
                 seconds = float(state["stepwise"]["seconds"])
                 return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
             del state  # is mapped: the file, replaced by then, would take room on the disk until training ends

@@ -239,8 +239,7 @@ class Checkpoints(Checkpoint):
         return {"best_score": self.best_score, "score": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
-        self.score = state_dict.get("score", self.score)  # came later; written anew at the next validation
+        self.best_score, self.score = state_dict["best_score"], state_dict["score"]
 
 
 def bytes_in(folder: Path) -> int:

@@ -92,8 +92,8 @@ class Guard(Callback):
         return {key: getattr(self, key) for key in ("best", "low", "removed", "collapsed_at")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.low = state_dict["best"], state_dict["low"]
-        self.removed, self.collapsed_at = (state_dict.get(key) for key in ("removed", "collapsed_at"))  # came later
+        self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
+        self.collapsed_at = state_dict.get("collapsed_at")  # came later
 
 
 class Fitted(NamedTuple):

@@ -67,13 +67,17 @@ def has_lost_metrics(path: Path) -> bool:
         return False
 
 
-def other_version(checkpoint: Path) -> str:
-    """The version that wrote a checkpoint which this one cannot read, as far as its run folder says so; for messages."""
+def other_version(checkpoint: Path, before: str) -> str:
+    """The version that wrote a checkpoint which this one cannot read, for messages.
+
+    Args:
+        before: the first commit that writes what is missing, for a run folder that does not name its own.
+    """
     try:
         sessions = json.loads((checkpoint.parent.parent / "environment.json").read_text(encoding="utf-8"))["sessions"]
         return f"another version of stepwise_pl, commit {sessions[-1]['git']['commit'][:7]}, which can read it"
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return "another version of stepwise_pl, which this one cannot read"
+        return f"another version of stepwise_pl, of before commit {before}, which can read it"
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -62,7 +62,9 @@ def _length(model: PreTrainedModel, longest: int) -> int:
     vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     quick = int(min(WORK / (2 * 5 * weights), LOGITS / (4 * vocabulary)))
     positions = getattr(model.config, "max_position_embeddings", None)
-    return min(max(LEAST, min(longest, quick)), positions if isinstance(positions, int) else longest + LEAST)
+    return min(
+        max(LEAST, min(longest, quick)), positions if isinstance(positions, int) and positions > 0 else longest + LEAST
+    )
 
 
 def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, float]:
@@ -94,7 +96,7 @@ def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, flo
 
 def _last_position(model: PreTrainedModel) -> int:
     positions = getattr(model.config, "max_position_embeddings", None)
-    return positions - 1 if isinstance(positions, int) else 2**31
+    return positions - 1 if isinstance(positions, int) and positions > 0 else 2**31
 
 
 def _noisy(model: PreTrainedModel) -> PreTrainedModel:

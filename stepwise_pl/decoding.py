@@ -278,7 +278,7 @@ def generate(
     following = _continued_positions(batch, known, max_new_tokens)
     bound = torch.full_like(ended, max_new_tokens) - (known - prompt)[:, 0]
     limit = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(limit, int):
+    if isinstance(limit, int) and limit > 0:
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last one generated is not read
         following = following.clamp(max=limit - 1)
     start = tokens, there, positions

@@ -113,6 +113,10 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         run.tokenizer.save_pretrained(folder)
         make_readable(folder)
         _require_same_tokens(folder, run.tokenizer)
+        if (
+            not run.config.model.pretrained
+        ):  # of types that are published, which are read all the time, and may be large
+            require_same_weights(folder, run.model)
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return out
 
@@ -139,6 +143,24 @@ def _generates_alike(model: "PreTrainedModel") -> bool:
         if written[0] != written[1]:
             return False
     return True
+
+
+def require_same_weights(folder: Path, model: "PreTrainedModel") -> None:
+    """Raise `UserError` if transformers reads other weights from the folder than were written.
+
+    The code of a type may reset some of them while it loads: youtu sets the end token's to zero.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    read = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
+    written = model.state_dict()
+    changed = [name for name in written if name not in read or not torch.equal(written[name], read[name])]
+    if changed:
+        raise UserError(
+            f"model.type={model.config.model_type}: transformers does not read back the weights that it wrote "
+            f"({changed[0]}), and the model would answer wrongly; nothing is exported, stepwise_pl.evaluate reads the run"
+        )
 
 
 def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:

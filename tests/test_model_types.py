@@ -170,7 +170,7 @@ def test_a_model_that_sees_later_tokens_is_refused_and_the_hint_works(kind: str,
     refused = follow(kind, tmp_path)
     assert refused.startswith(f"refused: model.type={kind}: is no causal LM: a later token changes")
     assert "+model.config.is_decoder=true" in refused
-    assert follow(kind, tmp_path, is_decoder=True) == "trains"
+    assert follow(kind, tmp_path, is_decoder=True).startswith("trains")
 
 
 def test_weights_that_transformers_changes_while_it_loads_are_not_exported(tmp_path: Path) -> None:

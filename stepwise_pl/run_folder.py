@@ -130,7 +130,7 @@ def at_work(path: Path) -> Iterator[None]:
     _BEGUN.discard(path.absolute())
     content = {file: file.read_bytes() for file in path.iterdir() if file in there and file.is_file()}
     try:
-        make_folder(path / "checkpoints")
+        make_folder(path / "checkpoints", probe=False)
         _sweep_out(path)
         processes.share_folder(path)
         yield
@@ -142,8 +142,11 @@ def at_work(path: Path) -> Iterator[None]:
         unlock(path)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, probe: bool = True) -> None:
     """Make a folder for a run or a sweep.
+
+    Args:
+        probe: write a file into it, to see whether that can be done.
 
     Raises:
         UserError: it cannot be made or written.
@@ -158,8 +161,9 @@ def make_folder(path: Path) -> None:
             raise UserError(f"run_dir={path}: {above} is a file; choose another run_dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").write_text("")
-        (path / ".writable").unlink()
+        if probe:
+            (path / ".writable").write_text("")
+            (path / ".writable").unlink()
     except OSError as error:
         raise UserError(f"run_dir={path}: cannot be written ({error.strerror}); choose another run_dir") from None
 

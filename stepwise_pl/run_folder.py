@@ -131,7 +131,7 @@ def at_work(path: Path) -> Iterator[None]:
     forget(path)
     content = {file: file.read_bytes() for file in path.iterdir() if file in there and file.is_file()}
     try:
-        make_folder(path / "checkpoints", "run_dir")
+        make_folder(path / "checkpoints", "run_dir", probe=False)  # an old run's folder keeps its time
         _sweep_out(path)
         processes.share_folder(path)
         yield

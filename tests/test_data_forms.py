@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stepwise_pl.errors import UserError
@@ -462,3 +463,29 @@ def test_with_splits_takes_a_list(tmp_path: Path) -> None:
     names = [str(written(tmp_path / f"{i}.txt", b"q%d||s #### 1\n" % i)) for i in range(2)]
     assert len(with_splits(tmp_path, names).load()["train"]) == 2  # type: ignore[arg-type]
     assert everything(with_splits(tmp_path, names[0]).load(), "train") == [Example("q0", "s", "1")]
+
+
+def test_times_of_day_keep_their_nanoseconds(tmp_path: Path) -> None:
+    times = pa.array([1_000_001, 5], pa.time64("ns"))
+    steps = pa.array([[1_000_001], [5, 7]], pa.list_(pa.time64("ns")))
+    path = tmp_path / "times.parquet"
+    pq.write_table(pa.table({"question": ["a", "b"], "steps": steps, "answer": times}), path)
+    first, second = Files(train=str(path), validation=str(path), test=str(path)).read()["train"]
+    assert (first.cot, first.answer) == ("00:00:00.001000001", "00:00:00.001000001")
+    assert (second.cot, second.answer) == ("00:00:00.000000005 00:00:00.000000007", "00:00:00.000000005")
+
+
+@pytest.mark.parametrize(
+    "name,text,said",
+    [
+        ("a.jsonl", '{\n  "question": "1"\n}\n{\n  "question": "2"\n}\n', "its objects go over several lines"),
+        ("a.json", '{"question": "1",\n "steps": [], "answer": "1"}', "its objects go over several lines"),
+        ("a.json", '{\n "data": [{"question": "1"}]\n}', "which has the examples under 'data'"),
+        ("a.json", '[\n{"question": "1"}\n]\n[\n{"question": "2"}\n]\n', "give them as a list instead"),
+    ],
+)
+def test_json_that_is_laid_out_otherwise_is_one_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said) as refused:
+        Files(train=str(tmp_path / name)).read()
+    assert "\n" not in str(refused.value)

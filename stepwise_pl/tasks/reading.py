@@ -273,8 +273,27 @@ class Part:
                 yield number, ValueError(MARK_INSIDE) if BYTE_ORDER_MARK in line else line
 
     def _jsonl(self) -> Iterator[tuple[int, Record]]:
+        self._refuse_spread_objects()
         for number, line in self._lines():
             yield number, _json_row(line) if isinstance(line, str) else line
+
+    def _refuse_spread_objects(self) -> None:
+        """Raise `UserError` if the first object goes over several lines: every line of it would be named as malformed."""
+        text = self._text().decode("utf-8", errors="replace").lstrip()
+        if not text.startswith("{") or _is_json(text.split("\n", 1)[0]):
+            return
+        try:
+            found, end = json.JSONDecoder().raw_decode(text)
+        except (ValueError, RecursionError):
+            return
+        arrays = [
+            name for name, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
+        if end == len(text.rstrip()) and arrays:
+            raise self._error(f"is one object, which has the examples under {arrays[0]!r}; write that array alone")
+        raise self._error(
+            "its objects go over several lines; write one object a line, or one array of objects in a .json file"
+        )
 
     def _json(self) -> Iterator[tuple[int, Record]]:
         """One array of objects, or JSON Lines."""
@@ -296,7 +315,8 @@ class Part:
         try:
             yield from enumerate(_json_items(text), start=1)
         except json.JSONDecodeError as error:
-            raise self._error(f"line {error.lineno}: not JSON ({error})") from None
+            joined = "; if files were joined, give them as a list instead" if error.msg == "Extra data" else ""
+            raise self._error(f"line {error.lineno}: not JSON ({error}){joined}") from None
 
     def _csv(self) -> Iterator[tuple[int, Record]]:
         # Bytes that are no UTF-8 become lone surrogates here, so that only their own row is malformed.
@@ -474,7 +494,23 @@ def _table_rows(batch: Any, floats: Mapping[str, int], whole: set[str]) -> Itera
         yield row
 
 
+def _nanoseconds_as_text(batch: Any) -> Any:
+    """The RecordBatch with times of day in nanoseconds, also in lists, as their text: Python's own times end at microseconds."""
+    import pyarrow as pa
+
+    def kind_of(kind: Any) -> Any:
+        if kind == pa.time64("ns"):
+            return pa.string()
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return pa.list_(kind_of(kind.value_type))
+        return kind
+
+    schema = pa.schema([field.with_type(kind_of(field.type)) for field in batch.schema])
+    return batch if schema.types == batch.schema.types else batch.cast(schema)
+
+
 def _raw_rows(batch: Any) -> Iterator[dict[str, Any] | ValueError]:
+    batch = _nanoseconds_as_text(batch)
     try:
         yield from batch.to_pylist()
     except Exception:  # of whatever kind: some value is none (invalid UTF-8, a date out of range); say which row's

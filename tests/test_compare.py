@@ -222,7 +222,9 @@ def test_what_is_missing_is_named(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "runs", "sweep", "split", "out", "hydra", "hydra-runs"])
-def test_a_folder_may_have_the_name_of_a_key(name: str) -> None:
+def test_a_folder_may_have_the_name_of_a_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
     assert cli.positional([name, "split=test"], EvaluateConfig) == [f"run='{name}'", "split=test"]
     assert cli.positional([name, "other", "out=x"], CompareConfig) == [f"runs=['{name}','other']", "out=x"]
     assert cli.positional([name], SweepConfig) == [f"sweep='{name}'"]
@@ -252,7 +254,7 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
         (["plain", "run=x"], EvaluateConfig),
         (["plain", "runs=[x]"], CompareConfig),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError):
             cli.positional(arguments, schema)
 
 

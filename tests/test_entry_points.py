@@ -329,7 +329,7 @@ def test_files_train_like_generated_data(tmp_path) -> None:
     # What is exported is in the run folder; the data only lends the README its prompt.
     (tmp_path / "data" / "train.txt").unlink()
     out = command("export", f"run={tmp_path / 'run'}")
-    assert "the README shows no prompt of the data" in out.stdout and "No such file" in out.stdout
+    assert "the README shows no prompt of the data" in out.stdout and "train.txt" in out.stdout, out.stdout
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
 
 

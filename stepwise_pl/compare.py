@@ -11,7 +11,7 @@ from typing import Any
 from stepwise_pl import cli
 from stepwise_pl.commands import CompareConfig
 from stepwise_pl.config import ASIDE, same_but_seed
-from stepwise_pl.disk import write_text
+from stepwise_pl.disk import require_own_or_new, write_text
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table, why_stale
 from stepwise_pl.run_folder import comparable_config
@@ -38,8 +38,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """Compare the runs' predictions as configured; print, and write if asked to; return the numbers.
 
     Raises:
-        UserError: a run has no such predictions, or they are on other problems.
+        UserError: a run has no such predictions, or they are on other problems; or `out` is another file.
     """
+    if config.out:
+        require_own_or_new(Path(config.out), "out", b'{\n  "runs": [')
     evaluated = [load(run, config) for run in config.runs]
     for other in evaluated[1:]:
         require_same_problems(evaluated[0], other)

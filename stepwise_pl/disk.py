@@ -39,6 +39,19 @@ def make_folder(path: Path, key: str, probe: bool = True) -> None:
         raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); choose another {key}") from None
 
 
+def require_own_or_new(path: Path, key: str, start: bytes) -> None:
+    """Raise `UserError` if there is a file in whose place a command's output would be written, and it is no such output.
+
+    Args:
+        key: names the path in the message.
+        start: how the command's own output begins, in small letters.
+    """
+    if path.is_dir():
+        raise UserError(f"{key}={path}: is a folder; give the name of a file")
+    if path.is_file() and (before := path.read_bytes()[: len(start)]) and before.lower() != start:
+        raise UserError(f"{key}={path}: holds something else than what this command writes; choose another {key}")
+
+
 def why(error: OSError, path: Path) -> str:
     """What is wrong with a path: a link into nothing or a file in place of a folder by name, else the system's words."""
     for place in (path, *path.parents):

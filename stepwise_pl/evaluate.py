@@ -20,6 +20,7 @@ from stepwise_pl.predictions import (
     Share,
     by_position,
     by_stratum,
+    digest_of,
     percents,
     table,
     write_predictions,
@@ -96,6 +97,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     ]
     summary: dict[str, Any] = {
         "checkpoint": run.checkpoint.name,
+        "checkpoint_digest": digest_of(run.checkpoint),
         "step": run.step,
         **problems.asked,
         "data_digest": digest(problems.examples),

@@ -81,13 +81,17 @@ def begin(config: DictConfig) -> None:
     """Plan the sweep: its folder, its jobs and their configurations; from here on signals end all of it.
 
     Raises:
-        UserError: a job's configuration is wrong, the folder cannot be used, or a launcher has started this process as
+        UserError: a job's configuration is wrong, `run_dir` or `resume` is swept, the folder cannot be used, or a launcher has started this process as
             one of several.
     """
     processes.require_first()
     arguments = list(config.hydra.overrides.task)
     parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     swept = swept_keys(config, parsed)
+    if about_sweep := [key for key in ("run_dir", "resume") if key in swept]:
+        raise UserError(
+            f"{about_sweep[0]}: is one for the whole sweep; give it one value, each job gets a folder below run_dir"
+        )
     planned = plan(config, parsed, swept)
     (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
     name, lasting = (sweep_name(config, parsed, swept, without_length) for without_length in (False, True))

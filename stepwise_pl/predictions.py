@@ -1,5 +1,6 @@
 """A model's answers, one by one: what is written beside an evaluation, and what is counted from it."""
 
+import hashlib
 import json
 import pickletools
 import re
@@ -126,12 +127,27 @@ def why_stale(run: Path, file: Path, summary: Mapping[str, Any]) -> str:
     checkpoint = run / "checkpoints" / Path(str(summary.get("checkpoint"))).name
     if not checkpoint.is_file():
         return ""
-    if checkpoint.stat().st_mtime > file.stat().st_mtime:
-        return f"is older than {checkpoint.name}, with which the run has gone on"
     now = step_of(checkpoint)
     if now is not None and "step" in summary and summary["step"] != now:
         return f"is of step {summary['step']}, and {checkpoint.name} is of step {now}"
-    return ""
+    if "checkpoint_digest" in summary:
+        is_other = summary["checkpoint_digest"] != digest_of(checkpoint)
+    else:  # Times tell only where nothing else does: a copied folder has new ones.
+        is_other = now is None and checkpoint.stat().st_mtime > file.stat().st_mtime
+    return f"is older than {checkpoint.name}, with which the run has gone on" if is_other else ""
+
+
+def digest_of(checkpoint: Path) -> str | None:
+    """Changes whenever the content of a checkpoint does; None if it cannot be read.
+
+    The archive lists a check sum of each of its parts, so that only the list is read, however large the weights are.
+    """
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            parts = [(part.filename, part.file_size, part.CRC) for part in archive.infolist()]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def step_of(checkpoint: Path) -> int | None:

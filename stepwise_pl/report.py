@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stepwise_pl import cli
 from stepwise_pl.commands import ReportConfig
-from stepwise_pl.disk import write_text
+from stepwise_pl.disk import require_own_or_new, write_text
 from stepwise_pl.errors import UserError, go_on_without
 from stepwise_pl.sweep_folder import holds_sweep
 
@@ -17,10 +17,12 @@ def report(config: ReportConfig) -> Path:
     """Write the page, and the figures as files if asked for; return where the page is.
 
     Raises:
-        UserError: no folder holds a run.
+        UserError: no folder holds a run, or `out` is another file.
     """
     from stepwise_pl.reporting.history import cells_of, find_runs, read_runs
 
+    out = Path(config.out)
+    require_own_or_new(out, "out", b"<!doctype html>")
     paths, notes = find_runs(config.runs)
     if not paths:
         raise UserError(f"nothing to report: {'; '.join(notes)}. Give folders of runs, or folders above them")
@@ -39,7 +41,6 @@ def report(config: ReportConfig) -> Path:
     first = Path(config.runs[0])
     sweep = first.resolve().name if len(config.runs) == 1 and holds_sweep(first) else ""
     page = render(runs, drawn, notes, datetime.now().astimezone().isoformat(" ", "minutes"), command, sweep)
-    out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}"

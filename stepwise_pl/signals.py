@@ -8,7 +8,7 @@ import termios
 # All by which a scheduler, a shell or a person ends a program that can be caught. A terminal sends the first three to
 # every process in its foreground.
 TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-STOPS = (*TERMINAL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+STOPS = (*TERMINAL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM)
 
 
 def is_free(number: signal.Signals) -> bool:

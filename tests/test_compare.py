@@ -11,11 +11,12 @@ import pytest
 from scipy import stats
 
 from stepwise_pl import cli
-from stepwise_pl.commands import CompareConfig, EvaluateConfig, SweepConfig
+from stepwise_pl.commands import CompareConfig, EvaluateConfig, ReportConfig, SweepConfig
 from stepwise_pl.compare import compare
 from stepwise_pl.config import Config
 from stepwise_pl.errors import UserError
 from stepwise_pl.predictions import Prediction, write_predictions
+from stepwise_pl.report import report
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import command
@@ -65,6 +66,20 @@ def test_predictions_older_than_the_checkpoint_are_refused(tmp_path, capsys) -> 
     os.utime(checkpoint, (now + 5, now + 5))
     with pytest.raises(UserError, match=f"is older than best.ckpt.* stepwise_pl.evaluate run={b}"):
         compared(capsys, a, b)
+
+
+def test_no_command_writes_its_output_over_what_a_run_has_measured(tmp_path, capsys) -> None:
+    a, b = (run_folder(tmp_path / name) for name in "ab")
+    measured = tmp_path / "a" / "summary.json"
+    measured.write_text('{"test_accuracy": 1.0}\n')
+    for out, why in ((measured, "holds something else"), (tmp_path / "a", "is a folder")):
+        with pytest.raises(UserError, match=f"^out={out}: {why}"):
+            compared(capsys, a, b, out=str(out))
+        with pytest.raises(UserError, match=f"^out={out}: {why}"):
+            report(ReportConfig(runs=[a], out=str(out)))
+    assert measured.read_text() == '{"test_accuracy": 1.0}\n'
+    for _ in range(2):  # its own output is replaced
+        compared(capsys, a, b, out=str(tmp_path / "numbers.json"))
 
 
 def test_two_runs_by_hand(tmp_path, capsys) -> None:

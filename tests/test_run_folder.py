@@ -170,7 +170,7 @@ def test_a_resume_that_fails_leaves_the_run_as_it_was(run: Path) -> None:
     assert "W&B does not start" in line
 
 
-STOPS = ("SIGUSR1", "SIGHUP", "SIGUSR2", "SIGXCPU", "SIGQUIT")
+STOPS = ("SIGUSR1", "SIGHUP", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGQUIT")
 
 
 @pytest.mark.parametrize("name", STOPS)

@@ -168,6 +168,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_begins(tmp_path: Path) 
     assert "objective=speed: must be one of val_accuracy" in refused("-m", "objective=speed", cwd=tmp_path)
     assert "--multirun with trainer.devices=2" in refused("-m", "seed=0,1", "trainer.devices=2", cwd=tmp_path)
     assert "no such hydra/launcher; choose from basic" in refused("-m", "hydra/launcher=fast", cwd=tmp_path)
+    assert "run_dir: is one for the whole sweep" in refused("-m", "run_dir=a,b", cwd=tmp_path)
     assert "a glob(...) matches no choice" in refused("-m", "schedule=glob(nothing*)", cwd=tmp_path)
     assert "nothing to resume, sweep.json is not there" in refused("-m", "seed=0,1", "resume=true", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl.architecture import num_positions
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.errors import first_line
 from stepwise_pl.roundtrip import written_answer
@@ -236,8 +237,7 @@ def generate(
     ended = torch.tensor([row.count(eos) for row in out], device=known.device)
     following = _continued_positions(batch, known, max_new_tokens)
     bound = torch.full_like(ended, max_new_tokens) - (known - prompt)[:, 0]
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(limit, int):
+    if (limit := num_positions(model)) is not None:
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last one generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)

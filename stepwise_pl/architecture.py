@@ -220,9 +220,9 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def num_positions(model: PreTrainedModel) -> int | None:
-    """The most tokens that the model takes, as its configuration has it; None if it says nothing."""
+    """The most tokens that the model takes, as its configuration has it; None if it sets no bound."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) else None
+    return positions if isinstance(positions, int) and positions > 0 else None  # -1: xlnet's word for any number
 
 
 def position_table(model: PreTrainedModel) -> nn.Embedding | None:

@@ -69,7 +69,7 @@ def _length(model: PreTrainedModel, longest: int) -> int:
 def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, float]:
     """How much later tokens change the logits before them, and how much earlier ones change those after; in units of logits."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    vocabulary = int(model.get_input_embeddings().num_embeddings) - 1  # type: ignore[arg-type]
     tokens = torch.randint(vocabulary, [length], generator=generator).repeat(4, 1)
     # One row as it is, the others with some tokens exchanged: near the start, in the middle, at the end.
     changed = min(CHANGED, length // 3)
@@ -77,6 +77,9 @@ def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, flo
     for row, start in enumerate(starts, start=1):
         shift = torch.randint(1, vocabulary, [changed], generator=generator)
         tokens[row, start : start + changed] = (tokens[row, start : start + changed] + shift) % vocabulary
+    # Without the token for padding, from which some (roberta) count positions.
+    padding = getattr(model.config, "pad_token_id", None)
+    tokens += (tokens >= (vocabulary if padding is None else padding)).long()
     position = torch.arange(length).expand(4, -1)
     last = (num_positions(model) or 2**31) - 1
     given = (position + CHANGED * (position >= length // 2)).clamp(max=last) if jumps else None

@@ -21,16 +21,21 @@ def write_text(path: Path, text: str) -> None:
     put_in_place(temporary, path)
 
 
-def make_folder(path: Path, key: str) -> None:
+def make_folder(path: Path, key: str, probe: bool = True) -> None:
     """Make a folder, and those above it, unless it is there.
 
+    Args:
+        key: names the folder in messages.
+        probe: write a file into it, to see whether that can be done.
+
     Raises:
-        UserError: it cannot be made or written to; `key` names it in the message.
+        UserError: it cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").write_text("", encoding="utf-8")
-        (path / ".writable").unlink()
+        if probe:
+            (path / ".writable").write_text("", encoding="utf-8")
+            (path / ".writable").unlink()
     except OSError as error:
         raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); choose another {key}") from None
 

@@ -103,8 +103,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     settings.pad_token_id = run.tokenizer.eos_token_id
     example = example_prompt(run.config.task)
     merge_adapters(run.model)
-    if not _generates_alike(run.model):
-        settings.use_cache = False
+    settings.use_cache = _generates_with_cache(run.model)
     code = (INTERNALIZED if run.internalized else WRITES_COT).format(
         prompt=export_prompt(example, eos, run.internalized), eos=eos
     )
@@ -120,32 +119,63 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         run.tokenizer.save_pretrained(folder)
         make_readable(folder)
         _require_same_tokens(folder, run.tokenizer)
+        if (
+            not run.config.model.pretrained
+        ):  # of types that are published, which are read all the time, and may be large
+            require_same_weights(folder, run.model)
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return out
 
 
-def _generates_alike(model: "PreTrainedModel") -> bool:
-    """Whether the model's own `generate` writes the same with its cache as without; not all types do, and some cannot."""
+def _generates_with_cache(model: "PreTrainedModel") -> bool:
+    """Whether the model's own `generate` writes with its cache what was scored here; not all types do.
+
+    Raises:
+        UserError: it writes something else without a cache as well. It may count positions otherwise (roberta).
+    """
     import torch
 
-    words = model.config.get_text_config().vocab_size
+    from stepwise_pl.decoding import full_pass
+
+    words, most = model.config.get_text_config().vocab_size, 6
+    alike = {True: True, False: True}
     for length in (3, 8):
-        prompt = torch.arange(length)[None] * 7 % words
-        asked = {
-            "attention_mask": torch.ones_like(prompt),
-            "max_new_tokens": 6,
-            "eos_token_id": None,
-            "do_sample": False,
-        }
-        written = []
-        for use_cache in (True, False):
+        prompt = expected = torch.arange(length)[None] * 7 % words
+        with torch.inference_mode():
+            for _ in range(most):
+                expected = torch.cat([expected, full_pass(model, expected, None, 1)[:, -1].argmax(-1)[:, None]], dim=1)
+        for use_cache in alike:
+            asked = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": most, "eos_token_id": None}
             try:
-                written.append(model.generate(prompt, use_cache=use_cache, **asked).tolist())  # type: ignore[operator]
+                written = model.generate(prompt, use_cache=use_cache, do_sample=False, **asked)  # type: ignore[operator]
             except Exception:  # whatever the type makes of it
-                written.append(None)
-        if written[0] != written[1]:
-            return False
-    return True
+                alike[use_cache] = False
+            else:
+                alike[use_cache] &= torch.equal(written, expected)
+    if not any(alike.values()):
+        raise UserError(
+            f"model.type={model.config.model_type}: what transformers' own generate writes is not what the model was "
+            "trained and scored on, so that nothing is exported; stepwise_pl.evaluate reads the run"
+        )
+    return alike[True]
+
+
+def require_same_weights(folder: Path, model: "PreTrainedModel") -> None:
+    """Raise `UserError` if transformers reads other weights from the folder than were written.
+
+    The code of a type may reset some of them while it loads: youtu sets the end token's to zero.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    read = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
+    written = model.state_dict()
+    changed = [name for name in written if name not in read or not torch.equal(written[name], read[name])]
+    if changed:
+        raise UserError(
+            f"model.type={model.config.model_type}: transformers does not read back the weights that it wrote "
+            f"({changed[0]}), and the model would answer wrongly; nothing is exported, stepwise_pl.evaluate reads the run"
+        )
 
 
 def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:

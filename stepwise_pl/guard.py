@@ -94,8 +94,8 @@ class Guard(Callback):
         return {key: getattr(self, key) for key in ("best", "low", "removed", "collapsed_at")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.low = state_dict["best"], state_dict["low"]
-        self.removed, self.collapsed_at = (state_dict.get(key) for key in ("removed", "collapsed_at"))  # came later
+        self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
+        self.collapsed_at = state_dict.get("collapsed_at")  # came later
 
 
 class Fitted(NamedTuple):
@@ -146,6 +146,7 @@ def fit(
                     "training has ended, after %d rollbacks; resume=true with a larger guard.max_rollbacks goes on",
                     cfg.max_rollbacks,
                 )
+                module.schedule.load_state_dict(state["stepwise"]["schedule"])  # for the pace that is reported
                 seconds = float(state["stepwise"]["seconds"])
                 return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
             del state  # is mapped: the file, replaced by then, would take room on the disk until training ends

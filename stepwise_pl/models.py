@@ -197,7 +197,7 @@ def restored(
         else:  # of a version that had neither that nor adapters
             cfg = ModelConfig()
     except (KeyError, TypeError):
-        raise UserError(f"{path}: was written by {other_version(path)}") from None
+        raise UserError(f"{path}: was written by {other_version(path, 'a7bb055')}") from None
     if not cfg.lora.rank:
         try:
             config = AutoConfig.from_pretrained(folder / "model")
@@ -306,10 +306,15 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
         config: in plain containers, with what follows from it under `derived`.
     """
     parts = {"global_step", "epoch", "state_dict", "optimizer_states", "loops", "callbacks", "stepwise"}
-    if not parts <= state.keys() or not {"config", "rollbacks", "schedule"} <= state["stepwise"].keys():
+    groups = [group for one in state.get("optimizer_states", ()) for group in one["param_groups"]]
+    # Without `full_lr` the optimizer is one of before commit 5a29c99, and so are the states of the callbacks.
+    is_known = all("full_lr" in group for group in groups)
+    if not parts <= state.keys() or not {"config", "rollbacks", "schedule"} <= state["stepwise"].keys() or not is_known:
         whole = "optimizer_states" in state and "stepwise" in state
         why = (
-            f"it was written by {other_version(path)}" if whole else "best.ckpt and removed-<k>.ckpt hold weights only"
+            f"it was written by {other_version(path, '5a29c99')}"
+            if whole
+            else "best.ckpt and removed-<k>.ckpt hold weights only"
         )
         raise UserError(
             f"{path}: is not a checkpoint that this version of stepwise_pl can go on from ({why}); start another run, from "

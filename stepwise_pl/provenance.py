@@ -69,13 +69,17 @@ def has_lost_metrics(path: Path) -> bool:
     return any(session.get("metrics_lost") for session in sessions(path))
 
 
-def other_version(checkpoint: Path) -> str:
-    """The version that wrote a checkpoint which this one cannot read, as far as its run folder says so; for messages."""
+def other_version(checkpoint: Path, before: str) -> str:
+    """The version that wrote a checkpoint which this one cannot read, for messages.
+
+    Args:
+        before: the first commit that writes what is missing, for a run folder that does not name its own.
+    """
     try:
         commit = sessions(checkpoint.parent.parent / "environment.json")[-1]["git"]["commit"]
         return f"another version of stepwise_pl, commit {commit[:7]}, which can read it"
     except (KeyError, TypeError, IndexError):
-        return "another version of stepwise_pl, which this one cannot read"
+        return f"another version of stepwise_pl, of before commit {before}, which can read it"
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

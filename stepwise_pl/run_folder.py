@@ -146,7 +146,7 @@ def at_work(path: Path) -> Iterator[None]:
         kept = [file for file in there if file.parent in (path, path / "model") and file.is_file()]
         content = {file: file.read_bytes() for file in kept}
         try:
-            make_folder(path / "checkpoints", "run_dir")
+            make_folder(path / "checkpoints", "run_dir", probe=False)  # an old run's folder keeps its time
             _sweep_out(path)
             processes.share_folder(path)
             yield

@@ -99,7 +99,7 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     try:
         limits, removed = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
-        raise UserError(f"{file}: was written by {other_version(file)}") from None
+        raise UserError(f"{file}: was written by {other_version(file, 'a7bb055')}") from None
     longest = limits.max_cot + limits.longest_answer
     require_causal(model, f"run={path}: {named(config.model)}", longest, config.schedule.keep_position)
     return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, removed)

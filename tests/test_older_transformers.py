@@ -108,7 +108,8 @@ def test_a_folder_says_what_transformers_4_looks_for(tmp_path: Path) -> None:
     assert (config["llama3"]["rope_theta"], config["llama3"]["torch_dtype"]) == (50.0, "float32")
     assert config["llama3"]["rope_scaling"] == {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
     assert sorted(config["phi3"]["rope_scaling"]) == ["long_factor", "short_factor", "type"]
-    assert config["phi3"]["original_max_position_embeddings"] == 64
+    original = config["phi3"]["rope_parameters"]["original_max_position_embeddings"]
+    assert config["phi3"]["original_max_position_embeddings"] == original
     assert (config["gemma3"]["rope_theta"], config["gemma3"]["rope_local_base_freq"]) == (50.0, 20.0)
     tokenizer = json.loads((tmp_path / "phi3" / "tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"

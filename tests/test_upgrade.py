@@ -101,3 +101,16 @@ def test_a_checkpoint_that_cannot_be_read_names_the_commit_that_can(old_run: Pat
     out = command("evaluate", f"run={old_run}", check=False)
     assert out.returncode == 2
     assert "best.ckpt: was written by another version of stepwise_pl, commit a9d4577, which can read it" in out.stderr
+
+
+def test_going_on_from_an_optimizer_of_before_names_the_commit_that_can(old_run: Path) -> None:
+    path = old_run / "checkpoints/last.ckpt"
+    state = torch.load(path, weights_only=True)
+    for group in state["optimizer_states"][0]["param_groups"]:
+        del group["full_lr"]
+    torch.save(state, path)
+    (old_run / "environment.json").write_text('{"sessions": [{"git": {"commit": "3348870aaaa"}}]}')
+    out = command("train", f"run_dir={old_run}", "resume=true", "trainer.max_epochs=7", check=False)
+    assert (out.returncode, "Traceback" in out.stderr) == (2, False)
+    assert "it was written by another version of stepwise_pl, commit 3348870, which can read it" in out.stderr
+    assert "from its weights with model.init_from=" in out.stderr

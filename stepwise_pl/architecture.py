@@ -219,13 +219,19 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def num_positions(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model takes, as its configuration has it; None if it sets no bound."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None  # -1: xlnet's word for any number
+
+
 def position_table(model: PreTrainedModel) -> nn.Embedding | None:
     """The learned absolute positions, one row each, of a model that would take more rows; None if it has no such table.
 
     Rotary models have none. Some models with a table have causal masks of the same size too (gpt_neo), or
     rows that stand for something else (opt): they stay as they are.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = num_positions(model)
     tables = [
         module
         for module in model.modules()
@@ -257,8 +263,8 @@ def grow_positions(model: PreTrainedModel, positions: int) -> bool:
 
 def check_positions(model: PreTrainedModel, longest: int) -> None:
     """Raise `UserError` if an example of `longest` tokens exceeds the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < longest:  # -1: xlnet's word for any number
+    positions = num_positions(model)
+    if positions is not None and longest > positions:
         raise UserError(
             f"the longest example has {longest} tokens, the model {positions} positions, and what it makes of others "
             "nobody has taught it: choose a smaller task, schedule.remove_start_from=k, or a model from scratch"

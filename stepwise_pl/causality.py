@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stepwise_pl.architecture import num_positions
 from stepwise_pl.decoding import full_pass, rounding, takes_positions
 from stepwise_pl.errors import UserError, first_line
 
 CHANGED = 6  # tokens that are exchanged at a time
 LEAST = 20  # tokens to try, at least
-# What a try may take: floating-point operations, seconds on a CPU; and logits held at a time.
+# The most floating-point operations that a try takes, seconds on a CPU; and the most logits that it holds at a time.
 WORK, LOGITS = 1e12, 1e8
 
 
@@ -38,9 +39,10 @@ def require_causal(model: PreTrainedModel, what: str, longest: int, jumps: bool 
         )
     with _as_it_was(model), torch.inference_mode():
         try:
-            leak, influence = _tried(model, _length(model, longest), jumps)
-            if influence == 0:  # as of layers that start at zero: nothing said yet
-                leak, influence = _tried(_noisy(model), LEAST, jumps)
+            length = _length(model, longest)
+            leak, influence = _tried(model, length, jumps)
+            if influence == 0:  # Layers that start at zero say nothing yet.
+                leak, influence = _tried(_noisy(model), min(LEAST, length), jumps)
         except UserError:
             raise
         except Exception as error:
@@ -61,10 +63,7 @@ def _length(model: PreTrainedModel, longest: int) -> int:
     weights = sum(parameter.numel() for parameter in model.parameters())
     vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     quick = int(min(WORK / (2 * 5 * weights), LOGITS / (4 * vocabulary)))
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return min(
-        max(LEAST, min(longest, quick)), positions if isinstance(positions, int) and positions > 0 else longest + LEAST
-    )
+    return min(max(LEAST, min(longest, quick)), num_positions(model) or longest + LEAST)
 
 
 def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, float]:
@@ -82,7 +81,8 @@ def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, flo
     padding = getattr(model.config, "pad_token_id", None)
     tokens += (tokens >= (vocabulary if padding is None else padding)).long()
     position = torch.arange(length).expand(4, -1)
-    given = (position + CHANGED * (position >= length // 2)).clamp(max=_last_position(model)) if jumps else None
+    last = (num_positions(model) or 2**31) - 1
+    given = (position + CHANGED * (position >= length // 2)).clamp(max=last) if jumps else None
 
     def logits(rows: Tensor) -> Tensor:
         place = None if given is None else given[: len(rows), : rows.shape[1]].to(model.device)
@@ -95,11 +95,6 @@ def _tried(model: PreTrainedModel, length: int, jumps: bool) -> tuple[float, flo
     leak = max(*(float(row[:start].max()) for row, start in zip(apart, starts, strict=True)), float(without.max()))
     influence = max(float(row[start + changed :].max()) for row, start in zip(apart[:2], starts, strict=False))
     return leak, influence
-
-
-def _last_position(model: PreTrainedModel) -> int:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return positions - 1 if isinstance(positions, int) and positions > 0 else 2**31
 
 
 def _noisy(model: PreTrainedModel) -> PreTrainedModel:

@@ -33,7 +33,7 @@ from stepwise_pl import config as schemas
 from stepwise_pl.disk import disk_error, write_text
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.expected import changed_keys
-from stepwise_pl.overrides import canonical, folder_name, parsed, plain_name, quoted, readable, setting
+from stepwise_pl.overrides import canonical, folder_name, literal, parsed, plain_name, quoted, readable, setting
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def entry_point(config_name: str, run: Callable[[Any], Any]) -> Any:
         raise SystemExit(fail(str(error))) from None
 
     def job(cfg: DictConfig) -> Any:
-        # What is logged is for the person at the keyboard. Hydra has silenced it until here.
+        # The log is for the person at the keyboard. Hydra has silenced it until here.
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         if config_name == "train" and in_sweep():
             from stepwise_pl import multirun
@@ -558,4 +558,4 @@ def _escaped(value: Any) -> Any:
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", lambda match: f"{2 * match[1]}\\${{", value) if isinstance(value, str) else value
+    return literal(value) if isinstance(value, str) else value

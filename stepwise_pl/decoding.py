@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl.architecture import num_positions
 from stepwise_pl.batch import CoTBatch, Part
+from stepwise_pl.errors import first_line
 from stepwise_pl.roundtrip import written_answer
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def target_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
     of another packed sequence and cuts attention to all before it.
     """
     if model.config.model_type in PLAIN_HEADS:
-        # Of its own, where the weights are shared out (`stepwise_pl.sharding`).
+        # Under FSDP2 the model has its own head_logits, which gathers the output weights first (`stepwise_pl.sharding`).
         shared: Callable[[Targets], Tensor] | None = getattr(model, "head_logits", None)
         return head_logits(model, targets) if shared is None else shared(targets)
     # Columns before the first target of all need no logits.
@@ -115,7 +117,7 @@ def takes_positions(model: PreTrainedModel) -> bool:
 
 
 def _read(model: PreTrainedModel, tokens: Tensor, position: Tensor | None) -> dict[str, Any]:
-    """What to call the model with, of what its type can be given."""
+    """The inputs that the model's type takes, by name."""
     possible = {
         "input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": position, "use_cache": False
     }  # fmt: skip
@@ -131,7 +133,7 @@ class _Cached:
     """Rows of unequal length that grow by a token each, read with a KV cache.
 
     Args:
-        tokens: where each row goes on is in the last column, padding on the left; [batch, seq] int64.
+        tokens: each row ends in the last column, padding on the left; [batch, seq] int64.
         there: where there is a token, [batch, seq] bool.
         positions: [batch, seq] int64.
     """
@@ -186,52 +188,10 @@ class _Whole:
         self.length = self.length + 1
 
 
-# Of each model, by whether rows were padded: the longest text for which its cache was seen to change nothing; below 0: it does.
+# For each model, by whether rows were padded: the longest text for which its cache was seen to change nothing. Negative:
+# the cache changes what the model says. This is a property of the model's type and sizes, so it holds while weights change.
 _exact_up_to: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary()
 COMPARED_ROWS, COMPARED_WORDS = 4, 64
-
-
-class _Compared:
-    """A few rows of a batch, whose logits with a cache are kept and compared with those of one pass without.
-
-    They differ where a model's state is no KV cache (mamba), where it minds padding on the left, where it cannot
-    be told positions, or where a window of attention is cut otherwise.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
-        length = there.sum(1)
-        order = length.argsort()
-        most = min(len(order), COMPARED_ROWS)
-        self.rows = torch.cat(
-            [order[: most // 2], order[len(order) - (most - most // 2) :]]
-        )  # the shortest, the longest
-        self.whole = _Whole(model, tokens[self.rows], there[self.rows], positions[self.rows])
-        self.before, self.padded = tokens.shape[1], bool((length < tokens.shape[1]).any())
-        self.found: list[Tensor] = []
-        self.allowed = rounding(model)
-
-    def see(self, logits: Tensor) -> None:
-        """What the model says with its cache, [batch, vocabulary]."""
-        self.found.append(self._some(logits[self.rows]))
-
-    def add(self, token: Tensor, position: Tensor) -> None:
-        """The next token of each row of the batch, and its position; [batch] int64."""
-        self.whole.add(token[self.rows], position[self.rows])
-
-    def agrees(self, bound: Tensor) -> bool:
-        """Whether the rows say the same without a cache, up to rounding, of their first `bound` tokens, [batch] int64."""
-        count = len(self.found)
-        self.whole.length -= 1  # the last token generated is not read
-        expected = self._some(self.whole.logits(count))
-        found = torch.stack(self.found, dim=1)  # both [rows, count, words]
-        apart = (found - expected).square().mean(2).sqrt() / expected.std(2, correction=0).clamp(min=1e-9)
-        asked = torch.arange(count, device=bound.device) < bound[self.rows, None]
-        return bool(apart[asked].mean() <= self.allowed)
-
-    @staticmethod
-    def _some(logits: Tensor) -> Tensor:
-        """The logits of some of the vocabulary, which tell models apart just as well."""
-        return logits[..., :: max(1, logits.shape[-1] // COMPARED_WORDS)].float()
 
 
 def rounding(model: PreTrainedModel) -> float:
@@ -264,7 +224,7 @@ def generate(
     """
     prompt = batch.length_of(Part.PROMPT)[:, None]
     known = prompt + (0 if accepted is None else accepted[:, None])
-    # Where each row goes on is moved to the same column, the right edge.
+    # Rows are moved so that all go on from the same column, the right edge.
     width = int(known.max())
     column = torch.arange(width, device=known.device) - (width - known)
     there = column >= 0
@@ -277,10 +237,10 @@ def generate(
     ended = torch.tensor([row.count(eos) for row in out], device=known.device)
     following = _continued_positions(batch, known, max_new_tokens)
     bound = torch.full_like(ended, max_new_tokens) - (known - prompt)[:, 0]
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(limit, int) and limit > 0:
+    if (limit := num_positions(model)) is not None:
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last one generated is not read
         following = following.clamp(max=limit - 1)
+    bound = bound.masked_fill(ended >= 2, 0)
     start = tokens, there, positions
     new = None
     if int(bound.max()) > 0 and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
@@ -303,32 +263,83 @@ def _with_cache(
 ) -> list[Tensor] | None:
     """`_continued` with a KV cache; None if that is found to change what the model says.
 
-    Found out by trying, on a few rows of every batch whose texts are longer than any before.
+    A few rows of every batch with longer texts than any before are read again without a cache. The logits differ
+    where a model's state is no KV cache (mamba), where the model minds padding on the left, where it cannot be told
+    positions, or where a window of attention is cut otherwise.
     """
     known = _exact_up_to[model]
-    compared = _Compared(model, *start)
+    length, width = start[1].sum(1), start[0].shape[1]
+    is_padded = bool((length < width).any())
+    compared_up_to = known.get(is_padded, 0)
+    rows = _compared_rows(length, bound)
+    seen: list[Tensor] = []
+    keep = width + int(bound.max()) > compared_up_to  # No text of this batch can be longer otherwise.
+    see = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
+    problem = "changes what it answers"
     try:
-        new = _continued(_Cached(model, *start), following, ended, bound, eos, compared)
-        up_to = compared.before + len(new)
-        agrees = up_to <= known.get(compared.padded, 0) or compared.agrees(bound)
+        new = _continued(_Cached(model, *start), following, ended, bound, eos, see)
+        is_longer = width + len(new) > compared_up_to
+        is_exact = not is_longer or _says_the_same(
+            model, [part[rows] for part in start], following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1), bound[rows]
+        )  # fmt: skip
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # whatever a model makes of a cache that is not of its kind
-        agrees = False
-    if not agrees:
+    except Exception as error:  # A model may make anything of a cache that is not of its kind.
+        is_exact, problem = False, f"cannot be used ({first_line(error)})"
+    if is_exact is False:
         log.warning(
-            "%s: its cache changes what it answers; answers are decoded without one, which takes longer",
-            model.config.model_type,
+            "%s: its cache %s; answers are decoded without one, which takes longer", model.config.model_type, problem
         )
-        known[compared.padded] = -1
+        known[is_padded] = -1
         return None
-    if len(new) > 1:  # the first token is read off without anything in the cache
-        known[compared.padded] = max(up_to, known.get(compared.padded, 0))
+    if is_exact and is_longer and len(new) > 1:  # The first token is read off without anything in the cache.
+        known[is_padded] = width + len(new)
     return new
 
 
+def _compared_rows(length: Tensor, bound: Tensor) -> Tensor:
+    """The rows to read again: of those that are continued, the shortest and the longest."""
+    continued = (bound > 0).nonzero().squeeze(1)
+    order = continued[length[continued].argsort()]
+    most = min(len(order), COMPARED_ROWS)
+    return torch.cat([order[: most // 2], order[len(order) - (most - most // 2) :]])
+
+
+def _some_words(logits: Tensor) -> Tensor:
+    """The logits of some of the vocabulary, which tell models apart just as well."""
+    return logits[..., :: max(1, logits.shape[-1] // COMPARED_WORDS)].float()
+
+
+def _says_the_same(
+    model: PreTrainedModel, start: Sequence[Tensor], following: Tensor, new: Tensor, found: Tensor, bound: Tensor
+) -> bool | None:
+    """Whether one pass without a cache gives the logits found with it, up to rounding; None if weights are not finite.
+
+    Args:
+        start: tokens, where there is a token, and positions, as `_Cached` takes them; each [rows, seq].
+        following: positions of the new tokens, [rows, count or more] int64.
+        new: the tokens generated, [rows, count] int64.
+        found: `_some_words` of the logits behind each of them, [rows, count, words].
+        bound: most tokens for each row, [rows] int64.
+    """
+    read = new[:, :-1]  # The last token generated is not read.
+    more = (read, torch.ones_like(read, dtype=torch.bool), following[:, : read.shape[1]])
+    whole = _Whole(model, *(torch.cat(pair, dim=1) for pair in zip(start, more, strict=True)))
+    expected = _some_words(whole.logits(new.shape[1]))  # [rows, count, words]
+    if not expected.isfinite().all():
+        return None
+    apart = (found - expected).square().mean(2).sqrt() / expected.std(2, correction=0).clamp(min=1e-9)
+    asked = torch.arange(new.shape[1], device=bound.device) < bound[:, None]
+    return bool(apart[asked].mean() <= rounding(model))
+
+
 def _continued(
-    rows: _Cached | _Whole, following: Tensor, ended: Tensor, bound: Tensor, eos: int, compared: _Compared | None = None
+    rows: _Cached | _Whole,
+    following: Tensor,
+    ended: Tensor,
+    bound: Tensor,
+    eos: int,
+    see: Callable[[Tensor], None] | None = None,
 ) -> list[Tensor]:
     """Greedy tokens after rows, each [batch] int64, until all rows have ended.
 
@@ -336,7 +347,7 @@ def _continued(
         following: positions after each row, [batch, count] int64.
         ended: end tokens that each row has already, [batch] int64.
         bound: most tokens for each row, [batch] int64.
-        compared: sees the logits.
+        see: is given the logits of every step, [batch, vocabulary].
     """
     new: list[Tensor] = []
     for index in range(int(bound.max())):
@@ -348,9 +359,8 @@ def _continued(
         new.append(token)
         ended = ended + (token == eos)
         rows.add(token, following[:, index])
-        if compared is not None:
-            compared.see(logits)
-            compared.add(token, following[:, index])
+        if see is not None:
+            see(logits)
     return new
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stepwise_pl.errors import UserError
+from stepwise_pl.processes import is_alive
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,7 +81,8 @@ def in_one_go(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     start = f".{folder.name}.writing-{socket.gethostname()}-"
     for left in folder.parent.glob(f"{glob.escape(start)}*"):
-        if not _runs(left.name.removeprefix(start)):
+        process = left.name.removeprefix(start)
+        if not (process.isdigit() and is_alive(int(process))):
             shutil.rmtree(left, ignore_errors=True)
     fresh = folder.with_name(f"{start}{os.getpid()}")
     fresh.mkdir()
@@ -93,17 +95,6 @@ def in_one_go(folder: Path) -> Iterator[Path]:
             fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _runs(process: str) -> bool:
-    """Whether a process with this number is there."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
 
 
 def link(path: Path, name: Path) -> None:

@@ -278,7 +278,8 @@ class Scorer:
         for batch in self.batches(batch_size):
             sums, proved = verifier.verify(batch)
             metrics.update(sums)
-            targets = [continuation(batch)[row] for row in proved]
+            all_targets = continuation(batch)
+            targets = [all_targets[row] for row in proved]
             written = cot_tokens(targets, self.tokenizer.eos_token_id)
             for row, target, count in zip(proved, answers(targets, self.tokenizer), written, strict=True):
                 found[int(batch.draw[row])] = Decoded(target, target, True, count, count)
@@ -292,9 +293,10 @@ class Scorer:
     def speed(self, batch_size: int, problems: int) -> float:
         """Problems answered per second, `batch_size` at a time, after one batch to warm up that is not counted."""
         prepared = [batch.to(self.model.device) for batch in self.batches(batch_size, problems)]
-        eos = self.tokenizer.eos_token_id
-        generate(self.model, prepared[0], eos, self.bound)
+        # Looked up here: the bound is found by going through all examples, which takes time of its own.
+        eos, bound = self.tokenizer.eos_token_id, self.bound
+        generate(self.model, prepared[0], eos, bound)
         started = time.perf_counter()
         for batch in prepared:
-            generate(self.model, batch, eos, self.bound)
+            generate(self.model, batch, eos, bound)
         return sum(map(len, prepared)) / (time.perf_counter() - started)

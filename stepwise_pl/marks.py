@@ -10,7 +10,9 @@ _BEGUN: set[Path] = set()  # run folders in which this process has begun to trai
 def training_begins(path: Path) -> None:
     """Note that training begins, called by the first process: from here on the folder is not put back as it was."""
     _BEGUN.add(path.absolute())
-    if not holds_run(path):
+    if holds_run(path):
+        checkpoint_written(path)  # A process killed right after its first checkpoint has not noted it.
+    else:
         (path / NO_CHECKPOINT).write_text("")
 
 

@@ -20,6 +20,7 @@ from stepwise_pl.architecture import (
     cast_weights,
     check_positions,
     grow_positions,
+    num_positions,
     own_config,
     position_table,
     pretrained_config,
@@ -63,7 +64,7 @@ def build_model(
             f"model.tokenizer={cfg.tokenizer}: has {num_ids(tokenizer)} tokens, the model embeds only {rows}; "
             "use the model's own tokenizer"
         )
-    before = getattr(model.config, "max_position_embeddings", None)
+    before = num_positions(model)
     if grow_positions(model, positions):
         log.info("the model's %s positions have grown to %d", before, positions)
         if cfg.lora.rank:
@@ -262,7 +263,7 @@ def positions_of(cfg: ModelConfig) -> int | None:
         return None
     with torch.device("meta"):
         model = build(pretrained_config(cfg.name, "model.name", None), f"model.name={cfg.name}")
-    return None if position_table(model) is not None else getattr(model.config, "max_position_embeddings", None)
+    return None if position_table(model) is not None else num_positions(model)
 
 
 def _named(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:

@@ -202,7 +202,12 @@ def _quote_at(text: str, place: int) -> int | None:
 
 def quoted(text: str, quote: str = "'") -> str:
     """A literal text as Hydra and OmegaConf read it: in quotes, `${` without its meaning."""
-    return _in_quotes(re.sub(r"(\\*)\$\{", lambda match: f"{2 * match[1]}\\${{", text), quote)
+    return _in_quotes(literal(text), quote)
+
+
+def literal(text: str) -> str:
+    """The text as OmegaConf must be given it for `${` to have no meaning."""
+    return re.sub(r"(\\*)\$\{", lambda match: f"{2 * match[1]}\\${{", text)
 
 
 def _in_quotes(text: str, quote: str = "'") -> str:

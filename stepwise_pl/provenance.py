@@ -51,20 +51,22 @@ def environment() -> dict[str, Any]:
 
 def record(path: Path, **more: Any) -> None:
     """Add this process to the list of sessions in the JSON file `path`; a resumed run has several."""
+    found = [*sessions(path), {**environment(), **more}]
+    write_text(path, json.dumps({"sessions": found}, indent=2) + "\n")
+
+
+def sessions(path: Path) -> list[dict[str, Any]]:
+    """The starts of a run that `record` wrote into the JSON file `path`; none if it cannot be read."""
     try:
-        sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+        found = json.loads(path.read_bytes())["sessions"]
     except (OSError, ValueError, KeyError, TypeError):
-        sessions = []
-    sessions.append({**environment(), **more})
-    write_text(path, json.dumps({"sessions": sessions}, indent=2) + "\n")
+        return []
+    return [session for session in found if isinstance(session, dict)] if isinstance(found, list) else []
 
 
 def has_lost_metrics(path: Path) -> bool:
     """Whether a session of the JSON file `path` has gone on without the metrics of what was before."""
-    try:
-        return any(session.get("metrics_lost") for session in json.loads(path.read_text(encoding="utf-8"))["sessions"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    return any(session.get("metrics_lost") for session in sessions(path))
 
 
 def other_version(checkpoint: Path, before: str) -> str:
@@ -74,9 +76,9 @@ def other_version(checkpoint: Path, before: str) -> str:
         before: the first commit that writes what is missing, for a run folder that does not name its own.
     """
     try:
-        sessions = json.loads((checkpoint.parent.parent / "environment.json").read_text(encoding="utf-8"))["sessions"]
-        return f"another version of stepwise_pl, commit {sessions[-1]['git']['commit'][:7]}, which can read it"
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        commit = sessions(checkpoint.parent.parent / "environment.json")[-1]["git"]["commit"]
+        return f"another version of stepwise_pl, commit {commit[:7]}, which can read it"
+    except (KeyError, TypeError, IndexError):
         return f"another version of stepwise_pl, of before commit {before}, which can read it"
 
 
@@ -137,8 +139,5 @@ def located_model(model: ModelConfig, run_dir: Path) -> ModelConfig:
 
 def start_folders(run_dir: Path) -> list[Path]:
     """Where the run was started and resumed, the newest first; none if the run folder does not say."""
-    try:
-        sessions = json.loads((run_dir / "environment.json").read_bytes())["sessions"]
-        return list(dict.fromkeys(Path(session["directory"]) for session in reversed(sessions)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    named = [session.get("directory") for session in reversed(sessions(run_dir / "environment.json"))]
+    return list(dict.fromkeys(Path(name) for name in named if isinstance(name, str)))

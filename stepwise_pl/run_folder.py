@@ -34,6 +34,17 @@ from stepwise_pl.upgrade import upgraded
 _LOCKS: dict[Path, IO[str]] = {}
 
 _MEASURED = ("metrics.csv", "stages.jsonl", "summary.json", "accuracy.png", "accuracy.svg")
+# Everything that a start writes before it trains. All else in the folder is the user's, and is never touched.
+_OF_A_START = (
+    *_MEASURED,
+    "config.yaml",
+    "environment.json",
+    "wandb.json",
+    "model",
+    "checkpoints",
+    "wandb",
+    "tensorboard",
+)
 
 
 def choose_run_dir(run_dir: str | None, name: str, seed: int, resume: bool, in_sweep: bool = False) -> Path:
@@ -125,20 +136,27 @@ def at_work(path: Path) -> Iterator[None]:
         yield
         return
     new = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
-    there = set(path.rglob("*"))
     make_folder(path, "run_dir")
+    unlocked = not (path / ".lock").exists()
     lock(path)
-    forget(path)
-    content = {file: file.read_bytes() for file in path.iterdir() if file in there and file.is_file()}
     try:
-        make_folder(path / "checkpoints", "run_dir", probe=False)  # an old run's folder keeps its time
-        _sweep_out(path)
-        processes.share_folder(path)
-        yield
-    except BaseException:
-        if not is_begun(path):
-            _put_back(path, there, content, new)
-        raise
+        forget(path)
+        # Read under the lock: what another run writes until then is its own.
+        there = _of_a_start(path)
+        kept = [file for file in there if file.parent in (path, path / "model") and file.is_file()]
+        content = {file: file.read_bytes() for file in kept}
+        try:
+            make_folder(path / "checkpoints", "run_dir", probe=False)  # an old run's folder keeps its time
+            _sweep_out(path)
+            processes.share_folder(path)
+            yield
+        except BaseException:
+            if not is_begun(path):
+                _put_back(path, there, content)
+                if unlocked:
+                    (path / ".lock").unlink(missing_ok=True)
+                _remove_empty(new)
+            raise
     finally:
         unlock(path)
 
@@ -151,10 +169,17 @@ def _sweep_out(path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put_back(path: Path, there: set[Path], content: dict[Path, bytes], new: list[Path]) -> None:
-    """Remove what is not among `there`, give files their `content` again, and remove the folders that are `new`."""
+def _of_a_start(path: Path) -> set[Path]:
+    """All files and folders that are there of those a start writes (`_OF_A_START`)."""
+    names = [name for whole in _OF_A_START for name in (whole, f"{whole}.tmp")]
+    tops = [path / name for name in names if os.path.lexists(path / name)]
+    return {*tops, *(inside for top in tops if not top.is_symlink() for inside in top.rglob("*"))}
+
+
+def _put_back(path: Path, there: set[Path], content: dict[Path, bytes]) -> None:
+    """Remove what a start has written that is not among `there`, and give files their `content` again."""
     with contextlib.suppress(OSError):
-        for made in sorted(set(path.rglob("*")) - there, reverse=True):  # what lies in a folder before the folder
+        for made in sorted(_of_a_start(path) - there, reverse=True):  # what lies in a folder before the folder
             if made.is_dir() and not made.is_symlink():
                 shutil.rmtree(made, ignore_errors=True)
             else:
@@ -162,7 +187,12 @@ def _put_back(path: Path, there: set[Path], content: dict[Path, bytes], new: lis
         for file, before in content.items():
             if not file.is_file() or file.read_bytes() != before:
                 file.write_bytes(before)
-        for folder in new:
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the folders, innermost first, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
             folder.rmdir()
 
 

@@ -165,8 +165,11 @@ def _of_other_length(folder: Path, lasting: str) -> Path | None:
     Raises:
         UserError: there are several.
     """
-    sweeps = [read_sweep(path.parent) for path in sorted(folder.glob("*/sweep.json"))]
-    found = [sweep.folder for sweep in sweeps if lasting and sweep.lasting == lasting]
+    found = []
+    for path in sorted(folder.glob("*/sweep.json")):
+        with contextlib.suppress(UserError):  # A damaged folder of another sweep is in nobody's way.
+            if lasting and read_sweep(path.parent).lasting == lasting:
+                found.append(path.parent)
     if len(found) > 1:
         listed = ", ".join(map(str, found))
         raise UserError(f"resume=true: several sweeps may be meant ({listed}); name one with run_dir=<folder>")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from stepwise_pl import decoding
 from stepwise_pl.batch import CoTBatch, Part
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.decoding import PLAIN_HEADS, Targets, answers, continuation, generate, target_logits
@@ -183,6 +184,31 @@ def test_generation_is_bounded(tokenizer) -> None:
         n if row.count(eos) < 2 else len(row) for n, row in zip(left.tolist(), rows, strict=True)
     ]
     assert any(row.count(eos) < 2 for row in rows)
+
+
+def test_rows_that_have_ended_say_nothing_about_the_cache(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    model, eos = small_model(tokenizer), tokenizer.eos_token_id
+    batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(2))
+    targets = continuation(batch)
+    whole = torch.tensor([len(row) for row in targets])
+    assert generate(model, batch, eos, 100, accepted=whole) == targets
+    assert not decoding._exact_up_to.get(model) and not caplog.messages
+    # The first row has ended, the second may write one token more than is known of it.
+    generate(model, batch, eos, int(whole[1]) + 3, accepted=whole - torch.tensor([0, 3]))
+    assert not caplog.messages
+
+
+def test_weights_that_are_not_finite_say_nothing_about_the_cache(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    model, eos = small_model(tokenizer), tokenizer.eos_token_id
+    batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(4))
+    weight = model.get_output_embeddings().weight
+    before = weight.data.clone()
+    weight.data.fill_(float("nan"))
+    generate(model, batch, eos, 5)
+    assert not decoding._exact_up_to.get(model) and not caplog.messages
+    weight.data.copy_(before)
+    generate(model, batch, eos, 5)
+    assert set(decoding._exact_up_to[model].values()) == {int(batch.length_of(Part.PROMPT).max()) + 5}
 
 
 def test_answers_are_read_between_the_end_tokens(tokenizer) -> None:

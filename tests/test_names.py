@@ -251,3 +251,11 @@ def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_
     out = command(*words[:-1], "trainer.max_steps=4", "resume=true", check=False, **where)  # type: ignore[arg-type]
     assert out.returncode == 2 and "has another trainer.max_steps: run_dir=" in out.stderr
     assert len(out.stderr.splitlines()) == 1
+
+
+def test_a_damaged_sweep_does_not_keep_another_from_going_on(tmp_path: Path) -> None:
+    for name, lasting in (("mine", "same"), ("damaged", "other")):
+        (tmp_path / name).mkdir()
+        sweep_folder.write_sweep(sweep_folder.Sweep(tmp_path / name, name, [], [], "1 on x", lasting=lasting))
+    (tmp_path / "damaged/sweep.json").write_text("{")
+    assert sweep_folder._of_other_length(tmp_path, "same") == tmp_path / "mine"

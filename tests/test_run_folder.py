@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from stepwise_pl import run_folder
+from stepwise_pl import marks, processes, run_folder
 from stepwise_pl.errors import UserError
 from stepwise_pl.records import all_rows
 from tests.conftest import REPO, SMALL, command
@@ -160,6 +160,31 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, arguments: tuple[str,
     (tmp_path / "new").mkdir()
     (tmp_path / "new/notes.txt").write_text("mine")
     refused(tmp_path, *own, *arguments, "run_dir=new", cwd=tmp_path, **env)
+
+
+def test_a_start_that_fails_touches_nothing_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what came into the folder in the meantime nor large files of the user's that lie there are its business."""
+    monkeypatch.setattr(processes, "share_folder", lambda path: None)
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError), run_folder.at_work(folder):
+        (folder / "model").mkdir()
+        (folder / "model/config.json").write_text("{}")
+        (folder / "config.yaml").write_text("of the start")
+        (folder / "notes.txt").write_text("mine")
+        raise ValueError
+    assert content(folder) == {"notes.txt": b"mine"} and not (folder / ".lock").exists()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"reads {path}"))
+    with run_folder.at_work(folder):
+        pass
+
+
+def test_a_first_checkpoint_that_was_not_noted_is_noted_when_training_goes_on(tmp_path: Path) -> None:
+    marks.training_begins(tmp_path)
+    assert marks.has_no_checkpoint_yet(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    marks.training_begins(tmp_path)
+    assert not marks.has_no_checkpoint_yet(tmp_path)
 
 
 def test_a_resume_that_fails_leaves_the_run_as_it_was(run: Path) -> None:

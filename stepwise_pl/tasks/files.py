@@ -308,19 +308,11 @@ class FileTask(Task):
 
     def symbols(self) -> tuple[str, ...]:
         """The words of the training set, so that the small tokenizer fits any data of few distinct words."""
-        if not self.read()["train"]:
+        train = self.read()["train"]
+        if not train:
             self.load()  # says why
-        return tuple(
-            sorted(
-                {
-                    word
-                    for chunk in chunks(self.read()["train"])
-                    for e in chunk
-                    for text in e[:3]
-                    for word in text.split()
-                }
-            )
-        )
+        texts = (text for chunk in chunks(train) for example in chunk for text in example[:3])
+        return tuple(sorted({word for text in texts for word in text.split()}))
 
 
 @register("task")

@@ -212,8 +212,10 @@ def stop_explained(run_dir: Path) -> Iterator[None]:
             raise SystemExit(128 + (reason or signal.SIGTERM)) from None
         raise
     finally:
+        ends = reason is not None and not cli.in_sweep()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # A terminal that closes hangs up more than once: the process still ends with the status of the first signal.
+            signal.signal(number, signal.SIG_IGN if ends and number == signal.SIGHUP else handler)
 
 
 def is_signal(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from stepwise_pl.overrides import folder_name
 from stepwise_pl.records import read_stage_records
 from stepwise_pl.reporting.figures import Measured, frontier
 from stepwise_pl.reporting.history import labels, read_run
@@ -162,11 +163,8 @@ def matches(label: str, run: Path) -> bool:
         return label.endswith(run.name)
     text = (run / "config.yaml").read_text()
     delta, smoothing = (re.search(rf"  {key}: '?([\w./]+)", text)[1] for key in ("delta", "smoothing"))  # type: ignore[index]
-    wanted = {
-        f"schedule.delta-{delta.replace('/', '_')}",
-        f"schedule.smoothing-{smoothing.lstrip('.').removesuffix('.0')}",
-    }
-    return wanted == set(label.split("/")[-2].split("+"))
+    swept = [f"schedule.delta={delta}", f"schedule.smoothing={smoothing.lstrip('.').removesuffix('.0')}"]
+    return label.split("/")[-2] == folder_name(swept)
 
 
 def test_accuracy_is_that_of_the_last_validation_of_each_stage(runs: Path, page: Page) -> None:

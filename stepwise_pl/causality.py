@@ -43,7 +43,7 @@ def require_causal(model: PreTrainedModel, what: str, longest: int, jumps: bool 
             leak, influence = _tried(model, length, jumps)
             if influence == 0:  # Layers that start at zero say nothing yet.
                 leak, influence = _tried(_noisy(model), min(LEAST, length), jumps)
-        except UserError:
+        except (UserError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise UserError(

@@ -140,7 +140,7 @@ def told(error: Exception) -> str | None:
 
 
 def _no_name(otherwise: str) -> str:
-    """What to say where a group is given something else than the name of a choice, such as null or a number."""
+    """The error line for a group that is given something else than the name of a choice, such as null or a number."""
     for word in sys.argv[1:]:
         given, found = setting(word), parsed(word)
         if given is not None and given.key in choices() and found is not None and not isinstance(found.value(), str):
@@ -488,7 +488,7 @@ def given_keys() -> set[str]:
 
 
 def changed_from_recipe() -> list[str]:
-    """What this command line sets that makes something else of a recipe, sorted (`expected.changed_keys`)."""
+    """The keys of this command line that make something else of a recipe, sorted (`expected.changed_keys`)."""
     groups = choices()
     learned = {next(iter(keys_of([one]))) for one in HydraConfig.get().overrides.task if changes_learning(one)}
     return sorted({*changed_keys(given_keys()), *(learned & groups.keys() - {"experiment"})})

@@ -144,7 +144,7 @@ class _Cached:
         self.cache = DynamicCache(config=model.config)
 
     def logits(self) -> Tensor:
-        """What follows each row, [batch, vocabulary]."""
+        """The logits after each row, [batch, vocabulary]."""
         read = _read(self.model, self.tokens, self.positions)
         read |= {"attention_mask": self.attention, "past_key_values": self.cache, "use_cache": True}
         if "logits_to_keep" in _arguments(type(self.model).forward):
@@ -169,7 +169,7 @@ class _Whole:
         self.tokens, self.positions = tokens.gather(1, column), positions.gather(1, column)
 
     def logits(self, last: int | None = None) -> Tensor:
-        """What follows each row, [batch, vocabulary]; or its `last` tokens, [batch, last, vocabulary]."""
+        """The logits after each row, [batch, vocabulary]; or after each of its `last` tokens, [batch, last, vocabulary]."""
         width, first = int(self.length.max()), int(self.length.min()) - (last or 1)
         positions = self.positions[:, :width]
         counted = torch.arange(width, device=positions.device)

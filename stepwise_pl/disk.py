@@ -54,7 +54,7 @@ def require_own_or_new(path: Path, key: str, start: bytes) -> None:
 
 
 def why(error: OSError, path: Path) -> str:
-    """What is wrong with a path: a link into nothing or a file in place of a folder by name, else the system's words."""
+    """The reason why a path cannot be used: a link into nothing or a file in place of a folder by name, else the system's words."""
     for place in (path, *path.parents):
         if place.is_symlink() and not place.exists():
             return f"{place} is a link to {place.readlink()}, which is not there"

@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.file is None:
         run_folder.require_same_files(run.path, run.config.task)
     problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
-    # Where everything goes, nobody asks where the steps begin, which a file may not say.
+    # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
     by_step = schedule.unit == "step" and removed < limits.max_removed
     examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
     scorer = Scorer(run.model, run.tokenizer, examples, limits, removed, schedule.side, schedule.keep_position)

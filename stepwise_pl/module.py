@@ -391,7 +391,7 @@ class StepwiseModule(L.LightningModule):
         state = checkpoint["stepwise"]
         if not {"removed", "rollbacks"} <= state.keys():
             raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
-        # Which loading without `strict` would not tell. Sharded weights are in place by now, and not here to be looked at.
+        # Loading without `strict` would not tell. Sharded weights are in place by now, and cannot be looked at here.
         if not self.sharded and not trained(self).keys() <= checkpoint["state_dict"].keys():
             raise UserError("the checkpoint lacks some of the weights that are trained; model.lora has changed since")
         self.removed, self.reset_step = state["removed"], state["reset_step"]

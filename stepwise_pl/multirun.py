@@ -310,7 +310,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
 
 def become_worker(sweep: Sweep) -> None:
     """Take signals as one of the processes that another one hands jobs to."""
-    # What a terminal sends goes to every process of it; the first of them tells the others.
+    # A terminal sends its signals to all its processes; the first process tells the others.
     for number in signals.TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     for number in filter(signals.is_free, signals.STOPS):

@@ -1,4 +1,4 @@
-"""Which process of a run this one is. A run starts its further processes itself (through Lightning). Free of torch."""
+"""The place of this process among those of a run. A run starts its further processes itself (through Lightning). Free of torch."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ _LAUNCHERS = {
     "jsrun": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE"),
 }  # fmt: skip
 _COUNTS = ("SIZE", "NUM_TASKS")
-# What torch and Lightning would take for the word of a launcher.
+# Variables that torch and Lightning would take for the word of a launcher.
 _MISLEADING = (*_LAUNCHERS["torchrun"], "MASTER_ADDR", "MASTER_PORT")
 
 

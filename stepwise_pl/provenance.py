@@ -138,6 +138,6 @@ def located_model(model: ModelConfig, run_dir: Path) -> ModelConfig:
 
 
 def start_folders(run_dir: Path) -> list[Path]:
-    """Where the run was started and resumed, the newest first; none if the run folder does not say."""
+    """The folders in which the run was started and resumed, the newest first; none if the run folder does not say."""
     named = [session.get("directory") for session in reversed(sessions(run_dir / "environment.json"))]
     return list(dict.fromkeys(Path(name) for name in named if isinstance(name, str)))

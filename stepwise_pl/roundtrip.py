@@ -47,7 +47,7 @@ def written_answer(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands between the first and the second end token; empty if there are no two."""
+    """The text between the first and the second end token; empty if there are no two."""
     ends = [i for i, token in enumerate(tokens) if token == tokenizer.eos_token_id][:2]
     return str(tokenizer.decode(list(tokens[ends[0] + 1 : ends[1]]))) if len(ends) == 2 else ""
 
@@ -107,7 +107,7 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> lis
 
 
 class Survey:
-    """What is learned of a split while it is encoded, chunk by chunk: lost text is refused, special tokens are counted.
+    """The findings about a split while it is encoded, chunk by chunk: lost text is refused, special tokens are counted.
 
     Attributes:
         special: for every special token that occurs in texts, the number of examples and the first places.
@@ -121,7 +121,7 @@ class Survey:
         # The end token in a text is refused elsewhere, as is the unknown token.
         aside = {tokenizer.eos_token_id, tokenizer.unk_token_id}
         self._special_ids = np.array(sorted({*marked, *tokenizer.all_special_ids} - aside), np.int64)
-        # What the tokenizer puts into every text by itself, such as a start token.
+        # The tokenizer puts these into every text by itself; a start token, for instance.
         self._added = [number for number in ids_of(tokenizer, "") if number in self._special_ids]
 
     def check_words(self, chunk: list[Example], done: int) -> None:
@@ -175,7 +175,7 @@ class Survey:
 
 
 def drawn_rows(count: int, lengths: npt.NDArray[np.integer[Any]] | None = None) -> list[int]:
-    """Which of `count` examples are checked as a whole: the first, the last, the longest, and some at random, always the same."""
+    """The rows of `count` examples that are checked as a whole: the first, the last, the longest, and some at random, always the same."""
     rows = {0, count - 1, *np.random.default_rng(0).integers(0, count, min(count, DRAWN)).tolist()}
     if lengths is not None:
         short = np.flatnonzero(lengths <= LONGEST_CHECKED)

@@ -108,7 +108,7 @@ def require_checkpoint_or_nothing(path: Path, in_sweep: bool = False) -> None:
 
 
 def measured(path: Path) -> list[str]:
-    """What a run has left in the folder that only training brings back, by name.
+    """The files that a run has left in the folder and only training brings back, by name.
 
     A link to what is not there (a disk that is not mounted) counts as well.
     """
@@ -179,7 +179,7 @@ def _of_a_start(path: Path) -> set[Path]:
 def _put_back(path: Path, there: set[Path], content: dict[Path, bytes]) -> None:
     """Remove what a start has written that is not among `there`, and give files their `content` again."""
     with contextlib.suppress(OSError):
-        for made in sorted(_of_a_start(path) - there, reverse=True):  # what lies in a folder before the folder
+        for made in sorted(_of_a_start(path) - there, reverse=True):  # contents before their folder
             if made.is_dir() and not made.is_symlink():
                 shutil.rmtree(made, ignore_errors=True)
             else:
@@ -203,7 +203,7 @@ def begin_anew(path: Path) -> None:
 
 
 def how_to_go_on(path: Path) -> str:
-    """What a stopped run needs, for the person who stopped it."""
+    """One line for the person who stopped a run: how it goes on."""
     if holds_run(path):
         return f"stopped; the same command with run_dir={path} resume=true goes on"
     if has_no_checkpoint_yet(path):

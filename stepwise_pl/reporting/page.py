@@ -53,7 +53,7 @@ class Figures:
 
     @classmethod
     def of(cls, runs: Sequence[History]) -> "Figures":
-        """What the runs have to show. A figure that fails costs the report nothing else."""
+        """The figures of the runs. A figure that fails costs the report nothing else."""
         specs: dict[str, dict[str, Any]] = {}
         notes: list[str] = []
 

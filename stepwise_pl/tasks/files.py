@@ -173,7 +173,7 @@ class FileTask(Task):
 
     # The share of empty CoTs, or of CoTs without a step, that is worth a note.
     odd_share = 0.9
-    # What to look at then.
+    # The advice for such CoTs.
     cot_advice = ""
 
     def about_cots(self, split: str, examples: ExampleList) -> list[str]:

@@ -38,7 +38,7 @@ FORMATS = (
 _MARKS = (
     (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
 )  # fmt: skip
-# What files of another kind begin with.
+# The first bytes of files of another kind.
 _OTHER_KINDS = (
     (b"\x1f\x8b\x08", "is compressed; let its name end in .gz"),
     (b"BZh91AY&SY", "is compressed; let its name end in .bz2"),

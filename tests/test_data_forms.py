@@ -478,14 +478,19 @@ def test_times_of_day_keep_their_nanoseconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name,text,said",
     [
-        ("a.jsonl", '{\n  "question": "1"\n}\n{\n  "question": "2"\n}\n', "its objects go over several lines"),
-        ("a.json", '{"question": "1",\n "steps": [], "answer": "1"}', "its objects go over several lines"),
-        ("a.json", '{\n "data": [{"question": "1"}]\n}', "which has the examples under 'data'"),
+        ("a.jsonl", '{\n  "question": "1"\n}\n{\n  "question": "2"\n}\n', "line 1: not JSON on one line"),
+        ("a.json", '{"question": "1",\n "steps": [], "answer": "1"}', "line 1: not JSON on one line"),
+        (
+            "a.json",
+            '{\n "data": [{"question": "1"}]\n}',
+            "line 1: not JSON Lines but one object, which has the examples under 'data'",
+        ),
         ("a.json", '[\n{"question": "1"}\n]\n[\n{"question": "2"}\n]\n', "give them as a list instead"),
     ],
 )
 def test_json_that_is_laid_out_otherwise_is_one_line(tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / name).write_text(text)
+    source = str(tmp_path / name)
     with pytest.raises(UserError, match=said) as refused:
-        Files(train=str(tmp_path / name)).read()
+        Files(train=source, validation=source, test=source).load()
     assert "\n" not in str(refused.value)

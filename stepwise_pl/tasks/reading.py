@@ -273,27 +273,38 @@ class Part:
                 yield number, ValueError(MARK_INSIDE) if BYTE_ORDER_MARK in line else line
 
     def _jsonl(self) -> Iterator[tuple[int, Record]]:
-        self._refuse_spread_objects()
+        if (spread := self._why_spread()) is not None:
+            yield spread[0], ValueError(spread[1])
+            return
         for number, line in self._lines():
             yield number, _json_row(line) if isinstance(line, str) else line
 
-    def _refuse_spread_objects(self) -> None:
-        """Raise `UserError` if the first object goes over several lines: every line of it would be named as malformed."""
-        text = self._text().decode("utf-8", errors="replace").lstrip()
-        if not text.startswith("{") or _is_json(text.split("\n", 1)[0]):
-            return
+    def _why_spread(self) -> tuple[int, str] | None:
+        """The first line that is not blank and what is wrong with the file, if its objects go over several lines; else None.
+
+        Every line of such a file would be named as malformed otherwise.
+        """
+        whole = self._text().decode("utf-8", errors="replace")
+        text = whole.lstrip()
+        end = "\n" if "\n" in whole else "\r"
+        if not text.startswith("{") or _is_json(text.split(end, 1)[0]):
+            return None
         try:
-            found, end = json.JSONDecoder().raw_decode(text)
+            found, stop = json.JSONDecoder().raw_decode(text)
         except (ValueError, RecursionError):
-            return
+            return None
+        if end not in text[:stop]:
+            return None
+        first = whole[: len(whole) - len(text)].count(end) + 1
         arrays = [
             name for name, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
         ]
-        if end == len(text.rstrip()) and arrays:
-            raise self._error(f"is one object, which has the examples under {arrays[0]!r}; write that array alone")
-        raise self._error(
-            "its objects go over several lines; write one object a line, or one array of objects in a .json file"
-        )
+        if stop == len(text.rstrip()) and arrays:
+            return (
+                first,
+                f"not JSON Lines but one object, which has the examples under {arrays[0]!r}; write that array alone",
+            )
+        return first, "not JSON on one line; write one object a line, or one array of objects in a .json file"
 
     def _json(self) -> Iterator[tuple[int, Record]]:
         """One array of objects, or JSON Lines."""

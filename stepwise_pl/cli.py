@@ -134,8 +134,6 @@ def told(error: Exception) -> str | None:
         return str(error)
     if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
         return _no_name(str(error))
-    if "Expecting one subcommand from" in str(error):  # Hydra's as well, of --shell-completion
-        return "--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it"
     return disk_error(error)
 
 
@@ -163,6 +161,10 @@ def understood(arguments: Sequence[str]) -> list[str]:
             )
     arguments = positional(flags_first(arguments), TOP[f"_{_command}"])
     flags, words = _flags_and_words(arguments)
+    if flags.shell_completion:  # Its words are for Hydra alone.
+        if not any(re.match("(install|uninstall|query)=", word) for word in words):
+            raise UserError("--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it")
+        return list(arguments)
     sweeps = flags.multirun or any(re.fullmatch("hydra.mode=multirun", word, re.IGNORECASE) for word in words)
     fit = {word: _fit(word, sweeps) for word in words}
     return [fit.get(argument, argument) for argument in arguments]

@@ -562,7 +562,8 @@ def judge_line(command: Command, line: str, told: str) -> None:
             if command.name not in ("train", "check_data", "write_data")
         ]
         keys = [argument.partition("=")[0] for argument in command.arguments if "." in argument.partition("=")[0]]
-        if key.strip() and not any(name in line for name in [*names, *folders, *keys]):
+        empty = value in ("[]", "''", '""')  # what is not given is named otherwise
+        if key.strip() and not empty and not any(name in line for name in [*names, *folders, *keys]):
             found("command: the error does not say what is wrong", line[:400], told)
 
 
@@ -579,7 +580,8 @@ def judge_sweep(command: Command, template: Path, base: Path) -> None:
     judge(command._replace(odd=()), result, in_process=False)
     values = command.odd[0].partition("=")[2]
     # No value of these lists holds a comma outside quotes.
-    count = len(re.findall(r"'(?:[^'\\]|\\.)*'|[^,]+", values))
+    given = re.findall(r"'(?:[^'\\]|\\.)*'|[^,]+", values)
+    count = len({_number(value) for value in given})  # 0.001 and 1e-3 are one job
     if match := re.search(r"sweep of (\d+) jobs", result.out):
         if int(match[1]) != count:
             found("sweep: jobs that become one", f"{match[1]} jobs of {count} values", command.line())
@@ -588,3 +590,11 @@ def judge_sweep(command: Command, template: Path, base: Path) -> None:
             found("sweep: another number of folders", str(sorted(map(str, folders))), command.line())
     elif result.status == 0:
         found("sweep: not told", last(result.out), command.line())
+
+
+def _number(value: str) -> float | str:
+    """The value as a number, if it is one."""
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,7 +211,8 @@ examples = st.lists(
 
 
 def squeezed(text: str) -> str:
-    return "".join(text.split())
+    """The text without spaces, composed: texts are compared so."""
+    return "".join(unicodedata.normalize("NFC", text).split())
 
 
 def shown(recipe: Recipe, given: list[Example], by_step: bool) -> str:

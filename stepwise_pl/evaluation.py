@@ -68,12 +68,12 @@ class Answers(list[Decoded]):
 
     @property
     def predicted(self) -> list[str | None]:
-        """What the model has answered."""
+        """The answers of the model."""
         return [one.predicted for one in self]
 
     @property
     def target(self) -> list[str | None]:
-        """What is right."""
+        """The right answers."""
         return [one.target for one in self]
 
 

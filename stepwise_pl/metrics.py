@@ -97,7 +97,7 @@ class EvaluationMetrics(Metric):
         self.add_state("loss_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update_answers(self, right: Sequence[bool], right_any_length: Sequence[bool] | None = None) -> None:
-        """Whose generated answer is the target: within the tokens asked for, and at any length (None: the same)."""
+        """Add the outcomes of generated answers, true where an answer is the target: within the tokens asked for, and at any length (None: the same)."""
         self.answers += sum(right)
         self.answers_any_length += sum(right if right_any_length is None else right_any_length)
         self.examples += len(right)

@@ -129,7 +129,7 @@ class Schedule:
             )
 
     def save(self, step: int) -> dict[str, Any]:
-        """What `restore` needs to go on from `step`: the schedule's own state, and its clock where that was changed."""
+        """The state that `restore` needs to go on from `step`: the schedule's own state, and its clock where that was changed."""
         begins, time, rate = self._clock
         clock = {} if self._clock == REAL_TIME else {"clock": [begins, time, str(rate)]}
         return {**self.state_dict(step), **clock}

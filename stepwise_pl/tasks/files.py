@@ -39,7 +39,7 @@ _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 @dataclass(frozen=True)
 class DataSearch:
-    """Where the data of a run may lie: where it was, or, if a folder has moved with run and data, there.
+    """The places where the data of a run may lie: where it was, or, if a folder has moved with run and data, there.
 
     Attributes:
         run: the run folder.
@@ -152,7 +152,7 @@ class FileTask(Task):
         return Splits({split: found[split] for split in SPLITS}, notes)
 
     def obstacles(self, reserved: tuple[str, ...] = ()) -> list[str]:
-        """What stands in the way of training though every line can be read: too few prompts to hold out, no CoT."""
+        """The obstacles to training although every line can be read: too few prompts to hold out, no CoT."""
         found = self._found(reserved)
         problems = []
         there = len(prompts(found["train"]))

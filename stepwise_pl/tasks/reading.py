@@ -58,7 +58,7 @@ class NotThere(UserError):
 
 
 class Source:
-    """What holds one split: a file, several files, or a Hub data set, read one after the other.
+    """The source of one split: a file, several files, or a Hub data set, read one after the other.
 
     Args:
         name: a path; a pattern such as `data/part-*.jsonl`, whose files are read in the order of their names;
@@ -94,7 +94,7 @@ class Source:
 
     @property
     def unit(self) -> str:
-        """What its records are counted in, as far as that is the same in all of its files."""
+        """The unit in which its records are counted, as far as that is the same in all of its files."""
         units = {part.unit for part in self.parts}
         return units.pop() if len(units) == 1 else "record"
 

@@ -207,8 +207,13 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
 
 def _fit(word: str, sweeps: bool) -> str:
     """A word of the command line as Hydra can read it."""
-    if setting(word) is not None:
-        return readable(word, sweeps)
+    if (given := setting(word)) is not None:
+        word = readable(word, sweeps)
+        if given.key in choices() and (found := parsed(word)) is not None and not found.is_sweep_override():
+            value = found.value()
+            if isinstance(value, list) and any(isinstance(name, int | float | None) for name in value):
+                raise UserError(_no_choice(given.key, given.value, choices()[given.key]))
+        return word
     if (found := parsed(word)) is not None and found.is_delete():
         return word
     name, equals, _ = word.partition("=")

@@ -19,8 +19,8 @@ def write_data(config: WriteDataConfig) -> None:
     for path in paths.values():
         if path.exists():
             raise UserError(f"{path}: exists already; choose another folder for out")
-    out.mkdir(parents=True, exist_ok=True)
     splits = config.task.load()
+    out.mkdir(parents=True, exist_ok=True)
     for note in splits.notes:
         cli.say(f"note: {note}")
     for split, examples in splits.items():

@@ -185,6 +185,7 @@ SUGGESTIONS = {
     "seed = 3": "seed: has no value; write seed=<value>, without blanks around the equals sign",
     "=3": "=3: there is no key before the equals sign",
     "task=3": "task=3: no such task; choose from",
+    "trainer=[1,2]": "trainer=[1,2]: no such trainer; choose from",
     "task=file task.train=???": "task.train=???: three question marks stand for a value that is missing",
     "task=file task.train=a,b.jsonl": """for this text write "task.train='a,b.jsonl'", for a list 'task.train=[a,b.jsonl]'""",
 }

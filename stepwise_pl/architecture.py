@@ -10,8 +10,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stepwise_pl.config import ModelConfig, no_such_type
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.config import MOST_LAYERS, ModelConfig, no_such_type
+from stepwise_pl.errors import UserError, first_line, require
 from stepwise_pl.hub import not_loaded, source
 
 # The names that configurations of transformers have for one size. A model with an encoder besides gets the size in both.
@@ -22,6 +22,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_hea
 WIDTH = ("hidden_size", "d_model", "n_embd", "emb_dim", "embedding_dim")
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length", "model_max_length",
              "max_target_positions")  # fmt: skip
+EXPERTS = re.compile(r"^(num|n)_.*experts$|^num_experts")  # each is built, as each layer is
 # Sizes that must divide, or be equal to, the number of heads; and those that belong to the width.
 GROUPS = re.compile(r"key_value_heads|kv_heads|kv_n_heads|query_groups")
 HEAD_DIM = ("head_dim", "attention_head_dim", "attention_head_size", "d_head", "d_kv", "dim_head", "kv_channels")
@@ -57,6 +58,8 @@ def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) 
             raise UserError(
                 f"model.config.{key}: a {cfg.type} config has no such key; it has: {', '.join(sorted(known))}"
             )
+        if (key in LAYERS or EXPERTS.search(key)) and isinstance(value, int):
+            require(value <= MOST_LAYERS, f"model.config.{key}", value, f"must be at most {MOST_LAYERS}")
         try:
             setattr(config, key, value)
         except Exception as error:

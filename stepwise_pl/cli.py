@@ -33,7 +33,7 @@ from stepwise_pl import config as schemas
 from stepwise_pl.disk import disk_error, write_text
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.expected import changed_keys
-from stepwise_pl.overrides import canonical, folder_name, literal, parsed, plain_name, quoted, readable, setting
+from stepwise_pl.overrides import Setting, canonical, folder_name, literal, parsed, plain_name, quoted, readable, setting
 
 T = TypeVar("T")
 
@@ -151,6 +151,8 @@ def _no_name(otherwise: str) -> str:
 def understood(arguments: Sequence[str]) -> list[str]:
     """The command line for Hydra: every word is a flag or a setting that its grammar accepts.
 
+    Flags and their values stand in front, because Hydra's parser takes no settings on both sides of a flag.
+
     Raises:
         UserError: a word is neither; the message says what may have been meant.
     """
@@ -159,36 +161,21 @@ def understood(arguments: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{argument}: is no text in this terminal's encoding; rename the file, or set LC_ALL=C.UTF-8"
             )
-    arguments = positional(flags_first(arguments), TOP[f"_{_command}"])
-    flags, words = _flags_and_words(arguments)
+    given, words, flags = _flags_and_words(arguments)
     if flags.shell_completion:  # Its words are for Hydra alone.
         if not any(re.match("(install|uninstall|query)=", word) for word in words):
             raise UserError("--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it")
-        return list(arguments)
+        return [*given, *words]
     sweeps = flags.multirun or any(re.fullmatch("hydra.mode=multirun", word, re.IGNORECASE) for word in words)
-    fit = {word: _fit(word, sweeps) for word in words}
-    return [fit.get(argument, argument) for argument in arguments]
+    return [*given, *(_fit(word, sweeps) for word in positional(words, TOP[f"_{_command}"]))]
 
 
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """The command line with its flags and their values in front: Hydra's parser takes no settings on both sides of a flag.
+def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], Any]:
+    """Hydra's flags with their values as they were typed, the other words, and the flags as Hydra's parser reads them.
 
     Raises:
         UserError: there is no such flag, or it has no such value.
     """
-    words = _flags_and_words(arguments)[1]
-    # From the end, because the value of a flag may read as a setting does.
-    flags, left = [], list(words)
-    for argument in reversed(arguments):
-        if left and argument == left[-1]:
-            left.pop()
-        else:
-            flags.append(argument)
-    return [*reversed(flags), *words]
-
-
-def _flags_and_words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """Hydra's flags, and the words that are neither flags nor values of flags."""
 
     def refuse(message: str) -> NoReturn:
         if match := re.fullmatch(r"unrecognized arguments: (--?(\S+))(.*)", message, re.DOTALL):
@@ -202,12 +189,20 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
-    return flags, list(flags.overrides)
+    # From the end, because the value of a flag may read as a setting does.
+    given, left = [], list(flags.overrides)
+    for argument in reversed(arguments):
+        if left and argument == left[-1]:
+            left.pop()
+        else:
+            given.append(argument)
+    return given[::-1], list(flags.overrides), flags
 
 
 def _fit(word: str, sweeps: bool) -> str:
     """A word of the command line as Hydra can read it."""
     if (given := setting(word)) is not None:
+        _refuse_place(given)
         word = readable(word, sweeps)
         if given.key in choices() and (found := parsed(word)) is not None and not found.is_sweep_override():
             value = found.value()
@@ -228,6 +223,16 @@ def _fit(word: str, sweeps: bool) -> str:
     close = difflib.get_close_matches(word, named, n=1)
     hint = f" Did you mean {named[close[0]]}={close[0]}?" if close else _suggestion(key)
     raise UserError(f"{word}: is no setting, which is written key=value.{hint or ' --help lists the keys.'}")
+
+
+def _refuse_place(given: Setting) -> None:
+    """Raise `UserError` if a choice is made of a group that this command lacks, or for a place of the user's own."""
+    group, at, _ = given.key.partition("@")
+    if at:
+        raise UserError(f"{given.key}: a choice has one place only; write {group}=<name>, without @")
+    if (CONF / group).is_dir() and group not in choices():
+        has = f"its groups are {', '.join(choices())}" if choices() else "it has none"
+        raise UserError(f"{group}: no such config group in {_command}, {has}")
 
 
 def choices() -> dict[str, list[str]]:
@@ -274,8 +279,8 @@ def _suggestion(key: str, siblings: Sequence[str] = ()) -> str:
     return f" Did you mean {' or '.join(found[:3])}?" if found else ""
 
 
-def positional(arguments: Sequence[str], schema: type) -> list[str]:
-    """The command line for Hydra: folders that are named without a key become `runs=[...]`, `run=` or `sweep=`.
+def positional(words: Sequence[str], schema: type) -> list[str]:
+    """The words that are no flags: folders that are named without a key become `runs=[...]`, `run=` or `sweep=`.
 
     A folder's name may hold an equals sign, as those of sweeps do.
 
@@ -285,16 +290,16 @@ def positional(arguments: Sequence[str], schema: type) -> list[str]:
     keys = {field.name for field in dataclasses.fields(schema)}
     key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
     if key is None:
-        return list(arguments)
-    folders = [word for word in _flags_and_words(arguments)[1] if _is_folder(word, keys, key)]
+        return list(words)
+    folders = [word for word in words if _is_folder(word, keys, key)]
     if not folders:
-        return list(arguments)
-    given = [argument for argument in arguments if argument.startswith(f"{key}=")]
+        return list(words)
+    given = [word for word in words if word.startswith(f"{key}=")]
     if given or (key != "runs" and len(folders) > 1):
         how = "all in one way" if key == "runs" else "one folder"
         raise UserError(f"{' and '.join([*folders, *given])}: give {how}")
     value = f"[{','.join(map(quoted, folders))}]" if key == "runs" else quoted(folders[0])
-    return [f"{key}={value}", *(argument for argument in arguments if argument not in folders)]
+    return [f"{key}={value}", *(word for word in words if word not in folders)]
 
 
 def _is_folder(word: str, keys: set[str], key: str) -> bool:

@@ -16,6 +16,7 @@ from stepwise_pl.errors import UserError, one_of, require
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
+MOST_LAYERS = 1000
 SMALL = "symbols"  # the small offline tokenizer
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
@@ -88,6 +89,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("layers", "heads", "width", "positions"):
             require(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "must be at least 1")
+        # Each layer is built before anything is known of its size: a slip of the keyboard would take all memory.
+        require(self.layers <= MOST_LAYERS, "model.layers", self.layers, f"must be at most {MOST_LAYERS}")
         require(self.width % self.heads == 0, "model.heads", self.heads, f"must divide model.width={self.width}")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be at least 0 and below 1")

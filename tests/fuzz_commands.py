@@ -562,6 +562,8 @@ def judge_line(command: Command, line: str, told: str) -> None:
             if command.name not in ("train", "check_data", "write_data")
         ]
         keys = [argument.partition("=")[0] for argument in command.arguments if "." in argument.partition("=")[0]]
+        # A recipe that does not fit is told by the key that it sets.
+        keys += KEYS[command.name] if key == "experiment" else []
         empty = value in ("[]", "''", '""')  # what is not given is named otherwise
         if key.strip() and not empty and not any(name in line for name in [*names, *folders, *keys]):
             found("command: the error does not say what is wrong", line[:400], told)

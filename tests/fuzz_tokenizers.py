@@ -304,10 +304,13 @@ def compare(
         return
     batch = encoded.collate(np.arange(len(given)))
     eos = tokenizer.eos_token_id
+    start = [token for token in tokenizer("")["input_ids"] if token != eos]  # stands before every text; no part of it
     predicted = answers(continuation(batch), tokenizer)
     for row, example in enumerate(given):
         tokens = {p: batch.tokens[row][batch.part[row] == p].tolist() for p in (Part.PROMPT, Part.COT, Part.ANSWER)}
-        texts = {p: str(tokenizer.decode([t for t in ids if t != eos])) for p, ids in tokens.items()}
+        begins = tokens[Part.PROMPT][: len(start)] == start
+        written = tokens | {Part.PROMPT: tokens[Part.PROMPT][len(start) if begins else 0 :]}
+        texts = {p: str(tokenizer.decode([t for t in ids if t != eos])) for p, ids in written.items()}
         expected = {Part.PROMPT: example.prompt, Part.COT: example.cot, Part.ANSWER: f"####{example.answer}"}
         for p, text in expected.items():
             if squeezed(texts[p]) != squeezed(text):

@@ -250,8 +250,8 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     names = ["plain", "schedule.delta=1_2", "a,b [c]", "it's", "back\\slash's", "two\\\\'s", "end\\"]
     for name in names:
         Path(name).mkdir()
-    given = cli.positional([*names, "split=validation", "--help"], CompareConfig)
-    assert given[1:] == ["split=validation", "--help"]
+    given = cli.positional([*names, "split=validation"], CompareConfig)
+    assert given[1:] == ["split=validation"]
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_override(given[0])
@@ -262,7 +262,7 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     assert cli.positional(["it's", "split=test"], EvaluateConfig) == ["run='it\\'s'", "split=test"]
     assert cli.positional(["schedule.delta=1_2"], SweepConfig) == ["sweep='schedule.delta=1_2'"]
     assert cli.positional(["not/there=1"], SweepConfig) == ["sweep='not/there=1'"]
-    assert cli.positional(["run=plain", "--cfg", "job"], EvaluateConfig) == ["run=plain", "--cfg", "job"]
+    assert cli.positional(["run=plain"], EvaluateConfig) == ["run=plain"]
     assert cli.positional(["task=mult4x4", "plain"], Config) == ["task=mult4x4", "plain"]
     for arguments, schema in (
         (["plain", "it's"], EvaluateConfig),

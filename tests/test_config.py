@@ -207,21 +207,50 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
         ("seed=1 -m lr=1,2", "-m seed=1 lr=1,2"),
         ("seed=1 --cfg job lr=2", "--cfg job seed=1 lr=2"),
         ("-cjob seed=1 --resolve lr=2", "-cjob --resolve seed=1 lr=2"),
-        ("a --info config --multirun b", "--info config --multirun a b"),
-        ("--config-dir a a", "--config-dir a a"),
+        ("seed=1 --info config --multirun ~data", "--info config --multirun seed=1 ~data"),
+        ("--config-dir a seed=1", "--config-dir a seed=1"),
+        ("--config-dir seed=1 lr=2 seed=1", "--config-dir seed=1 lr=2 seed=1"),
+        ("--config-dir seed=${x} seed=a#b", "--config-dir seed=${x} seed='a#b'"),
     ],
 )
 def test_overrides_may_stand_on_both_sides_of_a_flag(arguments: str, parsed: str) -> None:
-    assert cli.flags_first(arguments.split()) == parsed.split()
+    assert cli.understood(arguments.split()) == parsed.split()
 
 
 @pytest.mark.parametrize("arguments", ["--foo", "--seed=1", "-?", "--cfg=nope", "--cfg", "-mseed=1,2"])
 def test_a_flag_that_there_is_not_is_refused_in_one_line(arguments: str) -> None:
     with pytest.raises(UserError) as refused:
-        cli.flags_first([*arguments.split(), "seed=1"] if arguments != "--cfg" else ["--cfg"])
+        cli.understood([*arguments.split(), "seed=1"] if arguments != "--cfg" else ["--cfg"])
     line = str(refused.value)
     assert "\n" not in line and arguments.lstrip("-").split("=")[0].removesuffix("seed") in line
     assert "usage" not in line and "--help" in line
+
+
+def test_folders_may_stand_on_both_sides_of_a_flag(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_command", "compare")
+    Path("b c").mkdir()
+    expected = ["--cfg", "job", "runs=['a','b c']", "out=x"]
+    assert cli.understood(["a", "--cfg", "job", "b c", "out=x"]) == expected
+    assert cli.understood(["a", "b c", "--cfg", "job", "out=x"]) == expected
+
+
+@pytest.mark.parametrize(
+    "command,word,line",
+    [
+        ("check_data", "logger=null", "logger: no such config group in check_data, its groups are task, model"),
+        ("check_data", "logger=csv", "logger: no such config group in check_data, its groups are task, model"),
+        ("report", "task=file", "task: no such config group in report, it has none"),
+        ("evaluate", "+task@x=file", "task@x: a choice has one place only; write task=<name>, without @"),
+        ("train", "task@x=file", "task@x: a choice has one place only; write task=<name>, without @"),
+        ("train", "+model@model.lora=tiny", "model@model.lora: a choice has one place only; write model=<name>, without @"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_the_command_does_not_have_is_told(command: str, word: str, line: str, monkeypatch) -> None:
+    monkeypatch.setattr(cli, "_command", command)
+    with pytest.raises(UserError) as refused:
+        cli.understood([word])
+    assert str(refused.value) == line
 
 
 def test_shell_completion_alone_is_no_traceback(tmp_path) -> None:

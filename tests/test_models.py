@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from stepwise_pl import early
 from stepwise_pl.building import build_parts
 from stepwise_pl.config import ModelConfig
 from stepwise_pl.errors import UserError
-from stepwise_pl.models import build_model
+from stepwise_pl.models import build_model, check_architecture
 from stepwise_pl.records import read_metrics
 from stepwise_pl.runs import load_run
 from stepwise_pl.tokenizing import small_tokenizer
@@ -184,3 +185,20 @@ def test_a_model_is_built_once(kind: str, run_dir, tmp_path, monkeypatch) -> Non
     expected = {"pretrained": ["meta", "meta"], "random": ["meta", "cpu"]}.get(kind, ["cpu"])
     assert built == expected
     assert {parameter.device.type for parameter in parts.model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    "settings,line",
+    [
+        ({"layers": 10**18}, "model.layers=1000000000000000000: must be at most 1000"),
+        ({"config": {"n_layer": 10**9}}, "model.config.n_layer=1000000000: must be at most 1000"),
+        (
+            {"type": "mixtral", "config": {"num_local_experts": 10**9}},
+            "model.config.num_local_experts=1000000000: must be at most 1000",
+        ),
+    ],
+)
+def test_a_slip_in_the_number_of_layers_takes_no_memory(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_architecture(ModelConfig(**settings))
+    assert str(refused.value) == line

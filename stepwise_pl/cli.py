@@ -33,7 +33,17 @@ from stepwise_pl import config as schemas
 from stepwise_pl.disk import disk_error, write_text
 from stepwise_pl.errors import UserError, first_line
 from stepwise_pl.expected import changed_keys
-from stepwise_pl.overrides import Setting, canonical, folder_name, literal, parsed, plain_name, quoted, readable, setting
+from stepwise_pl.overrides import (
+    Setting,
+    canonical,
+    folder_name,
+    literal,
+    parsed,
+    plain_name,
+    quoted,
+    readable,
+    setting,
+)
 
 T = TypeVar("T")
 

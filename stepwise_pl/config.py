@@ -17,6 +17,7 @@ from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
 MOST_LAYERS = 1000
+MOST_WORKERS = 256
 SMALL = "symbols"  # the small offline tokenizer
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 # Keys that a resumed run may change: how long it runs and what it shows and saves, and Δ,
@@ -148,7 +149,9 @@ class DataConfig:
             require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "must be between 0 and 1")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
         require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "must be at least 1")
-        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be at least 0")
+        # Each worker is a process: a slip of the keyboard would fill the machine with them.
+        rule = f"must be at least 0 and at most {MOST_WORKERS}"
+        require(0 <= self.num_workers <= MOST_WORKERS, "data.num_workers", self.num_workers, rule)
         if self.epoch_size is not None:
             require(self.epoch_size >= self.batch_size, "data.epoch_size", self.epoch_size,
                     f"must be at least data.batch_size={self.batch_size}")  # fmt: skip

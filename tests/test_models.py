@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from stepwise_pl import early
 from stepwise_pl.building import build_parts
-from stepwise_pl.config import ModelConfig
+from stepwise_pl.config import DataConfig, ModelConfig
 from stepwise_pl.errors import UserError
 from stepwise_pl.models import build_model, check_architecture
 from stepwise_pl.records import read_metrics
@@ -202,3 +202,8 @@ def test_a_slip_in_the_number_of_layers_takes_no_memory(settings: dict[str, Any]
     with pytest.raises(UserError) as refused:
         check_architecture(ModelConfig(**settings))
     assert str(refused.value) == line
+
+
+def test_a_slip_in_the_number_of_workers_starts_none() -> None:
+    with pytest.raises(UserError, match=r"data\.num_workers=1000000000: must be at least 0 and at most 256"):
+        DataConfig(num_workers=10**9)

@@ -1,6 +1,7 @@
 """What a causal LM is made of: its configuration, a model of random or no weights, and its positions."""
 
 import math
+import os
 import re
 from typing import Any
 
@@ -196,6 +197,19 @@ def build(config: Any, what: str, dtype: torch.dtype = torch.float32, initialise
     except Exception as error:
         raise UserError(f"{what}: no causal LM can be built of these settings ({first_line(error)})") from None
     return model
+
+
+def num_weights(model: PreTrainedModel) -> int:
+    """How many numbers the model has to learn; it may be on the meta device."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def memory(free: bool = False) -> int:
+    """Bytes of memory that this machine has, or has free; 4 GiB if the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES" if free else "SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30
 
 
 def adjusted(config: Any, dropout: float | None) -> Any:

@@ -18,7 +18,7 @@ def check(config: Config) -> None:
     check_sources(config.model)
     import torch
 
-    from stepwise_pl.models import check_architecture
+    from stepwise_pl.models import check_architecture, require_memory
 
     cfg = config.trainer
     if cfg.accelerator == "gpu" and torch.cuda.device_count() < cfg.devices:
@@ -26,7 +26,7 @@ def check(config: Config) -> None:
             f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
             "CUDA devices; trainer=cpu trains on the CPU"
         )
-    check_architecture(config.model)
+    require_memory(check_architecture(config.model), 2 if cfg.precision == "bf16-true" else 4)
 
 
 def check_type(cfg: ModelConfig) -> None:

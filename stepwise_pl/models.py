@@ -20,7 +20,9 @@ from stepwise_pl.architecture import (
     cast_weights,
     check_positions,
     grow_positions,
+    memory,
     num_positions,
+    num_weights,
     own_config,
     position_table,
     pretrained_config,
@@ -84,20 +86,34 @@ def named(cfg: ModelConfig) -> str:
     return f"model.name={cfg.name}" if cfg.pretrained else f"model.type={cfg.type}"
 
 
-def check_architecture(cfg: ModelConfig) -> None:
-    """Raise `UserError` if no such model can be built, as far as that can be told without its weights.
+def check_architecture(cfg: ModelConfig) -> int:
+    """The number of weights that the model has; 0 if it is that of a folder (`cfg.init_from`).
 
     Takes neither memory nor random numbers.
+
+    Raises:
+        UserError: no such model can be built, as far as that can be told without its weights.
     """
     if cfg.init_from is not None:
         _folder(cfg.init_from)
-        return
+        return 0
     with torch.device("meta"):
         if cfg.pretrained:
             model = build(pretrained_config(cfg.name, "model.name", cfg.dropout), f"model.name={cfg.name}")
         else:
             model = build(own_config(cfg, vocabulary=2, eos=0), f"model.type={cfg.type}")
         _prepare(model, cfg)
+    return num_weights(model)
+
+
+def require_memory(weights: int, bytes_per_weight: int) -> None:
+    """Raise `UserError` if this machine's memory does not hold so many weights."""
+    needed, there = weights * bytes_per_weight, memory()
+    if needed > there:
+        raise UserError(
+            f"the model has {weights / 1e6:,.0f} million weights, {needed / 2**30:,.0f} GiB, and this machine a memory of "
+            f"{there / 2**30:,.0f} GiB; make the model smaller (model.layers, model.width, model.positions)"
+        )
 
 
 def _prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:

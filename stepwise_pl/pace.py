@@ -1,7 +1,6 @@
 """How long training takes here: a few real steps, measured within seconds, at the whole CoT and at none."""
 
 import dataclasses
-import os
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +13,15 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl import models
-from stepwise_pl.architecture import build, check_positions, grow_positions, own_config, pretrained_config
+from stepwise_pl.architecture import (
+    build,
+    check_positions,
+    grow_positions,
+    memory,
+    num_weights,
+    own_config,
+    pretrained_config,
+)
 from stepwise_pl.config import DataConfig, ModelConfig, OptimizerConfig
 from stepwise_pl.datamodule import TrainStream
 from stepwise_pl.decoding import Targets, target_logits
@@ -111,15 +118,9 @@ def _architecture(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, longest:
 def _refuse_large(config: Any, tokens: int, device: torch.device) -> None:
     """Raise `UserError` if training would not fit the memory, or its first step would take too long."""
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in build(config, "model").parameters())
+        count = num_weights(build(config, "model"))
     size = f"the model has {count / 1e6:,.0f} million weights"
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        try:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):  # not told by this system
-            free = 4 << 30
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else memory(free=True)
     if count * BYTES_PER_WEIGHT > free:
         raise UserError(
             f"{size}, whose training takes more than {count * BYTES_PER_WEIGHT / 2**30:,.1f} GiB; {free / 2**30:,.1f} are free"

@@ -13,7 +13,7 @@ from stepwise_pl import early
 from stepwise_pl.building import build_parts
 from stepwise_pl.config import DataConfig, ModelConfig
 from stepwise_pl.errors import UserError
-from stepwise_pl.models import build_model, check_architecture
+from stepwise_pl.models import build_model, check_architecture, require_memory
 from stepwise_pl.records import read_metrics
 from stepwise_pl.runs import load_run
 from stepwise_pl.tokenizing import small_tokenizer
@@ -207,3 +207,9 @@ def test_a_slip_in_the_number_of_layers_takes_no_memory(settings: dict[str, Any]
 def test_a_slip_in_the_number_of_workers_starts_none() -> None:
     with pytest.raises(UserError, match=r"data\.num_workers=1000000000: must be at least 0 and at most 256"):
         DataConfig(num_workers=10**9)
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_built() -> None:
+    weights = check_architecture(ModelConfig(positions=10**12, width=4, heads=1))
+    with pytest.raises(UserError, match=r"has 4,000,000 million weights, 14,901 GiB, and this machine a memory of"):
+        require_memory(weights, 4)

@@ -14,7 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-from stepwise_pl.results import COLORS, Stage, plot_stages, read_stages
+from stepwise_pl.reporting.stage_figure import plot_stages
+from stepwise_pl.reporting.style import COLORS
+from stepwise_pl.runs.stages import Stage, read_stages
 
 COLUMNS = (
     "run", "seed", "split", "given_up", "removed_tokens", "step", "accuracy", "low", "high", "examples", "seconds",

@@ -1,9 +1,32 @@
 """`python -m stepwise_pl.check_data task=<task>`: what is in the data, and what is wrong with it."""
 
-from stepwise_pl import cli
-from stepwise_pl.commands import CheckDataConfig
-from stepwise_pl.early import check_sources
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.run import require_chosen
+from stepwise_pl.config.training import DataConfig
+from stepwise_pl.models.early import check_sources
+from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.files import FileTask
+
+if TYPE_CHECKING:
+    from stepwise_pl.data.encoding import EncodedExamples
+
+
+@dataclass
+class CheckDataConfig:
+    """A look at a task's data: `python -m stepwise_pl.check_data task=<task>`."""
+
+    task: Task = field(default_factory=Task)
+    # Its tokenizer counts the tokens, its positions bound them.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        require_chosen(task=self.task)
 
 
 def check_data(config: CheckDataConfig) -> None:
@@ -13,15 +36,20 @@ def check_data(config: CheckDataConfig) -> None:
         UserError: a file or the tokenizer cannot be read at all.
     """
     check_sources(config.model)
-    from stepwise_pl.checking import check, summary
-    from stepwise_pl.models import positions_of
-    from stepwise_pl.tokenizing import build_tokenizer, tokenizer_for
+    from stepwise_pl.data.checking import check, summary
+    from stepwise_pl.data.tokenizers import build_tokenizer, tokenizer_for
+    from stepwise_pl.models.build import positions_of
+    from stepwise_pl.training import pace
 
     task = config.task
     nothing_read = isinstance(task, FileTask) and not len(task.read()["train"])
     name = config.model.tokenizer
     tokenizer = build_tokenizer(name, ("0",)) if nothing_read else tokenizer_for(task, name)
     reserved = (str(tokenizer.eos_token),)
+
+    def measure(train: "EncodedExamples") -> pace.Pace:
+        return pace.measure(config.model, tokenizer, train, config.data)
+
     positions = positions_of(config.model)
     if isinstance(task, FileTask):  # as it is, with what `load` would refuse
         report = check(
@@ -31,15 +59,20 @@ def check_data(config: CheckDataConfig) -> None:
             config.data,
             task.skip_malformed,
             task.allow_overlap,
-            config.model,
+            measure,
         )
         report.stops += task.obstacles(reserved)
     else:
-        report = check(task.load(reserved), tokenizer, positions, config.data, model=config.model)
-    cli.say("\n".join([*report.lines, "", summary(report.stops)]))
+        report = check(task.load(reserved), tokenizer, positions, config.data, measure=measure)
+    say("\n".join([*report.lines, "", summary(report.stops)]))
     if report.stops:
         raise SystemExit(1)
 
 
+def main() -> None:
+    """The command."""
+    entry_point("check_data", CheckDataConfig, check_data)
+
+
 if __name__ == "__main__":
-    cli.entry_point("check_data", check_data)
+    main()

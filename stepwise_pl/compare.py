@@ -2,20 +2,46 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stepwise_pl import cli
-from stepwise_pl.commands import CompareConfig
-from stepwise_pl.config import ASIDE, same_but_seed
-from stepwise_pl.disk import require_own_or_new, write_text
-from stepwise_pl.errors import UserError
-from stepwise_pl.predictions import HEAD, PART, Prediction, Share, percents, read_predictions, table, why_stale
-from stepwise_pl.run_folder import comparable_config
-from stepwise_pl.statistics import holm, mcnemar, over_seeds, paired_difference
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.disk import require_own_or_new, write_text
+from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.statistics import holm, mcnemar, over_seeds, paired_difference
+from stepwise_pl.common.text import percents, table
+from stepwise_pl.config.keys import ASIDE, same_but_seed
+from stepwise_pl.runs.folder import comparable_config, read_summary, require_run
+from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, read_predictions, why_stale
+
+
+@dataclass
+class CompareConfig:
+    """Paired comparison of runs' predictions: `python -m stepwise_pl.compare <run> <run> ...`."""
+
+    # The run folders.
+    runs: list[str] = field(default_factory=list)
+    # The evaluation to compare: that of this checkpoint on this split, with as many tokens removed as it was trained with;
+    checkpoint: str = "best"
+    split: str = "test"
+    # or by the name of the file in `evaluations/`, without its ending.
+    name: str | None = None
+    # and of a suite, which part.
+    part: str | None = None
+    # Write the numbers to this JSON file as well.
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.runs) < 2:
+            raise UserError("two or more runs are needed: python -m stepwise_pl.compare <run folder> <run folder> ...")
+        for run in self.runs:
+            require_run(run, "compare")
+            require(self.runs.count(run) == 1, "runs", run, "is given twice")
+        one_of("split", self.split, ("train", "validation", "test"))
 
 
 @dataclass
@@ -47,13 +73,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         require_same_problems(evaluated[0], other)
     tests, means = pairs(evaluated), seeds(evaluated)
     result = {"runs": [_record(one) for one in evaluated], "pairs": tests, "seeds": means}
-    cli.say(
-        "\n".join([*run_lines(evaluated), "", *pair_lines(tests, config.runs), "", *seed_lines(means, config.runs)])
-    )
+    say("\n".join([*run_lines(evaluated), "", *pair_lines(tests, config.runs), "", *seed_lines(means, config.runs)]))
     if config.out:
         Path(config.out).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(config.out), json.dumps(result, indent=2) + "\n")
-        cli.say(f"written to {config.out}")
+        say(f"written to {config.out}")
     return result
 
 
@@ -103,15 +127,6 @@ def _of_part(predictions: list[Prediction], part: str | None, path: Path) -> lis
         advice = f"choose one with part= ({there})" if there else "it has none; leave part out"
         raise UserError(f"part={part or 'null'}: no such part in {path}; {advice}")
     return [one for one in predictions if one.strata.get(PART) == part]
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """The summary beside a file of predictions; empty if it is not there or damaged."""
-    try:
-        summary = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def require_same_problems(one: Evaluated, other: Evaluated) -> None:
@@ -246,5 +261,10 @@ def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
     return lines
 
 
+def main() -> None:
+    """The command."""
+    entry_point("compare", CompareConfig, compare)
+
+
 if __name__ == "__main__":
-    cli.entry_point("compare", compare)
+    main()

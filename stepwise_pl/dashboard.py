@@ -1,15 +1,32 @@
 """`python -m stepwise_pl.dashboard`: a W&B workspace for the runs of a project."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stepwise_pl import cli
-from stepwise_pl.commands import DashboardConfig
-from stepwise_pl.errors import UserError, first_line
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.errors import UserError, first_line, require
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 REMOVED = "schedule/removed_tokens"
+
+
+@dataclass
+class DashboardConfig:
+    """A W&B workspace for the runs of a project: `python -m stepwise_pl.dashboard entity=<account or team>`."""
+
+    entity: str = ""
+    project: str = "stepwise_pl"
+    name: str = "Stepwise Internalization"
+    # The batch size that `evaluate` measured speed at, besides 1.
+    batch_size: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.entity:
+            raise UserError("entity is not set: the W&B account or team whose project it is")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
 
 
 def dashboard(config: DashboardConfig) -> str:
@@ -28,7 +45,7 @@ def dashboard(config: DashboardConfig) -> str:
             f"project={config.project}: W&B does not take the workspace ({first_line(error)}); log in, and name an "
             "entity that you may write to"
         ) from None
-    cli.say(f"workspace       {workspace.url}")
+    say(f"workspace       {workspace.url}")
     return str(workspace.url)
 
 
@@ -76,5 +93,10 @@ def layout(config: DashboardConfig) -> "Workspace":
     )  # fmt: skip
 
 
+def main() -> None:
+    """The command."""
+    entry_point("dashboard", DashboardConfig, dashboard)
+
+
 if __name__ == "__main__":
-    cli.entry_point("dashboard", dashboard)
+    main()

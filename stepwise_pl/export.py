@@ -1,62 +1,26 @@
 """`python -m stepwise_pl.export run=<folder>`: a standard Hugging Face folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stepwise_pl import cli
-from stepwise_pl.commands import ExportConfig
-from stepwise_pl.disk import in_one_go
-from stepwise_pl.errors import UserError
-from stepwise_pl.older_transformers import make_readable
-from stepwise_pl.run_folder import read_json
-from stepwise_pl.tasks import Task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-README = """\
-# {name}
-
-Trained with stepwise_pl by Stepwise Internalization (arXiv 2405.14838): {removed} of {max_cot} tokens of the
-chain of thought are removed. Give it a problem in this form, with your own in place of `{example}`:
-
-```python
-{code}
-```
-"""
-# Tokens are split and decoded as an evaluation does it: with special tokens, which an answer may hold. Only the two
-# inputs that training knows are given, because some tokenizers make others.
-CODE = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-prompt = tokenizer({prompt!r}, return_tensors="pt")
-tokens = model.generate(input_ids=prompt["input_ids"], attention_mask=prompt["attention_mask"])
-text = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=False)
-"""
-# Both separators are given: what follows is the answer and the end token, where generation stops by itself.
-INTERNALIZED = (
-    CODE
-    + """\
-print(text.split({eos!r})[0].partition("####")[2].strip())"""
-)
-# The CoT ends with an end token too, so generation is not stopped at one, and what comes after the second is cut.
-WRITES_COT = (
-    CODE
-    + """\
-cot, answer, *_ = [*text.split({eos!r}), ""]
-print(cot.strip())
-print(answer.partition("####")[2].strip())"""
-)
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.models.export import write_model
+from stepwise_pl.runs.folder import require_run
 
 
-def example_prompt(task: Task) -> str:
-    """A prompt of the test split; where its file is not there (any more), words in place of one."""
-    try:
-        return task.load()["test"].slice(0, 1)[0].prompt
-    except UserError as error:
-        cli.say(f"the README shows no prompt of the data, which cannot be read ({error})")
-        return "your prompt"
+@dataclass
+class ExportConfig:
+    """A standard Hugging Face folder from a run: `python -m stepwise_pl.export run=<folder>`."""
+
+    run: str = ""
+    checkpoint: str = "best"
+    # The folder to write; null: `export` in the run folder.
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        require_run(self.run, "export")
 
 
 def export(config: ExportConfig) -> Path:
@@ -69,132 +33,14 @@ def export(config: ExportConfig) -> Path:
     if out.exists() and any(out.iterdir()):
         raise UserError(f"out={out}: is not empty; choose another folder")
     write_model(Path(config.run), config.checkpoint, out)
-    cli.say(f"written to {out}; {out / 'README.md'} shows how to prompt it")
+    say(f"written to {out}; {out / 'README.md'} shows how to prompt it")
     return out
 
 
-def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
-    """Write model, tokenizer, generation settings and a README with the prompt format to `out`; return it.
-
-    Raises:
-        UserError: the run cannot be read, or was trained with keep_position, which no
-            plain Hugging Face folder can express.
-    """
-    from transformers import GenerationConfig
-
-    from stepwise_pl import runs
-    from stepwise_pl.lora import merge_adapters
-    from stepwise_pl.tokenizing import export_prompt
-
-    run = runs.load_run(str(run_dir), checkpoint)
-    if run.config.schedule.keep_position:
-        raise UserError(
-            f"run={run_dir}: trained with schedule.keep_position=true; generation must then jump over the gap, which a "
-            "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
-        )
-    eos = run.tokenizer.eos_token
-    # Not the model's own: a pretrained one may ask for penalties or a least length, which the run was not scored with.
-    settings = run.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        bos_token_id=run.tokenizer.bos_token_id
-    )
-    settings.do_sample = False
-    settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
-    settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
-    settings.pad_token_id = run.tokenizer.eos_token_id
-    example = example_prompt(run.config.task)
-    merge_adapters(run.model)
-    settings.use_cache = _generates_with_cache(run.model)
-    code = (INTERNALIZED if run.internalized else WRITES_COT).format(
-        prompt=export_prompt(example, eos, run.internalized), eos=eos
-    )
-    readme = README.format(
-        name=out.name,
-        removed=run.limits.removed_tokens(run.removed),
-        max_cot=run.limits.max_cot,
-        example=example,
-        code=code,
-    )
-    with in_one_go(out) as folder:
-        run.model.save_pretrained(folder)
-        run.tokenizer.save_pretrained(folder)
-        make_readable(folder)
-        _require_same_tokens(folder, run.tokenizer)
-        if (
-            not run.config.model.pretrained
-        ):  # of types that are published, which are read all the time, and may be large
-            require_same_weights(folder, run.model)
-        (folder / "README.md").write_text(readme, encoding="utf-8")
-    return out
-
-
-def _generates_with_cache(model: "PreTrainedModel") -> bool:
-    """Whether the model's own `generate` writes with its cache what was scored here; not all types do.
-
-    Raises:
-        UserError: it writes something else without a cache as well. It may count positions otherwise (roberta).
-    """
-    import torch
-
-    from stepwise_pl.decoding import full_pass
-
-    words, most = model.config.get_text_config().vocab_size, 6
-    alike = {True: True, False: True}
-    for length in (3, 8):
-        prompt = expected = torch.arange(length)[None] * 7 % words
-        with torch.inference_mode():
-            for _ in range(most):
-                expected = torch.cat([expected, full_pass(model, expected, None, 1)[:, -1].argmax(-1)[:, None]], dim=1)
-        for use_cache in alike:
-            asked = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": most, "eos_token_id": None}
-            try:
-                written = model.generate(prompt, use_cache=use_cache, do_sample=False, **asked)  # type: ignore[operator]
-            except Exception:  # whatever the type makes of it
-                alike[use_cache] = False
-            else:
-                alike[use_cache] &= torch.equal(written, expected)
-    if not any(alike.values()):
-        raise UserError(
-            f"model.type={model.config.model_type}: what transformers' own generate writes is not what the model was "
-            "trained and scored on, so that nothing is exported; stepwise_pl.evaluate reads the run"
-        )
-    return alike[True]
-
-
-def require_same_weights(folder: Path, model: "PreTrainedModel") -> None:
-    """Raise `UserError` if transformers reads other weights from the folder than were written.
-
-    The code of a type may reset some of them while it loads: youtu sets the end token's to zero.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    read = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
-    written = model.state_dict()
-    changed = [name for name in written if name not in read or not torch.equal(written[name], read[name])]
-    if changed:
-        raise UserError(
-            f"model.type={model.config.model_type}: transformers does not read back the weights that it wrote "
-            f"({changed[0]}), and the model would answer wrongly; nothing is exported, stepwise_pl.evaluate reads the run"
-        )
-
-
-def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise `UserError` if transformers reads another tokenizer from the folder than was written.
-
-    It makes a Qwen2Tokenizer of any that lies beside a qwen2, which splits numbers into digits.
-    """
-    from transformers import AutoTokenizer
-
-    read = AutoTokenizer.from_pretrained(folder)
-    text = str(tokenizer.decode(list(range(min(len(tokenizer), 5000))), skip_special_tokens=True))
-    if read(text)["input_ids"] != tokenizer(text)["input_ids"]:
-        kind = read_json(folder / "config.json")["model_type"]
-        raise UserError(
-            f"model.type={kind}: transformers reads any tokenizer beside such a model as {type(read).__name__}, which makes "
-            "other tokens than the run's own, and the model would answer wrongly; train with a tokenizer of that kind "
-            "(model.tokenizer=<folder>), or with another model.type"
-        )
+def main() -> None:
+    """The command."""
+    entry_point("export", ExportConfig, export)
 
 
 if __name__ == "__main__":
-    cli.entry_point("export", export)
+    main()

@@ -1,16 +1,34 @@
 """`python -m stepwise_pl.report <run or sweep folder> ...`: one HTML page about runs, for reading in any browser."""
 
 import logging
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from stepwise_pl import cli
-from stepwise_pl.commands import ReportConfig
-from stepwise_pl.disk import require_own_or_new, write_text
-from stepwise_pl.errors import UserError, go_on_without
-from stepwise_pl.sweep_folder import holds_sweep
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.disk import require_own_or_new, write_text
+from stepwise_pl.common.errors import UserError, go_on_without, require
+from stepwise_pl.runs.sweep_folder import holds_sweep
 
 log = logging.getLogger("stepwise_pl")
+
+
+@dataclass
+class ReportConfig:
+    """A page about runs: `python -m stepwise_pl.report <run or sweep folder> ...`."""
+
+    # Run folders, or folders above them, such as that of a sweep.
+    runs: list[str] = field(default_factory=list)
+    # The HTML file to write.
+    out: str = "report.html"
+    # Write every figure as PNG and SVG into this folder as well; null: do not.
+    figures: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("no folder is given: python -m stepwise_pl.report <run or sweep folder> ...")
+        require(bool(self.out), "out", self.out, "must be the name of a file")
 
 
 def report(config: ReportConfig) -> Path:
@@ -44,7 +62,7 @@ def report(config: ReportConfig) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
     count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-    cli.say(f"report of {count} written to {out} ({len(page.encode()) / 1e6:.1f} MB)")
+    say(f"report of {count} written to {out} ({len(page.encode()) / 1e6:.1f} MB)")
     if config.figures is not None:
         from stepwise_pl.reporting.static import write_figure
 
@@ -55,9 +73,14 @@ def report(config: ReportConfig) -> Path:
         for figure in drawn.all():
             with go_on_without(f"{figure.slug}.png"):
                 files += write_figure(figure, labels, folder)
-        cli.say(f"{len(files)} files of figures written to {folder}")
+        say(f"{len(files)} files of figures written to {folder}")
     return out
 
 
+def main() -> None:
+    """The command."""
+    entry_point("report", ReportConfig, report)
+
+
 if __name__ == "__main__":
-    cli.entry_point("report", report)
+    main()

@@ -1,9 +1,24 @@
 """`python -m stepwise_pl.sweep <sweep folder>`: table and figures of a sweep, also while it goes on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from stepwise_pl import cli, multirun
-from stepwise_pl.commands import SweepConfig
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.reporting.sweep_text import report
+
+
+@dataclass
+class SweepConfig:
+    """Table and figures of a sweep, as far as it has come: `python -m stepwise_pl.sweep <sweep folder>`."""
+
+    # The sweep folder.
+    sweep: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.sweep:
+            raise UserError("sweep is not set: python -m stepwise_pl.sweep <sweep folder>")
 
 
 def sweep(config: SweepConfig) -> None:
@@ -12,10 +27,15 @@ def sweep(config: SweepConfig) -> None:
     Raises:
         UserError: it is no sweep folder, or a file in it is damaged.
     """
-    from stepwise_pl.sweep_results import refresh
+    from stepwise_pl.reporting.sweep import refresh
 
-    cli.say(multirun.report(*refresh(Path(config.sweep), draw=True)))
+    say(report(*refresh(Path(config.sweep), draw=True)))
+
+
+def main() -> None:
+    """The command."""
+    entry_point("sweep", SweepConfig, sweep)
 
 
 if __name__ == "__main__":
-    cli.entry_point("sweep", sweep)
+    main()

@@ -1,11 +1,27 @@
 """`python -m stepwise_pl.write_data task=<task> out=<folder>`: a task's splits as text files."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepwise_pl import cli
-from stepwise_pl.commands import WriteDataConfig
-from stepwise_pl.errors import UserError
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.run import require_chosen
+from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.base import SPLITS, write_lines
+
+
+@dataclass
+class WriteDataConfig:
+    """Write a task's splits as text files: `python -m stepwise_pl.write_data task=mult4x4 out=data`."""
+
+    task: Task = field(default_factory=Task)
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        require_chosen(task=self.task)
+        if not self.out:
+            raise UserError("out is not set: python -m stepwise_pl.write_data task=<task> out=<folder>")
 
 
 def write_data(config: WriteDataConfig) -> None:
@@ -22,11 +38,16 @@ def write_data(config: WriteDataConfig) -> None:
     splits = config.task.load()
     out.mkdir(parents=True, exist_ok=True)
     for note in splits.notes:
-        cli.say(f"note: {note}")
+        say(f"note: {note}")
     for split, examples in splits.items():
         write_lines(examples, paths[split])
-        cli.say(f"{len(examples):8d} examples  {paths[split]}")
+        say(f"{len(examples):8d} examples  {paths[split]}")
+
+
+def main() -> None:
+    """The command."""
+    entry_point("write_data", WriteDataConfig, write_data)
 
 
 if __name__ == "__main__":
-    cli.entry_point("write_data", write_data)
+    main()

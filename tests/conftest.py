@@ -1,5 +1,6 @@
 """Shared parts: real data where it is there, small models, and runs of the real entry points."""
 
+import importlib
 import os
 import subprocess
 from pathlib import Path
@@ -8,10 +9,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl.config import ModelConfig
-from stepwise_pl.models import build_model
+from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.run import Config
+from stepwise_pl.data.tokenizers import build_tokenizer
+from stepwise_pl.methods import Stepwise
+from stepwise_pl.models.build import build_model
+from stepwise_pl.models.learner import Learner
 from stepwise_pl.tasks import Multiplication
-from stepwise_pl.tokenizing import build_tokenizer
 from tests import forked
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -56,6 +60,22 @@ def small_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: obj
         ModelConfig(**settings, config={"initializer_range": 0.3}),  # type: ignore[arg-type]
         tokenizer,
     ).eval()
+
+
+def learner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object) -> Learner:
+    """The model with `method=stepwise` and its settings."""
+    return Learner(model, int(tokenizer.eos_token_id), Stepwise(**settings))  # type: ignore[arg-type]
+
+
+COMMANDS = ("train", "evaluate", "compare", "report", "export", "write_data", "check_data", "dashboard", "sweep")
+
+
+def schema_of(name: str) -> type:
+    """The dataclass of a command's settings."""
+    if name == "train":
+        return Config
+    schema: type = getattr(importlib.import_module(f"stepwise_pl.{name}"), f"{name.title().replace('_', '')}Config")
+    return schema
 
 
 def command(

@@ -19,8 +19,11 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from stepwise_pl import building, callbacks, cli, guard, train
-from stepwise_pl.module import StepwiseModule
+from stepwise_pl import train
+from stepwise_pl.training import build as building
+from stepwise_pl.training import checkpoints as callbacks
+from stepwise_pl.training import rollback
+from stepwise_pl.training.module import StepwiseModule
 
 if "--" in sys.argv:
     split = sys.argv.index("--")
@@ -75,7 +78,7 @@ class Fail(Callback):
 
 
 build = building.build_trainer
-put = guard.put_in_place
+put = rollback.put_in_place
 link = callbacks.link
 
 
@@ -114,7 +117,7 @@ def state(path: Path) -> dict[str, Any]:
 
 
 building.build_trainer = build_with_end
-guard.put_in_place = put_or_end
+rollback.put_in_place = put_or_end
 callbacks.link = link_and_end
 if "accuracy" in options:
     measured = StepwiseModule._evaluated
@@ -132,4 +135,4 @@ if "accuracy" in options:
         return values
 
     StepwiseModule._evaluated = given  # type: ignore[method-assign]
-cli.entry_point("train", train.train)
+train.main()

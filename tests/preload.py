@@ -6,16 +6,20 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
 
 for name in (
-    "building",
-    "checking",
     "compare",
-    "evaluation",
-    "export",
-    "guard",
+    "data.checking",
+    "evaluation.scorer",
+    "models.export",
+    "models.trained_run",
     "reporting.page",
-    "reporting.static",
-    "results",
-    "runs",
+    "reporting.run_text",
+    "reporting.sweep_figures",
+    "runs.sweep_folder",
+    "training.build",
+    "training.pace",
+    "training.resume",
+    "training.rollback",
+    "training.wandb_runs",
     "write_data",
 ):
     importlib.import_module(f"stepwise_pl.{name}")

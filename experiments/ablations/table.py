@@ -4,7 +4,7 @@
 
 `on the way` is the mean of the last validations at 1 to 9 removed tokens. p: Welch's t test of an arm against `stepwise`,
 over seeds, two-sided, corrected by Holm for the arms compared. `collapsed on the way`: seeds in which accuracy was, at two ends of a
-stage one after the other, surely below a quarter of the best before, the guard's rule (`stepwise_pl.guard`).
+stage one after the other, surely below a quarter of the best before, the guard's rule (`stepwise_pl.training.guard`).
 """
 
 import csv
@@ -14,8 +14,8 @@ from statistics import fmean
 
 from scipy.stats import ttest_ind
 
-from stepwise_pl.config import GuardConfig
-from stepwise_pl.statistics import holm, over_seeds, wilson
+from stepwise_pl.common.statistics import holm, over_seeds, wilson
+from stepwise_pl.config.training import GuardConfig
 
 HERE = Path(__file__).parent
 LAST = 10  # tokens of a CoT

@@ -15,10 +15,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from stepwise_pl import cli
-from stepwise_pl.records import read_metrics
-from stepwise_pl.results import COLORS
-from stepwise_pl.statistics import wilson
+from stepwise_pl.common.statistics import wilson
+from stepwise_pl.config.plain import read_yaml
+from stepwise_pl.reporting.style import COLORS
+from stepwise_pl.runs.records import read_metrics
 
 HERE = Path(__file__).parent
 COLUMNS = ("run", "seed", "step", "examples_seen", "removed_tokens", "max_cot_tokens", "accuracy", "examples")
@@ -31,7 +31,7 @@ def collect(runs: list[str]) -> None:
         writer.writerow(COLUMNS)
         for run in runs:
             name, _, folder = run.rpartition("=")
-            config = cli.read_yaml(Path(folder) / "config.yaml")
+            config = read_yaml(Path(folder) / "config.yaml")
             for row in read_metrics(Path(folder) / "metrics.csv"):
                 if row["val/answer_accuracy"]:
                     step = int(row["step"])

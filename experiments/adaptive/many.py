@@ -317,7 +317,7 @@ def rotated(x: Tensor, position: Tensor) -> Tensor:
 
 
 def orthogonal(matrices: Tensor, steps: int) -> Tensor:
-    """As in stepwise_pl/optimizers.py."""
+    """As in stepwise_pl/training/optimizers.py."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)

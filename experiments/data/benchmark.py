@@ -17,21 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-from stepwise_pl.cache import encoded_splits
-from stepwise_pl.config import DataConfig
-from stepwise_pl.datamodule import TrainStream
+from stepwise_pl.config.training import DataConfig
+from stepwise_pl.data.cache import encoded_splits
+from stepwise_pl.data.encoding import EncodedExamples, encode, layout
+from stepwise_pl.data.stream import TrainStream
+from stepwise_pl.data.tokenizers import build_tokenizer
 from stepwise_pl.tasks import GSM8K, Multiplication
 from stepwise_pl.tasks.base import ExampleList
-from stepwise_pl.tokenizing import EncodedExamples, build_tokenizer, encode, layout
 
 HERE = Path(__file__).parent
 Row = tuple[str, float, str]
 
 START = """
 import json, resource, sys, time
-from stepwise_pl.cache import encoded_splits
+from stepwise_pl.data.cache import encoded_splits
 from stepwise_pl.tasks import Multiplication
-from stepwise_pl.tokenizing import build_tokenizer
+from stepwise_pl.data.encoding import build_tokenizer
 task = Multiplication(digits=9)
 tokenizer = build_tokenizer("symbols", task.symbols())
 started = time.perf_counter()

@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from stepwise_pl.records import read_metrics
+from stepwise_pl.runs.records import read_metrics
 
 HERE = Path(__file__).parent
 COLUMNS = ("run", "seed", "split", "step", "loss", "token_accuracy", "answer_accuracy", "examples")

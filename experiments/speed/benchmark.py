@@ -37,20 +37,26 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from stepwise_pl.batch import CoTBatch, Part
-from stepwise_pl.config import DataConfig, ModelConfig, OptimizerConfig
-from stepwise_pl.datamodule import CoTDataModule, Limits
-from stepwise_pl.decoding import Targets, generate, target_logits
-from stepwise_pl.evaluation import Verifier
-from stepwise_pl.metrics import token_sums
-from stepwise_pl.models import build_model
-from stepwise_pl.module import StepwiseModule
-from stepwise_pl.removal import removal_count, remove
+from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.training import DataConfig, OptimizerConfig
+from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.data.encoding import encode
+from stepwise_pl.data.limits import Limits
+from stepwise_pl.data.module import CoTDataModule
+from stepwise_pl.data.tokenizers import build_tokenizer
+from stepwise_pl.evaluation.verifier import Verifier
+from stepwise_pl.methods import Stepwise
+from stepwise_pl.models.build import build_model
+from stepwise_pl.models.decoding import generate
+from stepwise_pl.models.forward import Targets, target_logits
+from stepwise_pl.models.learner import Learner
 from stepwise_pl.schedules import Linear
+from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Multiplication
-from stepwise_pl.tokenizing import build_tokenizer, encode
+from stepwise_pl.training.module import StepwiseModule
 
 HERE = Path(__file__).parent
 COLUMNS = ("measure", "case", "value", "unit")
@@ -180,7 +186,7 @@ def training(preset: Preset, vocabulary: int | None, share: float, case: str) ->
     after = peak(preset.precision)
     seconds = times.seconds()
     whole = data.train_dataloader().stream[0]
-    batch = remove(whole, removal_count(schedule.removed(0), data.limits.max_removed))
+    batch = whole.remove(Stage(schedule.removed(0), data.limits.max_removed).units)
     tokens = int(batch.attention_mask.sum())
     yield "training", case, tokens / seconds, "tokens/s"
     yield "training", case, preset.batch_size / seconds, "examples/s"
@@ -246,7 +252,7 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     removed = round(share * COT)
     eos, bound = tokenizer.eos_token_id, limits.max_new_tokens(removed)
     batches = [
-        remove(encoded.collate(np.arange(i, i + 200)), removal_count(removed, limits.max_removed))
+        encoded.collate(np.arange(i, i + 200)).remove(Stage(removed, limits.max_removed).units)
         for i in range(0, 1000, 200)
     ]
     rng = np.random.default_rng(0)
@@ -269,10 +275,12 @@ def evaluation(preset: Preset, share: float, wrong: float, case: str) -> Iterato
     def one_pass() -> None:
         for batch in batches:
             targets = Targets.of(batch).to(DEVICE)
-            token_sums(target_logits(model, targets), targets.label)
+            logits = target_logits(model, targets)
+            F.cross_entropy(logits.float(), targets.label, reduction="sum")
+            logits.argmax(-1)
 
     def verified() -> list[Any]:
-        verifier = Verifier(model, tokenizer, 200)
+        verifier = Verifier(Learner(model, eos, Stepwise()), tokenizer, 200)
         for batch in batches:
             verifier.verify(batch)
         return list(verifier.decode(bound))

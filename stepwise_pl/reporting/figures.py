@@ -7,11 +7,11 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
-from stepwise_pl.config import ASIDE, same_but_seed
-from stepwise_pl.predictions import percents
+from stepwise_pl.common.statistics import over_seeds
+from stepwise_pl.common.text import percents
+from stepwise_pl.config.keys import ASIDE, same_but_seed
 from stepwise_pl.reporting.history import History, Row, cells_of
-from stepwise_pl.results import ANY_LENGTH, Stage
-from stepwise_pl.statistics import over_seeds
+from stepwise_pl.runs.stages import ANY_LENGTH, Stage
 
 POINTS = 1000  # of a curve; of longer ones every so many are shown
 LISTED = 8  # runs that the text for those who do not see a figure tells of
@@ -124,17 +124,17 @@ def log_ticks(values: Sequence[float]) -> list[float]:
     return [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
 
 
-def listed(told: Sequence[str]) -> str:
+def listed(lines: Sequence[str]) -> str:
     """A sentence about so many runs that it can still be listened to."""
-    more = f"; and {len(told) - LISTED} more, which the tables have" if len(told) > LISTED else ""
-    return "; ".join(told[:LISTED]) + more
+    more = f"; and {len(lines) - LISTED} more, which the tables have" if len(lines) > LISTED else ""
+    return "; ".join(lines[:LISTED]) + more
 
 
 def accuracy(runs: Sequence[History]) -> Chart | None:
     """Accuracy versus removed tokens, with resets, rollbacks and attempts given up; None if nothing was validated."""
     series: list[Series] = []
     rugs = [number for number, run in enumerate(runs) if run.resets]
-    told = []
+    lines = []
     for number, run in enumerate(runs):
         stages = run.stages
         if not stages:
@@ -159,7 +159,7 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
                 hover=[f"{run.label}\noptimizer reset, seen at step {row['step']:.0f}" for row in resets],
             ))  # fmt: skip
         first, last = stages[0], stages[-1]
-        told.append(
+        lines.append(
             f"{run.label}: {percent(first.accuracy)} with {first.removed_tokens} tokens removed, "
             f"{percent(last.accuracy)} with {last.removed_tokens}"
         )
@@ -179,7 +179,7 @@ def accuracy(runs: Sequence[History]) -> Chart | None:
     low = -0.05 - 0.03 * (len(rugs) if len(rugs) <= RUGS else 0)
     panel = Panel("answer accuracy (validation)", series, (low, 1.04), percent=True)
     return Chart(
-        "accuracy", "Accuracy while tokens leave", caption, f"Line chart of answer accuracy against removed CoT tokens. {listed(told)}.",
+        "accuracy", "Accuracy while tokens leave", caption, f"Line chart of answer accuracy against removed CoT tokens. {listed(lines)}.",
         "CoT tokens removed", [panel], whole_x=True,
     )  # fmt: skip
 
@@ -190,7 +190,7 @@ def means(runs: Sequence[History]) -> Chart | None:
     A cell with one is shown too, dashed: it may be a baseline.
     """
     series = []
-    told = []
+    lines = []
     several = False
     for cell in cells_of(runs):
         stages = [{one.removed_tokens: one for one in run.stages} for run in cell.ended if run.stages]
@@ -217,7 +217,7 @@ def means(runs: Sequence[History]) -> Chart | None:
         series.append(
             Series(x, mean, cell.places, cell.number, cell.label, hover, low, high, line, "run", key=f"{cell.label} ({seeds})")
         )  # fmt: skip
-        told.append(f"{cell.label}: {percent(mean[0])} with {x[0]} tokens removed, {percent(mean[-1])} with {x[-1]}")
+        lines.append(f"{cell.label}: {percent(mean[0])} with {x[0]} tokens removed, {percent(mean[-1])} with {x[-1]}")
     if not several:
         return None
     return Chart(
@@ -225,7 +225,7 @@ def means(runs: Sequence[History]) -> Chart | None:
         "The mean over runs that have ended and differ in the seed alone, at each number of removed CoT tokens that all of them "
         "were validated at, with its 95% interval: Student's t, about other seeds; for one seed (dashed), or where all agree, "
         "Wilson's, about other problems. Hiding some of the runs does not change their mean.",
-        f"Line chart of mean answer accuracy against removed CoT tokens. {listed(told)}.", "CoT tokens removed",
+        f"Line chart of mean answer accuracy against removed CoT tokens. {listed(lines)}.", "CoT tokens removed",
         [Panel("answer accuracy (validation)", series, (-0.05, 1.04), percent=True)], whole_x=True,
     )  # fmt: skip
 
@@ -235,7 +235,8 @@ def _given_up(run: History, number: int) -> list[Series]:
     for attempt, stages in enumerate(run.stages_given_up):
         if not stages:
             continue
-        left = [one for one in run.stages if one.step < stages[0].step][-1:]  # where they left the run's line
+        # They left the run's line at its last stage before.
+        left = [one for one in run.stages if one.step < stages[0].step][-1:]
         shown = sorted(left + stages, key=lambda one: one.step)
         rollback = run.rollbacks[attempt] if attempt < len(run.rollbacks) else {}
         why = "".join(f"\n{rollback[key]}" for key in ("reason", "does") if rollback.get(key))
@@ -255,7 +256,7 @@ def loss(runs: Sequence[History]) -> Chart | None:
     """Loss over steps, and below it the removed tokens; None if none was logged."""
     losses: list[Series] = []
     removed: list[Series] = []
-    told, strides = [], set()
+    lines, strides = [], set()
     for number, run in enumerate(runs):
         trained = [row for row in run.rows if "train/loss" in row]
         if not trained:
@@ -287,7 +288,7 @@ def loss(runs: Sequence[History]) -> Chart | None:
         removed.append(_curve(run, number, corners, key, "CoT tokens removed", line="steps"))
         if run.resets:
             removed.append(_curve(run, number, run.resets, key, "removed; optimizer reset", line="none", marker="|"))
-        told.append(f"{run.label}: {trained[-1]['train/loss']:.3g} at step {trained[-1]['step']:.0f}")
+        lines.append(f"{run.label}: {trained[-1]['train/loss']:.3g} at step {trained[-1]['step']:.0f}")
     if not losses:
         return None
     caption = "Above: training loss in nats per target token (lines) and loss on validation (markers). Below: removed CoT tokens"
@@ -298,7 +299,7 @@ def loss(runs: Sequence[History]) -> Chart | None:
         caption += f" Long curves show one of up to {max(strides)} logged steps."
     return Chart(
         "loss", "Loss, and removed tokens, over steps", caption,
-        f"Line chart of the training loss over optimizer steps. Last values: {listed(told)}.", "optimizer steps",
+        f"Line chart of the training loss over optimizer steps. Last values: {listed(lines)}.", "optimizer steps",
         [Panel("loss", losses, log=True, share=2.0), Panel("removed", removed)],
     )  # fmt: skip
 
@@ -371,7 +372,7 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
             [one.speed for one in front], [one.accuracy for one in front], [], None, "frontier of all runs",
             ["frontier: no run is faster without being less accurate"] * len(front), line="dashed",
         )]  # fmt: skip
-        told = []
+        lines = []
         for number, run in enumerate(runs):
             own = sorted((one for one in points if one.run == number), key=lambda one: one.evaluation["removed_tokens"])
             if not own:
@@ -383,7 +384,7 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
                 marker="run", labels=[run.baseline] * len(own) if run.baseline else [],
                 label_side="right" if own[0].speed < (slowest + fastest) / 2 else "left",
             ))  # fmt: skip
-            told += [
+            lines += [
                 f"{run.baseline or run.label}: {percent(one.accuracy)} at {one.speed:.3g} per second" for one in own
             ]
         devices = sorted({str(one.evaluation.get("accelerator")) for one in points})
@@ -395,7 +396,7 @@ def speed_charts(runs: Sequence[History]) -> list[Chart]:
         )
         out.append(Chart(
             f"speed-batch{batch}", f"Accuracy against speed, {how}", caption,
-            f"Scatter chart of accuracy against problems per second, {how}. {listed(told)}.", "problems per second",
+            f"Scatter chart of accuracy against problems per second, {how}. {listed(lines)}.", "problems per second",
             [Panel("answer accuracy", series, (-0.06, 1.08), percent=True)], log_x=fastest > 8 * slowest,
         ))  # fmt: skip
     return out

@@ -10,13 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stepwise_pl.config import same_but_seed
-from stepwise_pl.errors import UserError, first_line
-from stepwise_pl.predictions import why_stale
-from stepwise_pl.records import StageRecord, attempt_of, read_attempts, read_stage_records
-from stepwise_pl.results import Stage, stages_of
-from stepwise_pl.run_folder import comparable_config, derived_of
-from stepwise_pl.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
+from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.config.keys import same_but_seed
+from stepwise_pl.runs.folder import comparable_config, derived_of
+from stepwise_pl.runs.predictions import why_stale
+from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
+from stepwise_pl.runs.stages import Stage, stages_of
+from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
 
 T = TypeVar("T")
 Row = dict[str, float]  # of metrics.csv, without empty cells
@@ -119,7 +119,7 @@ def _runs_below(folder: str, notes: list[str]) -> Iterator[Path]:
         configured = "config.yaml" in there and bool(there & {"checkpoints", "metrics.csv"})
         if configured or {"summary.json", "metrics.csv"} <= there:
             yield Path(name)
-            folders.clear()  # what lies in a run is no other run
+            folders.clear()  # a run holds no other run
         folders[:] = sorted((one for one in folders if not one.startswith(".")), key=_natural)
         if "sweep.json" in there:
             cells = _cells_in_order(Path(name), notes)
@@ -137,7 +137,7 @@ def _cells_in_order(folder: Path, notes: list[str]) -> list[str]:
     if counts[FINISHED] < len(sweep.jobs):
         told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
         notes.append(f"{folder}: of {len(sweep.jobs)} jobs of the sweep {told}")
-    # What failed early is no run yet that could say so itself.
+    # A job that failed early has no run folder that could say so itself.
     early = [job for job in sweep.jobs if job.outcome == FAILED and not (folder / job.run / "config.yaml").is_file()]
     notes += [f"{folder}: {job.label} failed: {job.error}" for job in early]
     return list(dict.fromkeys(Path(job.run).parts[0] for job in sweep.jobs))
@@ -218,7 +218,8 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def _short_names(names: set[str]) -> dict[str, str]:
     shared = set.intersection(*(set(name.split("+")) for name in names)) if len(names) > 1 else set()
     short = {name: "+".join(part for part in name.split("+") if part not in shared) or name for name in names}
-    short = {name: one.removeprefix("experiment-") for name, one in short.items()}  # whose name says enough
+    # The name of an experiment says enough.
+    short = {name: one.removeprefix("experiment-") for name, one in short.items()}
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
 
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.results import COLORS, MARKERS
+from stepwise_pl.reporting.style import COLORS, MARKERS
 
 # The shapes of `results.MARKERS`.
 SHAPES = dict(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stepwise_pl import __version__
-from stepwise_pl.errors import first_line
-from stepwise_pl.predictions import percents
+from stepwise_pl.common.errors import first_line
+from stepwise_pl.common.text import percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap
 from stepwise_pl.reporting.history import Cell, History, cells_of

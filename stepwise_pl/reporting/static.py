@@ -6,7 +6,7 @@ from typing import Any
 
 from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
 from stepwise_pl.reporting.interactive import MANY_CELLS, ink_on, legend, style_of
-from stepwise_pl.results import pyplot, save_figure
+from stepwise_pl.reporting.style import pyplot, save_figure
 
 LINES: dict[str, Any] = {"dotted": ":", "dashed": "--", "none": ""}
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (7, 2, 1, 2)))  # those of `interactive`
@@ -68,7 +68,8 @@ def _log_axis(axes: Any, which: str, values: list[float]) -> None:
     axis, limits, ticks = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")(), log_ticks(values)
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_minor_formatter(NullFormatter())
-    axes.set(**{f"{which}lim": limits})  # which ticks outside have widened
+    # Ticks outside the limits have widened them.
+    axes.set(**{f"{which}lim": limits})
 
 
 def _handles(shown: dict[int, str]) -> list[Any]:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stepwise_pl.config import flat
-from stepwise_pl.predictions import percents
-from stepwise_pl.records import Sample, StageRecord
+from stepwise_pl.common.statistics import over_seeds
+from stepwise_pl.common.text import percents
+from stepwise_pl.config.keys import flat
 from stepwise_pl.reporting.history import Cell, History
-from stepwise_pl.statistics import over_seeds
+from stepwise_pl.runs.records import Sample, StageRecord
 
 HEAD = (
     "run", "task", "model", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", "steps",
@@ -115,13 +115,13 @@ def schedule_of(run: History) -> str:
     config = run.config
     if run.baseline or not config:
         return run.baseline or NONE
-    unit = " steps" if config.get("schedule.unit") == "step" else ""
+    unit = " steps" if config.get("method.unit") == "step" else ""
     shown = [f"Δ={config['schedule.delta']}{unit}"] if "schedule.delta" in config else []
     if "schedule.gate" in config:
         shown.append(f"{config.get('schedule.kind')}, gate {config['schedule.gate']}")
     smoothing = config.get("schedule.smoothing")
     shown += [f"λ={smoothing:g}"] if isinstance(smoothing, int | float) else []
-    shown += [str(config["schedule.side"])] if config.get("schedule.side") == "right" else []
+    shown += [str(config["method.side"])] if config.get("method.side") == "right" else []
     shown += ["no reset"] if config.get("schedule.reset_optimizer") is False else []
     return ", ".join(shown) or str(config.get("schedule.kind", NONE))
 

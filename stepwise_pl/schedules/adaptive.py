@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from stepwise_pl.errors import UserError, require
-from stepwise_pl.registry import register
+from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.registry import register
 from stepwise_pl.schedules.base import Schedule
 
 
@@ -61,20 +61,20 @@ class Adaptive(Schedule):
         require(self.remove_at_most is None or self.remove_at_most >= 0, "schedule.remove_at_most",
                 self.remove_at_most, "must be at least 0")  # fmt: skip
 
-    def bind(self, steps_per_epoch: int, max_removed: int) -> None:
-        super().bind(steps_per_epoch, max_removed)
+    def bind(self, steps_per_epoch: int, last: int) -> None:
+        super().bind(steps_per_epoch, last)
         self.now, self.since = 0, 0  # s, and the step at which it became that
         self.longer = Fraction(1)  # stays last so many times as long, where the guard has slowed down
         self._forget()
 
     def _forget(self) -> None:
-        self.targets = [0.0] * (self.max_removed + 1)
-        self.right = [0.0] * (self.max_removed + 1)
+        self.targets = [0.0] * (self.last + 1)
+        self.right = [0.0] * (self.last + 1)
 
     @property
     def most(self) -> int:
         """Where s ends."""
-        return self.max_removed if self.remove_at_most is None else min(self.remove_at_most, self.max_removed)
+        return self.last if self.remove_at_most is None else min(self.remove_at_most, self.last)
 
     def removed(self, step: int) -> int:
         return self.now

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from stepwise_pl.errors import UserError, one_of, require
+import numpy as np
+import numpy.typing as npt
+
+from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.schedules.spread import Stage, mixed, offsets
 
 # A clock: from the first number on, time goes on from the second, at the third.
 REAL_TIME = (0, 0, Fraction(1))
@@ -27,42 +31,56 @@ class Schedule:
     """
 
     kind: str = ""
-    # What is counted and removed: CoT tokens, as in the paper, or whole reasoning steps.
-    unit: str = "token"
-    # Tokens leave from this side of the CoT. The paper removes from the left (section 3).
-    side: str = "left"
     # λ of removal smoothing, P(o) = (1 - e^-λ) e^-λo; inf draws no extra offset.
     smoothing: float = 4.0
     # Clear the optimizer's moments whenever a token leaves (section 3, "Optimizer reset").
     reset_optimizer: bool = True
     # Optimizer steps over which the learning rate climbs back to full after a reset (0: none).
     rewarmup_steps: int = 0
-    # Tokens behind the gap keep the positions they had with the whole CoT in place.
-    keep_position: bool = False
+    # Stage mixing: the share of examples whose stage is drawn uniformly, instead of s(t) with smoothing, from:
+    mix: float = 0.0
+    # `earlier`, the stages 0 .. s(t) - 1, so that what was learned is kept up; or `all`, 0 .. m_max, as Coconut has it.
+    mix_from: str = "earlier"
 
     def __post_init__(self) -> None:
-        one_of("schedule.unit", self.unit, ("token", "step"))
-        one_of("schedule.side", self.side, ("left", "right"))
         require(self.smoothing >= 0.01, "schedule.smoothing", self.smoothing, "must be at least 0.01 (inf: none)")
+        require(0 <= self.mix <= 1, "schedule.mix", self.mix, "must be at least 0 and at most 1")
+        one_of("schedule.mix_from", self.mix_from, ("earlier", "all"))
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
             raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
         self.steps_per_epoch = 0
-        self.max_removed = 0
+        self.last = 0
 
-    def bind(self, steps_per_epoch: int, max_removed: int) -> None:
-        """Learn T, the optimizer steps in an epoch, and m_max, the units in the longest CoT trained on."""
+    def bind(self, steps_per_epoch: int, last: int) -> None:
+        """Learn T, the optimizer steps in an epoch, and the last stage: m_max, the units in the longest CoT trained on."""
         self.steps_per_epoch = steps_per_epoch
-        self.max_removed = max_removed
+        self.last = last
         self._clock = REAL_TIME
 
     def removed(self, step: int) -> int:
-        """s(t): units of CoT removed at optimizer step `step`; `max_removed` or more means all of them."""
+        """s(t): units of CoT removed at optimizer step `step`; `last` or more means all of them."""
         raise NotImplementedError
 
     def at(self, step: int) -> int:
-        """s(t) as training follows it, slowed down where the guard has gone back; `max_removed` or more means all."""
+        """s(t) as training follows it, slowed down where the guard has gone back; `last` or more means all."""
         return self.removed(self.time(step))
+
+    def stage(self, step: int) -> int:
+        """s(t), at most `last`."""
+        return min(self.at(step), self.last)
+
+    def spread(self, draw: npt.NDArray[np.int64], step: int, seed: int) -> Stage:
+        """The stage at optimizer step `step`, with the stage at which each example of a batch stands.
+
+        Args:
+            draw: numbers of the examples in the training stream, [batch].
+            seed: the run's seed.
+        """
+        now = self.stage(step)
+        each = now + offsets(draw, self.smoothing_at(self.time(step)), seed)
+        count = now if self.mix_from == "earlier" else self.last + 1
+        return Stage(now, self.last, mixed(each, draw, seed, self.mix, count))
 
     def time(self, step: int) -> int:
         """The step of the schedule that optimizer step `step` takes the place of: the same, unless the default `slow_down` is at work."""

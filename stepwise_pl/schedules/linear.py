@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
-from stepwise_pl.errors import UserError, require
-from stepwise_pl.registry import register
+from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.registry import register
 from stepwise_pl.schedules.base import Schedule
 
 
@@ -53,8 +53,8 @@ class Linear(Schedule):
             value = getattr(self, key)
             require(value is None or value >= 0, f"schedule.{key}", value, "must be at least 0")
 
-    def bind(self, steps_per_epoch: int, max_removed: int) -> None:
-        super().bind(steps_per_epoch, max_removed)
+    def bind(self, steps_per_epoch: int, last: int) -> None:
+        super().bind(steps_per_epoch, last)
         # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
         self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
         self.removed_from = self.remove_start_from
@@ -67,7 +67,7 @@ class Linear(Schedule):
         # nothing to begin with, under any recipe.
         begun = elapsed >= 0 or self.remove_all_beyond == 0
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and begun:
-            removed = max(removed, self.max_removed)
+            removed = max(removed, self.last)
         return removed if self.remove_at_most is None else min(removed, self.remove_at_most)
 
     def smoothing_at(self, step: int) -> float:

@@ -7,7 +7,7 @@ from itertools import accumulate, compress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from stepwise_pl.errors import UserError
+from stepwise_pl.common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 EASY = "easy"  # examples for the start of training, which a task may have besides (`data.easy_first`)

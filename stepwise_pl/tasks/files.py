@@ -10,8 +10,8 @@ from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.errors import UserError, one_of, printable, require
-from stepwise_pl.registry import register
+from stepwise_pl.common.errors import UserError, one_of, printable, require
+from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line, place
 from stepwise_pl.tasks.reading import (
     BYTE_ORDER_MARK,

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from stepwise_pl.errors import one_of
-from stepwise_pl.registry import register
+from stepwise_pl.common.errors import one_of
+from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example, parse_line, without_thousands_separators
 from stepwise_pl.tasks.files import FileTask, with_steps
 from stepwise_pl.tasks.reading import Record, field_text

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.errors import one_of, require
-from stepwise_pl.registry import register
+from stepwise_pl.common.errors import one_of, require
+from stepwise_pl.common.registry import register
 from stepwise_pl.tasks import multiplication_ood
 from stepwise_pl.tasks.base import EASY, Example, Examples, Splits, Task, shortages
 from stepwise_pl.tasks.long_multiplication import Digits, carries, digit_counts, pair_keys, read_prompt, render

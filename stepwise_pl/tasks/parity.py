@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepwise_pl.errors import require
-from stepwise_pl.registry import register
+from stepwise_pl.common.errors import require
+from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
 from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
 

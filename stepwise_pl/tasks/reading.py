@@ -19,8 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl import hub
-from stepwise_pl.errors import UserError, first_line, one_of
+from stepwise_pl.common import hub
+from stepwise_pl.common.errors import UserError, first_line, one_of
 
 HUB = "hub:"
 # A line of the line format, a row of a table, or why it is neither.
@@ -434,7 +434,7 @@ class Part:
             # Otherwise it would try again and again for most of a minute.
             datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
         try:
-            # What `datasets` keeps of a local folder may be older than the folder.
+            # The cache of `datasets` may be older than a local folder.
             mode = "force_redownload" if folder.is_dir() else "reuse_dataset_if_exists"
             data = datasets.load_dataset(name, *rest[:-1], split=rest[-1], download_mode=mode)
         except Exception as error:

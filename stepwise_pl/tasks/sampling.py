@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.errors import require
+from stepwise_pl.common.errors import require
 from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
 
 Problems = npt.NDArray[Any]  # [problems, ...]; what a row means is the task's affair

@@ -1,0 +1,135 @@
+"""The words of a command line: flags, settings, and folders that are named without a key."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from stepwise_pl.cli.overrides import Setting, parsed, quoted, readable, setting
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config import known
+from stepwise_pl.config.known import CONF, choices, known_keys, no_choice, suggestion
+
+
+def understood(arguments: Sequence[str]) -> list[str]:
+    """The command line for Hydra: every word is a flag or a setting that its grammar accepts.
+
+    Flags and their values stand in front, because Hydra's parser takes no settings on both sides of a flag.
+
+    Raises:
+        UserError: a word is neither; the message says what may have been meant.
+    """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UserError(
+                f"{argument}: is no text in this terminal's encoding; rename the file, or set LC_ALL=C.UTF-8"
+            )
+    given, words, flags = _flags_and_words(arguments)
+    if flags.shell_completion:  # Its words are for Hydra alone.
+        if not any(re.match("(install|uninstall|query)=", word) for word in words):
+            raise UserError("--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it")
+        return [*given, *words]
+    sweeps = flags.multirun or any(re.fullmatch("hydra.mode=multirun", word, re.IGNORECASE) for word in words)
+    return [*given, *(_fit(word, sweeps) for word in positional(words, known.command.schema))]
+
+
+def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], Any]:
+    """Hydra's flags with their values as they were typed, the other words, and the flags as Hydra's parser reads them.
+
+    Raises:
+        UserError: there is no such flag, or it has no such value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        if match := re.fullmatch(r"unrecognized arguments: (--?(\S+))(.*)", message, re.DOTALL):
+            example = match[2] if "=" in match[2] else f"{match[2]}=<value>"
+            raise UserError(
+                f"{match[1]}: no such flag; a setting is written without hyphens: {example}; --help lists both"
+            )
+        raise UserError(f"{message}; --help explains")
+
+    parser = get_args_parser()
+    parser.allow_abbrev = False
+    parser.error = refuse  # type: ignore[method-assign]
+    flags = parser.parse_intermixed_args(list(arguments))
+    # From the end, because the value of a flag may read as a setting does.
+    given, left = [], list(flags.overrides)
+    for argument in reversed(arguments):
+        if left and argument == left[-1]:
+            left.pop()
+        else:
+            given.append(argument)
+    return given[::-1], list(flags.overrides), flags
+
+
+def _fit(word: str, sweeps: bool) -> str:
+    """A word of the command line as Hydra can read it."""
+    if (given := setting(word)) is not None:
+        _refuse_place(given)
+        word = readable(word, sweeps)
+        if given.key in choices() and (found := parsed(word)) is not None and not found.is_sweep_override():
+            value = found.value()
+            if isinstance(value, list) and any(isinstance(name, int | float | None) for name in value):
+                raise UserError(no_choice(given.key, given.value, choices()[given.key]))
+        return word
+    if (found := parsed(word)) is not None and found.is_delete():
+        return word
+    name, equals, _ = word.partition("=")
+    key = name.lstrip("+~").strip()
+    if equals and not key:
+        raise UserError(f"{word}: there is no key before the equals sign; a setting is written key=value")
+    if equals:
+        raise UserError(f"{name}: no such key.{suggestion(key)} --help lists them")
+    if key in (*known_keys(), *choices()):
+        raise UserError(f"{word}: has no value; write {key}=<value>, without blanks around the equals sign")
+    named = {choice: group for group in reversed(choices()) for choice in choices()[group]}
+    close = difflib.get_close_matches(word, named, n=1)
+    hint = f" Did you mean {named[close[0]]}={close[0]}?" if close else suggestion(key)
+    raise UserError(f"{word}: is no setting, which is written key=value.{hint or ' --help lists the keys.'}")
+
+
+def _refuse_place(given: Setting) -> None:
+    """Raise `UserError` if a choice is made of a group that this command lacks, or for a place of the user's own."""
+    group, at, _ = given.key.partition("@")
+    if at:
+        raise UserError(f"{given.key}: a choice has one place only; write {group}=<name>, without @")
+    if (CONF / group).is_dir() and group not in choices():
+        has = f"its groups are {', '.join(choices())}" if choices() else "it has none"
+        raise UserError(f"{group}: no such config group in {known.command.name}, {has}")
+
+
+def positional(words: Sequence[str], schema: type) -> list[str]:
+    """The words that are no flags: folders that are named without a key become `runs=[...]`, `run=` or `sweep=`.
+
+    A folder's name may hold an equals sign, as those of sweeps do.
+
+    Raises:
+        UserError: folders are given with and without a key, or too many.
+    """
+    keys = {field.name for field in dataclasses.fields(schema)}
+    key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
+    if key is None:
+        return list(words)
+    folders = [word for word in words if _is_folder(word, keys, key)]
+    if not folders:
+        return list(words)
+    given = [word for word in words if word.startswith(f"{key}=")]
+    if given or (key != "runs" and len(folders) > 1):
+        how = "all in one way" if key == "runs" else "one folder"
+        raise UserError(f"{' and '.join([*folders, *given])}: give {how}")
+    value = f"[{','.join(map(quoted, folders))}]" if key == "runs" else quoted(folders[0])
+    return [f"{key}={value}", *(word for word in words if word not in folders)]
+
+
+def _is_folder(word: str, keys: set[str], key: str) -> bool:
+    if "=" not in word and Path(word).is_dir():  # even if its name is that of a key, or begins with `hydra`
+        return True
+    if word.partition("=")[0].lstrip("+") in keys or re.match(r"\+{0,2}hydra[./][\w./]+=", word):
+        return False
+    if word.startswith("~") and "/" not in word:  # deletes a key
+        return False
+    return "=" not in word or Path(word).expanduser().is_dir() or keys == {key}

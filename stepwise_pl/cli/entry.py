@@ -1,0 +1,98 @@
+"""Hydra, in one place: from the command line to checked dataclasses, and errors in one line.
+
+Only `cli` imports Hydra.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from stepwise_pl.cli.arguments import understood
+from stepwise_pl.cli.choices import in_sweep
+from stepwise_pl.cli.words import error_line, fail, say
+from stepwise_pl.common import registry, terminal
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.known import CONF, set_command
+from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.plain import to_object
+from stepwise_pl.config.training import GuardConfig, LoggerConfig, OptimizerConfig, TrainerConfig
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "trainer": TrainerConfig,
+    "guard": GuardConfig,
+    "logger": LoggerConfig,
+}
+
+
+def register_schemas(command: str, schema: type) -> None:
+    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task or schedule."""
+    store = ConfigStore.instance()
+    store.store(f"_{command}", schema)
+    for group, part in GROUPS.items():
+        store.store(f"_{group}", part, group=group)
+    for (group, kind), part in registry.load_all().items():
+        store.store(f"_{kind}", part, group=group)
+
+
+def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
+    """Compose `conf/<command>.yaml` with the command line, check it, and call `run` with the object, a `schema`.
+
+    A `UserError` and whatever Hydra, the configuration or the disk complains about becomes
+    one line on standard error and exit status 2; a defect keeps its traceback.
+    """
+    set_command(command, schema)
+    terminal.restore_docstrings()
+    terminal.prepare()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    register_schemas(command, schema)
+    try:
+        sys.argv[1:] = understood(sys.argv[1:])
+    except UserError as error:
+        raise SystemExit(fail(str(error))) from None
+
+    def job(cfg: DictConfig) -> Any:
+        # The log is for the person at the keyboard. Hydra has silenced it until here.
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        if command == "train" and in_sweep():
+            from stepwise_pl.cli import multirun
+
+            return multirun.run_job(run, cfg)
+        try:
+            return run(to_object(cfg))
+        except Exception as error:
+            # Hydra would print a line of its own before an error that leaves here.
+            if HydraConfig.get().mode is RunMode.RUN and (line := error_line(error)) is not None:
+                raise SystemExit(fail(line)) from None
+            raise
+
+    main = hydra.main(config_path=str(CONF), config_name=command, version_base="1.3")(job)
+    shown = io.StringIO()
+    try:
+        if {"-h", "--help"} & set(sys.argv):
+            with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+                main()
+            return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # schemas are no choices
+        from stepwise_pl.cli import multirun
+
+        with multirun.closing():
+            return main()
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        if (line := error_line(error)) is None:
+            raise
+        raise SystemExit(fail(line)) from None

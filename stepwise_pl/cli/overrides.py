@@ -1,0 +1,221 @@
+"""One setting of the command line: how Hydra reads `key=value`, how a value must be written, and the folder named after it.
+
+Hydra's grammar refuses values such as `~/x.jsonl` or `a#1.jsonl`, though nothing but a text can be meant by them.
+`readable` quotes those. It never changes what Hydra accepts, and where a value may mean several things it says how to
+write each.
+
+Names are one to one: two settings with different values never get the same name, also where a file system takes upper
+and lower case for the same. A value of small letters, digits, `_`, `.` and `-` stands in the name as it is; any other
+value gets a digest behind it.
+"""
+
+import functools
+import os
+import re
+import shlex
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.plain import literal
+
+_QUOTED = re.compile(r"""'(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)'|"(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)\"""", re.DOTALL)
+_PAIRS = {"[": "]", "{": "}", "(": ")"}
+_BLANKS = " \t"  # Hydra drops them around a value without quotes
+_HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+
+# --- reading
+
+
+def parsed(override: str) -> Override | None:
+    """The override as Hydra reads it; None if its grammar refuses it."""
+    try:
+        return OverridesParser(_functions()).parse_override(override)
+    except (HydraException, RecursionError):
+        return None
+
+
+@functools.cache
+def _functions() -> Any:
+    return create_functions()
+
+
+class Setting(NamedTuple):
+    """A word of the command line, cut at its first equals sign. `prefix` is what stands before the key: `+`, `++` or `~`."""
+
+    prefix: str
+    key: str
+    value: str
+
+    @property
+    def start(self) -> str:
+        """The word up to its value."""
+        return f"{self.prefix}{self.key}="
+
+
+def setting(word: str) -> Setting | None:
+    """The parts of `key=value`; None for a word without an equals sign or without a key that Hydra's grammar knows."""
+    match = re.fullmatch(r"(\+{0,2}|~)([^=+~][^=]*)=(.*)", word, re.DOTALL)
+    if match is None or parsed(f"{match[1]}{match[2]}=0") is None:
+        return None
+    return Setting(*match.groups())
+
+
+def readable(word: str, sweeps: bool) -> str:
+    """The override as Hydra can read it: itself, or with quotes around what can only be meant as text.
+
+    Args:
+        word: an override with a key (`setting`).
+        sweeps: with --multirun, where commas separate the values of several jobs.
+
+    Raises:
+        UserError: the value may mean several things, or a bracket or quote is not closed; the message shows how to
+            write it as text.
+    """
+    found = parsed(word)
+    given = setting(word)
+    assert given is not None
+    if found is not None:
+        if not found.is_sweep_override() or sweeps:
+            return word
+        if found.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
+            raise _ambiguous(given)
+        raise UserError(f"{word}: gives several values, which need --multirun (-m); {_as_text(given)}")
+    try:
+        value = _repaired(given.value, sweeps, given.key in _HYDRA_FOLDERS)
+    except RecursionError:
+        raise UserError(f"{given.start}...: has too many brackets in each other") from None
+    except ValueError as error:
+        if str(error) == ",":
+            raise _ambiguous(given) from None
+        raise UserError(f"{given.start}{given.value}: {error}; {_as_text(given)}") from None
+    if parsed(given.start + value) is None:
+        raise UserError(f"{given.start}{given.value}: Hydra's grammar refuses this value; {_as_text(given)}")
+    return given.start + value
+
+
+def _ambiguous(given: Setting) -> UserError:
+    listed = f"{given.start}[{given.value}]"
+    return UserError(
+        f"{given.start}{given.value}: a comma separates the values of a sweep, which needs --multirun (-m); "
+        f"{_as_text(given)}{f', for a list {_shell(listed)}' if parsed(listed) else ''}"
+    )
+
+
+def _as_text(given: Setting) -> str:
+    return f"for this text write {shown(given.start, given.value)}"
+
+
+def _repaired(value: str, sweeps: bool, is_folder: bool = False) -> str:
+    """A value with quotes around its parts that Hydra refuses and that can only be meant as text.
+
+    Raises:
+        ValueError: it may mean something else.
+    """
+    value = value.strip(_BLANKS)
+    if _is_element(value):
+        return value
+    parts = _split(value)
+    if len(parts) > 1 and sweeps:
+        return ",".join(_repaired(part, False) for part in parts)
+    if len(parts) > 1:
+        raise ValueError(",")
+    opening, closed = value[0], value[-1] == _PAIRS.get(value[0])
+    if opening in "'\"":
+        if _QUOTED.match(value):
+            raise ValueError("text goes on behind the closing quote")
+        raise ValueError("the quote is not closed")
+    if opening in "[{" and not closed:
+        raise ValueError("the bracket is not closed")
+    if opening == "[":
+        return f"[{','.join(_repaired(part, False) for part in _split(value[1:-1]))}]"
+    if opening == "{":
+        pairs = [part.partition(":") for part in _split(value[1:-1])]
+        return f"{{{','.join(f'{key}:{_repaired(item, False)}' for key, _, item in pairs)}}}"
+    if call := re.fullmatch(r"(\w+)\s*\((.*)\)", value, re.DOTALL):
+        if call[1] not in _functions().definitions:
+            raise ValueError(f"there is no function {call[1]} (but {', '.join(sorted(_functions().definitions))})")
+        return f"{call[1]}({','.join(_repaired(part, False) for part in _split(call[2]))})"
+    if "," in value:
+        raise ValueError(",")
+    if "${" in value:
+        raise ValueError("${...} is the value of another key only where the text around it needs no quotes")
+    return quoted(os.path.expanduser(value) if is_folder else value)  # noqa: PTH111
+
+
+def _is_element(value: str) -> bool:
+    found = parsed(f"key={value}")
+    return found is not None and not found.is_sweep_override()
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas outside of quotes and of brackets that are closed, without blanks around them."""
+    commas, closing = [], _closing_brackets(text)
+    place = 0
+    while place < len(text):
+        if (quote := _quote_at(text, place)) is not None:
+            place = quote
+        elif place in closing:
+            place = closing[place]
+        else:
+            if text[place] == ",":
+                commas.append(place)
+            place += 1
+    starts, ends = [0, *(comma + 1 for comma in commas)], [*commas, len(text)]
+    return [text[start:end].strip(_BLANKS) for start, end in zip(starts, ends, strict=True)]
+
+
+def _closing_brackets(text: str) -> dict[int, int]:
+    """For each bracket that is closed, by its place: the place behind the one that closes it."""
+    closing, open_places, place = {}, [], 0
+    while place < len(text):
+        if (quote := _quote_at(text, place)) is not None:
+            place = quote
+            continue
+        if text[place] in _PAIRS:
+            open_places.append(place)
+        elif open_places and text[place] == _PAIRS[text[open_places[-1]]]:
+            closing[open_places.pop()] = place + 1
+        place += 1
+    return closing
+
+
+def _quote_at(text: str, place: int) -> int | None:
+    """The place behind a quoted part that begins here; None if none does: a quote in mid-word is text."""
+    if text[place] not in "'\"" or text[:place].rstrip(_BLANKS)[-1:] not in ("", *"[{(,:"):
+        return None
+    match = _QUOTED.match(text, place)
+    return match.end() if match else None
+
+
+# --- writing
+
+
+def quoted(text: str, quote: str = "'") -> str:
+    """A literal text as Hydra and OmegaConf read it: in quotes, `${` without its meaning."""
+    return _in_quotes(literal(text), quote)
+
+
+def _in_quotes(text: str, quote: str = "'") -> str:
+    """A backslash stands for itself except before a quote."""
+    escaped = re.sub(rf"\\+(?={quote}|\Z)", lambda match: 2 * match[0], text).replace(quote, f"\\{quote}")
+    return f"{quote}{escaped}{quote}"
+
+
+def shown(start: str, value: str) -> str:
+    """`key='value'` for a literal text, as it must be typed into a shell."""
+    single, double = start + quoted(value), start + quoted(value, '"')
+    if not set(single) & set('"$`!\n') and not re.search(r"\\\\", single):
+        return f'"{single}"'
+    return f"'{double}'" if "'" not in double else shlex.quote(single)
+
+
+def _shell(word: str) -> str:
+    return word if re.fullmatch(r"[\w./=,:+-]*", word) else shlex.quote(word)
+
+
+# --- naming

@@ -1,0 +1,48 @@
+"""What is printed for the person at the keyboard."""
+
+import sys
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from stepwise_pl.cli.overrides import parsed, setting
+from stepwise_pl.common.disk import disk_error
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.known import choices, no_choice
+from stepwise_pl.config.plain import explain
+
+
+def error_line(error: Exception) -> str | None:
+    """The line for an error that the person at the keyboard can put right; None for a defect."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain(error)
+    if isinstance(error, UserError):
+        return str(error)
+    if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
+        return _no_name(str(error))
+    return disk_error(error)
+
+
+def _no_name(otherwise: str) -> str:
+    """The error line for a group that is given something else than the name of a choice, such as null or a number."""
+    for word in sys.argv[1:]:
+        given, found = setting(word), parsed(word)
+        if given is not None and given.key in choices() and found is not None and not isinstance(found.value(), str):
+            if found.value() is None:
+                return f"{given.key} is not set: choose one with {given.key}=<name>; --help lists them"
+            return no_choice(given.key, given.value, choices()[given.key])
+    return otherwise
+
+
+def say(text: str) -> None:
+    """Print for the person at the keyboard."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def fail(message: str) -> int:
+    """Print one line for the person at the keyboard; return the exit status."""
+    # Blanks stay as they are: a message may show how a value is to be typed.
+    sys.stderr.write(f"error: {' '.join(line.strip() for line in message.splitlines())}\n")
+    sys.stderr.flush()
+    return 2

@@ -1,0 +1,120 @@
+"""Files that appear in one go, and what to say when the disk fails."""
+
+import contextlib
+import errno
+import glob
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.processes import is_alive
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one go: whoever reads it finds the old text or the new one, also after a crash."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    put_in_place(temporary, path)
+
+
+def make_folder(path: Path, key: str, probe: bool = True) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Args:
+        key: names the folder in messages.
+        probe: write a file into it, to see whether that can be done.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if probe:
+            (path / ".writable").write_text("", encoding="utf-8")
+            (path / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); choose another {key}") from None
+
+
+def require_own_or_new(path: Path, key: str, start: bytes) -> None:
+    """Raise `UserError` if there is a file in whose place a command's output would be written, and it is no such output.
+
+    Args:
+        key: names the path in the message.
+        start: how the command's own output begins, in small letters.
+    """
+    if path.is_dir():
+        raise UserError(f"{key}={path}: is a folder; give the name of a file")
+    if path.is_file() and (before := path.read_bytes()[: len(start)]) and before.lower() != start:
+        raise UserError(f"{key}={path}: holds something else than what this command writes; choose another {key}")
+
+
+def why(error: OSError, path: Path) -> str:
+    """The reason why a path cannot be used: a link into nothing or a file in place of a folder by name, else the system's words."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {place.readlink()}, which is not there"
+        if isinstance(error, FileExistsError | NotADirectoryError) and place.is_file():
+            return f"{place} is a file, no folder"
+    return str(error.strerror)
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Let a file that was just written take the place of another, once it is on the disk: a crash leaves one of them."""
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+@contextlib.contextmanager
+def in_one_go(folder: Path) -> Iterator[Path]:
+    """A new folder beside another that takes its place once all is written in it, and is gone if that fails.
+
+    What a process left that was killed while it wrote is removed. The folder itself may be
+    there already, but must be empty.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    start = f".{folder.name}.writing-{socket.gethostname()}-"
+    for left in folder.parent.glob(f"{glob.escape(start)}*"):
+        process = left.name.removeprefix(start)
+        if not (process.isdigit() and is_alive(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+    fresh = folder.with_name(f"{start}{os.getpid()}")
+    fresh.mkdir()
+    try:
+        yield fresh
+        if folder.exists():  # not replaced by another, because it may be somebody's working directory, or a mount
+            for path in fresh.iterdir():
+                shutil.move(path, folder / path.name)
+        else:
+            fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def link(path: Path, name: Path) -> None:
+    """Make `name` another name of the file, in one go; for files that are replaced, never changed."""
+    fresh = name.with_suffix(".tmp")
+    fresh.unlink(missing_ok=True)
+    try:
+        fresh.hardlink_to(path)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, fresh)
+    put_in_place(fresh, name)
+
+
+def disk_error(error: BaseException) -> str | None:
+    """What to tell the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename:
+        return f"{error.filename}: {why(error, Path(os.fsdecode(error.filename)))}; choose another folder"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            return f"{cause.strerror}: free space, or choose another folder"
+        cause = cause.__cause__ or cause.__context__
+    return None

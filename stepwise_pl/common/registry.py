@@ -1,0 +1,36 @@
+"""Which class stands behind `kind` in a config group.
+
+A task, schedule or method is a dataclass whose fields are its configuration: the class is
+the schema that Hydra checks, the object that runs, and the documentation. A module in
+`stepwise_pl.tasks`, `stepwise_pl.schedules` or `stepwise_pl.methods` registers its class, and a YAML file in
+`conf/<group>/` that begins with `defaults: [_<kind>]` makes it selectable. Nothing else
+has to change.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SCHEMAS: dict[tuple[str, str], type] = {}
+
+
+def register(group: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: make the dataclass known under `group` and its field `kind`."""
+
+    def add(cls: type[T]) -> type[T]:
+        SCHEMAS[group, cls.kind] = cls  # type: ignore[attr-defined]
+        return cls
+
+    return add
+
+
+def load_all() -> dict[tuple[str, str], type]:
+    """Import every module of the task, schedule and method packages; return all registered classes."""
+    for group in ("tasks", "schedules", "methods"):
+        package = importlib.import_module(f"stepwise_pl.{group}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return SCHEMAS

@@ -1,0 +1,28 @@
+"""What was asked of a run besides its configuration."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a run was started. Hydra knows this, the trainer does not: `cli.choices.request` asks Hydra once.
+
+    Attributes:
+        name: the run's name, and its folder's below `outputs`.
+        former_name: the name that versions before names were one to one gave to the same command line.
+        given: the keys and groups that the command line sets.
+        changed: those among them that make something else of a recipe.
+        chosen: the names of experiment, task, model and schedule.
+        job: `2/9` if the run is a job of a sweep, else empty.
+        label: the swept values of that job.
+        is_worker: another process hands out the jobs.
+    """
+
+    name: str
+    former_name: str = ""
+    given: frozenset[str] = frozenset()
+    changed: list[str] = field(default_factory=list)
+    chosen: list[str] = field(default_factory=list)
+    job: str = ""
+    label: str = ""
+    is_worker: bool = False

@@ -1,0 +1,92 @@
+"""The configuration as dataclasses: every key, its type, its default and its range.
+
+Free of torch, so that a bad configuration is refused before anything heavy is imported.
+The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `task`,
+`schedule` and `method` are the dataclasses in `stepwise_pl.tasks`, `stepwise_pl.schedules` and `stepwise_pl.methods`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.training import (
+    OBJECTIVES,
+    DataConfig,
+    ExpectedConfig,
+    GuardConfig,
+    LoggerConfig,
+    OptimizerConfig,
+    TrainerConfig,
+)
+from stepwise_pl.methods import Method, Stepwise
+from stepwise_pl.schedules import Schedule
+from stepwise_pl.tasks import Task
+
+
+@dataclass
+class Config:
+    """One training run."""
+
+    task: Task = field(default_factory=Task)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    method: Method = field(default_factory=Stepwise)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    expected: ExpectedConfig = field(default_factory=ExpectedConfig)
+    seed: int = 0
+    # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
+    # sweep folder, with a run folder for every job in it.
+    run_dir: str | None = None
+    # Go on from checkpoints/last.ckpt in run_dir. With --multirun: skip the jobs that are finished, go on with the others.
+    resume: bool = False
+    # The result of a job for Hydra's sweeper, one or a list of: `val_accuracy`, `test_accuracy`, of the
+    # checkpoint that is tested; `removed_at_95`, the most removed tokens with 95% accuracy on validation (-1: none);
+    # `seconds` of training. The first three are to be maximised.
+    objective: Any = "val_accuracy"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
+        require_chosen(task=self.task, schedule=self.schedule, method=self.method)
+        for name in self.objective if isinstance(self.objective, list) and self.objective else [self.objective]:
+            one_of("objective", name, OBJECTIVES)
+        share = self.trainer.devices * self.trainer.accumulate_grad_batches
+        require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
+                f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
+        if self.model.lora.rank and self.optimizer.matrices == "muon":
+            raise UserError(
+                f"optimizer.matrices=muon with model.lora.rank={self.model.lora.rank}: Muon is for whole matrices, LoRA trains "
+                "factors of their change; choose optimizer=adamw"
+            )
+        if self.trainer.strategy == "fsdp2" and self.optimizer.matrices == "muon":
+            raise UserError(
+                "optimizer.matrices=muon with trainer.strategy=fsdp2: Muon needs whole matrices; optimizer=adamw"
+            )
+        if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
+            raise UserError(
+                f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
+                "trainer.max_steps, where the change ends"
+            )
+        if self.logger.artifact and self.method.keep_position:
+            raise UserError("logger.artifact=true: a model trained with method.keep_position=true cannot be exported")
+        if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
+            raise UserError(
+                f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "
+                f"steps (it is {self.trainer.max_steps})"
+            )
+        if self.method.keep_position and not self.task.cot_length_known():
+            raise UserError(
+                "method.keep_position=true needs a task whose CoT length follows from the prompt, because "
+                f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
+            )
+
+
+def require_chosen(**parts: Task | Schedule | Method) -> None:
+    """Raise `UserError` for `task=null`, `schedule=null` or `method=null`; parts by the names of their groups."""
+    for group, part in parts.items():
+        if not part.kind:
+            raise UserError(f"{group} is not set: choose one with {group}=<name>; --help lists them")

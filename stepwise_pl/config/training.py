@@ -1,0 +1,224 @@
+"""Settings of data, optimizer, trainer, guard, logger and expectation."""
+
+import math
+import os
+from dataclasses import dataclass, field
+
+from stepwise_pl.common.errors import UserError, one_of, require
+
+MOST_WORKERS = 256
+PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
+
+# A run may be asked to be good at one of these keys of its summary.json.
+OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
+
+
+@dataclass
+class DataConfig:
+    """How examples become batches."""
+
+    # Examples per optimizer step, over all devices and accumulated micro-batches together.
+    batch_size: int = 32
+    # Examples per epoch; null: the size of the training set. Δ counts tokens per epoch.
+    epoch_size: int | None = None
+    eval_batch_size: int = 200
+    num_workers: int = 0
+    # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step and at
+    # the last, trainer.max_steps; linear in between.
+    easy_first: float = 0.0
+    easy_last: float = 0.0
+    # The examples of so many successive steps are grouped by length, for less padding; 1: not at all.
+    length_pool: int = 100
+    # Training examples of more tokens, the whole CoT included, are left out, and counted; null: none is.
+    max_tokens: int | None = None
+    # Tokenised data is kept in this folder for the next start; null: nowhere. The environment variable
+    # STEPWISE_PL_CACHE sets the default.
+    cache_dir: str | None = field(
+        default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl") or None
+    )
+
+    def steps_per_epoch(self, train_examples: int) -> int:
+        """T: optimizer steps in an epoch, at least 1."""
+        return max(1, (self.epoch_size or train_examples) // self.batch_size)
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_tokens is None or self.max_tokens >= 1, "data.max_tokens", self.max_tokens, "must be at least 1"
+        )
+        require(self.length_pool >= 1, "data.length_pool", self.length_pool, "must be at least 1")
+        for key in ("easy_first", "easy_last"):
+            require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "must be between 0 and 1")
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
+        require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "must be at least 1")
+        # Each worker is a process: a slip of the keyboard would fill the machine with them.
+        rule = f"must be at least 0 and at most {MOST_WORKERS}"
+        require(0 <= self.num_workers <= MOST_WORKERS, "data.num_workers", self.num_workers, rule)
+        if self.epoch_size is not None:
+            require(self.epoch_size >= self.batch_size, "data.epoch_size", self.epoch_size,
+                    f"must be at least data.batch_size={self.batch_size}")  # fmt: skip
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer and its learning rate: warm-up, constant, and by choice a linear fall at the end."""
+
+    lr: float = 5e-5
+    # `adamw` for every parameter, as in the paper; `muon`: Muon for the matrices that multiply hidden states, and AdamW
+    # for embeddings, output head, norms and biases (stepwise_pl/training/optimizers.py), with
+    matrices: str = "adamw"
+    # Muon's learning rate, which warms up and falls as `lr` does, and its momentum.
+    matrix_lr: float = 2e-3
+    momentum: float = 0.95
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    # Decay biases and norms too, as plain AdamW (and the paper) does; false: matrices and embeddings only.
+    decay_all: bool = True
+    warmup_steps: int = 0
+    # The last `decay_steps` of trainer.max_steps fall linearly to 0.
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "matrix_lr"):
+            require(
+                0 < getattr(self, key) < math.inf, f"optimizer.{key}", getattr(self, key), "must be above 0 and finite"
+            )
+        one_of("optimizer.matrices", self.matrices, ("adamw", "muon"))
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must be at least 0 and below 1")
+        require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+                "optimizer.betas", self.betas, "must be two numbers of at least 0 and below 1")  # fmt: skip
+        require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
+        for key in ("weight_decay", "warmup_steps", "decay_steps"):
+            require(getattr(self, key) >= 0, f"optimizer.{key}", getattr(self, key), "must be at least 0")
+
+
+@dataclass
+class TrainerConfig:
+    """What is handed to the Lightning trainer."""
+
+    accelerator: str = "cpu"
+    # Processes, one for each device. More than one share every batch, as `strategy` says:
+    devices: int = 1
+    # `ddp`: each holds the whole model; `fsdp2`: each holds a part of every weight, for models that do not fit one device.
+    strategy: str = "ddp"
+    precision: str = "32-true"
+    max_epochs: int = 200
+    # Optimizer steps; -1: no limit but max_epochs.
+    max_steps: int = -1
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float = 1.0
+    # Validate every so many epochs; 0: only as `validate_every_removed` says.
+    validate_every_epochs: int = 1
+    # Validate as well whenever so many more tokens are about to be gone; 0: never.
+    validate_every_removed: int = 0
+    log_every_n_steps: int = 50
+    # Write checkpoints/last.ckpt every so many steps (and at every validation).
+    checkpoint_every_n_steps: int = 1000
+    # Keep a checkpoint of the weights at every so many removed tokens (or reasoning steps); 0: none;
+    keep_every_removed: int = 0
+    # and of those no more than the newest so many; null: all.
+    keep_at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("trainer.strategy", self.strategy, ("ddp", "fsdp2"))
+        require(self.strategy == "ddp" or self.devices > 1, "trainer.strategy", self.strategy,
+                "needs trainer.devices of at least 2")  # fmt: skip
+        one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
+        for key in ("devices", "max_epochs", "accumulate_grad_batches", "log_every_n_steps",
+                    "checkpoint_every_n_steps"):  # fmt: skip
+            require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
+        require(self.max_steps == -1 or self.max_steps >= 1, "trainer.max_steps", self.max_steps,
+                "must be at least 1, or -1 for no limit")  # fmt: skip
+        for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
+            require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
+        require(self.keep_at_most is None or self.keep_at_most >= 1, "trainer.keep_at_most", self.keep_at_most,
+                "must be at least 1, or null for all")  # fmt: skip
+
+
+@dataclass
+class GuardConfig:
+    """What to do when accuracy collapses under removal, or the loss is no longer finite (`stepwise_pl.training.guard`)."""
+
+    # `warn` says so and goes on; `halve` goes back to the last good checkpoint and on from there with half of Δ;
+    # `wait` goes back and removes nothing for a while. With either, every number of removed tokens is validated,
+    # whatever trainer.validate_every_removed says. Where the loss is not finite there is nothing to go on with:
+    # `warn` stops, the others go back and halve the learning rate. They do that as well where as many tokens had
+    # been removed at the good checkpoint, because slower removal would change nothing.
+    action: str = "warn"
+    # Collapsed: answer accuracy at any length on validation is surely (95% Wilson interval) below this part of its best,
+    collapsed: float = 0.25
+    # so many times in a row. A guard that goes back judges at the end of a stage, not right after a token has left.
+    patience: int = 2
+    # Good, and worth going back to: at least this part of the best so far.
+    good: float = 0.75
+    # Times to go back; at the next collapse the run ends, at its last good checkpoint.
+    max_rollbacks: int = 4
+    # How long `wait` waits, the first time; then twice as long each time.
+    wait_epochs: float = 1
+
+    def __post_init__(self) -> None:
+        one_of("guard.action", self.action, ("warn", "halve", "wait"))
+        require(0 < self.collapsed < 1, "guard.collapsed", self.collapsed, "must be above 0 and below 1")
+        require(self.collapsed <= self.good <= 1, "guard.good", self.good,
+                f"must be at least guard.collapsed={self.collapsed} and at most 1")  # fmt: skip
+        require(self.patience >= 1, "guard.patience", self.patience, "must be at least 1")
+        require(self.max_rollbacks >= 1, "guard.max_rollbacks", self.max_rollbacks,
+                "must be at least 1 (guard.action=warn never goes back)")  # fmt: skip
+        require(0 < self.wait_epochs < math.inf, "guard.wait_epochs", self.wait_epochs, "must be above 0")
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides metrics.csv in the run folder, which is always written."""
+
+    wandb: bool = False
+    # W&B without network or account; `wandb sync` uploads the folder later.
+    offline: bool = False
+    project: str = "stepwise_pl"
+    entity: str | None = None
+    # Null: runs of a sweep are a group of its name.
+    group: str | None = None
+    # Besides the names of task, model and schedule.
+    tags: list[str] = field(default_factory=list)
+    # Keep the exported model as an artifact.
+    artifact: bool = False
+    # Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
+    finish_timeout: int = 60
+    # Event files for TensorBoard, in `tensorboard` of the run folder.
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.finish_timeout >= 1, "logger.finish_timeout", self.finish_timeout, "must be at least 1")
+        for key in ("offline", "artifact"):
+            if getattr(self, key) and not self.wandb:
+                raise UserError(f"logger.{key}=true: is about W&B; add logger=wandb")
+
+
+@dataclass
+class ExpectedConfig:
+    """What a recipe in conf/experiment comes to; the end of a run and its evaluation say whether it falls inside."""
+
+    # Accuracy on the test set, from and to; null: nothing is expected.
+    accuracy: list[float] | None = None
+    # Minutes of training, from and to, on this machine.
+    minutes: list[float] | None = None
+    machine: str = ""
+    # Who says so: the folder of the experiment, or the paper's table.
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for key, most, such in (
+            ("accuracy", 1, "two fractions, such as [0.9, 1]"),
+            ("minutes", math.inf, "two numbers, such as [5, 10]"),
+        ):
+            band = getattr(self, key)
+            require(band is None or (len(band) == 2 and 0 <= band[0] <= band[1] <= most), f"expected.{key}", band,
+                    f"must be from and to, {such}")  # fmt: skip
+        whole = (self.accuracy is None) == (not self.source) and (self.minutes is None) == (not self.machine)
+        if not whole or (self.minutes is not None and self.accuracy is None):
+            raise UserError(
+                f"expected.accuracy={self.accuracy}, source={self.source!r}, minutes={self.minutes}, machine={self.machine!r}: "
+                "accuracy goes with source, minutes with machine, and not without accuracy; for no band set accuracy and minutes to null, "
+                "source and machine to ''"
+            )

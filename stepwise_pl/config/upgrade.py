@@ -1,0 +1,96 @@
+"""Configurations that earlier versions wrote, brought up to date. Free of torch."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from stepwise_pl.common.errors import UserError
+
+
+class Retired(NamedTuple):
+    """A key that is gone.
+
+    Attributes:
+        neutral: the value with which it changed nothing, and is dropped.
+        until: the last commit that knew it.
+    """
+
+    neutral: Any
+    until: str
+
+
+# Every key and value that some version wrote into a config.yaml and this one does not know. Keys that came later need no
+# line here: their defaults keep what was.
+RETIRED = {"schedule.lookahead": Retired(0, "5940397")}
+RENAMED = {
+    ("task.kind", "lines"): "file",
+    ("trainer.accelerator", "auto"): "cpu",
+    ("trainer.accelerator", "mps"): "cpu",
+}
+# Keys that stand in another group now; `kind` of that group is what every version before did.
+MOVED = {f"schedule.{key}": f"method.{key}" for key in ("unit", "side", "keep_position")}
+REMOVED = {("trainer.precision", "16-mixed"): "d241d4b"}
+
+
+def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """A copy of a configuration in plain containers, with what this version calls otherwise or no longer has put right.
+
+    A key that no version knew stays, for the reader to refuse.
+
+    Args:
+        where: the file that holds it, for the message.
+
+    Raises:
+        UserError: it says something that only an earlier version can do; the message names that version.
+    """
+    out = copy.deepcopy(dict(plain))
+    for key, (neutral, until) in RETIRED.items():
+        group, name = _place(out, key)
+        if name in group and group.pop(name) != neutral:
+            raise _only(where, f"{key}={_place(dict(plain), key)[0][name]}", until)
+    for (key, old), new in RENAMED.items():
+        group, name = _place(out, key)
+        if group.get(name) == old:
+            group[name] = new
+    if isinstance(out.get("schedule"), dict) and "method" not in out:  # before there were methods
+        out["method"] = {"kind": "stepwise"}
+        for key, now in MOVED.items():
+            group, name = _place(out, key)
+            if name in group:
+                new_group, new_name = _place(out, now)
+                new_group[new_name] = group.pop(name)
+    for (key, old), until in REMOVED.items():
+        group, name = _place(out, key)
+        if group.get(name) == old:
+            raise _only(where, f"{key}={old}", until)
+    return out
+
+
+def upgraded_state(state: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """What this project keeps in a checkpoint, as this version has it: configuration, lengths and what is removed.
+
+    Raises:
+        UserError: the configuration says something that only an earlier version can do.
+    """
+    out = dict(state)
+    if isinstance(out.get("config"), dict):
+        out["config"] = upgraded(out["config"], where)
+    if "removed_tokens" in out:  # before whole reasoning steps could be removed
+        out["removed"] = out.pop("removed_tokens")
+    limits = out.get("limits")
+    if isinstance(limits, dict) and {"max_cot", "longest_cot"} <= limits.keys():
+        most = limits["max_cot"]
+        train_left, left = ([longest - k for k in range(most)] + [0] for longest in (most, limits["longest_cot"]))
+        out["limits"] = {"train_left": train_left, "left": left, "longest_answer": limits["longest_answer"]}
+    return out
+
+
+def _place(plain: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The group that a dotted key belongs to, and its name there; an empty group where there is none."""
+    group, _, name = key.rpartition(".")
+    found = plain.get(group)
+    return (found if isinstance(found, dict) else {}), name
+
+
+def _only(where: object, what: str, until: str) -> UserError:
+    return UserError(f"{where}: {what} is gone since; the last version that reads it is commit {until} of stepwise_pl")

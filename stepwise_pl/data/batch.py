@@ -1,0 +1,150 @@
+"""CoTBatch: tokens, and which part each of them belongs to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100  # the label that cross entropy leaves out
+
+
+class Part(IntEnum):
+    """The part of an example that a token belongs to.
+
+    The prompt owns the first separator; the CoT is everything strictly between the two
+    separators; the answer owns the second separator, itself and the final end token.
+    """
+
+    PROMPT = 0
+    COT = 1
+    ANSWER = 2
+    PAD = 3
+
+
+@dataclass
+class CoTBatch:
+    """A batch of examples, padded on the right.
+
+    Attributes:
+        tokens: token ids, [batch, seq] int64.
+        part: `Part` of each token, [batch, seq] int8; within a row parts only ascend.
+        position: position id of each token, [batch, seq] int64. `collate` counts from 0.
+        unit_start: where a unit of removal begins, [batch, seq] bool: every CoT token, or the
+            first token of every reasoning step.
+        draw: number of each example in the endless training stream, [batch] int64 (in an
+            evaluation split, its index), on the host. Random offsets are a function of it.
+    """
+
+    tokens: Tensor
+    part: Tensor
+    position: Tensor
+    unit_start: Tensor
+    draw: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """1 where there is a token, 0 at padding; [batch, seq] int64."""
+        return (self.part != Part.PAD).long()
+
+    @property
+    def is_target(self) -> Tensor:
+        """Where the token is to be predicted: all but prompt and padding; [batch, seq] bool."""
+        return (self.part == Part.COT) | (self.part == Part.ANSWER)
+
+    @property
+    def labels(self) -> Tensor:
+        """The tokens to be predicted, `IGNORE` elsewhere; not shifted; [batch, seq] int64."""
+        return self.tokens.masked_fill(~self.is_target, IGNORE)
+
+    def length_of(self, part: Part) -> Tensor:
+        """Tokens of `part` in each example; [batch] int64."""
+        return (self.part == part).sum(1)
+
+    def row(self, number: int) -> "CoTBatch":
+        """One example as a batch of its own, a copy, without padding."""
+        keep = self.part[number] != Part.PAD
+        return CoTBatch(
+            tokens=self.tokens[number][keep][None],
+            part=self.part[number][keep][None],
+            position=self.position[number][keep][None],
+            unit_start=self.unit_start[number][keep][None],
+            draw=self.draw[number : number + 1],
+        )
+
+    @classmethod
+    def stack(cls, batches: Sequence["CoTBatch"]) -> "CoTBatch":
+        """Batches one below the other, padded on the right to the longest."""
+        width = max(batch.tokens.shape[1] for batch in batches)
+
+        def padded(name: str, fill: int) -> Tensor:
+            parts = [getattr(batch, name) for batch in batches]
+            return torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
+
+        return cls(
+            tokens=padded("tokens", 0),
+            part=padded("part", Part.PAD),
+            position=padded("position", 0),
+            unit_start=padded("unit_start", False),
+            draw=torch.cat([batch.draw for batch in batches]),
+        )
+
+    def remove(
+        self, units: Tensor | npt.NDArray[np.int64] | int, side: str = "left", keep_position: bool = False
+    ) -> "CoTBatch":
+        """The batch with the first (`side="left"`) or last (`"right"`) `units` of each example's CoT gone.
+
+        With tokens as units this makes z[1 + min(s + o, m) : m] of the paper's objective (arXiv
+        2405.14838, section 3). No loop over examples: a running count over the CoT, a mask, and
+        one gather. The batch is padded on the right, with any lengths, an empty CoT included.
+
+        Args:
+            units: how many units (tokens, or reasoning steps: `unit_start`) to remove from each
+                example, [batch] int64 or one number. More than there are removes all; 0 none.
+            keep_position: tokens behind the gap keep their positions, which jump exactly at
+                the gap; otherwise positions close up.
+
+        Returns:
+            A batch no wider than its longest example.
+        """
+        cot = self.part == Part.COT
+        count = torch.as_tensor(units, device=cot.device).reshape(-1, 1)
+        rank = self.unit_start.cumsum(1)  # 1 in the first unit, m in the last and behind it; [batch, seq]
+        gone = cot & (rank <= count if side == "left" else rank > rank[:, -1:] - count)
+        keep = ~gone & (self.part != Part.PAD)
+        # A stable sort by "not kept" moves the kept tokens to the front, in order; [batch, seq left].
+        order = (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, : max(1, int(keep.sum(1).max()))]
+        padding = ~keep.gather(1, order)
+        position = self.position.gather(1, order)
+        if not keep_position:
+            position = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        return CoTBatch(
+            tokens=self.tokens.gather(1, order),
+            part=self.part.gather(1, order).masked_fill(padding, Part.PAD),
+            position=position.masked_fill(padding, 0),
+            unit_start=self.unit_start.gather(1, order) & ~padding,
+            draw=self.draw,
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
+        """The batch on another device; `draw` stays, because offsets are computed on the host."""
+        return CoTBatch(
+            tokens=self.tokens.to(device, non_blocking=non_blocking),
+            part=self.part.to(device, non_blocking=non_blocking),
+            position=self.position.to(device, non_blocking=non_blocking),
+            unit_start=self.unit_start.to(device, non_blocking=non_blocking),
+            draw=self.draw,
+        )
+
+
+def continuation(batch: CoTBatch) -> list[list[int]]:
+    """The target of `generate`: CoT and answer of each example."""
+    starts, ends = batch.length_of(Part.PROMPT).tolist(), batch.attention_mask.sum(1).tolist()
+    return [row[start:end] for row, start, end in zip(batch.tokens.tolist(), starts, ends, strict=True)]

@@ -1,0 +1,201 @@
+"""Tokenised data on disk: a second start maps it into memory instead of tokenising again."""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from stepwise_pl import tasks
+from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.common.processes import is_alive
+from stepwise_pl.data import encoding, layout, roundtrip
+from stepwise_pl.data import tokenizers as own_tokenizers
+from stepwise_pl.data.encoding import EncodedExamples, encode
+from stepwise_pl.tasks import EASY, SPLITS, Task
+
+log = logging.getLogger(__name__)
+
+ARRAYS = ("tokens", "start", "cot_start", "answer_start", "step_start")
+NOTES = "notes.json"
+LEFT_OVER = 24 * 3600  # seconds
+Encoded = tuple[dict[str, EncodedExamples], tuple[str, ...]]  # the splits, and the notes on them
+
+
+def encoded_splits(
+    task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool = False, cache_dir: str | None = None
+) -> dict[str, EncodedExamples]:
+    """A task's splits, tokenised, by the names in `SPLITS`, and `EASY` if there is one; from the cache if they are there.
+
+    An entry is a folder named by a hash of all that goes into it (`cache_key`), so that a
+    stale one is never found, and appears in one go. Where the cache cannot be written the
+    data stays in memory.
+
+    Args:
+        by_step: note where reasoning steps begin, to remove those instead of tokens.
+        cache_dir: None: no cache.
+
+    Raises:
+        UserError: the data cannot be read or tokenised.
+    """
+    found = None
+    folder = None if cache_dir is None else _folder(cache_dir, task, tokenizer, by_step)
+    if folder is not None:
+        found = _read(folder, by_step)
+        if found is not None:
+            log.info("tokenised data from %s", folder)
+    if found is None:
+        started = time.monotonic()
+        found = _encode(task, tokenizer, by_step)
+        if folder is not None:
+            assert cache_dir is not None
+            folder = _folder(cache_dir, task, tokenizer, by_step)  # of what was read, should a file have changed since
+        if folder is not None and _write(found, folder, by_step):
+            log.info("data tokenised in %.1f s, kept in %s", time.monotonic() - started, folder)
+            found = _read(folder, by_step) or found
+    encoded, notes = found
+    for note in notes:
+        log.warning("%s", note)
+    return encoded
+
+
+def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Path | None:
+    """Where the entry is or will be; None if there can be none."""
+    if task.fingerprint() is None:
+        return None
+    try:
+        return Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
+    except RuntimeError as error:  # no such home
+        log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", cache_dir, first_line(error))
+    except (TypeError, OSError):  # a task typed into a notebook has no source file to recognise it by
+        log.info("the task's source is not known, so its tokenised data is not kept")
+    return None
+
+
+def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> str:
+    """A hash of the task's config, the content it reads, the tokenizer, and the code that makes tokens of them."""
+    code = [
+        *sorted(Path(inspect.getfile(tasks)).parent.glob("*.py")),
+        *(Path(inspect.getfile(module)) for module in (encoding, layout, own_tokenizers, roundtrip)),
+    ]
+    code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may come from elsewhere
+    parts = [json.dumps(asdict(task), sort_keys=True), *(task.fingerprint() or ()), _digest(tokenizer), str(by_step)]
+    parts += [f"{library.__name__} {library.__version__}" for library in (np, tokenizers, transformers)]
+    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of everything that makes a tokenizer's ids, and texts of them again."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        # Truncation and padding are the caller's choice at every call, and are kept from the last one.
+        plain = {
+            key: value for key, value in json.loads(backend.to_str()).items() if key not in ("truncation", "padding")
+        }
+        parts = [json.dumps(plain, sort_keys=True), str(tokenizer.special_tokens_map)]
+        parts.append(str(tokenizer.clean_up_tokenization_spaces))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Encoded:
+    splits = task.load(reserved=(str(tokenizer.eos_token),))
+    for split in SPLITS:
+        if not len(splits[split]):
+            raise UserError(f"the {split} split has no example")
+    names = [name for name in (*SPLITS, EASY) if name in splits]
+    notes = list(splits.notes)
+    return {name: encode(splits[name], tokenizer, name, by_step, notes) for name in names}, tuple(notes)
+
+
+def _arrays(by_step: bool) -> tuple[str, ...]:
+    return ARRAYS if by_step else ARRAYS[:-1]
+
+
+def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
+    """Make the entry. False, with a warning, if it cannot be written."""
+    encoded, notes = data
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_writing_prefix()) as temporary:
+            fresh = Path(temporary) / "entry"
+            fresh.mkdir()
+            for split, examples in encoded.items():
+                for name in _arrays(by_step):
+                    np.save(fresh / f"{split}.{name}.npy", getattr(examples, name))
+            (fresh / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            try:
+                fresh.rename(folder)
+            except OSError:  # there is one already
+                if _read(folder, by_step) is None:  # damaged; otherwise another process was faster
+                    shutil.rmtree(folder)
+                    fresh.rename(folder)
+    except OSError as error:
+        log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", folder.parent, first_line(error))
+        return False
+    return True
+
+
+def _writing_prefix() -> str:
+    """Of the folder that this process writes an entry in."""
+    return f"writing-{os.getpid()}-{platform.node()}-"
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Remove what killed processes were writing; what another one may still be writing stays.
+
+    A folder says in its name which process of which machine made it. Of another machine, or of a
+    version whose folders did not say so, nobody knows whether it lives: one that nothing was added to for a day is left over.
+    """
+    for folder in cache.glob("writing-*"):
+        made_by = re.fullmatch(r"writing-(\d+)-(.+)-[^-]+", folder.name)
+        with contextlib.suppress(OSError):  # another process was faster
+            if made_by and made_by[2] == platform.node():
+                left_over = not is_alive(int(made_by[1]))
+            else:
+                newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+                left_over = time.time() - newest > LEFT_OVER
+            if left_over:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(folder: Path, by_step: bool) -> Encoded | None:
+    """The entry, mapped into memory; None if it is not there or damaged."""
+
+    def array(split: str, name: str) -> npt.NDArray[Any]:
+        return np.asarray(np.lib.format.open_memmap(folder / f"{split}.{name}.npy", mode="r"))
+
+    try:
+        notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+        if not isinstance(notes, list):
+            return None
+        encoded = {
+            split: EncodedExamples(**{name: array(split, name) for name in _arrays(by_step)})
+            for split in (*SPLITS, EASY)
+            if split != EASY or (folder / f"{EASY}.tokens.npy").exists()
+        }
+        return encoded, tuple(map(str, notes))
+    except Exception:  # whatever is wrong with it, it is made anew
+        return None

@@ -1,0 +1,89 @@
+"""Scoring a trained model on examples: accuracy, every answer, speed."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from stepwise_pl.data.batch import CoTBatch, continuation
+from stepwise_pl.data.encoding import EncodedExamples
+from stepwise_pl.data.limits import Limits
+from stepwise_pl.data.stream import EvalBatches
+from stepwise_pl.evaluation.answers import Answers, Decoded, answers
+from stepwise_pl.evaluation.metrics import EvaluationMetrics
+from stepwise_pl.evaluation.validation import Validation
+from stepwise_pl.evaluation.verifier import Bounds, cot_tokens
+from stepwise_pl.models.learner import Learner
+from stepwise_pl.schedules.spread import Stage
+
+
+@dataclass
+class Scorer:
+    """A model with what it takes to score it on a split at a stage."""
+
+    learner: Learner
+    tokenizer: PreTrainedTokenizerBase
+    examples: EncodedExamples
+    limits: Limits
+    stage: int
+
+    @property
+    def removed(self) -> int:
+        """Units gone from every CoT, as far as the training set's longest has them."""
+        return self.learner.method.removed(self.stage, self.limits)
+
+    @property
+    def count(self) -> int:
+        """Units to remove from every CoT: all of them once the model was trained without."""
+        return int(Stage(self.removed, self.limits.max_removed).units[0])
+
+    @property
+    def bounds(self) -> Bounds:
+        """Those of the run's data, or of these examples where they take more."""
+        side = self.learner.method.side
+        own = (self.examples.cot_left(gone, side) + self.examples.answer_length for gone in (self.count, 0))
+        of_run = Bounds.of(self.limits, self.removed)
+        return Bounds(*(max(most, int(length.max())) for most, length in zip(of_run, own, strict=True)))
+
+    @property
+    def bound(self) -> int:
+        """Most tokens of an answer that counts."""
+        return self.bounds.asked
+
+    @property
+    def _stage(self) -> Stage:
+        return Stage(self.stage, self.learner.method.stages(self.limits))
+
+    def views(self, batch_size: int, limit: int | None = None) -> Iterator[CoTBatch]:
+        """What is read and written of the first `limit` examples (None: all)."""
+        for batch in EvalBatches(self.examples, batch_size, limit=limit):
+            yield self.learner.method.view(self.learner, batch, self._stage)
+
+    def evaluate(self, batch_size: int) -> tuple[dict[str, float], Answers]:
+        """loss, perplexity, answer_accuracy (and at any length), token_accuracy, number of examples; the answers, in order."""
+        metrics = EvaluationMetrics().to(self.learner.model.device)
+        validation = Validation(self.learner, self.tokenizer, metrics, batch_size)
+        found: dict[int, Decoded] = {}
+        for batch in EvalBatches(self.examples, batch_size):
+            view, proved = validation.add(batch, self._stage)
+            all_targets = continuation(view)
+            targets = [all_targets[row] for row in proved]
+            written = cot_tokens(targets, self.learner.eos)
+            for row, target, count in zip(proved, answers(targets, self.tokenizer), written, strict=True):
+                found[int(view.draw[row])] = Decoded(target, target, True, count, count)
+        found.update(validation.decode(self.bounds))
+        out = Answers(found[index] for index in range(len(self.examples)))
+        return {name: float(value) for name, value in metrics.compute().items()}, out
+
+    @torch.inference_mode()
+    def speed(self, batch_size: int, problems: int) -> float:
+        """Problems answered per second, `batch_size` at a time, after one batch to warm up that is not counted."""
+        prepared = [view.to(self.learner.model.device) for view in self.views(batch_size, problems)]
+        bound = self.bound  # The bound is found by going through all examples, which takes time of its own.
+        self.learner.generate(prepared[0], bound)
+        started = time.perf_counter()
+        for view in prepared:
+            self.learner.generate(view, bound)
+        return sum(map(len, prepared)) / (time.perf_counter() - started)

@@ -1,0 +1,116 @@
+"""One evaluation of a split: what validation, testing and `stepwise_pl.evaluate` share."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from stepwise_pl.data.batch import CoTBatch, Part, continuation
+from stepwise_pl.data.encoding import EncodedExamples
+from stepwise_pl.evaluation.answers import Decoded, answers
+from stepwise_pl.evaluation.metrics import DigitAccuracy, EvaluationMetrics
+from stepwise_pl.evaluation.verifier import Bounds, Verifier
+from stepwise_pl.models.learner import Learner
+from stepwise_pl.runs.records import Sample, StageRecord
+from stepwise_pl.schedules.spread import Stage
+
+SAMPLES = 4  # right answers, and as many wrong ones, that are kept of a validation
+
+
+class Validation:
+    """Every batch is verified, teacher-forced; examples that are not proved right wait, and are decoded at the end.
+
+    Args:
+        learner: the model and its method.
+        tokenizer: its tokenizer.
+        metrics: is cleared first, because an evaluation before may have been broken off.
+        batch_size: of decoding.
+    """
+
+    def __init__(
+        self, learner: Learner, tokenizer: PreTrainedTokenizerBase, metrics: EvaluationMetrics, batch_size: int
+    ) -> None:
+        self.learner, self.metrics = learner, metrics
+        self.verifier = Verifier(learner, tokenizer, batch_size)
+        metrics.reset()
+
+    def add(self, batch: CoTBatch, stage: Stage) -> tuple[CoTBatch, list[int]]:
+        """Verify a batch with the whole CoT in place, at a stage; return its view, and the rows proved right."""
+        view = self.learner.method.view(self.learner, batch, stage)
+        scored, proved = self.verifier.verify(view)
+        self.metrics.update(scored)
+        self.metrics.update_answers([True] * len(proved))
+        return view, proved
+
+    def decode(self, bounds: Bounds) -> Iterator[tuple[int, Decoded]]:
+        """`draw` and answer of every example that was not proved right."""
+        for draw, decoded in self.verifier.decode(bounds.whole, bounds.asked):
+            self.metrics.update_answers([decoded.right], [decoded.right_any_length])
+            yield draw, decoded
+
+    def record(
+        self, where: Mapping[str, int], metrics: Mapping[str, Any], digits: DigitAccuracy, examples: EncodedExamples,
+        everywhere: Callable[[list[Any]], list[Any]],
+    ) -> StageRecord:  # fmt: skip
+        """What stages.jsonl says of a validation that is over; on every process the same.
+
+        Args:
+            where: step, attempt and removed tokens.
+            metrics: as logged, under `val/`.
+            digits: is cleared first.
+            examples, everywhere: see `samples`.
+        """
+        digits.reset()
+        digits.update(self.verifier.digit_counts)
+        # Rounded as in metrics.csv.
+        accuracy, any_length = (
+            float(f"{float(metrics[f'val/{key}']):.7g}") for key in ("answer_accuracy", "answer_accuracy_any_length")
+        )
+        return {
+            "step": where["step"],
+            "attempt": where["attempt"],
+            "removed_tokens": where["removed_tokens"],
+            "examples": round(float(metrics["val/examples"])),
+            "accuracy": accuracy,
+            "accuracy_any_length": any_length,
+            "digits": digits.compute().reshape(-1).tolist(),  # of a single one torchmetrics makes a number
+            "samples": self.samples(examples, SAMPLES, everywhere),
+        }
+
+    def samples(
+        self, examples: EncodedExamples, count: int, everywhere: Callable[[list[Any]], list[Any]]
+    ) -> list[Sample]:
+        """The first `count` right and the first `count` wrong examples, in the order of the data. Called after `decode`.
+
+        Args:
+            examples: the split; a `draw` is a place in it.
+            everywhere: what is found by this process to what is found by all of them.
+        """
+        verifier = self.verifier
+        outcomes: list[tuple[int, bool, str | None, bool]] = [
+            *((draw, True, None, False) for draw in sorted(verifier.right)[:count]),
+            *(
+                (draw, False, verifier.wrong[draw], draw in verifier.too_long)
+                for draw in sorted(verifier.wrong)[:count]
+            ),
+        ]
+        outcomes = sorted(everywhere(outcomes))
+        out: list[Sample] = []
+        for wanted in (True, False):
+            for draw, right, prediction, too_long in [one for one in outcomes if one[1] is wanted][:count]:
+                batch = examples.collate(np.array([draw]))
+                (target,) = answers(continuation(batch), verifier.tokenizer)
+                prompt = str(
+                    verifier.tokenizer.decode(batch.tokens[0, : int(batch.length_of(Part.PROMPT)) - 1])
+                ).strip()
+                sample: Sample = {
+                    "prompt": prompt,
+                    "target": target or "",
+                    "prediction": target if right else prediction,
+                    "right": right,
+                }
+                if too_long:
+                    sample["too_long"] = True
+                out.append(sample)
+        return out

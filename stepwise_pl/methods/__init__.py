@@ -1,0 +1,6 @@
+"""How: what a stage means, that is, what is read, what is written, and what is minimised."""
+
+from stepwise_pl.methods.base import Losses, Method
+from stepwise_pl.methods.stepwise import Stepwise
+
+__all__ = ["Losses", "Method", "Stepwise"]

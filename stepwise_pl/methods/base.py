@@ -1,0 +1,92 @@
+"""The seam for methods: the schedule says which stage it is, the method says what a stage means.
+
+A method is one registered dataclass in this folder, and one YAML file in `conf/method/`.
+It imports no torch at its top: the verbs live on the `Learner` that it is handed, and a
+method that builds modules imports torch inside `extra`, `read` or `loss`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from stepwise_pl.common.errors import one_of
+from stepwise_pl.schedules.spread import Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stepwise_pl.data.batch import CoTBatch
+    from stepwise_pl.data.limits import Limits
+    from stepwise_pl.models.decoding import Reading
+    from stepwise_pl.models.learner import Learner, Scored
+
+
+class Losses(NamedTuple):
+    """What a method minimises on a batch.
+
+    Attributes:
+        scored: the cross entropy of what is written, summed over its targets. The training step divides it by the
+            targets of the whole optimizer step.
+        more: further terms by name, weighted, summed over examples; 0-d tensors. The training step divides them by
+            the examples of the optimizer step.
+    """
+
+    scored: "Scored"
+    more: Mapping[str, "Tensor"] = {}
+
+
+@dataclass
+class Method:
+    """What is read, written and minimised at each stage. Only `view` has no default.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    # Whether the model alone answers, so that `export` can write it.
+    exports: ClassVar[bool] = True
+
+    kind: str = ""
+    # The unit of removal: `token`, as in the paper, or `step`, a whole reasoning step.
+    unit: str = field(default="token")
+    # Units leave from this side of the CoT. The paper removes from the left (section 3).
+    side: str = field(default="left")
+    # Tokens behind the gap keep the positions they had with the whole CoT in place.
+    keep_position: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        one_of("method.unit", self.unit, ("token", "step"))
+        one_of("method.side", self.side, ("left", "right"))
+
+    def stages(self, limits: "Limits") -> int:
+        """The last stage. By default m_max, the units in the longest CoT of the training set."""
+        return limits.max_removed
+
+    def removed(self, stage: int, limits: "Limits") -> int:
+        """CoT units that are gone at a stage, which is what is logged and plotted. By default the stage itself."""
+        return stage
+
+    def extra(self, model: "nn.Module") -> "nn.Module | None":
+        """What is trained besides the model; built once, before training. By default nothing."""
+        return None
+
+    def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":
+        """What is read and written at a stage: a function of its arguments, without randomness of its own.
+
+        Args:
+            batch: with the whole CoT in place, on the host.
+            stage: `stage.each` says where each example stands; it is None in evaluation.
+        """
+        raise NotImplementedError
+
+    def read(self, learner: "Learner", view: "CoTBatch", accepted: "Tensor | None" = None) -> "Reading":
+        """How prompts are read before anything is written. By default as `Learner.read` does.
+
+        Args:
+            accepted: tokens after each prompt that are known to be what the model writes, [batch] int64; None: none.
+        """
+        return learner.read(view, accepted)
+
+    def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:
+        """What is minimised. By default the cross entropy of what the view writes."""
+        return Losses(learner.score(self.view(learner, batch, stage)))

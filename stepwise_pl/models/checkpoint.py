@@ -1,0 +1,73 @@
+"""Weights in checkpoints: reading a file, loading a model from it."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.config.upgrade import upgraded_state
+
+PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
+
+REFERENCE_PREFIX = "base_model."  # of the same in a checkpoint of the reference implementation
+
+
+def _named(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    """The weights whose names begin with `prefix`, without it."""
+    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    if not found:
+        raise UserError(f"{path}: holds no weights whose names begin with {prefix}")
+    return found
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file on the CPU; only tensors and plain containers, never code.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind.
+    """
+    try:
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not look
+            raise UserError(f"{path}: damaged: its checksum is wrong")
+        # Mapped: what nobody looks at, such as the moments of the optimizer, is not read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        reason = first_line(error)[:120]
+        raise UserError(f"{path}: damaged, or not a checkpoint of weights only ({reason})") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: is not a checkpoint")
+    if isinstance(state.get("stepwise"), dict):
+        state["stepwise"] = upgraded_state(state["stepwise"], path)
+    return state
+
+
+def load_weights(model: PreTrainedModel, weights: dict[str, Tensor], where: str) -> None:
+    """Put `weights` into `model`; they must fit exactly.
+
+    Old GPT-2 checkpoints carry their causal masks as buffers, which are no weights, and
+    may leave out a tied output layer.
+
+    Raises:
+        UserError: names or shapes differ; `where` says of what.
+    """
+    own = model.state_dict()
+    weights = {key: value for key, value in weights.items() if not key.endswith((".attn.bias", ".attn.masked_bias"))}
+    tied = {"lm_head.weight"} if getattr(model.config, "tie_word_embeddings", False) else set()
+    missing, extra = own.keys() - weights.keys() - tied, weights.keys() - own.keys()
+    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    if missing or extra or shapes:
+        name = sorted(missing or extra or shapes)[0]
+        raise UserError(
+            f"{where}: the weights do not fit the model ({len(missing)} missing, {len(extra)} unknown, {len(shapes)} of "
+            f"another shape; {name} for one); choose the model they were trained with"
+        )
+    model.load_state_dict(weights, strict=False)

@@ -1,0 +1,293 @@
+"""Greedy decoding from the prompt on, and what answer came out."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from stepwise_pl.common.errors import first_line
+from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.models.architecture import num_positions
+from stepwise_pl.models.forward import accepted_by, full_pass, model_inputs
+
+log = logging.getLogger(__name__)
+
+COMPARED_ROWS, COMPARED_WORDS = 4, 64
+
+
+class _Cached:
+    """Rows of unequal length that grow by a token each, read with a KV cache.
+
+    Args:
+        tokens: each row ends in the last column, padding on the left; [batch, seq] int64.
+        there: where there is a token, [batch, seq] bool.
+        positions: [batch, seq] int64.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
+        self.model, self.tokens, self.positions = model, tokens, positions
+        self.attention = there.long()
+        self.cache = DynamicCache(config=model.config)
+
+    def logits(self) -> Tensor:
+        """The logits after each row, [batch, vocabulary]."""
+        read = model_inputs(self.model, self.tokens, self.positions)
+        read |= {"attention_mask": self.attention, "past_key_values": self.cache, "use_cache": True}
+        if "logits_to_keep" in accepted_by(type(self.model).forward):
+            read["logits_to_keep"] = 1
+        logits: Tensor = self.model(**read).logits
+        return logits[:, -1]
+
+    def add(self, token: Tensor, position: Tensor) -> None:
+        """The next token of each row, and its position; [batch] int64."""
+        self.tokens, self.positions = token[:, None], position[:, None]
+        self.attention = torch.cat([self.attention, self.attention.new_ones(len(token), 1)], dim=1)
+
+
+class _Whole:
+    """The same rows, read from their first token on every time, as in training: padding stands on the right."""
+
+    def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
+        self.model = model
+        self.length = there.sum(1)
+        width = tokens.shape[1]
+        column = (torch.arange(width, device=tokens.device) + (width - self.length)[:, None]).clamp(max=width - 1)
+        self.tokens, self.positions = tokens.gather(1, column), positions.gather(1, column)
+
+    def logits(self, last: int | None = None) -> Tensor:
+        """The logits after each row, [batch, vocabulary]; or after each of its `last` tokens, [batch, last, vocabulary]."""
+        width, first = int(self.length.max()), int(self.length.min()) - (last or 1)
+        positions = self.positions[:, :width]
+        counted = torch.arange(width, device=positions.device)
+        # As in training: not given where they just count from 0, because a model's own may be others (roberta).
+        jumps = bool(((positions != counted) & (counted < self.length[:, None])).any())
+        logits = full_pass(self.model, self.tokens[:, :width], positions if jumps else None, width - first)
+        column = self.length[:, None] - first - (last or 1) + torch.arange(last or 1, device=positions.device)
+        logits = logits.gather(1, column[..., None].expand(-1, -1, logits.shape[2]))
+        return logits[:, 0] if last is None else logits
+
+    def add(self, token: Tensor, position: Tensor) -> None:
+        """The next token of each row, and its position; [batch] int64."""
+        column = self.length[:, None]
+        self.tokens = F.pad(self.tokens, (0, 1)).scatter(1, column, token[:, None])
+        self.positions = F.pad(self.positions, (0, 1)).scatter(1, column, position[:, None])
+        self.length = self.length + 1
+
+
+# For each model, by whether rows were padded: the longest text for which its cache was seen to change nothing. Negative:
+# the cache changes what the model says. This is a property of the model's type and sizes, so it holds while weights change.
+_exact_up_to: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary()
+
+
+def rounding(model: PreTrainedModel) -> float:
+    """How far apart logits may be that would be equal if nothing were rounded, as a share of their standard deviation."""
+    kind = model.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    return math.sqrt(torch.finfo(dtype).eps)
+
+
+class Reading(NamedTuple):
+    """Prompts, with the tokens after them that are known, before anything is written. Rows are moved so that all end in the last column.
+
+    Attributes:
+        tokens: [batch, seq] int64, padding on the left.
+        there: where there is a token, [batch, seq] bool.
+        position: of each token, [batch, seq] int64.
+        prompt: the length of each prompt, [batch, 1] int64.
+        known: the same with the known tokens, [batch, 1] int64.
+    """
+
+    tokens: Tensor
+    there: Tensor
+    position: Tensor
+    prompt: Tensor
+    known: Tensor
+
+
+def read_prompts(view: CoTBatch, accepted: Tensor | None = None) -> Reading:
+    """The prompts of a view, and the accepted tokens after each, [batch] int64 (None: none)."""
+    prompt = view.length_of(Part.PROMPT)[:, None]
+    known = prompt + (0 if accepted is None else accepted[:, None])
+    width = int(known.max())
+    column = torch.arange(width, device=known.device) - (width - known)
+    there = column >= 0
+    column = column.clamp(min=0)
+    return Reading(view.tokens.gather(1, column), there, view.position.gather(1, column), prompt, known)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel, view: CoTBatch, eos: int, max_new_tokens: int, reading: Reading | None = None
+) -> list[list[int]]:
+    """Greedy continuation of each example's prompt, batched, with a KV cache if that changes nothing.
+
+    An own loop instead of `transformers.generate` because a row ends at its second end
+    token (the first ends the CoT), and because with keep_position the positions jump at
+    the gap. Without that, the tokens are those of `transformers.generate` (tested).
+
+    Args:
+        view: after removal. Of CoT and answer, but for accepted tokens, only the positions
+            are read, which depend on nothing but the lengths.
+        eos: id of the end token.
+        max_new_tokens: bound on a row's new tokens. The model's positions are another.
+        reading: of the view's prompts, perhaps with accepted tokens; None: the prompts alone.
+
+    Returns:
+        The new tokens of each row, accepted ones included, up to its second end token.
+    """
+    tokens, there, positions, prompt, known = reading or read_prompts(view)
+    width = tokens.shape[1]
+    out = [
+        row[prompt_ends:]
+        for row, prompt_ends in zip(tokens.tolist(), (width - known + prompt)[:, 0].tolist(), strict=True)
+    ]
+    ended = torch.tensor([row.count(eos) for row in out], device=known.device)
+    following = _continued_positions(view, known, max_new_tokens)
+    bound = torch.full_like(ended, max_new_tokens) - (known - prompt)[:, 0]
+    if (limit := num_positions(model)) is not None:
+        bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last one generated is not read
+        following = following.clamp(max=limit - 1)
+    bound = bound.masked_fill(ended >= 2, 0)
+    start = tokens, there, positions
+    new = None
+    if int(bound.max()) > 0 and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
+        new = _with_cache(model, start, following, ended, bound, eos)
+    if new is None:
+        new = _continued(_Whole(model, *start), following, ended, bound, eos)
+    more = torch.stack(new, dim=1).tolist() if new else [[] for _ in out]
+    return [
+        _until_end(row + rest[: max(0, most)], eos) for row, rest, most in zip(out, more, bound.tolist(), strict=True)
+    ]
+
+
+def _with_cache(
+    model: PreTrainedModel,
+    start: tuple[Tensor, Tensor, Tensor],
+    following: Tensor,
+    ended: Tensor,
+    bound: Tensor,
+    eos: int,
+) -> list[Tensor] | None:
+    """`_continued` with a KV cache; None if that is found to change what the model says.
+
+    A few rows of every batch with longer texts than any before are read again without a cache. The logits differ
+    where a model's state is no KV cache (mamba), where the model minds padding on the left, where it cannot be told
+    positions, or where a window of attention is cut otherwise.
+    """
+    known = _exact_up_to[model]
+    length, width = start[1].sum(1), start[0].shape[1]
+    is_padded = bool((length < width).any())
+    compared_up_to = known.get(is_padded, 0)
+    rows = _compared_rows(length, bound)
+    seen: list[Tensor] = []
+    keep = width + int(bound.max()) > compared_up_to  # No text of this batch can be longer otherwise.
+    see = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
+    problem = "changes what it answers"
+    try:
+        new = _continued(_Cached(model, *start), following, ended, bound, eos, see)
+        is_longer = width + len(new) > compared_up_to
+        is_exact = not is_longer or _says_the_same(
+            model, [part[rows] for part in start], following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1), bound[rows]
+        )  # fmt: skip
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # A model may make anything of a cache that is not of its kind.
+        is_exact, problem = False, f"cannot be used ({first_line(error)})"
+    if is_exact is False:
+        log.warning(
+            "%s: its cache %s; answers are decoded without one, which takes longer", model.config.model_type, problem
+        )
+        known[is_padded] = -1
+        return None
+    if is_exact and is_longer and len(new) > 1:  # The first token is read off without anything in the cache.
+        known[is_padded] = width + len(new)
+    return new
+
+
+def _compared_rows(length: Tensor, bound: Tensor) -> Tensor:
+    """The rows to read again: of those that are continued, the shortest and the longest."""
+    continued = (bound > 0).nonzero().squeeze(1)
+    order = continued[length[continued].argsort()]
+    most = min(len(order), COMPARED_ROWS)
+    return torch.cat([order[: most // 2], order[len(order) - (most - most // 2) :]])
+
+
+def _some_words(logits: Tensor) -> Tensor:
+    """The logits of some of the vocabulary, which tell models apart just as well."""
+    return logits[..., :: max(1, logits.shape[-1] // COMPARED_WORDS)].float()
+
+
+def _says_the_same(
+    model: PreTrainedModel, start: Sequence[Tensor], following: Tensor, new: Tensor, found: Tensor, bound: Tensor
+) -> bool | None:
+    """Whether one pass without a cache gives the logits found with it, up to rounding; None if weights are not finite.
+
+    Args:
+        start: tokens, where there is a token, and positions, as `_Cached` takes them; each [rows, seq].
+        following: positions of the new tokens, [rows, count or more] int64.
+        new: the tokens generated, [rows, count] int64.
+        found: `_some_words` of the logits behind each of them, [rows, count, words].
+        bound: most tokens for each row, [rows] int64.
+    """
+    read = new[:, :-1]  # The last token generated is not read.
+    more = (read, torch.ones_like(read, dtype=torch.bool), following[:, : read.shape[1]])
+    whole = _Whole(model, *(torch.cat(pair, dim=1) for pair in zip(start, more, strict=True)))
+    expected = _some_words(whole.logits(new.shape[1]))  # [rows, count, words]
+    if not expected.isfinite().all():
+        return None
+    apart = (found - expected).square().mean(2).sqrt() / expected.std(2, correction=0).clamp(min=1e-9)
+    asked = torch.arange(new.shape[1], device=bound.device) < bound[:, None]
+    return bool(apart[asked].mean() <= rounding(model))
+
+
+def _continued(
+    rows: _Cached | _Whole,
+    following: Tensor,
+    ended: Tensor,
+    bound: Tensor,
+    eos: int,
+    see: Callable[[Tensor], None] | None = None,
+) -> list[Tensor]:
+    """Greedy tokens after rows, each [batch] int64, until all rows have ended.
+
+    Args:
+        following: positions after each row, [batch, count] int64.
+        ended: end tokens that each row has already, [batch] int64.
+        bound: most tokens for each row, [batch] int64.
+        see: is given the logits of every step, [batch, vocabulary].
+    """
+    new: list[Tensor] = []
+    for index in range(int(bound.max())):
+        going = (ended < 2) & (index < bound)
+        if not bool(going.any()):
+            break
+        logits = rows.logits()
+        token = logits.argmax(-1).masked_fill(~going, eos)
+        new.append(token)
+        ended = ended + (token == eos)
+        rows.add(token, following[:, index])
+        if see is not None:
+            see(logits)
+    return new
+
+
+def _until_end(tokens: list[int], eos: int) -> list[int]:
+    """The tokens up to the second end token."""
+    ends = [i for i, token in enumerate(tokens) if token == eos][:2]
+    return tokens[: ends[1] + 1] if len(ends) == 2 else tokens
+
+
+def _continued_positions(batch: CoTBatch, known: Tensor, count: int) -> Tensor:
+    """Position of each token after the `known` ones: that of the token it stands for, counting on after the last; [batch, count]."""
+    length = batch.attention_mask.sum(1, keepdim=True)
+    column = known + torch.arange(count, device=known.device)
+    last = batch.position.gather(1, length - 1)
+    beyond = last + column - (length - 1)
+    inside = batch.position.gather(1, column.clamp(max=batch.position.shape[1] - 1))
+    return torch.where(column < length, inside, beyond)

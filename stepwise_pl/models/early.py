@@ -1,0 +1,59 @@
+"""What can be refused before any data is made and Lightning is imported, the quickest first."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from stepwise_pl.common import hub
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.model import SMALL, ModelConfig, no_such_type
+from stepwise_pl.config.run import Config
+
+
+def check(config: Config) -> None:
+    """Raise `UserError` if the machine lacks what the trainer is told to use, or parts of the configuration do not fit together."""
+    config.schedule.require_slow_down(config.guard.action)
+    check_type(config.model)
+    if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard: TensorBoard is not installed; pip install tensorboard")
+    check_sources(config.model)
+    import torch
+
+    from stepwise_pl.models.build import check_architecture, require_memory
+
+    cfg = config.trainer
+    if cfg.accelerator == "gpu" and torch.cuda.device_count() < cfg.devices:
+        raise UserError(
+            f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
+            "CUDA devices; trainer=cpu trains on the CPU"
+        )
+    require_memory(check_architecture(config.model), 2 if cfg.precision == "bf16-true" else 4)
+
+
+def check_type(cfg: ModelConfig) -> None:
+    """Raise `UserError` if transformers has no causal LM of this type."""
+    known = causal_types()
+    if not cfg.pretrained and known and cfg.type not in known:
+        raise no_such_type(cfg.type)
+
+
+def check_sources(cfg: ModelConfig) -> None:
+    """Raise `UserError` if weights or tokenizer are neither on this machine nor to be had from the Hub."""
+    if cfg.pretrained and cfg.init_from is None:
+        hub.require("model.name", cfg.name)
+    if cfg.tokenizer != SMALL:
+        hub.require("model.tokenizer", cfg.tokenizer)
+
+
+def causal_types() -> set[str]:
+    """The types of model that transformers has a causal LM for; empty if that cannot be told.
+
+    Read off its source, because importing the table takes seconds: all of torch comes along.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return set()
+    source = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py"
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    table = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", text, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r'\(\s*"([\w-]+)",', table[1])) if table else set()

@@ -1,0 +1,80 @@
+"""Going on with a run, and loading a trained one, from its folder (`run_folder.py` says what lies where)."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.run import Config
+from stepwise_pl.data.limits import Limits
+from stepwise_pl.data.tokenizers import load_tokenizer
+from stepwise_pl.models.build import named, restored
+from stepwise_pl.models.causality import require_causal
+from stepwise_pl.models.checkpoint import read_checkpoint
+from stepwise_pl.models.learner import Learner
+from stepwise_pl.runs.folder import located, saved_config
+from stepwise_pl.runs.provenance import other_version
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainedRun:
+    """A run loaded from its folder, weights in place."""
+
+    path: Path
+    config: Config
+    checkpoint: Path
+    step: int
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    limits: Limits
+    stage: int  # s(t) of the checkpoint
+
+    @property
+    def internalized(self) -> bool:
+        """Whether the checkpoint was trained without any CoT token left."""
+        return self.removed >= self.limits.max_removed
+
+    @property
+    def removed(self) -> int:
+        """CoT units gone at the checkpoint's stage."""
+        return self.config.method.removed(self.stage, self.limits)
+
+    @property
+    def learner(self) -> Learner:
+        """The model with the method that it was trained by."""
+        return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method)
+
+
+def load_run(folder: str, checkpoint: str) -> TrainedRun:
+    """Load a run with the weights of `best`, `last` or a checkpoint file; `best` falls back to `last`.
+
+    Raises:
+        UserError: the folder or the checkpoint cannot be read.
+    """
+    path = Path(folder)
+    config = located(saved_config(path), path)
+    names = ("best", "last") if checkpoint == "best" else (checkpoint,)
+    candidates = [*(path / "checkpoints" / f"{name}.ckpt" for name in names), Path(checkpoint)]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        there = sorted(file.stem for file in (path / "checkpoints").glob("*.ckpt"))
+        raise UserError(
+            f"checkpoint={checkpoint}: no such checkpoint; give best, last or a file (there: {', '.join(there)})"
+        )
+    state = read_checkpoint(file)
+    if "stepwise" not in state:
+        raise UserError(f"{file}: is not a checkpoint of stepwise_pl")
+    tokenizer = load_tokenizer("run", str(path / "model"))
+    model = restored(path, state, file, tokenizer).eval()  # type: ignore[no-untyped-call]
+    stepwise = state["stepwise"]
+    try:
+        limits, stage = Limits(**stepwise["limits"]), int(stepwise["removed"])
+    except (KeyError, TypeError):
+        raise UserError(f"{file}: was written by {other_version(file, 'a7bb055')}") from None
+    longest = limits.max_cot + limits.longest_answer
+    require_causal(model, f"run={path}: {named(config.model)}", longest, config.method.keep_position)
+    return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, stage)

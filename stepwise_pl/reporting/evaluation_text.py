@@ -1,0 +1,82 @@
+"""The result of an evaluation, for reading."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stepwise_pl.common.text import percents, table
+from stepwise_pl.runs.expected import judged_lines
+from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, by_position, by_stratum
+
+DIGITS_A_LINE = 10
+
+
+def written_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How much CoT the model wrote, beside that of the targets, for reading."""
+    written, wanted = (
+        f"{found['mean']:.1f} per answer ({found['least']} to {found['most']})"
+        for found in (summary["cot_tokens_written"], summary["cot_tokens_of_targets"])
+    )
+    lines = [f"CoT tokens      written: {written}; in the targets: {wanted}"]
+    if not summary["as_trained"]:
+        key = "removed_steps" if "removed_steps" in summary else "removed_tokens"
+        lines.append(f"{'':16}{key}= sets only the targets of loss and length: the model writes what it has learned to")
+    return lines
+
+
+def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list[str]:
+    """Accuracy of a split or file in all its aspects, for reading."""
+    whole = Share.of(one.right for one in predictions)
+    positions = by_position(predictions)
+    shown = [
+        f"{place}: {share.accuracy:.1%}{f' (n={share.n})' if share.n < whole.n else ''}"
+        for place, share in enumerate(positions, start=1)
+    ]
+    lines = [
+        f"answer accuracy {whole.accuracy:6.1%}  {percents(whole.interval)}  n={whole.n}  [95% Wilson interval]",
+        *any_length_lines(whole, predictions, summary),
+        f"token accuracy  {summary['token_accuracy']:6.2%}",
+        f"loss            {summary['loss']:.4f} (perplexity {summary['perplexity']:.3f})",
+    ]
+    if judged := summary.get("expected"):
+        lines += judged_lines(judged)
+    if summary["unfinished_answers"]:
+        lines.append(
+            f"no answer       {summary['unfinished_answers']} of {whole.n} were not finished within the "
+            f"{summary['max_new_tokens']} tokens that a target may take, and count as wrong"
+        )
+    if len(positions) > 1:
+        starts = range(0, len(shown), DIGITS_A_LINE)
+        lines += [("digit accuracy  " if not i else " " * 16) + "  ".join(shown[i : i + DIGITS_A_LINE]) for i in starts]
+    lines += [
+        f"speed           {value:.1f} problems per second at batch {key.rpartition('_')[2]} ({summary['accelerator']})"
+        for key, value in summary.items()
+        if key.startswith("problems_per_second")
+    ]
+    for name, shares in by_stratum(predictions).items():
+        if len(shares) > 1:
+            lines += ["", *table((name, *HEAD), ([value, *share.row()] for value, share in shares.items()))]
+    return [*lines, ""] if summary["strata"] else lines
+
+
+def any_length_lines(whole: Share, predictions: Sequence[Prediction], summary: Mapping[str, Any]) -> list[str]:
+    """Accuracy of answers of any length, for reading; nothing where it is the same."""
+    at_all = Share.of(one.right_any_length for one in predictions)
+    if at_all == whole:
+        return []
+    return [
+        f"at any length   {at_all.accuracy:6.1%}  {percents(at_all.interval)}  n={at_all.n}  "
+        f"({at_all.right - whole.right} right answers took more than {summary['max_new_tokens']} tokens)"
+    ]
+
+
+def suite_lines(predictions: list[Prediction], asked: dict[str, Any]) -> list[str]:
+    """Accuracy in every part of a suite, the test split first, for reading."""
+    shares, sizes = by_stratum(predictions)[PART], asked["suite_sizes"]
+    rows = [[part, *(shares[part].row() if size else ["0", "-", "-"])] for part, size in sizes.items()]
+    short = any(size < asked["suite_size"] for part, size in sizes.items() if part != "test")
+    return [
+        "",
+        *table((PART, *HEAD), (row + [""] * (1 + len(HEAD) - len(row)) for row in rows)),
+        *[f"Where n is below {asked['suite_size']} there are no more such problems that were not trained on."] * short,
+        "",
+    ]

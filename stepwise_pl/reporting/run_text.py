@@ -1,0 +1,52 @@
+"""The end of a run, for reading."""
+
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.config.request import Request
+from stepwise_pl.runs.expected import judged_lines
+
+
+def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
+    """Draw the figure; return the summary for reading. A job of a sweep gets one line, because the sweep ends with a table."""
+    from stepwise_pl.common.errors import go_on_without
+    from stepwise_pl.reporting.stage_figure import plot_stages
+    from stepwise_pl.runs.stages import percent, read_stages, stage_table
+
+    stages, given_up = read_stages(run_dir / "metrics.csv")
+    name = summary["name"]
+    with go_on_without("accuracy.png"):
+        plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
+    accuracy = percent(summary["test_accuracy"], summary["test_examples"])
+    if asked.job:
+        removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
+        return f"[{asked.job}] {asked.label}: test accuracy {accuracy.strip()}, {removed}, {summary['seconds']:.0f} s"
+    guard = [
+        f"back from step {one['at_step']} ({one['at_removed_tokens']} removed) to {one['to_step']} "
+        f"({one['to_removed_tokens']} removed): {one['does']}"
+        for one in summary["rollbacks"]
+    ]
+    if summary["collapsed"]:
+        guard.append("accuracy has collapsed; a slower schedule (schedule.delta) or guard=halve may prevent it")
+    elif summary["collapsed_at"] is not None:
+        guard.append(f"accuracy had collapsed with {summary['collapsed_at']} tokens removed, and came back")
+    guard = [f"{'' if i else 'guard':16}{line}\n" for i, line in enumerate(guard)]
+    judged = summary["expected"]
+    expected = "".join(f"{line}\n" for line in judged_lines(judged)) if judged else ""
+    figure = "accuracy.png, " if (run_dir / "accuracy.png").is_file() else ""
+    at_all = summary["test_accuracy_any_length"]
+    at_all = f"{'':16}{at_all:6.1%} at any length\n" if at_all != summary["test_accuracy"] else ""
+    per_token = summary["examples_per_token"]
+    per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
+    return f"""
+{stage_table(stages)}
+
+test accuracy   {accuracy}  [95% Wilson interval]
+{at_all}                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
+{"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
+{expected}run folder      {run_dir}
+                config.yaml, metrics.csv, stages.jsonl, summary.json, {figure}checkpoints/
+next            python -m stepwise_pl.evaluate run={run_dir}
+                python -m stepwise_pl.export run={run_dir}
+                python -m stepwise_pl.report {run_dir}
+"""

@@ -1,0 +1,81 @@
+"""From a run's metrics to its result: accuracy at each number of removed tokens, as a table and a figure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepwise_pl.common.statistics import wilson
+from stepwise_pl.runs.records import read_attempts
+
+ANY_LENGTH = "right at any length"
+
+
+@dataclass
+class Stage:
+    """The last validation at one number of removed tokens."""
+
+    removed_tokens: int
+    step: int
+    accuracy: float
+    examples: int
+    accuracy_any_length: float | None = None  # None in runs from before it was measured
+
+    @property
+    def differs(self) -> bool:
+        """Whether some answers are right but took more tokens than were asked for."""
+        return self.accuracy_any_length not in (None, self.accuracy)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson(self.accuracy, self.examples)
+
+
+def read_stages(metrics_file: Path) -> tuple[list[Stage], list[list[Stage]]]:
+    """One `Stage` per number of removed tokens that was validated, ascending; and the same of each attempt given up."""
+    if not metrics_file.is_file():
+        return [], []
+    kept, given_up = read_attempts(metrics_file)
+    return stages_of(kept), [stages_of(rows) for rows in given_up]
+
+
+def stages_of(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
+    """The validations in rows of metrics.csv, the last at each number of removed tokens, ascending."""
+    stages: dict[int, Stage] = {}
+    for row in rows:
+        if row.get("val/answer_accuracy"):
+            removed = round(float(row["schedule/removed_tokens"]))
+            any_length = row.get("val/answer_accuracy_any_length")
+            stages[removed] = Stage(
+                removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"])),
+                float(any_length) if any_length else None,
+            )  # fmt: skip
+    return [stages[removed] for removed in sorted(stages)]
+
+
+def removed_at(stages: Iterable[Stage], accuracy: float = 0.95) -> int | None:
+    """The largest number of removed tokens whose last validation is at least this accurate; None if there is none."""
+    return max((stage.removed_tokens for stage in stages if stage.accuracy >= accuracy), default=None)
+
+
+def selected(metrics_file: Path) -> Stage | None:
+    """The validation of best.ckpt: the highest accuracy at the most removed tokens; None before the first validation."""
+    kept, _ = read_attempts(metrics_file)
+    found = [stage for row in kept for stage in stages_of([row])]
+    # As checkpoints are chosen: of equal ones the first.
+    return max(found, key=lambda stage: (stage.removed_tokens, stage.accuracy), default=None)
+
+
+def percent(accuracy: float, examples: int) -> str:
+    """An accuracy with its interval and sample size, for reading."""
+    low, high = wilson(accuracy, examples)
+    return f"{accuracy:6.1%}  [{low:.1%}, {high:.1%}]  n={examples}"
+
+
+def stage_table(stages: list[Stage]) -> str:
+    """The stages as text, one line each; with accuracy at any length where that differs."""
+    lines = ["removed tokens    step  validation accuracy [95% Wilson interval]"]
+    for s in stages:
+        more = f"  ({s.accuracy_any_length:.1%} {ANY_LENGTH})" if s.differs else ""
+        lines.append(f"{s.removed_tokens:14d}  {s.step:6d}  {percent(s.accuracy, s.examples)}{more}")
+    return "\n".join(lines)

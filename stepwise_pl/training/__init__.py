@@ -1,0 +1,1 @@
+"""Lightning: the module, the guard, checkpoints, resuming, loggers."""

@@ -1,0 +1,196 @@
+"""From the checked configuration to the trainer, and what follows from the configuration."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepwise_pl.config.request import Request
+from stepwise_pl.config.run import Config
+from stepwise_pl.config.training import PAPER_EXAMPLES_PER_TOKEN, TrainerConfig
+from stepwise_pl.data.module import CoTDataModule
+from stepwise_pl.data.tokenizers import tokenizer_for
+from stepwise_pl.models.build import build_model, named
+from stepwise_pl.models.causality import require_causal
+from stepwise_pl.models.lora import frozen_digest
+from stepwise_pl.schedules.spread import Stage
+from stepwise_pl.training.checkpoints import Checkpoints
+from stepwise_pl.training.guard import Guard
+from stepwise_pl.training.loggers import MetricsFile
+from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.precision import BFloat16Weights
+from stepwise_pl.training.progress import StageLog, StageProgressBar, StageRecords
+from stepwise_pl.training.sharding import SharedWeights
+from stepwise_pl.training.validation_times import ValidationTimes
+
+log = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """What a run is made of, whatever trains it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    data: CoTDataModule
+    model: PreTrainedModel
+
+
+def build_parts(config: Config) -> Parts:
+    """Tokenizer, data and model as configured, seeded; the schedule of the configuration learns what it must of the data.
+
+    Raises:
+        UserError: data or model cannot be read, or do not fit together.
+    """
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    schedule, method, micro_batches = config.schedule, config.method, config.trainer.accumulate_grad_batches
+    tokenizer = tokenizer_for(config.task, config.model.tokenizer)
+    data = CoTDataModule(
+        config.task, tokenizer, config.data, config.seed, micro_batches, method.unit, method.side,
+        config.trainer.max_steps,
+    ).prepare()  # fmt: skip
+    schedule.bind(data.steps_per_epoch, method.stages(data.limits))
+    # With stage mixing an example may stand at any stage from the first step on.
+    is_whole = method.keep_position or schedule.mix > 0
+    removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)
+    at_start = int(Stage(removed, data.limits.max_removed).units[0])
+    longest = max(split.longest(at_start, method.side) for split in data.encoded.values())
+    dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
+    model = build_model(config.model, tokenizer, longest, dtype)
+    require_causal(model, named(config.model), longest, method.keep_position)
+    return Parts(tokenizer, data, model)
+
+
+def build_attempt(
+    config: Config,
+    parts: Parts,
+    run_dir: Path,
+    plain: dict[str, Any],
+    describe: Callable[[], None],
+    more: list[Logger],
+    asked: Request,
+) -> tuple[L.Trainer, StepwiseModule]:
+    """A new trainer and module around the model.
+
+    Args:
+        plain: the configuration in plain containers, with what follows from it.
+        describe: see `build_trainer`.
+        more: loggers besides metrics.csv.
+    """
+    module = StepwiseModule(
+        parts.model,
+        parts.tokenizer,
+        config.schedule,
+        config.optimizer,
+        config.seed,
+        config.trainer.max_steps,
+        plain,
+        config.method,
+    )
+    trainer = build_trainer(config, run_dir, describe, asked)
+    trainer.loggers += more
+    return trainer, module
+
+
+def examples_per_token(config: Config, data: CoTDataModule) -> float | None:
+    """Examples trained on for each CoT token that leaves, at the schedule's present pace: once the guard has halved it, twice as many.
+
+    None if the schedule has no pace.
+    """
+    rate = config.schedule.rate()
+    tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # in a unit of removal, 1 unless that is a step
+    return config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
+
+
+def describe(config: Config, parts: Parts) -> dict[str, Any]:
+    """What follows from configuration, data and model: T, m_max, examples per removed token; warns if those are few.
+
+    Δ counts tokens per epoch and means nothing without the size of an epoch;
+    examples_per_token = batch_size · T / Δ is the honest unit.
+    """
+    data = parts.data
+    per_token = examples_per_token(config, data)
+    if per_token is not None:
+        log.info("%.0f examples per removed token (the paper: %.0f)", per_token, PAPER_EXAMPLES_PER_TOKEN)
+        if per_token < PAPER_EXAMPLES_PER_TOKEN / 10:
+            log.warning(
+                "tokens leave %.0f times faster than in the paper: a hard task may collapse; lower schedule.delta to slow down",
+                PAPER_EXAMPLES_PER_TOKEN / per_token,
+            )
+    return {
+        "examples_per_token": per_token,
+        "steps_per_epoch": data.steps_per_epoch,
+        "max_cot_tokens": data.limits.max_cot,
+        "data": data.digest(),
+        "files": list(config.task.fingerprint() or ()),
+        **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
+        **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
+    }
+
+
+def strategy(cfg: TrainerConfig) -> Strategy | str:
+    """How processes share the work."""
+    if cfg.devices == 1:
+        return "auto"
+    if cfg.strategy == "ddp":
+        return "ddp"
+    return SharedWeights(cfg.devices)
+
+
+def build_trainer(
+    config: Config, run_dir: Path, describe: Callable[[], None] = lambda: None, asked: Request | None = None
+) -> L.Trainer:
+    """The Lightning trainer with its callbacks, logging to metrics.csv.
+
+    Args:
+        describe: writes what the run folder holds besides checkpoints and metrics (`Checkpoints`).
+        asked: how the run was started; None if by no command.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    cfg = config.trainer
+    guard = Guard(config.guard)
+    every_removed = 1 if guard.acts else cfg.validate_every_removed
+    terminal = sys.stderr.isatty() and not (
+        asked and asked.is_worker
+    )  # bars of several processes would overwrite each other
+    return L.Trainer(
+        accelerator=cfg.accelerator,
+        devices=cfg.devices,
+        strategy=strategy(cfg),
+        precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
+        # Lightning would otherwise take the variables of Slurm or MPI for its own, of an allocation's shell as well.
+        plugins=[LightningEnvironment(), *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
+        max_epochs=cfg.max_epochs,
+        max_steps=cfg.max_steps,
+        accumulate_grad_batches=cfg.accumulate_grad_batches,
+        gradient_clip_val=cfg.gradient_clip_val or None,
+        log_every_n_steps=cfg.log_every_n_steps,
+        logger=MetricsFile(run_dir / "metrics.csv"),
+        callbacks=[
+            ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+            StageRecords(run_dir / "stages.jsonl"),  # before those that may find a collapse, and the checkpoint
+            guard,
+            Checkpoints(
+                run_dir / "checkpoints",
+                cfg.checkpoint_every_n_steps,
+                cfg.keep_every_removed,
+                describe,
+                cfg.keep_at_most,
+                guard,
+            ),
+            StageProgressBar(asked.job if asked else "") if terminal else StageLog(),
+        ],
+        default_root_dir=run_dir,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module shares out examples itself
+        enable_model_summary=False,
+        enable_progress_bar=terminal,
+    )

@@ -1,0 +1,189 @@
+"""When to validate, what to save, and what to show while training."""
+
+import contextlib
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.tensor import DTensor
+
+from stepwise_pl.common.disk import link, put_in_place
+from stepwise_pl.common.errors import Collapse
+from stepwise_pl.data.stream import StreamLoader
+from stepwise_pl.runs.marks import checkpoint_written, training_begins
+from stepwise_pl.training.guard import Guard
+from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.reach import validates_after
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints(Checkpoint):
+    """Writes `last.ckpt`, `best.ckpt` and `good.ckpt`, each in one go: a crash while writing leaves the one before.
+
+    `last.ckpt` is written every so many optimizer steps, at every validation, at the end,
+    and when training fails or is stopped between two steps. A failure inside a step, or
+    inside a validation, writes nothing: the run goes on from the checkpoint before, and
+    repeats what it lost.
+
+    `best.ckpt` is the validation with the most removed tokens, and the highest answer
+    accuracy among those (`val/selection_score`); weights only. `good.ckpt` is the last one
+    that the guard finds good, as another name of what then was `last.ckpt`.
+
+    Weights that are not finite are never written.
+
+    Args:
+        folder: where they go.
+        every_n_steps: how often `last.ckpt` is written.
+        keep_every_removed: also keep the weights, without the optimizer's state, as
+            `removed-<tokens>.ckpt` at the last validation before the next token leaves,
+            whenever so many more are gone; 0: never.
+        keep_at_most: of these only the newest so many; None: all.
+        guard: what `good.ckpt` is for; None: there is none.
+        describe: writes the rest of the run folder, without which a checkpoint cannot be
+            loaded; called when it is not there (any more).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_n_steps: int,
+        keep_every_removed: int = 0,
+        describe: Callable[[], None] = lambda: None,
+        keep_at_most: int | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        self.folder, self.last, self.best = folder, folder / "last.ckpt", folder / "best.ckpt"
+        self.every_n_steps, self.keep_every_removed, self.describe = every_n_steps, keep_every_removed, describe
+        self.keep_at_most, self.guard = keep_at_most, guard
+        self.best_score = self.score = float("-inf")  # the score is that of the last validation
+        self._saved_step = 0
+        self._between_steps = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        assert isinstance(pl_module, StepwiseModule)
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            training_begins(self.folder.parent)
+            self._report_disk(pl_module)
+
+    def _report_disk(self, module: StepwiseModule) -> None:
+        """Say how much room the checkpoints will take at most, and whether there is as much."""
+        weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+        with_optimizer = 3 * weights  # AdamW keeps two moments of each
+        kept = module.data.limits.max_removed // self.keep_every_removed + 1 if self.keep_every_removed else 0
+        kept = min(kept, self.keep_at_most or kept)
+        # While one is written the one before is still there.
+        need = (1 + kept) * weights + (2 if self.guard is None else 3) * with_optimizer
+        free = shutil.disk_usage(self.folder).free + bytes_in(self.folder)
+        log.info("checkpoints take up to %s on the disk", size(need))
+        if need > free:
+            log.warning(
+                "only %s are free in %s: keep fewer checkpoints (trainer.keep_every_removed, trainer.keep_at_most) or "
+                "choose another run_dir", size(free), self.folder,
+            )  # fmt: skip
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self._between_steps = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # some of the step's micro-batches are still to come
+        if validates_after(trainer, batch_idx):
+            return  # validation comes now and saves; a run resumed from here would skip it
+        self._between_steps = True
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self.score = float(trainer.callback_metrics["val/selection_score"])
+        collapsing = self.guard is not None and self.guard.acts and self.guard.low > 0  # spare what was saved before
+        better = self.score > self.best_score and not collapsing
+        self.best_score = self.score if better else self.best_score
+        if better:
+            self._save(trainer, self.best, weights_only=True)
+        assert isinstance(pl_module, StepwiseModule)
+        if self.keep_every_removed and not collapsing and pl_module.stage % self.keep_every_removed == 0:
+            self._save(trainer, self.folder / f"removed-{pl_module.removed_tokens}.ckpt", weights_only=True)
+            if self.keep_at_most is not None and trainer.is_global_zero:
+                self._drop_oldest(self.keep_at_most)
+        good = self.guard is not None and self.guard.good
+        self._save_last(trainer, self.folder / "good.ckpt" if good else None)
+        self._between_steps = True
+
+    def _drop_oldest(self, count: int) -> None:
+        kept = {path: re.fullmatch(r"removed-(\d+)", path.stem) for path in self.folder.glob("*.ckpt")}
+        own = sorted((path for path, match in kept.items() if match), key=lambda path: int(path.stem[8:]))
+        for path in own[:-count]:
+            path.unlink()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save_last(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        # The disk may be what failed, or the weights. And a Ctrl-C may come when the next batch is taken but not used yet.
+        loader = trainer.train_dataloader
+        taken = trainer.global_step * trainer.accumulate_grad_batches
+        used_up = isinstance(loader, StreamLoader) and loader.handed_out == taken
+        if self._between_steps and used_up and not isinstance(exception, OSError | Collapse):
+            with contextlib.suppress(Collapse):
+                self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer, also: Path | None = None) -> None:
+        # Whether the file is there is asked once for all processes, which save together: another may look before it is.
+        there = trainer.strategy.broadcast(self.last.exists())
+        if also is not None or trainer.global_step != self._saved_step or not there:
+            self._save(trainer, self.last, also=also)
+            if trainer.is_global_zero:
+                checkpoint_written(self.folder.parent)
+            self._saved_step = trainer.global_step
+
+    def _save(self, trainer: L.Trainer, path: Path, weights_only: bool = False, also: Path | None = None) -> None:
+        try:
+            self._write(trainer, path, weights_only, also)
+        except FileNotFoundError:  # the run folder was removed at this very moment
+            self._write(trainer, path, weights_only, also)
+
+    def _write(self, trainer: L.Trainer, path: Path, weights_only: bool, also: Path | None) -> None:
+        # Of a sharded weight each process looks at its own part.
+        parts = (one.to_local() if isinstance(one, DTensor) else one for one in trainer.lightning_module.parameters())
+        if not trainer.strategy.reduce_boolean_decision(all(bool(one.isfinite().all()) for one in parts)):
+            step = trainer.global_step
+            raise Collapse(f"the weights are not finite at step {step}", step, not_finite=True)
+        if trainer.is_global_zero and not (self.folder.parent / "config.yaml").is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
+            self.describe()
+        # Lightning writes to the system's temporary folder first; across file systems its move is a copy.
+        fresh = path.with_suffix(".tmp")
+        trainer.save_checkpoint(fresh, weights_only=weights_only)
+        if trainer.is_global_zero:
+            if also is not None:  # first: a run killed between goes on from before, and comes here again
+                link(fresh, also)
+            put_in_place(fresh, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "score": self.score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.score = state_dict["best_score"], state_dict["score"]
+
+
+def bytes_in(folder: Path) -> int:
+    """What the checkpoints in a folder take on the disk; two names of one file count once."""
+    found = [path.stat() for path in folder.glob("*.ckpt")]
+    return sum({(one.st_dev, one.st_ino): one.st_size for one in found}.values())
+
+
+def size(count: int) -> str:
+    """Bytes for reading."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,91 @@
+"""The guard: recognises a collapse, goes back to the last good checkpoint, and goes on more slowly.
+
+A collapse is answer accuracy that falls to a small part of what it was and stays there. Answers
+of any length count: a model that answers right with a CoT that is to be gone has lost nothing. It is the
+end of removal schedules that are too aggressive (arXiv 2405.14838, section 5), or a loss
+that is no longer finite. Where slower removal cannot help, because as many tokens were
+removed at the good checkpoint or the loss was not finite, the learning rate is halved
+instead. Going back is an operation on files: `last.ckpt` is replaced by
+the last good checkpoint with a slower schedule and the decision written into it, and
+training starts from there as any resumed run does. A kill at any moment of this leaves
+either the old `last.ckpt`, from which the same collapse and the same decision follow, or
+the new one.
+"""
+
+import logging
+import math
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from stepwise_pl.common.errors import Collapse
+from stepwise_pl.config.training import GuardConfig
+from stepwise_pl.evaluation.metrics import wilson
+from stepwise_pl.training.module import StepwiseModule
+
+log = logging.getLogger(__name__)
+
+
+class Guard(Callback):
+    """Watches validation: `good` says whether the last one is worth going back to.
+
+    Raises:
+        Collapse: from `on_validation_end`, once accuracy has collapsed and the guard is to
+            act, or the validation loss is not finite.
+    """
+
+    def __init__(self, cfg: GuardConfig) -> None:
+        self.cfg = cfg
+        self.best = 0.0  # answer accuracy on validation, at any length
+        self.low = 0  # successive validations far below it
+        self.removed: int | None = None  # units at the last validation
+        self.good = False
+        self.collapsed_at: int | None = None  # CoT tokens gone when accuracy had collapsed for the first time
+
+    @property
+    def acts(self) -> bool:
+        """Whether it goes back, rather than only say what it sees."""
+        return self.cfg.action != "warn"
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether accuracy is down for as long as the guard's patience lasts."""
+        return self.low >= self.cfg.patience
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        assert isinstance(pl_module, StepwiseModule)
+        keys = ("loss", "answer_accuracy_any_length", "examples")
+        found = {key: float(trainer.callback_metrics[f"val/{key}"]) for key in keys}
+        step = trainer.global_step
+        if not math.isfinite(found["loss"]):
+            raise Collapse(f"the validation loss is {found['loss']} at step {step}", step, not_finite=True)
+        accuracy = found["answer_accuracy_any_length"]
+        self.best = max(self.best, accuracy)
+        low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
+        # Right after a token has left, accuracy may be low without harm: what counts is the end of a stage.
+        settled = pl_module.schedule.stage(step) > pl_module.stage or pl_module.stage == self.removed
+        self.removed = pl_module.stage
+        if settled or not self.acts:
+            self.low = self.low + 1 if low else 0
+        self.good = accuracy >= self.cfg.good * self.best
+        if self.collapsed and self.collapsed_at is None:
+            self.collapsed_at = pl_module.removed_tokens
+        if self.low != self.cfg.patience and not (self.collapsed and self.acts):
+            return
+        message = (
+            f"answer accuracy has collapsed: {accuracy:.1%} at step {step} with {pl_module.removed_tokens} tokens removed, "
+            f"{self.best:.1%} at its best"
+        )
+        if self.acts:
+            raise Collapse(message, step)
+        log.warning("%s; guard=halve would go back and remove more slowly", message)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("best", "low", "removed", "collapsed_at")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
+        self.collapsed_at = state_dict.get("collapsed_at")  # came later

@@ -1,0 +1,137 @@
+"""Where metrics go in the run folder: metrics.csv always, TensorBoard by choice. For W&B see `wandb_runs`."""
+
+import csv
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from stepwise_pl.common.disk import write_text
+from stepwise_pl.runs.records import all_rows, is_behind
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "step", "attempt", "epoch", "schedule/removed_tokens", "train/loss", "val/loss", "val/answer_accuracy", "val/token_accuracy",
+)  # fmt: skip
+# Metrics that a dashboard shows against the number of removed tokens.
+VERSUS_REMOVED = (
+    "val/answer_accuracy", "val/answer_accuracy_any_length", "val/token_accuracy", "val/loss", "val/perplexity",
+    "test/answer_accuracy", "test/answer_accuracy_any_length",
+)  # fmt: skip
+
+
+class MetricsFile(Logger):
+    """Appends every logged row to one CSV file. A new metric adds a column to the whole file.
+
+    Lightning's CSVLogger deletes the file of an earlier start; here a resumed run goes on
+    in it, and rows after the step it resumes from are dropped, because they come again.
+    Where the guard goes back, rows stay, and `attempt` of the rows that follow is one more
+    (`records.read_metrics` leaves out what was given up).
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = list(COLUMNS)
+        if path.is_file():
+            self.columns = list(csv.DictReader(path.open(encoding="utf-8", newline="")).fieldnames or COLUMNS)
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": str(step), **{key: f"{value:.7g}" for key, value in metrics.items()}}
+        new = [key for key in row if key not in self.columns]
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
+        if new or not self.path.is_file():
+            rows = all_rows(self.path) if self.path.is_file() else []
+            self.columns += new
+            self._rewrite(rows)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    @rank_zero_only
+    def resume_from(self, step: int, attempt: int) -> None:
+        """Drop the rows of this attempt's optimizer steps after `step`, which come again, and those of the final test."""
+        if not self.path.is_file():
+            return
+        text = self.path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # killed while writing a row
+            write_text(self.path, text[: text.rfind("\n") + 1])
+        rows = all_rows(self.path)
+        self._rewrite([row for row in rows if is_behind(row, step, attempt) and not row.get("test/loss")])
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class Throughput:
+    """Adds examples per second to rows of training, for loggers whose rows need not be the same for every run of a seed.
+
+    Measured from the row of training before; not where a validation came between.
+
+    Args:
+        batch_size: examples per optimizer step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._last: tuple[int, float] | None = None
+
+    def added(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+        """The row with `train/examples_per_second`, if it can be told."""
+        now, before = time.perf_counter(), self._last
+        self._last = (step, now) if "train/loss" in metrics else None
+        if self._last is None or before is None or step <= before[0]:
+            return dict(metrics)
+        return {**metrics, "train/examples_per_second": (step - before[0]) * self.batch_size / (now - before[1])}
+
+
+class TensorBoard(TensorBoardLogger):
+    """Event files in `tensorboard/` of the run folder, a folder in it for each start.
+
+    TensorBoard knows one x-axis, steps. So the scalars under `versus_removed_tokens/` have
+    the number of removed tokens in its place.
+    """
+
+    def __init__(self, run_dir: Path, batch_size: int) -> None:
+        number = len(list((run_dir / "tensorboard").glob("*")))
+        super().__init__(save_dir=run_dir, name="tensorboard", version=f"start{number + 1}")
+        self.throughput = Throughput(batch_size)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        pass  # they are in config.yaml
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()  # Lightning's own writes a file of hyper-parameters as well
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(self.throughput.added(metrics, int(step or 0)), step)
+        for name in VERSUS_REMOVED:
+            if name in metrics:
+                removed = round(metrics["schedule/removed_tokens"])
+                self.experiment.add_scalar(f"versus_removed_tokens/{name}", metrics[name], removed)

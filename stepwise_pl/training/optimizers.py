@@ -1,0 +1,148 @@
+"""The optimizer of a run: AdamW, or Muon for the matrices of the model and AdamW for all else."""
+
+import math
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stepwise_pl.config.training import OptimizerConfig
+
+# Coefficients of the quintic iteration, which bring every singular value near 1 in five steps rather than to exactly 1 in
+# many (Keller Jordan, "Muon", 2024).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def lr_factor(cfg: OptimizerConfig, step: int, max_steps: int, reset_step: int, rewarmup_steps: int) -> float:
+    """The learning rate at a step as a fraction of the configured one: warm-up, the climb after a reset, the fall at the end.
+
+    Args:
+        max_steps: where the fall ends.
+        reset_step: of the last optimizer reset.
+        rewarmup_steps: over which the learning rate climbs back after it; 0: none.
+    """
+    return min(
+        1.0,
+        (step + 1) / cfg.warmup_steps if cfg.warmup_steps else 1.0,
+        (step - reset_step + 1) / rewarmup_steps if rewarmup_steps else 1.0,
+        max(0, max_steps - step) / cfg.decay_steps if cfg.decay_steps else 1.0,
+    )
+
+
+def build_optimizer(
+    model: PreTrainedModel, cfg: OptimizerConfig, extra: torch.nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that are trained; each group's `full_lr` is the learning rate that a warm-up leads to.
+
+    Args:
+        extra: what a method trains besides the model, always with AdamW.
+    """
+    matrices = matrices_of(model) if cfg.matrices == "muon" else []
+    chosen = {id(parameter) for parameter in matrices}
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter in chain(model.parameters(), extra.parameters() if extra is not None else ()):
+        if parameter.requires_grad and id(parameter) not in chosen:
+            decay = cfg.weight_decay if cfg.decay_all or parameter.dim() >= 2 else 0.0
+            groups.setdefault(decay, []).append(parameter)
+    rest: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "full_lr": cfg.lr} for decay, parameters in groups.items()
+    ]
+    settings: dict[str, Any] = {"lr": cfg.lr, "betas": (cfg.betas[0], cfg.betas[1]), "eps": cfg.eps}
+    if not matrices:
+        return torch.optim.AdamW(rest, fused=True, **settings)
+    muon = {
+        "params": matrices, "weight_decay": cfg.weight_decay, "full_lr": cfg.matrix_lr, "lr": cfg.matrix_lr,
+        "momentum": cfg.momentum,
+    }  # fmt: skip
+    return MuonAdamW([*rest, muon], **settings)
+
+
+def matrices_of(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """The weights that multiply hidden states: two-dimensional, and neither an embedding nor the output head."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    spared = {id(parameter) for module in [*tables, head] if module is not None for parameter in module.parameters()}
+    return [parameter for parameter in model.parameters() if parameter.dim() == 2 and id(parameter) not in spared]
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the groups that have a `momentum`, AdamW for the others, as one optimizer.
+
+    One, because two would count every step of training twice. Muon moves a matrix W by
+
+        W <- W - lr · 0.2 · sqrt(max(rows, columns)) · orthogonal(Nesterov momentum of the gradient)
+
+    (Keller Jordan 2024; the factor, which makes an update about as large as one of AdamW,
+    is that of Liu et al., arXiv 2502.16982). `torch.optim.Muon` orthogonalises in bf16,
+    which a CPU without bf16 units emulates; here it is the parameter's own precision, and
+    matrices of one shape go through it together.
+
+    Args:
+        groups: parameter groups. Those with a `momentum` hold matrices only.
+        settings: of AdamW.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
+        # The groups say `fused`, by which `load_state_dict` puts AdamW's count of steps on the device of its parameter.
+        settings = {**settings, "fused": True}
+        super().__init__(groups, settings)
+        self._adamw = torch.optim.AdamW([torch.nn.Parameter(torch.empty(0))], **settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; one of a version whose groups did not say `fused` yet, too."""
+        groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # Given anew each time, because loading a checkpoint replaces both.
+        self._adamw.state = self.state
+        defaults = self._adamw.defaults
+        self._adamw.param_groups = [{**defaults, **group} for group in self.param_groups if "momentum" not in group]
+        self._adamw.step()
+        for group in self.param_groups:
+            if "momentum" in group:
+                self._muon(group)
+        return loss
+
+    def _muon(self, group: dict[str, Any]) -> None:
+        by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for shape, parameters in by_shape.items():
+            updates = []
+            for parameter in parameters:
+                state, gradient = self.state[parameter], parameter.grad
+                assert gradient is not None
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                updates.append(gradient.lerp(state["momentum"], group["momentum"]))
+            size = 0.2 * math.sqrt(max(shape))
+            for parameter, update in zip(parameters, orthogonal(torch.stack(updates)), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * size)
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Each matrix with its singular vectors, and singular values all near 1, but for tiny ones.
+
+    Args:
+        matrices: [batch, rows, columns].
+    """
+    a, b, c = QUINTIC
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices  # the products are then of the smaller side
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

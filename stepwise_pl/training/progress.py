@@ -1,0 +1,56 @@
+"""What is shown and recorded while training goes on: stages, a bar, lines of a log."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+
+from stepwise_pl.runs.records import StagesFile
+from stepwise_pl.training.checkpoints import log
+from stepwise_pl.training.module import StepwiseModule
+
+
+class StageRecords(Callback):
+    """Writes a line of stages.jsonl at every validation while training."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = StagesFile(path)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, StepwiseModule)
+        if trainer.is_global_zero and trainer.state.fn == "fit" and pl_module.record is not None:
+            self.file.append(pl_module.record)
+
+
+class StageProgressBar(TQDMProgressBar):
+    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`.
+
+    Args:
+        job: which job of a sweep this is, `2/9`; empty if it is none.
+    """
+
+    def __init__(self, job: str = "") -> None:
+        super().__init__(refresh_rate=5)
+        self.job = {"job": job} if job else {}
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        return {**self.job, **progress(trainer, pl_module)}
+
+
+class StageLog(Callback):
+    """One line of progress at every validation: for log files, where a redrawn bar is noise."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shown = ", ".join(f"{key} {value}" for key, value in progress(trainer, pl_module).items())
+        log.info("epoch %d, step %d: %s", trainer.current_epoch, trainer.global_step, shown)
+
+
+def progress(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
+    """What a person wants to see while it trains."""
+    assert isinstance(module, StepwiseModule)
+    shown = {"removed": f"{module.removed_tokens}/{module.data.limits.max_cot}"}
+    for name, key in (("loss", "train/loss"), ("accuracy", "val/answer_accuracy")):
+        if key in trainer.callback_metrics:
+            shown[name] = f"{float(trainer.callback_metrics[key]):.3f}"
+    return shown

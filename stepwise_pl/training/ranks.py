@@ -1,0 +1,23 @@
+"""What the processes of a run have to agree on, or to tell each other."""
+
+from itertools import chain
+from typing import TypeVar
+
+import lightning as L
+import torch
+
+T = TypeVar("T")
+
+
+def any_of(trainer: L.Trainer, answer: bool) -> bool:
+    """Whether the answer of any process is yes; asked by all of them together."""
+    return answer if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(answer, all=False)
+
+
+def everywhere(trainer: L.Trainer, found: list[T]) -> list[T]:
+    """What all processes have found, one after the other; asked by all of them together."""
+    if trainer.world_size == 1:
+        return found
+    of_all: list[list[T]] = [[]] * trainer.world_size
+    torch.distributed.all_gather_object(of_all, found)
+    return list(chain.from_iterable(of_all))

@@ -1,0 +1,214 @@
+"""The seam: what a method is handed, what it gives back, and one suite for every registered method."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Callback
+
+from stepwise_pl.common import registry
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.data.encoding import encode
+from stepwise_pl.methods import Losses, Method, Stepwise
+from stepwise_pl.models.learner import Learner
+from stepwise_pl.schedules import Linear
+from stepwise_pl.schedules.spread import ALL, Stage, mixed
+from stepwise_pl.tasks import Multiplication
+from tests.conftest import REPO, SMALL, command, learner, small_model
+
+TASK = Multiplication(digits=2, min_digits=1, train_size=64, validation_size=10, test_size=10)
+METHODS = sorted(kind for group, kind in registry.load_all() if group == "method")
+
+
+@pytest.fixture
+def batch(tokenizer) -> CoTBatch:
+    return encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(20))
+
+
+def test_a_bad_value_is_named() -> None:
+    for bad, line in (({"side": "up"}, "method.side=up"), ({"unit": "word"}, "method.unit=word")):
+        with pytest.raises(UserError, match=line):
+            Stepwise(**bad)  # type: ignore[arg-type]
+
+
+def test_stepwise_reads_the_prompt_and_writes_what_is_left(tokenizer, batch: CoTBatch) -> None:
+    method = Stepwise()
+    each = np.arange(20) % 9
+    view = method.view(learner(small_model(tokenizer), tokenizer), batch, Stage(2, 8, each))
+    left = batch.length_of(Part.COT).numpy() - each
+    assert view.length_of(Part.COT).tolist() == np.where(each == 8, 0, left.clip(0)).tolist()
+    for part in (Part.PROMPT, Part.ANSWER):
+        assert torch.equal(view.length_of(part), batch.length_of(part))
+
+
+def test_the_loss_is_the_cross_entropy_of_the_view(tokenizer, batch: CoTBatch) -> None:
+    one = learner(small_model(tokenizer), tokenizer)
+    losses = one.method.loss(one, batch, Stage(3, 8))
+    view = batch.remove(3)
+    logits = one.model(input_ids=view.tokens, attention_mask=view.attention_mask).logits[:, :-1]
+    labels = view.labels[:, 1:]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    torch.testing.assert_close(losses.scored.loss, expected)
+    assert len(losses.scored.label) == int((labels != -100).sum()) and not losses.more
+
+
+def test_hidden_states_are_those_of_the_model(tokenizer, batch: CoTBatch) -> None:
+    one = learner(small_model(tokenizer), tokenizer)
+    view = batch.remove(ALL)
+    found = one.hidden(view, (0, 2))
+    read = one.model(
+        input_ids=view.tokens[:, :-1], attention_mask=view.attention_mask[:, :-1], output_hidden_states=True
+    )
+    there = (view.part != Part.PAD)[:, :-1]
+    for layer, place in ((0, 0), (2, 1)):
+        torch.testing.assert_close(found[place][there], read.hidden_states[layer][there])
+
+
+def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None:
+    """The same second term for every example adds its gradient once, at any number of micro-batches."""
+    from tests.training.test_module import fit
+
+    @dataclass
+    class Plus(Stepwise):
+        share: float = 0.0
+
+        def loss(self, learner: Learner, batch: CoTBatch, stage: Stage) -> Losses:
+            losses = super().loss(learner, batch, stage)
+            embeddings = learner.model.get_input_embeddings().weight  # type: ignore[no-untyped-call, union-attr]
+            return Losses(losses.scored, {"size": self.share * len(batch) * embeddings.square().sum()})
+
+    class Gradient(Callback):
+        """The gradient of the embeddings at the first step."""
+
+        def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
+            if trainer.global_step == 0:
+                weight = module.model.get_input_embeddings().weight
+                self.found = weight.grad.clone(), 2 * weight.detach().clone()
+
+    def plus(share: float, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The gradient of the embeddings, and that of their squares."""
+        spy = Gradient()
+        folder = tmp_path / f"{share}-{micro}"
+        fit(folder, Linear(delta=4), 1, micro=micro, method=Plus(share=share), callbacks=(spy,))
+        return spy.found
+
+    plain = plus(0.0, 1)[0]
+    for micro in (1, 2, 4):
+        first = plus(0.1, micro)
+        # Of the mean over examples each example's term is the whole one.
+        torch.testing.assert_close(first[0], plain + 0.1 * first[1], rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_method_trains_besides_the_model_is_trained_and_resumed(tmp_path) -> None:
+    from tests.training.test_module import fit
+
+    @dataclass
+    class Shifted(Stepwise):
+        """The loss is lowered by what a module of its own gives."""
+
+        def extra(self, model: torch.nn.Module) -> torch.nn.Module:
+            return torch.nn.Linear(1, 1)
+
+        def loss(self, learner: Learner, batch: CoTBatch, stage: Stage) -> Losses:
+            assert learner.extra is not None
+            given = learner.extra(torch.ones(len(batch), 1))
+            return Losses(super().loss(learner, batch, stage).scored, {"own": -given.sum()})
+
+    def weight(module: Any) -> float:
+        return float(module.extra.weight)
+
+    torch.manual_seed(0)
+    whole = fit(tmp_path / "whole", Linear(delta=4), 8, method=Shifted(), dropout=0.1)[0]
+    fit(tmp_path / "cut", Linear(delta=4), 5, method=Shifted(), dropout=0.1)
+    last = str(tmp_path / "cut" / "last.ckpt")
+    resumed = fit(tmp_path / "cut", Linear(delta=4), 8, method=Shifted(), dropout=0.1, resume=last)[0]
+    assert weight(whole) == weight(resumed)
+    # AdamW with the same gradient at every step: each moves it by the learning rate.
+    begun = weight(fit(tmp_path / "first", Linear(delta=4), 1, method=Shifted(), dropout=0.1)[0])
+    assert weight(whole) - begun == pytest.approx(7e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("mix_from", ["earlier", "all"])
+def test_a_share_of_the_examples_stands_at_stages_drawn_uniformly(share: float, mix_from: str) -> None:
+    n, now, last = 100_000, 5, 8
+    schedule = Linear(delta=0, remove_start_from=now, mix=share, mix_from=mix_from, smoothing=float("inf"))
+    schedule.bind(10, last)
+    stage = schedule.spread(np.arange(n), 7, seed=3)
+    assert (stage.now, stage.last) == (now, last) and stage.each is not None
+    count = now if mix_from == "earlier" else last + 1
+    for k in range(last + 1):
+        expected = share * (k < count) / count + (1 - share) * (k == now)
+        deviation = (expected * (1 - expected) / n) ** 0.5
+        assert abs((stage.each == k).mean() - expected) <= 5 * deviation, k
+    assert (stage.units == np.where(stage.each == last, ALL, stage.each)).all()
+
+
+@given(
+    st.lists(st.integers(0, 2**40), min_size=1, max_size=30), st.integers(0, 2**31), st.floats(0, 1), st.integers(0, 9)
+)
+def test_mixing_is_a_function_of_seed_and_draw(draws: list[int], seed: int, share: float, count: int) -> None:
+    draw = np.array(draws)
+    together = mixed(np.full(len(draw), 9), draw, seed, share, count)
+    one_by_one = [int(mixed(np.array([9]), np.array([d]), seed, share, count)[0]) for d in draws]
+    assert together.tolist() == one_by_one
+    assert all(k == 9 or 0 <= k < count for k in one_by_one)
+
+
+def test_mixing_leaves_smoothing_as_it_is() -> None:
+    """The examples that are not mixed get the offsets that they get without."""
+    plain, mixing = (Linear(delta=0, remove_start_from=4, smoothing=0.5, mix=mix) for mix in (0.0, 0.4))
+    for schedule in (plain, mixing):
+        schedule.bind(10, 50)
+    draw = np.arange(2000)
+    one, other = (schedule.spread(draw, 3, 1).each for schedule in (plain, mixing))
+    assert one is not None and other is not None
+    same = one == other
+    assert 0.55 < same.mean() < 0.7 and (other[~same] < 4).all()
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_every_method_trains_resumes_and_validates_as_it_evaluates(kind: str, tmp_path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder, more in ((whole, ["trainer.max_steps=12"]), (cut, ["trainer.max_steps=7"])):
+        command(
+            "train",
+            *SMALL,
+            f"method={kind}",
+            "optimizer.decay_steps=0",
+            "model.dropout=0.1",
+            *more,
+            f"run_dir={folder}",
+        )
+    command(
+        "train", *SMALL, f"method={kind}", "model.dropout=0.1", "trainer.max_steps=12", f"run_dir={cut}", "resume=true"
+    )
+    states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, cut)]
+    for name, weight in states[0]["state_dict"].items():
+        assert torch.equal(weight, states[1]["state_dict"][name]), name
+    out = command("evaluate", str(whole), "split=validation", "speed_problems=0", "checkpoint=last").stdout
+    rows = (whole / "metrics.csv").read_text().splitlines()
+    assert "accuracy" in out and len(rows) > 2
+
+
+def test_methods_load_no_torch() -> None:
+    script = (
+        "import sys, pkgutil, importlib, stepwise_pl.methods as room\n"
+        "for module in pkgutil.iter_modules(room.__path__): importlib.import_module(f'stepwise_pl.methods.{module.name}')\n"
+        "print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPO)
+    assert out.stdout.strip() == "False", out.stderr
+
+
+def test_a_method_without_a_view_has_none() -> None:
+    with pytest.raises(NotImplementedError):
+        Method().view(None, None, None)  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""Runs that differ in the seed alone: which those are, and their means in a report, on made-up histories."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from stepwise_pl.config.keys import ASIDE, same_but_seed
+from stepwise_pl.reporting.figures import means
+from stepwise_pl.reporting.history import History, cells_of
+from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
+from stepwise_pl.runs.stages import Stage
+
+CONFIGS = st.lists(
+    st.dictionaries(st.sampled_from(["seed", "run_dir", "trainer.keep_at_most", "schedule.delta", "task.digits"]), st.integers(0, 1)),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(CONFIGS)
+def test_groups_are_equal_but_for_what_does_not_matter(configs: list[dict[str, int]]) -> None:
+    kept = [{key: value for key, value in one.items() if key in ("schedule.delta", "task.digits")} for one in configs]
+    groups = same_but_seed(configs)
+    assert sorted(place for group in groups for place in group) == list(range(len(configs)))
+    assert [group[0] for group in groups] == sorted(group[0] for group in groups)
+    group_of = {place: number for number, group in enumerate(groups) for place in group}
+    for i, one in enumerate(kept):
+        for j, other in enumerate(kept):
+            # Nothing is known of a run without a key that matters: it is like no other.
+            assert (group_of[i] == group_of[j]) == (i == j or (one == other and one != {}))
+
+
+def test_more_may_be_left_aside() -> None:
+    configs = [{"schedule.delta": 4, "task.digits": 3}, {"schedule.delta": 8, "task.digits": 3}]
+    assert same_but_seed(configs) == [[0], [1]]
+    assert same_but_seed(configs, (*ASIDE, "schedule.delta")) == [[0, 1]]
+
+
+def run(
+    label: str, seed: int, accuracies: dict[int, float], cell: int = 0, tested: float | None = 0.5, **summary: Any
+) -> History:
+    """A history with these accuracies of 500 at each number of removed tokens; not ended if `tested` is None."""
+    if tested is not None:
+        summary = {
+            "test_accuracy": tested, "test_examples": 1000, "removed_tokens": 3, "max_cot_tokens": 3, "collapsed": False, **summary,
+        }  # fmt: skip
+    stages = [Stage(removed, 100 * removed, accuracy, 500) for removed, accuracy in accuracies.items()]
+    return History(
+        Path(label), label, cell, config={"seed": seed, "schedule.delta": "8"}, summary=summary, stages=stages
+    )
+
+
+def row(runs: list[History]) -> dict[str, str]:
+    (cell,) = cells_of(runs)
+    return dict(zip(CELL_HEAD, mean_numbers(cell), strict=True))
+
+
+SEEDS = ({0: 1.0, 1: 0.5, 2: 0.6}, {0: 1.0, 1: 0.9}, {0: 1.0, 1: 0.7, 3: 0.4})
+
+
+def test_the_mean_of_three_seeds() -> None:
+    runs = [run(f"a/seed{i}", i, found, tested=0.5 + i / 100) for i, found in enumerate(SEEDS)]
+    chart = means(runs)
+    assert chart is not None
+    (drawn,) = chart.panels[0].series
+    assert (drawn.name, drawn.runs, drawn.cell, list(drawn.x)) == ("a", [0, 1, 2], 0, [0, 1])
+    assert drawn.y == pytest.approx([1, 0.7])
+    wilson = stats.binomtest(500, 500).proportion_ci(method="wilson")
+    student = stats.t.interval(0.95, 2, loc=0.7, scale=stats.sem([0.5, 0.9, 0.7]))
+    assert drawn.low == pytest.approx([wilson.low, student[0]], abs=1e-6)
+    assert drawn.high == pytest.approx([1, min(1, student[1])], abs=1e-6)
+    found = row(runs)
+    assert (found["runs"], found["seeds"], found["of each seed"]) == ("a", "0, 1, 2", "50.0%, 51.0%, 52.0%")
+    low, high = stats.t.interval(0.95, 2, loc=0.51, scale=stats.sem([0.5, 0.51, 0.52]))
+    assert (found["test accuracy, mean"], found["95% interval"]) == ("51.0%", f"[{low:.1%}, {high:.1%}] t")
+    assert (found["CoT tokens removed"], found["collapsed"]) == ("3 of 3", "0 of 3")
+
+
+def test_a_run_that_goes_on_is_in_no_mean() -> None:
+    ended = [run(f"a/seed{i}", i, found) for i, found in enumerate(SEEDS)]
+    alone = means(ended)
+    for going_on in (run("a/seed3", 3, {}, tested=None), run("a/seed3", 3, {0: 0.1}, tested=None)):
+        together = means([*ended, going_on])
+        assert alone is not None and together is not None
+        one, other = alone.panels[0].series[0], together.panels[0].series[0]
+        assert (one.x, one.y, one.low) == (other.x, other.y, other.low) and other.runs == [0, 1, 2, 3]
+        assert row([*ended, going_on])["seeds"] == "0, 1, 2"
+        assert means([ended[0], going_on]) is None
+        assert row([ended[0], going_on])["95% interval"].endswith("Wilson")
+        assert row([going_on, going_on])["test accuracy, mean"] == "–"
+
+
+def test_a_collapse_that_came_back_is_told() -> None:
+    runs = [
+        run(f"a/seed{i}", i, found, collapsed_at=at, collapsed=end)
+        for i, (found, at, end) in enumerate(zip(SEEDS, (None, 4, 5), (False, False, True), strict=True))
+    ]
+    assert row(runs)["collapsed"] == "1 of 3 at the end, 1 more on the way"
+    assert [outcome(one) for one in runs] == ["ended", "ended, collapsed at 4 removed and came back", "collapsed"]
+
+
+def test_a_run_made_twice_is_no_second_seed() -> None:
+    runs = [run("a/seed0", 0, SEEDS[0]), run("a/seed1", 1, SEEDS[1]), run("a/seed0-2", 0, SEEDS[0])]
+    assert means(runs) is None
+    assert row(runs)["95% interval"] == "seeds not different" and row(runs)["seeds"] == "0, 1, 0"
+
+
+def test_a_damaged_summary_counts_as_none() -> None:
+    damaged = run("a/seed1", 1, SEEDS[1])
+    del damaged.summary["test_examples"]
+    assert row([run("a/seed0", 0, SEEDS[0]), damaged])["seeds"] == "0"
+
+
+def test_means_are_those_of_the_runs_of_a_cell() -> None:
+    runs = [
+        run(f"{name}/seed{i}", i, {0: level}, cell)
+        for cell, (name, level) in enumerate([("a", 0.2), ("b", 0.8)])
+        for i in (0, 1)
+    ]
+    chart = means(runs)
+    assert chart is not None
+    assert [(one.name, one.runs, fmean(y for y in one.y if y is not None)) for one in chart.panels[0].series] == [
+        ("a", [0, 1], pytest.approx(0.2)), ("b", [2, 3], pytest.approx(0.8)),
+    ]  # fmt: skip
+
+
+def test_a_cell_is_called_after_its_folder_only_if_that_is_its_own() -> None:
+    shared = [
+        run(f"q/seed{name}", i % 2, {}, cell)
+        for i, (name, cell) in enumerate([("0", 0), ("1", 0), ("0-2", 1), ("1-2", 1)])
+    ]
+    assert [cell.label for cell in cells_of(shared)] == ["q/seed0, q/seed1", "q/seed0-2, q/seed1-2"]
+    own = [run("q/seed0", 0, {}), run("q/seed1", 1, {}), run("r/seed0", 0, {}, 1), run("seed0", 0, {}, 2)]
+    assert [cell.label for cell in cells_of(own)] == ["q", "r/seed0", "seed0"]

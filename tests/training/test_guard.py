@@ -1,0 +1,475 @@
+"""Collapses, recognised and gone back from, under the real trainer; and killed while it happens."""
+
+import itertools
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepwise_pl.common.errors import Collapse
+from stepwise_pl.config.training import GuardConfig
+from stepwise_pl.runs.records import all_rows, read_attempts, read_metrics, read_stage_records
+from stepwise_pl.runs.stages import read_stages
+from stepwise_pl.schedules import Adaptive, Linear, Schedule
+from stepwise_pl.training.guard import Guard
+from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.rollback import go_on_from, pace
+from tests import forked
+from tests.conftest import REPO
+from tests.system.test_resume import CODES, RUN, assert_the_same, start, state
+
+# A token leaves after steps 20 and 40. Accuracy is gone for good from step 40 on, in the first attempt.
+FIRST_ATTEMPT = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def collapsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guard") / "run"
+    out = start(folder, "guard=halve", "trainer.max_epochs=6", options=(FIRST_ATTEMPT,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (folder / "log.txt").write_text(out.stderr + out.stdout)
+    return folder
+
+
+def test_a_collapse_goes_back_and_on_with_half_of_delta(collapsed: Path) -> None:
+    (rollback,) = summary(collapsed)["rollbacks"]
+    assert rollback["action"] == "halve"
+    # Recognised at the second bad validation that counts (40, 80: at 60 the last token has just left); good was step 20.
+    where = ("at_step", "at_removed_tokens", "to_step", "to_removed_tokens")
+    assert [rollback[key] for key in where] == [80, 2, 20, 0]
+    assert (summary(collapsed)["collapsed"], summary(collapsed)["steps"]) == (False, 120)
+    assert summary(collapsed)["abandoned_examples"] == 60 * 32
+    # As configured 640; what was true of the run in the end: half of Δ, twice the examples.
+    assert summary(collapsed)["examples_per_token"] == 1280
+    assert "1280 examples per removed token" in (collapsed / "log.txt").read_text()
+    last = state(collapsed)
+    assert Fraction(last["stepwise"]["schedule"]["slowed"]) == Fraction(1, 2)
+    # Half of Δ = 1 per 20 steps, from s = 0 at step 20: tokens leave after steps 60 and 100.
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(collapsed / "metrics.csv")}
+    assert [removed[step] for step in (20, 41, 60, 61, 100, 101, 120)] == [0, 0, 0, 1, 1, 2, 2]
+    assert "back from step 80 (2 removed) to 20 (0 removed)" in (collapsed / "log.txt").read_text()
+    assert (collapsed / "accuracy.png").stat().st_size > 10_000
+
+
+def test_metrics_tell_attempts_apart_and_count_nothing_twice(collapsed: Path) -> None:
+    kept, (given_up,) = read_attempts(collapsed / "metrics.csv")
+    steps = [int(row["step"]) for row in kept if row["train/loss"]]
+    assert steps == list(range(1, 121))
+    assert {row["attempt"] for row in given_up} == {"0"}
+    assert [int(row["step"]) for row in given_up if row["train/loss"]] == list(range(21, 81))
+    # s falls only where the attempt changes.
+    rows = all_rows(collapsed / "metrics.csv")
+    for one, other in itertools.pairwise(rows):
+        if int(other["schedule/removed_tokens"]) < int(one["schedule/removed_tokens"]):
+            assert int(other["attempt"]) == int(one["attempt"]) + 1 or other["test/loss"]
+    # A line for every validation, whatever became of it.
+    validated = [
+        [int(row[key]) for key in ("step", "attempt", "schedule/removed_tokens")] for row in rows if row["val/loss"]
+    ]
+    records = read_stage_records(collapsed / "stages.jsonl")
+    assert [[one["step"], one["attempt"], one["removed_tokens"]] for one in records] == validated
+    stages, (abandoned,) = read_stages(collapsed / "metrics.csv")
+    assert [stage.removed_tokens for stage in stages] == [0, 1, 2]
+    assert [(stage.removed_tokens, stage.accuracy) for stage in abandoned] == [(1, 0.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "after the step,33,SIGKILL", "before going back,0,SIGKILL", "after going back,0,SIGKILL",
+        "inside the step,70,SIGTERM", "between good and last,20,SIGKILL", "in validation,80,SIGTERM",
+    ],
+)  # fmt: skip
+def test_killed_around_a_collapse_is_uninterrupted(collapsed: Path, tmp_path: Path, end: str) -> None:
+    """Before it, while the files are exchanged, and in the attempt that follows."""
+    arguments = ("guard=halve", "trainer.max_epochs=6")
+    out = start(tmp_path / "run", *arguments, end=end, options=(FIRST_ATTEMPT,))
+    assert out.returncode in CODES[end.rpartition(",")[2]], out.stderr[-2000:]
+    out = start(tmp_path / "run", *arguments, "resume=true", options=(FIRST_ATTEMPT,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert_the_same(collapsed, tmp_path / "run")
+
+
+def test_it_gives_up_after_so_many_rollbacks_and_can_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"
+    arguments = ("trainer.max_epochs=6", "trainer.keep_every_removed=1")
+    out = start(folder, "guard=halve", "guard.max_rollbacks=2", *arguments, options=(hopeless,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    found = summary(folder)
+    assert (found["collapsed"], found["steps"], len(found["rollbacks"])) == (True, 20, 3)
+    assert found["abandoned_examples"] == sum(one["at_step"] - 20 for one in found["rollbacks"]) * 32
+    # What is left are the checkpoints of step 20: nothing that was trained in a collapse.
+    kept = {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in (folder / "checkpoints").iterdir()
+    }
+    assert kept == dict.fromkeys(("best.ckpt", "good.ckpt", "last.ckpt", "removed-0.ckpt"), 20)
+    assert "optimizer_states" in torch.load(folder / "checkpoints" / "good.ckpt", weights_only=True)
+    # That is final, also where the process ended before the test, until more is allowed.
+    before = summary(folder)
+    (folder / "summary.json").unlink()
+    out = start(folder, "resume=true", *arguments, options=(hopeless,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert summary(folder) | {"seconds": 0} == before | {"seconds": 0}
+    out = start(folder, "guard.max_rollbacks=5", "resume=true", *arguments, options=(hopeless,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    found = summary(folder)
+    assert (found["collapsed"], found["steps"], len(found["rollbacks"])) == (False, 120, 4)
+    assert [int(row["step"]) for row in read_metrics(folder / "metrics.csv") if row["train/loss"]] == [*range(1, 121)]
+
+
+def test_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    accuracy = "--accuracy=0.0 if step >= (40, 100, 999)[attempt] else 0.9"
+    out = start(folder, "guard=wait", "trainer.max_epochs=8", options=(accuracy,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert [one["does"] for one in summary(folder)["rollbacks"]] == [
+        f"no token leaves for {steps} steps" for steps in (20, 40)
+    ]
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    # From 20 on 20 steps of waiting and 20 of the stage; from 80 on 40 and 20.
+    assert [removed[step] for step in (20, 60, 61, 140, 141)] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_halves_the_learning_rate(tmp_path: Path, value: str) -> None:
+    folder = tmp_path / "run"
+    good, bad = "--accuracy=0.9", f"--weights={value},0,33"
+    out = start(folder, "guard=halve", options=(good, bad))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["at_step"], rollback["to_step"]) == ("learning_rate", 34, 20)
+    rows = {int(row["step"]): row for row in read_metrics(folder / "metrics.csv") if row["train/lr"]}
+    # At step 31 in both attempts full but for the halving: the re-warm-up of 5 steps is over.
+    assert float(rows[20]["train/lr"]) == pytest.approx(5e-3)
+    assert float(rows[39]["train/lr"]) == pytest.approx(2.5e-3)
+    assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
+    assert "nan" not in "".join(row["train/loss"] for row in rows.values())
+
+
+def test_without_the_guard_a_loss_that_is_not_finite_is_one_line_and_spares_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    out = start(folder, "trainer.log_every_n_steps=1000", options=("--weights=nan,0,33",))
+    assert out.returncode == 2
+    line = out.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: the weights are not finite at step 35; last.ckpt is from before that. Lower ")
+    assert "Traceback" not in out.stderr
+    assert state(folder)["global_step"] == 28
+    assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
+
+
+def test_a_run_that_collapsed_under_warn_can_be_gone_back_from(tmp_path: Path) -> None:
+    """Its last good checkpoint was kept, and `guard=halve` on a resume goes back to it."""
+    folder = tmp_path / "run"
+    out = start(folder, options=(FIRST_ATTEMPT,))
+    assert out.returncode == 0
+    assert (summary(folder)["collapsed"], summary(folder)["rollbacks"]) == (True, [])
+    assert summary(folder)["collapsed_at"] is not None
+    assert "answer accuracy has collapsed" in out.stderr and "guard=halve" in out.stderr + out.stdout
+    out = start(folder, "resume=true", "guard=halve", "trainer.max_epochs=6", options=(FIRST_ATTEMPT,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["at_step"], rollback["to_step"]) == (100, 20)
+    assert (summary(folder)["collapsed"], summary(folder)["steps"]) == (False, 120)
+    assert summary(folder)["collapsed_at"] is None  # of what was given up
+
+
+def test_a_collapse_that_comes_back_is_told(tmp_path: Path) -> None:
+    """Under `warn`, down at steps 40 and 60; also if the run is stopped in between."""
+    down = "--accuracy=0.0 if 40 <= step <= 60 else 0.9"
+    out = start(tmp_path / "run", options=(down,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["val/loss"]}
+    found = summary(tmp_path / "run")
+    assert (found["collapsed"], found["collapsed_at"]) == (False, int(rows["60"]["schedule/removed_tokens"]))
+    assert f"accuracy had collapsed with {found['collapsed_at']} tokens removed, and came back" in out.stdout
+    assert start(tmp_path / "killed", end="after the step,50,SIGKILL", options=(down,)).returncode == -9
+    assert start(tmp_path / "killed", "resume=true", options=(down,)).returncode == 0
+    assert_the_same(tmp_path / "run", tmp_path / "killed")
+
+
+def test_where_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path: Path) -> None:
+    """Good at step 60 with everything removed, lost later: the same would happen again."""
+    folder = tmp_path / "run"
+    lost_late = "--accuracy=0.0 if attempt == 0 and step >= 80 else 0.9"
+    out = start(folder, "guard=halve", "trainer.max_epochs=7", options=(lost_late,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["at_step"], rollback["to_step"]) == ("learning_rate", 100, 60)
+    assert rollback["does"] == "the learning rate is 0.5 of the configured one"
+
+
+def test_halving_the_learning_rate_leaves_the_schedule_alone(tmp_path: Path) -> None:
+    """A loss that is not finite while the guard waits: what is left of the wait is waited for."""
+    folder = tmp_path / "run"
+    out = start(
+        folder, "guard=wait", "guard.wait_epochs=2", "trainer.max_epochs=7",
+        options=(FIRST_ATTEMPT, "--weights=nan,1,46"),
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert [one["action"] for one in summary(folder)["rollbacks"]] == ["wait", "learning_rate"]
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    assert [removed[step] for step in (20, 60, 80, 81, 100, 101)] == [0, 0, 0, 1, 1, 2]  # 20 + 40 of waiting + 20
+
+
+def test_every_stage_is_validated_before_its_token_leaves_also_after_going_back(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    given = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
+    arguments = ("guard=halve", "guard.patience=1", "trainer.validate_every_epochs=0", "trainer.max_epochs=6")
+    out = start(folder, *arguments, options=(given,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    rows = [row for row in all_rows(folder / "metrics.csv") if row["val/loss"]]
+    seen = [(int(row["attempt"]), int(row["step"]), int(row["schedule/removed_tokens"])) for row in rows]
+    assert seen == [(0, 20, 0), (0, 40, 1), (1, 60, 0), (1, 100, 1), (1, 120, 2)]
+
+
+def test_the_best_checkpoint_is_the_best_of_what_is_left(tmp_path: Path) -> None:
+    """A better one of the attempt that was given up does not keep later ones from being the best."""
+    folder = tmp_path / "run"
+    given = "--accuracy={20: 0.9, 40: 0.7, 60: 0.6}.get(step, 0.0) if attempt == 0 else 0.65"
+    out = start(folder, "guard=halve", "trainer.max_epochs=8", options=(given,))
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["at_step"], rollback["to_step"]) == (100, 40)
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert (best["global_step"], best["stepwise"]["removed"]) == (100, 2)
+    assert "optimizer_states" not in best
+
+
+def test_a_start_that_cannot_be_saved_by_going_back(tmp_path: Path) -> None:
+    out = start(tmp_path / "run", "guard=halve", "optimizer.lr=1e30")
+    line = out.stderr.strip().splitlines()[-1]
+    assert out.returncode == 2
+    assert "before there was a checkpoint to go back to: start another run with a lower optimizer.lr" in line
+
+
+@pytest.mark.long
+def test_two_processes_go_back_together(tmp_path: Path) -> None:
+    """DDP with gloo: the same decisions and the same removal as one process."""
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        out = start(
+            folder, "guard=halve", "trainer.max_epochs=6", "model.dropout=0", "trainer.accumulate_grad_batches=1",
+            f"trainer.devices={devices}", options=(FIRST_ATTEMPT,),
+        )  # fmt: skip
+        assert out.returncode == 0, out.stderr[-2000:]
+        rows = all_rows(folder / "metrics.csv")
+        losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+        where = [[row[key] for key in ("step", "attempt", "schedule/removed_tokens")] for row in rows]
+        found.append((summary(folder)["rollbacks"], where, losses))
+    assert found[0][:2] == found[1][:2]
+    records = [read_stage_records(tmp_path / str(devices) / "stages.jsonl") for devices in (1, 2)]
+    assert [[one["step"], one["attempt"], one["examples"]] for one in records[0]] == [
+        [one["step"], one["attempt"], one["examples"]] for one in records[1]
+    ]
+    # Rounding grows where the moments have just been cleared: before that the losses agree.
+    assert found[1][2][:20] == pytest.approx(found[0][2][:20], rel=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [(FIRST_ATTEMPT,), ("--accuracy=0.9", "--weights=nan,0,33")])
+def test_shared_weights_go_back(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """FSDP2, after a collapse and in the middle of a step."""
+    out = start(
+        tmp_path / "run", "guard=halve", "trainer.max_epochs=4", "model.dropout=0", "trainer.accumulate_grad_batches=1",
+        "trainer.devices=2", "trainer.strategy=fsdp2", options=options,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(tmp_path / "run")["rollbacks"]
+    assert rollback["to_step"] == 20 and rollback["action"] == ("halve" if len(options) == 1 else "learning_rate")
+    steps = [int(row["step"]) for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["train/loss"]]
+    assert steps[-1] == 80 and steps == sorted(set(steps))
+
+
+# Rollbacks: the logged line, the row of metrics.csv and the first training step after it say the same s.
+
+# 2x2 digits: 8 CoT tokens, epochs of 20 steps.
+MORE_TOKENS = (
+    "task.digits=2",
+    "task.train_size=500",
+    "task.validation_size=50",
+    "task.test_size=50",
+)
+
+
+def assert_rollbacks_agree(folder: Path) -> None:
+    rows = all_rows(folder / "metrics.csv")
+    for attempt, rollback in enumerate(summary(folder)["rollbacks"], start=1):
+        own = [row for row in rows if int(row["attempt"]) == attempt]
+        first = next(row for row in own if row["train/loss"])
+        assert int(first["step"]) == rollback["to_step"] + 1
+        assert int(own[0]["step"]) == rollback["to_step"]
+        for row in (own[0], first):
+            assert int(row["schedule/removed_tokens"]) == rollback["to_removed_tokens"]
+
+
+def test_halving_the_learning_rate_of_an_adaptive_schedule_goes_on_with_the_s_it_goes_back_to(tmp_path: Path) -> None:
+    """A token leaves every 5 steps. The good checkpoint is that of step 10, from just before the second leaves."""
+    folder, without = tmp_path / "run", ("schedule.delta", "schedule.rewarmup_steps")
+    arguments = [argument for argument in RUN if not argument.startswith(without)]
+    own = (
+        "schedule=adaptive", "schedule.min_stay=5", "schedule.max_stay=5", "schedule.reset_optimizer=true", "guard=halve",
+        "trainer.max_epochs=2", f"run_dir={folder}", *MORE_TOKENS,
+    )  # fmt: skip
+    options = ["--accuracy=0.9 if step <= 10 or attempt else 0.5", "--weights=nan,0,18"]
+    out = forked.run(
+        "tests.driver", [*options, "--", *arguments, *own], REPO, dict(os.environ, OMP_NUM_THREADS="1"), 300
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["to_step"], rollback["to_removed_tokens"]) == ("learning_rate", 10, 1)
+    assert "Back to step 10 with 1 tokens removed" in out.stderr
+    assert_rollbacks_agree(folder)
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    assert [removed[step] for step in (11, 15, 16, 20, 21)] == [1, 1, 2, 2, 3]
+
+
+def test_halving_the_learning_rate_after_another_delta_goes_on_with_the_s_it_goes_back_to(tmp_path: Path) -> None:
+    """Resumed at step 28 with a Δ ten times as large: tokens leave every other step, until the loss is not finite at 33."""
+    folder = tmp_path / "run"
+    options = ("--accuracy=0.9 if step <= 20 or attempt else 0.5", "--weights=nan,0,33")
+    out = start(folder, "guard=halve", *MORE_TOKENS, end="after the step,30,SIGKILL", options=options)
+    assert out.returncode == -9, out.stderr[-2000:]
+    again = ("guard=halve", "resume=true", "schedule.delta=10", "trainer.max_epochs=2")
+    out = start(folder, *MORE_TOKENS, *again, options=options)
+    assert out.returncode == 0, out.stderr[-2000:]
+    (rollback,) = summary(folder)["rollbacks"]
+    assert (rollback["action"], rollback["to_step"], rollback["to_removed_tokens"]) == ("learning_rate", 20, 0)
+    assert_rollbacks_agree(folder)
+    removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
+    assert [removed[step] for step in (21, 22, 23, 36)] == [0, 0, 1, 7]
+
+
+def test_rollbacks_of_every_kind_agree(collapsed: Path) -> None:
+    assert_rollbacks_agree(collapsed)
+
+
+class Scheduled(StepwiseModule):
+    """As much of a module as the schedule needs."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        schedule.bind(10, 9)
+        self.schedule = schedule
+
+
+schedules_of = st.one_of(
+    st.builds(
+        Linear, delta=st.sampled_from([0, 1, "3/2", 4]), pretrain_epochs=st.sampled_from([0, 0.5, 2]),
+        remove_start_from=st.integers(0, 4), remove_all_beyond=st.sampled_from([None, 3, 6]),
+        remove_at_most=st.sampled_from([None, 5]),
+    ),
+    st.builds(
+        Adaptive, gate=st.just(0.5), min_stay=st.integers(1, 9), max_stay=st.sampled_from([None, 9]), evidence=st.just(1),
+        memory=st.integers(1, 9),
+    ),
+)  # fmt: skip
+# Of each attempt: steps to the next good checkpoint (0: there is no new one), steps on to the collapse, what is done.
+attempts_of = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 40), st.sampled_from(["halve", "wait", "learning_rate"])), min_size=1,
+    max_size=5,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(schedules_of, attempts_of, st.integers(0, 99))
+def test_whatever_the_guard_does_the_next_step_has_the_s_of_the_good_checkpoint(
+    schedule: Schedule, attempts: list[tuple[int, int, str]], seed: int
+) -> None:
+    """For every schedule and action, after any history; pace and waiting are kept, and so is what the checkpoint knew."""
+    module = Scheduled(schedule)
+    actions: list[str] = []
+    random = Random(seed)
+    step, trained = 0, module.schedule.stage(0)
+    good: dict[str, Any] = {}
+
+    def train(steps: int) -> None:
+        nonlocal step, trained
+        for _ in range(steps):
+            trained = module.schedule.stage(step)
+            schedule.observe_levels(step, [8] * 10, [random.randint(0, 8) for _ in range(10)])
+            step += 1
+
+    def checkpoint() -> dict[str, Any]:
+        found = {"removed": trained, "schedule": schedule.save(step), "rollbacks": list(actions), "step": step}
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+    for until_good, until_collapse, action in attempts:
+        train(until_good)
+        if until_good or not good:
+            good = checkpoint()
+        train(until_collapse)
+        actions.append(action)
+        step, trained = good["step"], good["removed"]
+        decided = actions[len(good["rollbacks"]) :]
+        rate, wait = pace(actions, len(good["rollbacks"]), 8)
+        go_on_from(module, good, step, decided, rate, wait)
+        assert module.schedule.stage(step) == trained
+        assert {module.schedule.stage(step + later) for later in range(wait + 1)} == {trained}
+        state = schedule.save(step)
+        slowed = Fraction(state["slowed"]) if isinstance(schedule, Linear) else 1 / Fraction(state["longer"])
+        assert slowed == rate == Fraction(1, 2 ** actions.count("halve"))
+        if set(decided) == {"learning_rate"}:
+            for key in ("targets", "right"):
+                assert state.get(key) == good["schedule"].get(key)
+            schedule.restore(good["schedule"])
+            if module.schedule.stage(step) == trained:
+                assert state == good["schedule"]
+            schedule.restore(state)
+
+
+# The verdicts, without a trainer.
+
+
+class Stage(StepwiseModule):
+    """As much of a module as the guard looks at."""
+
+    removed_tokens = 3  # type: ignore[assignment]
+
+    def __init__(self, removed: int, leaves: bool) -> None:
+        self.stage = removed
+        self.schedule = SimpleNamespace(stage=lambda step: removed + leaves)  # type: ignore[assignment]
+
+
+def verdicts(accuracies: list[float], examples: int = 500, stages: str | None = None, **cfg: Any) -> list[str]:
+    """What a guard that acts says of successive validations, each at the end of a stage (`|`), in a new one (`>`) or later in it (`-`)."""
+    guard = Guard(GuardConfig(action="halve", **cfg))
+    out, removed = [], 0
+    for accuracy, where in zip(accuracies, stages or "|" * len(accuracies), strict=True):
+        removed += where == ">"
+        values = {"val/loss": 1.0, "val/answer_accuracy_any_length": accuracy, "val/examples": examples}
+        trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics=values, global_step=1)
+        try:
+            guard.on_validation_end(trainer, Stage(removed, where == "|"))  # type: ignore[arg-type]
+            out.append("good" if guard.good else "low" if guard.low else "fair")
+        except Collapse:
+            out.append("collapse")
+    return out
+
+
+def test_what_counts_as_a_collapse() -> None:
+    assert verdicts([0.9, 0.95, 0.7, 0.72, 0.0, 0.0]) == ["good", "good", "fair", "good", "low", "collapse"]
+    # A dip that is over at the next validation is none.
+    assert verdicts([0.9, 0.0, 0.8, 0.0, 0.3, 0.0]) == ["good", "low", "good", "low", "fair", "low"]
+    # Nothing was learned yet: nothing can be lost.
+    assert verdicts([0.0, 0.002, 0.0, 0.0, 0.0]) == ["good", "good", "fair", "fair", "fair"]
+    # So few examples that it may be chance.
+    assert verdicts([1.0, 0.1, 0.1, 0.1], examples=10) == ["good", "fair", "fair", "fair"]
+    assert verdicts([1.0, 0.1], patience=1) == ["good", "collapse"]
+    assert verdicts([1.0, 0.4], patience=1, collapsed=0.5) == ["good", "collapse"]
+    # Right after a token has left, accuracy may be down: that is not counted. Later in the stage it is.
+    assert verdicts([0.9, 0.0, 0.0, 0.0], stages="|>>>") == ["good", "fair", "fair", "fair"]
+    assert verdicts([0.9, 0.0, 0.0, 0.0], stages="|>--") == ["good", "fair", "low", "collapse"]
+    assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|>|>|") == ["good", "fair", "low", "low", "collapse"]

@@ -10,6 +10,7 @@ from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.config.plain import read_yaml
+from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.evaluation.problems import Wanted, digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
@@ -95,7 +96,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
     run = runs.load_run(config.run, config.checkpoint)
     method, limits = run.config.method, run.limits
-    removed = removed_units(config, run)
+    stage = stage_of(config, run)
+    removed = method.removed(stage, limits)
     if config.file is None:
         run_folder.require_same_files(run.path, run.config.task)
     wanted = Wanted(config.split, config.file, config.suite, config.suite_size, config.limit)
@@ -103,7 +105,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
     by_step = method.unit == "step" and removed < limits.max_removed
     examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
-    scorer = Scorer(run.learner, run.tokenizer, examples, limits, removed)
+    scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
     check_positions(run.model, examples.longest(0 if method.keep_position else scorer.count, method.side))
     if config.accelerator == "gpu":
         run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
@@ -125,7 +127,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "limit": config.limit,
         "removed_tokens": limits.removed_tokens(removed),
         **({"removed_steps": removed} if method.unit == "step" else {}),
-        "as_trained": removed == min(run.removed, limits.max_removed),
+        "as_trained": stage == min(run.stage, method.stages(limits)),
         "max_cot_tokens": limits.max_cot,
         "batch_size": config.batch_size,
         "accelerator": config.accelerator,
@@ -166,7 +168,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.wandb:
         from stepwise_pl.training import wandb_runs
 
-        plain = read_yaml(run.path / "config.yaml")
+        plain = upgraded(read_yaml(run.path / "config.yaml"), run.path / "config.yaml")
         with wandb_runs.environment_kept():
             wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
     return summary
@@ -188,14 +190,17 @@ def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping
     return judge(run.config.expected, summary["answer_accuracy"], seconds, changed)
 
 
-def removed_units(config: EvaluateConfig, run: "TrainedRun") -> int:
-    """How many units (tokens, or reasoning steps) of each CoT to remove: as asked for, or as the checkpoint had it."""
+def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
+    """The stage to evaluate at: the one at which so many units (tokens, or reasoning steps) are gone, or the checkpoint's."""
     unit = run.config.method.unit
     asked, other = ("removed_steps", "removed_tokens") if unit == "step" else ("removed_tokens", "removed_steps")
     if getattr(config, other) is not None:
         raise UserError(f"{other}={getattr(config, other)}: the run has method.unit={unit}; give {asked}")
-    removed: int = run.removed if getattr(config, asked) is None else getattr(config, asked)
-    return min(removed, run.limits.max_removed)
+    method, limits, wanted = run.config.method, run.limits, getattr(config, asked)
+    last = method.stages(limits)
+    if wanted is None:
+        return min(run.stage, last)
+    return next((stage for stage in range(last + 1) if method.removed(stage, limits) >= wanted), last)
 
 
 def main() -> None:

@@ -193,7 +193,7 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
 
 
 def on_validation(run_dir: Path) -> dict[str, Any]:
-    """What a run may be asked to be good at on validation (`results.py`); None where its metrics were lost on the way."""
+    """What a run may be asked to be good at on validation (`objective` in config/run.py); None where its metrics were lost on the way."""
     from stepwise_pl.runs.provenance import has_lost_metrics
     from stepwise_pl.runs.stages import read_stages, removed_at, selected
 

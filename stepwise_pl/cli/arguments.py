@@ -12,7 +12,8 @@ from hydra._internal.utils import get_args_parser
 from stepwise_pl.cli.overrides import Setting, parsed, quoted, readable, setting
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config import known
-from stepwise_pl.config.known import CONF, choices, known_keys, no_choice, suggestion
+from stepwise_pl.config.known import CONF, choices, known_keys
+from stepwise_pl.config.mistakes import no_choice, suggestion
 
 
 def understood(arguments: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ GROUPS: dict[str, type] = {
 
 
 def register_schemas(command: str, schema: type) -> None:
-    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task or schedule."""
+    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method."""
     store = ConfigStore.instance()
     store.store(f"_{command}", schema)
     for group, part in GROUPS.items():

@@ -26,8 +26,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from stepwise_pl.cli.choices import base_name, keys_of, names_a_run
-from stepwise_pl.cli.names import canonical, folder_name, run_apart, run_of, shortened
+from stepwise_pl.cli.names import base_name, canonical, folder_name, keys_of, names_a_run, run_apart, run_of, shortened
 from stepwise_pl.cli.overrides import quoted
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import _STOP, become_worker, here, stop

@@ -1,13 +1,22 @@
-"""Names of runs, jobs and sweeps, made of the settings that tell them apart."""
+"""Names of runs, jobs and sweeps, made of the settings that tell them apart.
+
+Names are one to one: two settings with different values never get the same name, also where a file system takes upper
+and lower case for the same. A value of small letters, digits, `_`, `.` and `-` stands in the name as it is; any other
+value gets a digest behind it.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override, QuotedString, ValueType
 
 from stepwise_pl.cli.overrides import _BLANKS, _in_quotes, _split, parsed
+from stepwise_pl.config.keys import ASIDE, flat
+from stepwise_pl.config.known import CONF
+from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.sweep_folder import Job, label
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -112,3 +121,60 @@ def run_apart(job: Job) -> str:
     """Another run folder for a job whose own holds another job."""
     cell, _, seed = job.run.rpartition("/")
     return f"{with_digest(cell, label(job.swept))}/{seed}"
+
+
+_GROUPS_OF_NAME = ("task", "model", "schedule")
+
+
+def run_name(former: bool = False) -> str:
+    """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
+
+    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any (`folder_name`).
+
+    Args:
+        former: as versions before names were one to one made it.
+    """
+    hydra_cfg = HydraConfig.get()
+    chosen = hydra_cfg.runtime.choices
+    experiment = chosen.get("experiment")
+    name = base_name(chosen, former=former)
+    rest = [override for override in hydra_cfg.overrides.task if names_a_run(override, bool(experiment), former)]
+    return "/".join([name, *([folder_name(rest, former)] if rest else [])])
+
+
+def base_name(chosen: Mapping[str, Any], swept: Sequence[str] = (), former: bool = False) -> str:
+    """`<experiment>`, or `<task>-<model>-<schedule>`, without what is swept."""
+    experiment = chosen.get("experiment") if "experiment" not in swept else None
+    names = [experiment] if experiment else [chosen[group] for group in _GROUPS_OF_NAME if group not in swept]
+    return "-".join(str(name) if former else plain_name(str(name)) for name in names)
+
+
+def names_a_run(override: str, has_experiment: bool, former: bool = False) -> bool:
+    """Whether an override is part of the name of a run, besides its experiment, or task, model and schedule.
+
+    All are that may change what is learned (`config.keys.ASIDE` holds the others).
+    """
+    key = keys_of([override]).pop()
+    if key == "experiment" or (key in _GROUPS_OF_NAME and not has_experiment):
+        return False
+    if former:
+        unnamed = ("run_dir", "resume", "objective", "seed", "logger", "trainer")
+        return key not in unnamed and not key.startswith(("logger.", "trainer."))
+    return changes_learning(override)
+
+
+def changes_learning(override: str) -> bool:
+    """Whether an override sets, or takes away, anything that is not in `config.keys.ASIDE`."""
+    key, value = canonical(override)
+    file = CONF / key / f"{value}.yaml"
+    if value is None or not file.is_file():
+        return not (key.startswith(ASIDE) or f"{key}.".startswith(ASIDE))
+    # A choice of a group says how a run is run if all that its file sets does; its defaults are the group's own.
+    set_here = read_yaml(file)
+    keys = flat({key: {name: item for name, item in set_here.items() if name != "defaults"}})
+    return set_here.get("defaults") != [f"_{key}"] or not all(one.startswith(ASIDE) for one in keys)
+
+
+def keys_of(overrides: Iterable[str]) -> set[str]:
+    """The keys and groups that are set."""
+    return {override.split("=")[0].lstrip("+~") for override in overrides}

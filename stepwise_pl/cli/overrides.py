@@ -1,12 +1,8 @@
-"""One setting of the command line: how Hydra reads `key=value`, how a value must be written, and the folder named after it.
+"""One setting of the command line: how Hydra reads `key=value`, and how a value must be written.
 
 Hydra's grammar refuses values such as `~/x.jsonl` or `a#1.jsonl`, though nothing but a text can be meant by them.
 `readable` quotes those. It never changes what Hydra accepts, and where a value may mean several things it says how to
 write each.
-
-Names are one to one: two settings with different values never get the same name, also where a file system takes upper
-and lower case for the same. A value of small letters, digits, `_`, `.` and `-` stands in the name as it is; any other
-value gets a digest behind it.
 """
 
 import functools
@@ -216,6 +212,3 @@ def shown(start: str, value: str) -> str:
 
 def _shell(word: str) -> str:
     return word if re.fullmatch(r"[\w./=,:+-]*", word) else shlex.quote(word)
-
-
-# --- naming

@@ -8,8 +8,8 @@ from omegaconf.errors import OmegaConfBaseException
 from stepwise_pl.cli.overrides import parsed, setting
 from stepwise_pl.common.disk import disk_error
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.known import choices, no_choice
-from stepwise_pl.config.plain import explain
+from stepwise_pl.config.known import choices
+from stepwise_pl.config.mistakes import explain, no_choice
 
 
 def error_line(error: Exception) -> str | None:

@@ -19,7 +19,7 @@ ASIDE = (
     "trainer.keep_",
 )  # fmt: skip
 
-# Keys of all commands that hold paths, or may: `~` is the home folder in them (`cli.to_object`).
+# Keys of all commands that hold paths, or may: `~` is the home folder in them (`config.plain.to_object`).
 PATHS = (
     "run_dir", "task.train", "task.validation", "task.test", "model.name", "model.tokenizer", "model.init_from", "data.cache_dir",
     "run", "runs", "checkpoint", "file", "out", "figures", "sweep",

@@ -1,8 +1,7 @@
-"""What may be set on the command line of the command at hand: its groups, their choices, its keys; and what a mistyped name may have meant."""
+"""The groups, choices and keys of the command at hand."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +41,7 @@ def choices() -> dict[str, list[str]]:
 
 
 def known_keys() -> list[str]:
-    """Every dotted key of this command, of all tasks and schedules."""
+    """Every dotted key of this command, of all tasks, schedules and methods."""
     kinds = registry.load_all()
 
     def keys(schema: type, prefix: str) -> Iterable[str]:
@@ -55,32 +54,3 @@ def known_keys() -> list[str]:
                     yield from keys(part, f"{prefix}{field.name}.")
 
     return list(dict.fromkeys(keys(command.schema, "")))
-
-
-def suggestion(key: str, siblings: Sequence[str] = ()) -> str:
-    """` Did you mean ...?` for a key that is not known; empty if nothing is like it.
-
-    Args:
-        siblings: the names that are known where the key stands.
-    """
-    group, _, name = key.rpartition(".")
-    known = [*choices(), *known_keys()]
-    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-    close = difflib.get_close_matches(name, siblings, n=1)
-    found = [".".join([*[group] * bool(group), close[0]])] if close and not elsewhere else elsewhere
-    alike = [other for other in known if ("." in other) == ("." in key)]
-    found = found or difflib.get_close_matches(key, alike, n=1, cutoff=0.8)
-    if not found:
-        names = {other.rpartition(".")[2]: other for other in reversed(known)}
-        found = [names[one] for one in difflib.get_close_matches(name, names, n=1, cutoff=0.75)]
-    return f" Did you mean {' or '.join(found[:3])}?" if found else ""
-
-
-def no_choice(group: str, name: str, options: list[str]) -> str:
-    allowed = sorted(option for option in options if not option.startswith("_"))
-    close = difflib.get_close_matches(name, allowed, n=1)
-    line = f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
-    line += f". Did you mean {group}={close[0]}?" if close else ""
-    if group.startswith("hydra/"):
-        line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
-    return line

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from stepwise_pl.common import registry
 from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.keys import PATHS
-from stepwise_pl.config.known import no_choice, suggestion
+from stepwise_pl.config.mistakes import explain, refuse_unknown, unknown_key
 
 T = TypeVar("T")
 
@@ -29,13 +29,13 @@ def to_object(cfg: DictConfig) -> Any:
         UserError: the dataclass has no such key, or a value does not fit.
     """
     cfg = OmegaConf.create(cfg)  # a copy
-    _refuse_unknown(cfg, "")
+    refuse_unknown(cfg, "")
     _find_homes(cfg)
     return _as_object(cfg)
 
 
 def _find_homes(cfg: DictConfig) -> None:
-    """Replace `~` at the beginning of every path (`config.PATHS`), so that no folder of that name is ever made."""
+    """Replace `~` at the beginning of every path (`config.keys.PATHS`), so that no folder of that name is ever made."""
     for key in PATHS:
         *parents, name = key.split(".")
         node: Any = cfg
@@ -73,51 +73,6 @@ def _as_object(cfg: DictConfig) -> Any:
                 f"{group}.kind={part.kind}: cannot be set by itself; choose a whole {group} with {group}=<name>"
             )
     return config
-
-
-def _refuse_unknown(node: DictConfig, prefix: str) -> None:
-    schema = OmegaConf.get_type(node)
-    if not dataclasses.is_dataclass(schema):
-        return
-    known = [field.name for field in dataclasses.fields(schema)]
-    for key in map(str, node):
-        if key not in known:
-            raise UserError(unknown_key(f"{prefix}{key}", known))
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            _refuse_unknown(child, f"{prefix}{key}.")
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    """`key`, in full, is not among the `known` names of its group."""
-    group = key.rpartition(".")[0]
-    names = [name for name in known if group or name != "hydra"]
-    return f"{key}: no such key.{suggestion(key, names)} {group or 'The top level'} has: {', '.join(names)}"
-
-
-def explain(error: Exception) -> str:
-    """What Hydra or OmegaConf complains about, in one line that names the key and what is allowed."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = str(error)
-    if match := re.search(
-        r"Could not find '(.+)/([^'/]*)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S
-    ):
-        return no_choice(match[1], match[2], match[3].split())
-    if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
-        return f"{match[1]}: no such config group.{suggestion(match[1])}".removesuffix(".")
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        if "Could not override" in text or "not in" in str(cause):
-            parent = cause.parent_node
-            if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
-                return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
-            known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
-            return unknown_key(cause.full_key, known)
-        if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
-        if "Value ''" in str(cause):
-            return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
-        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-    return text
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -169,7 +124,7 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
             line = explain(error)
             is_whole = line.startswith((f"{key}.", f"{key}:"))  # else the key that it names begins within this group
             raise UserError(line if is_whole else f"in {key}: {line}") from None
-    _refuse_unknown(cfg, "")
+    refuse_unknown(cfg, "")
     return _as_object(cfg)  # type: ignore[no-any-return]
 
 

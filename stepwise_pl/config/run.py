@@ -1,4 +1,4 @@
-"""The configuration as dataclasses: every key, its type, its default and its range.
+"""The configuration of a training run. Its groups are in `model.py`, `training.py`, `tasks`, `schedules` and `methods`.
 
 Free of torch, so that a bad configuration is refused before anything heavy is imported.
 The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `task`,

@@ -1,4 +1,4 @@
-"""From texts to tokens: the small offline tokenizer, any Hugging Face tokenizer, and encoded splits."""
+"""From texts to tokens: encoded splits, and where each part and step begins."""
 
 import re
 from itertools import chain, repeat

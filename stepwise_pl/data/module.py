@@ -1,6 +1,5 @@
 """The LightningDataModule: encoded splits, an endless training stream, and evaluation batches."""
 
-import functools
 import hashlib
 import logging
 
@@ -51,6 +50,7 @@ class CoTDataModule(L.LightningDataModule):
         self.task, self.tokenizer, self.data, self.seed, self.micro_batches = task, tokenizer, data, seed, micro_batches
         self.unit, self.side, self.max_steps = unit, side, max_steps
         self.encoded: dict[str, EncodedExamples] = {}
+        self._whole: TrainStream | None = None  # of whole optimizer steps
 
     def prepare(self) -> "CoTDataModule":
         """Load and tokenise once; every later call does nothing.
@@ -99,7 +99,6 @@ class CoTDataModule(L.LightningDataModule):
         stream = self._stream(self.micro_batches, *self._ranks())
         return StreamLoader(stream, self.steps_per_epoch * self.micro_batches, self.data.num_workers)
 
-    @functools.cache  # noqa: B019  (one data module lives as long as its run)
     def _stream(self, micro_batches: int, rank: int, world_size: int) -> TrainStream:
         data = self.data
         easy = Easy(self.encoded[EASY], data.easy_first, data.easy_last, self.max_steps) if self._wants_easy else None
@@ -109,7 +108,9 @@ class CoTDataModule(L.LightningDataModule):
 
     def whole_step(self, step: int) -> CoTBatch:
         """The examples of an optimizer step, of all its micro-batches and ranks, with the whole CoT in place."""
-        return self._stream(1, 0, 1)[step]
+        if self._whole is None:
+            self._whole = self._stream(1, 0, 1)
+        return self._whole[step]
 
     def val_dataloader(self) -> EvalBatches:
         return EvalBatches(self.encoded["validation"], self.data.eval_batch_size, *self._ranks())

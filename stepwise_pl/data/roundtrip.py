@@ -1,4 +1,4 @@
-"""An example as one text, and the check that a tokenizer keeps the text: it is encoded, decoded and compared before any training."""
+"""The check that a tokenizer keeps a text: it is encoded, decoded and compared before any training."""
 
 import logging
 import unicodedata

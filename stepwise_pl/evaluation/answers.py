@@ -1,4 +1,4 @@
-"""Answers as text: what a model wrote, and whether it is right."""
+"""Answers as text: what a model wrote, and whether it is right. Only what the verifier could not prove is compared here."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

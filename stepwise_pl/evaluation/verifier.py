@@ -1,4 +1,4 @@
-"""Scoring a model on encoded examples: what validation, testing and `stepwise_pl.evaluate` share."""
+"""Greedy answers: proved in one teacher-forced pass where the model agrees with the target, decoded elsewhere."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,12 @@
 """The seam for methods: the schedule says which stage it is, the method says what a stage means.
 
-A method is one registered dataclass in this folder, and one YAML file in `conf/method/`.
-It imports no torch at its top: the verbs live on the `Learner` that it is handed, and a
-method that builds modules imports torch inside `extra`, `read` or `loss`.
+A method is one file here and one in `conf/method/`. The file holds a class with
+`@register("method")` above `@dataclass`, derived from `Method`, with `kind: str = "<name>"`
+and a `view`; `stepwise.py` is the shortest. The YAML is one line, `defaults: [_<kind>]`.
+Every file here is found by itself, and nothing else has to change.
+
+A method imports no torch at its top: the verbs live on the `Learner` that it is handed, and
+a method that builds modules imports torch inside `extra`, `read` or `loss`.
 """
 
 from collections.abc import Mapping
@@ -25,8 +29,8 @@ class Losses(NamedTuple):
     """What a method minimises on a batch.
 
     Attributes:
-        scored: the cross entropy of what is written, summed over its targets. The training step divides it by the
-            targets of the whole optimizer step.
+        scored: the cross entropy of what `view` writes, summed over its targets. The training step divides it by the
+            targets of the whole optimizer step, and counts them on the view.
         more: further terms by name, weighted, summed over examples; 0-d tensors. The training step divides them by
             the examples of the optimizer step.
     """

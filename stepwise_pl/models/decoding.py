@@ -1,4 +1,4 @@
-"""Greedy decoding from the prompt on, and what answer came out."""
+"""Greedy decoding from the prompt on."""
 
 import logging
 import math

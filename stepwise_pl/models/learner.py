@@ -59,12 +59,12 @@ class Learner:
         """The targets of a view on the host, teacher-forced."""
         targets = Targets.of(view)
         width = targets.tokens.shape[1]
-        logits = target_logits(self.model, targets.to(self.model.device), self.head)  # [targets, vocabulary]
-        label = targets.label.to(logits.device)
+        moved = targets.to(self.model.device)
+        logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
         return Scored(
-            loss=F.cross_entropy(logits.float(), label, reduction="sum"),
+            loss=F.cross_entropy(logits.float(), moved.label, reduction="sum"),
             predicted=logits.detach().argmax(-1),
-            label=label,
+            label=moved.label,
             row=targets.index // width,
             column=targets.index % width + 1,
         )

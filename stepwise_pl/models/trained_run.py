@@ -1,4 +1,4 @@
-"""Going on with a run, and loading a trained one, from its folder (`run_folder.py` says what lies where)."""
+"""Loading a trained run from its folder (`runs/folder.py` says what lies where)."""
 
 import logging
 from dataclasses import dataclass
@@ -75,6 +75,8 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         limits, stage = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
         raise UserError(f"{file}: was written by {other_version(file, 'a7bb055')}") from None
+    if config.method.extra(model) is not None:
+        raise UserError(f"{file}: method={config.method.kind} trains modules of its own, which are not loaded yet")
     longest = limits.max_cot + limits.longest_answer
     require_causal(model, f"run={path}: {named(config.model)}", longest, config.method.keep_position)
     return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, stage)

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.reporting.style import COLORS, MARKERS
+from stepwise_pl.reporting.style import style_of
 
 # The shapes of `results.MARKERS`.
 SHAPES = dict(
@@ -16,11 +16,6 @@ LINES = {"dotted": "dot", "dashed": "dash"}
 DASHES = ("solid", "dash", "dashdot", "longdashdot")  # of the runs of a cell, one after the other
 LEGEND = 12  # cells; more would hide the figure
 MANY_CELLS = 400  # with more of them a heat map has no room for text
-
-
-def style_of(cell: int) -> tuple[str, str]:
-    """Colour and marker of the runs of a cell, the same in every figure; 49 different ones."""
-    return COLORS[cell % len(COLORS)], MARKERS[(cell + cell // len(COLORS)) % len(MARKERS)]
 
 
 def spec(figure: Chart | HeatMap) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from stepwise_pl.common.text import percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap
 from stepwise_pl.reporting.history import Cell, History, cells_of
-from stepwise_pl.reporting.interactive import legend, spec, style_of
+from stepwise_pl.reporting.interactive import legend, spec
+from stepwise_pl.reporting.style import style_of
 
 F = TypeVar("F", Chart, HeatMap)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.reporting.interactive import MANY_CELLS, ink_on, legend, style_of
-from stepwise_pl.reporting.style import pyplot, save_figure
+from stepwise_pl.reporting.interactive import MANY_CELLS, ink_on, legend
+from stepwise_pl.reporting.style import pyplot, save_figure, style_of
 
 LINES: dict[str, Any] = {"dotted": ":", "dashed": "--", "none": ""}
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (7, 2, 1, 2)))  # those of `interactive`

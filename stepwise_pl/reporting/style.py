@@ -1,4 +1,4 @@
-"""Colours and markers of every figure, and how figures are saved."""
+"""Colours and markers of runs, and how figures are saved."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,3 +40,8 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
         finally:
             fresh.unlink(missing_ok=True)
     return paths
+
+
+def style_of(cell: int) -> tuple[str, str]:
+    """Colour and marker of the runs of a cell, the same in every figure; 49 different ones."""
+    return COLORS[cell % len(COLORS)], MARKERS[(cell + cell // len(COLORS)) % len(MARKERS)]

@@ -1,4 +1,4 @@
-"""How many CoT tokens are gone at each optimizer step."""
+"""When: which stage s(t) training is at, and where each example stands around it (`spread.py`)."""
 
 from stepwise_pl.schedules.adaptive import Adaptive
 from stepwise_pl.schedules.base import Schedule

@@ -16,7 +16,7 @@ class Adaptive(Schedule):
     """s grows when the running token accuracy of the examples it is about reaches a gate.
 
     Every training example of optimizer step t has had some number k of units removed: s,
-    or more by smoothing. Let c_k(t) of n_k(t) target tokens of the examples
+    more by smoothing, or another number by mixing. Let c_k(t) of n_k(t) target tokens of the examples
     with k units removed be predicted (arg-max, teacher-forced), and
 
         a_k(t) = C_k(t) / N_k(t),  C_k(t) = C_k(t-1) + c_k(t) - C_k(t-1) / memory,  N_k alike,

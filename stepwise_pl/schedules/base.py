@@ -18,10 +18,10 @@ REAL_TIME = (0, 0, Fraction(1))
 
 @dataclass
 class Schedule:
-    """Decides s(t), the number of CoT tokens (or reasoning steps) removed at optimizer step t.
+    """Decides s(t), the stage at optimizer step t; for Stepwise Internalization the CoT tokens (or reasoning steps) removed.
 
     Pure Python: no torch, no trainer. The training module calls `bind` once, then
-    `removed` at every step boundary and `observe` whenever there is something to learn
+    `stage` and `spread` at every step and `observe` whenever there is something to learn
     from. An open-loop schedule ignores what it observes; a closed-loop one keeps what it
     learns in `state_dict`, because it must decide the same after a resume and on every
     process of a distributed run.
@@ -45,6 +45,13 @@ class Schedule:
     def __post_init__(self) -> None:
         require(self.smoothing >= 0.01, "schedule.smoothing", self.smoothing, "must be at least 0.01 (inf: none)")
         require(0 <= self.mix <= 1, "schedule.mix", self.mix, "must be at least 0 and at most 1")
+        alone = self.mix == 1 and self.mix_from == "earlier"
+        require(
+            not alone,
+            "schedule.mix",
+            self.mix,
+            "must be below 1 with schedule.mix_from=earlier: s(t) itself is never trained",
+        )
         one_of("schedule.mix_from", self.mix_from, ("earlier", "all"))
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
@@ -77,19 +84,29 @@ class Schedule:
             draw: numbers of the examples in the training stream, [batch].
             seed: the run's seed.
         """
-        now = self.stage(step)
-        each = now + offsets(draw, self.smoothing_at(self.time(step)), seed)
-        count = now if self.mix_from == "earlier" else self.last + 1
-        return Stage(now, self.last, mixed(each, draw, seed, self.mix, count))
+        now, time = self.stage(step), self.time(step)
+        each = now + offsets(draw, self.smoothing_at(time), seed)
+        share = self.mix if self.is_spread_at(time) else 0.0
+        count = now if self.mix_from == "earlier" else self.most + 1
+        return Stage(now, self.last, mixed(each, draw, seed, share, count))
 
     def time(self, step: int) -> int:
         """The step of the schedule that optimizer step `step` takes the place of: the same, unless the default `slow_down` is at work."""
         begins, time, rate = self._clock
         return time + math.floor(rate * max(0, step - begins))
 
+    @property
+    def most(self) -> int:
+        """The stage at which s ends, at most `last`."""
+        return self.last
+
+    def is_spread_at(self, step: int) -> bool:
+        """Whether examples may stand elsewhere than at s at `step` of the schedule, by offset or by mixing."""
+        return True
+
     def smoothing_at(self, step: int) -> float:
         """The λ in force at `step`; inf where no offset is drawn."""
-        return self.smoothing
+        return self.smoothing if self.is_spread_at(step) else math.inf
 
     def rate(self) -> float:
         """Δ: units of CoT removed per epoch in the long run; nan if that is not known beforehand."""

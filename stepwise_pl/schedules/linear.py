@@ -27,14 +27,14 @@ class Linear(Schedule):
     """
 
     kind: str = "linear"
-    # Δ: CoT tokens (or steps: `unit`) removed per epoch; an integer, a decimal or a fraction such as 1/2.
+    # Δ: CoT tokens (or steps: `method.unit`) removed per epoch; an integer, a decimal or a fraction such as 1/2.
     delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
-    # Until then exactly `remove_start_from` tokens are gone, and no offset is drawn.
+    # Until then exactly `remove_start_from` tokens are gone: no offset is drawn, no stage mixed in.
     pretrain_epochs: float = 0
     remove_start_from: int = 0
     # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39); 0: it is gone from the first step on.
     remove_all_beyond: int | None = None
-    # s goes no further (the paper's 11x11 run: 320 of 368); 0 removes nothing, by offset neither.
+    # s goes no further (the paper's 11x11 run: 320 of 368); 0 removes nothing, neither by offset nor by mixing.
     remove_at_most: int | None = None
 
     def __post_init__(self) -> None:
@@ -70,8 +70,12 @@ class Linear(Schedule):
             removed = max(removed, self.last)
         return removed if self.remove_at_most is None else min(removed, self.remove_at_most)
 
-    def smoothing_at(self, step: int) -> float:
-        return self.smoothing if step >= self.pretrain_steps and self.remove_at_most != 0 else math.inf
+    @property
+    def most(self) -> int:
+        return self.last if self.remove_at_most is None else min(self.remove_at_most, self.last)
+
+    def is_spread_at(self, step: int) -> bool:
+        return step >= self.pretrain_steps and self.remove_at_most != 0
 
     def rate(self) -> float:
         gone_at_once = self.remove_all_beyond is not None and self.remove_start_from >= self.remove_all_beyond

@@ -22,14 +22,14 @@ def take_signals(trainer: L.Trainer, note: Callable[[], None]) -> None:
     Raises:
         SIGTERMException: the signal has come before training began.
     """
-    if trainer.received_sigterm:
-        raise SIGTERMException
     if threading.current_thread() is threading.main_thread():
 
         def handle(number: int, frame: FrameType | None) -> None:
             note()
 
         signal.signal(signal.SIGTERM, handle)
+    if any_of(trainer, trainer.received_sigterm):
+        raise SIGTERMException
 
 
 def stop_between_steps(trainer: L.Trainer, batch_idx: int, stop_asked: bool) -> None:
@@ -43,8 +43,8 @@ def stop_between_steps(trainer: L.Trainer, batch_idx: int, stop_asked: bool) -> 
         raise SIGTERMException
 
 
-def stop_at_the_end(trainer: L.Trainer, stop_asked: bool) -> None:
-    """Stop after the last step and its validation, if that was asked for meanwhile.
+def stop_if_asked(trainer: L.Trainer, stop_asked: bool) -> None:
+    """Stop after a validation, or after the last step, all processes together, once one of them was asked to.
 
     Raises:
         SIGTERMException: a stop was asked for.

@@ -1,4 +1,4 @@
-"""When to validate, what to save, and what to show while training."""
+"""The checkpoints of a run, and when they are written: best, last, good and removed-<k>."""
 
 import contextlib
 import logging
@@ -77,7 +77,7 @@ class Checkpoints(Checkpoint):
         """Say how much room the checkpoints will take at most, and whether there is as much."""
         weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         with_optimizer = 3 * weights  # AdamW keeps two moments of each
-        kept = module.data.limits.max_removed // self.keep_every_removed + 1 if self.keep_every_removed else 0
+        kept = module.schedule.last // self.keep_every_removed + 1 if self.keep_every_removed else 0
         kept = min(kept, self.keep_at_most or kept)
         # While one is written the one before is still there.
         need = (1 + kept) * weights + (2 if self.guard is None else 3) * with_optimizer

@@ -1,15 +1,9 @@
-"""The guard: recognises a collapse, goes back to the last good checkpoint, and goes on more slowly.
+"""The guard: recognises a collapse. `rollback.py` goes back, and on more slowly.
 
-A collapse is answer accuracy that falls to a small part of what it was and stays there. Answers
-of any length count: a model that answers right with a CoT that is to be gone has lost nothing. It is the
-end of removal schedules that are too aggressive (arXiv 2405.14838, section 5), or a loss
-that is no longer finite. Where slower removal cannot help, because as many tokens were
-removed at the good checkpoint or the loss was not finite, the learning rate is halved
-instead. Going back is an operation on files: `last.ckpt` is replaced by
-the last good checkpoint with a slower schedule and the decision written into it, and
-training starts from there as any resumed run does. A kill at any moment of this leaves
-either the old `last.ckpt`, from which the same collapse and the same decision follow, or
-the new one.
+A collapse is answer accuracy that falls to a small part of what it was and stays there.
+Answers of any length count: a model that answers right, and still writes a CoT that should
+be gone, has lost nothing. Removal schedules that are too aggressive end in a collapse (arXiv
+2405.14838, section 5). A loss that is no longer finite counts as one.
 """
 
 import logging

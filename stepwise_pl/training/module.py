@@ -153,6 +153,11 @@ class StepwiseModule(L.LightningModule):
     # Training
 
     def configure_model(self) -> None:
+        if self.sharded and self.extra is not None:
+            raise UserError(
+                f"trainer.strategy=fsdp2: method={self.method.kind} trains modules of its own, which are not shared out; "
+                "trainer.strategy=ddp"
+            )
         if self.sharded:
             self.learner.head = sharding.shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
 
@@ -200,7 +205,7 @@ class StepwiseModule(L.LightningModule):
         between_steps.stop_between_steps(self.trainer, batch_idx, self.stop_asked)
 
     def on_train_end(self) -> None:
-        between_steps.stop_at_the_end(self.trainer, self.stop_asked)
+        between_steps.stop_if_asked(self.trainer, self.stop_asked)
 
     def _note_stop(self) -> None:
         self.stop_asked = True
@@ -270,6 +275,11 @@ class StepwiseModule(L.LightningModule):
         examples = self.data.encoded["validation"]
         self.record = self.validation.record(where, metrics, self.digits, examples, partial(everywhere, self.trainer))
         self.schedule.observe(step, metrics)
+
+    def on_validation_end(self) -> None:
+        # Callbacks have saved by now. A validation that is due after every step would put a stop off for ever.
+        if self.trainer.state.fn == "fit":
+            between_steps.stop_if_asked(self.trainer, self.stop_asked)
 
     def on_test_epoch_end(self) -> None:
         self._log(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))

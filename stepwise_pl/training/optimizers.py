@@ -1,4 +1,7 @@
-"""The optimizer of a run: AdamW, or Muon for the matrices of the model and AdamW for all else."""
+"""The optimizer of a run: AdamW, or Muon for the matrices of the model and AdamW for all else.
+
+The reset when a token leaves is in `StepwiseModule.follow_schedule`.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,12 @@
-"""Training under the guard: after a collapse, back to the good checkpoint with another pace or learning rate."""
+"""Training under the guard: after a collapse, back to the good checkpoint with another pace or learning rate.
+
+Where slower removal cannot help, because as many tokens were removed at the good checkpoint
+or the loss was not finite, the learning rate is halved instead. Going back is an operation
+on files: `last.ckpt` is replaced by the last good checkpoint with a slower schedule and the
+decision written into it, and training starts from there as any resumed run does. A kill at
+any moment leaves either the old `last.ckpt`, from which the same collapse and the same
+decision follow, or the new one.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -16,6 +24,7 @@ from stepwise_pl.models.checkpoint import read_checkpoint
 from stepwise_pl.runs.records import Rollback
 from stepwise_pl.training.guard import Guard, log
 from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.ranks import any_of
 from stepwise_pl.training.resume import require_own
 
 
@@ -75,7 +84,7 @@ def fit(
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
         except Collapse as collapse:
             go_back(collapse, trainer, module, checkpoints, cfg)
-            if trainer.received_sigterm or (trainer.world_size == 1 and module.stop_asked):
+            if any_of(trainer, trainer.received_sigterm or module.stop_asked):
                 raise SIGTERMException from None
             continue
         guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]

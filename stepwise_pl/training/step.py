@@ -46,7 +46,7 @@ class StepSums:
         (loss, right, targets), counts = self._sums, self._counts
         if trainer.world_size > 1:
             each = torch.stack(
-                [loss.double(), right.double(), torch.tensor(float(targets), dtype=torch.double).to(loss.device)]
+                [loss.double(), right.double(), torch.full((), float(targets), dtype=torch.double, device=loss.device)]
             )
             of_all = trainer.strategy.reduce(each, reduce_op="sum")
             assert isinstance(of_all, Tensor)

@@ -32,11 +32,11 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
         reason = number if reason is None else reason
         if number == signal.SIGHUP:
             signals.leave_dead_terminal()
-        # While it trains, Lightning takes SIGTERM for a wish to stop between two steps, where everything can be saved.
+        # While a run trains, SIGTERM has another handler, which stops it after a step (`training.between_steps`).
         if signal.getsignal(signal.SIGTERM) is stop:
             raise SystemExit(128 + reason)
         if number == signal.SIGTERM:
-            return  # Lightning's handler, which calls this one, has taken note
+            return  # Lightning's handler, in place until training begins, calls this one and has taken note.
         if number in (signal.SIGINT, signal.SIGQUIT):
             if again:
                 raise KeyboardInterrupt

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwise_pl.cli import choices
-from stepwise_pl.cli.choices import names_a_run
+from stepwise_pl.cli import names
 from stepwise_pl.cli.entry import register_schemas
-from stepwise_pl.cli.names import canonical, folder_name, plain_name, run_of, shortened
+from stepwise_pl.cli.names import canonical, folder_name, names_a_run, plain_name, run_of, shortened
 from stepwise_pl.cli.overrides import parsed, quoted
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import ASIDE
@@ -135,7 +134,7 @@ def test_a_group_of_ones_own_that_changes_learning_names_a_run(tmp_path: Path, m
     (tmp_path / "trainer" / "short.yaml").write_text("defaults: [_trainer]\nmax_steps: 100\n")
     (tmp_path / "trainer" / "quiet.yaml").write_text("defaults: [_trainer]\nlog_every_n_steps: 1000\n")
     (tmp_path / "trainer" / "above.yaml").write_text("defaults: [short]\n")
-    monkeypatch.setattr(choices, "CONF", tmp_path)
+    monkeypatch.setattr(names, "CONF", tmp_path)
     named = {
         name: names_a_run(f"trainer={name}", has_experiment=True) for name in ("short", "quiet", "above", "nowhere")
     }

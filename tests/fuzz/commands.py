@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import strategies as st
 
-from stepwise_pl.cli.choices import run_name
 from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.names import run_name
 from stepwise_pl.cli.overrides import quoted
 from stepwise_pl.common import registry
 from stepwise_pl.config.keys import flat

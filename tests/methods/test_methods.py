@@ -136,7 +136,7 @@ def test_what_a_method_trains_besides_the_model_is_trained_and_resumed(tmp_path)
     assert weight(whole) - begun == pytest.approx(7e-3, rel=0.02)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("mix_from", ["earlier", "all"])
 def test_a_share_of_the_examples_stands_at_stages_drawn_uniformly(share: float, mix_from: str) -> None:
     n, now, last = 100_000, 5, 8
@@ -161,6 +161,25 @@ def test_mixing_is_a_function_of_seed_and_draw(draws: list[int], seed: int, shar
     one_by_one = [int(mixed(np.array([9]), np.array([d]), seed, share, count)[0]) for d in draws]
     assert together.tolist() == one_by_one
     assert all(k == 9 or 0 <= k < count for k in one_by_one)
+
+
+def test_nothing_is_mixed_in_where_a_schedule_promises_a_number() -> None:
+    draw = np.arange(2000)
+    for settings, step, stages in (
+        ({"pretrain_epochs": 2, "remove_start_from": 5}, 3, {5}),
+        ({"remove_at_most": 0}, 30, {0}),
+        ({"remove_at_most": 10, "delta": 8, "smoothing": float("inf")}, 300, set(range(11))),
+    ):
+        schedule = Linear(mix=0.5, mix_from="all", **settings)  # type: ignore[arg-type]
+        schedule.bind(10, 20)
+        each = schedule.spread(draw, step, 0).each
+        assert each is not None and set(each.tolist()) == stages
+
+
+def test_all_examples_at_earlier_stages_would_never_train_s() -> None:
+    with pytest.raises(UserError, match=r"schedule\.mix=1: must be below 1 with schedule\.mix_from=earlier"):
+        Linear(mix=1)
+    Linear(mix=1, mix_from="all")
 
 
 def test_mixing_leaves_smoothing_as_it_is() -> None:

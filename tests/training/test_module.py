@@ -1,6 +1,8 @@
 """The training module under a real Lightning trainer."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepwise_pl.config.training import DataConfig, OptimizerConfig
 from stepwise_pl.data.batch import CoTBatch, Part
@@ -351,3 +354,24 @@ def test_another_causal_lm_trains_too(tmp_path) -> None:
     trainer.fit(module, data)
     after = float(trainer.callback_metrics["train/loss"])
     assert after < 0.9 * before
+
+
+def test_a_stop_is_not_put_off_by_a_validation_after_every_step(tmp_path) -> None:
+    class Ask(Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+            if trainer.global_step == 3:
+                module.stop_asked = True
+
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, Linear(delta=8, smoothing=math.inf), steps=8, every_removed=1, callbacks=(Ask(),))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_data_module_is_let_go() -> None:
+    """A sweep has many in one process."""
+    data = CoTDataModule(TASK, TOKENIZER, DataConfig(batch_size=8)).prepare()
+    assert len(data.whole_step(0)) == 8 and len(data.train_dataloader()) == 8
+    gone = weakref.ref(data)
+    del data
+    gc.collect()
+    assert gone() is None

@@ -1,0 +1,87 @@
+"""A key or choice that does not exist: the line that says so, and what may have been meant."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.known import choices, known_keys
+
+
+def refuse_unknown(node: DictConfig, prefix: str) -> None:
+    """Raise `UserError` for a key that the dataclass of its group does not have; `prefix` stands before the keys of the node."""
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = [field.name for field in dataclasses.fields(schema)]
+    for key in map(str, node):
+        if key not in known:
+            raise UserError(unknown_key(f"{prefix}{key}", known))
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            refuse_unknown(child, f"{prefix}{key}.")
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """`key`, in full, is not among the `known` names of its group."""
+    group = key.rpartition(".")[0]
+    names = [name for name in known if group or name != "hydra"]
+    return f"{key}: no such key.{suggestion(key, names)} {group or 'The top level'} has: {', '.join(names)}"
+
+
+def explain(error: Exception) -> str:
+    """What Hydra or OmegaConf complains about, in one line that names the key and what is allowed."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = str(error)
+    if match := re.search(
+        r"Could not find '(.+)/([^'/]*)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S
+    ):
+        return no_choice(match[1], match[2], match[3].split())
+    if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
+        return f"{match[1]}: no such config group.{suggestion(match[1])}".removesuffix(".")
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        if "Could not override" in text or "not in" in str(cause):
+            parent = cause.parent_node
+            if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+                return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
+            known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
+            return unknown_key(cause.full_key, known)
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
+        if "Value ''" in str(cause):
+            return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    return text
+
+
+def suggestion(key: str, siblings: Sequence[str] = ()) -> str:
+    """` Did you mean ...?` for a key that is not known; empty if nothing is like it.
+
+    Args:
+        siblings: the names that are known where the key stands.
+    """
+    group, _, name = key.rpartition(".")
+    known = [*choices(), *known_keys()]
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(name, siblings, n=1)
+    found = [".".join([*[group] * bool(group), close[0]])] if close and not elsewhere else elsewhere
+    alike = [other for other in known if ("." in other) == ("." in key)]
+    found = found or difflib.get_close_matches(key, alike, n=1, cutoff=0.8)
+    if not found:
+        names = {other.rpartition(".")[2]: other for other in reversed(known)}
+        found = [names[one] for one in difflib.get_close_matches(name, names, n=1, cutoff=0.75)]
+    return f" Did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def no_choice(group: str, name: str, options: list[str]) -> str:
+    allowed = sorted(option for option in options if not option.startswith("_"))
+    close = difflib.get_close_matches(name, allowed, n=1)
+    line = f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
+    line += f". Did you mean {group}={close[0]}?" if close else ""
+    if group.startswith("hydra/"):
+        line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
+    return line

@@ -84,8 +84,9 @@ class Linear(Schedule):
     def hold(self, step: int, removed: int, wait: int = 0) -> None:
         begins = max(step, self.pretrain_steps) + wait
         pace = self.rate_exact * self.slowed
-        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and pace:
-            begins += math.ceil(self.steps_per_epoch / pace)  # the stage before everything goes, as long as any other
+        if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
+            # The stage before everything goes lasts as long as any other, and a step where the schedule has no pace.
+            begins += math.ceil(self.steps_per_epoch / pace) if pace else 1
         self.removed_from, self.step_from = removed, max(self.step_from, begins)
 
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import Collapse
@@ -385,6 +385,8 @@ attempts_of = st.lists(
 
 @settings(deadline=None)
 @given(schedules_of, attempts_of, st.integers(0, 99))
+@example(Linear(delta=0, pretrain_epochs=0.5, remove_start_from=3, remove_all_beyond=3), [(5, 1, "halve")], 0)
+@example(Linear(delta=0, pretrain_epochs=0.5, remove_start_from=3, remove_all_beyond=3), [(5, 1, "wait")], 0)
 def test_whatever_the_guard_does_the_next_step_has_the_s_of_the_good_checkpoint(
     schedule: Schedule, attempts: list[tuple[int, int, str]], seed: int
 ) -> None:

@@ -23,6 +23,7 @@ from stepwise_pl.data.batch import Part, continuation
 from stepwise_pl.data.encoding import EncodedExamples, export_prompt
 from stepwise_pl.data.layout import normalize_answer
 from stepwise_pl.evaluation.answers import answers
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Example, Files
 from stepwise_pl.training.build import build_parts
@@ -246,7 +247,7 @@ def judge(recipe: Recipe, given: list[Example], by_step: bool, folder: Path) -> 
         with within(SECONDS):
             parts = build_parts(
                 Config(
-                    task=task(), model=model, schedule=Linear(unit="step" if by_step else "token"),
+                    task=task(), model=model, schedule=Linear(), method=Stepwise(unit="step" if by_step else "token"),
                     data=DataConfig(batch_size=1, cache_dir=None),
                 )
             )  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stepwise_pl.reporting.stage_figure import plot_stages
 from stepwise_pl.reporting.style import COLORS
-from stepwise_pl.runs.stages import Stage, read_stages
+from stepwise_pl.runs.stages import StageAccuracy, read_stages
 
 COLUMNS = (
     "run", "seed", "split", "given_up", "removed_tokens", "step", "accuracy", "low", "high", "examples", "seconds",
@@ -57,11 +57,13 @@ def main(experiment: Path, runs: list[str]) -> None:
 
 def draw(experiment: Path) -> None:
     """The figure, from results.csv alone."""
-    stages: dict[str, list[Stage]] = {}
-    given_up: dict[str, dict[str, list[Stage]]] = {}
+    stages: dict[str, list[StageAccuracy]] = {}
+    given_up: dict[str, dict[str, list[StageAccuracy]]] = {}
     with (experiment / "results.csv").open(newline="") as file:
         for row in (row for row in csv.DictReader(file) if row["split"] == "validation"):
-            stage = Stage(int(row["removed_tokens"]), int(row["step"]), float(row["accuracy"]), int(row["examples"]))
+            stage = StageAccuracy(
+                int(row["removed_tokens"]), int(row["step"]), float(row["accuracy"]), int(row["examples"])
+            )
             name = f"{row['run']}, seed {row['seed']}"
             attempts = given_up.setdefault(name, {})
             (attempts.setdefault(row["given_up"], []) if row["given_up"] else stages.setdefault(name, [])).append(stage)

@@ -11,7 +11,7 @@ from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
-from stepwise_pl.evaluation.problems import Wanted, digest, problems_of
+from stepwise_pl.evaluation.problems import digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
 from stepwise_pl.runs.folder import derived_of, read_json, require_run
@@ -100,8 +100,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     removed = method.removed(stage, limits)
     if config.file is None:
         run_folder.require_same_files(run.path, run.config.task)
-    wanted = Wanted(config.split, config.file, config.suite, config.suite_size, config.limit)
-    problems = problems_of(wanted, run.config.task, (str(run.tokenizer.eos_token),))
+    problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
     # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
     by_step = method.unit == "step" and removed < limits.max_removed
     examples = encode(problems.examples, run.tokenizer, problems.name, by_step)

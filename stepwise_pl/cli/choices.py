@@ -1,4 +1,4 @@
-"""What Hydra was asked for: the `Request` of a run."""
+"""The `Request` of a run, as Hydra was asked for it."""
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode

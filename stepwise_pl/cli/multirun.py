@@ -318,7 +318,7 @@ def refresh(folder: Path, job: Job) -> None:
 
 
 def objective(summary: dict[str, Any], names: str | list[str]) -> float | list[float]:
-    """What the sweeper gets, from a run's summary."""
+    """The objective for the sweeper, from a run's summary."""
 
     def value(name: str) -> float:
         return -1.0 if summary[name] is None else float(summary[name])

@@ -1,4 +1,4 @@
-"""What is printed for the person at the keyboard."""
+"""Results and errors, as they are printed for the person at the keyboard."""
 
 import sys
 

@@ -20,7 +20,7 @@ _STOP = ".stop"  # in the sweep folder: no further job is to begin
 
 @dataclass
 class _Here:
-    """What this process is to a sweep: it hands out the jobs, does one, or both."""
+    """The part of this process in a sweep: it hands out the jobs, does one, or both."""
 
     folder: Path | None = None  # of the sweep whose jobs this process hands out
     elsewhere: bool = False  # the jobs are done by other processes

@@ -34,7 +34,7 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 
 def explain(error: Exception) -> str:
-    """What Hydra or OmegaConf complains about, in one line that names the key and what is allowed."""
+    """One line for a complaint of Hydra or OmegaConf, with the key and what is allowed."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error)
     if match := re.search(

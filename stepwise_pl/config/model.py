@@ -31,7 +31,7 @@ class LoRAConfig:
 
 @dataclass
 class ModelConfig:
-    """Which causal LM, which tokenizer, which weights to start from."""
+    """The causal LM, its tokenizer, and the weights to start from."""
 
     # Hub name, folder or .gguf file of a pretrained model; with `pretrained=false` not read.
     name: str = "gpt2"

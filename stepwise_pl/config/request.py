@@ -1,4 +1,4 @@
-"""What was asked of a run besides its configuration."""
+"""A run's request: how it was started, besides its configuration."""
 
 from dataclasses import dataclass, field
 

@@ -94,7 +94,7 @@ class OptimizerConfig:
 
 @dataclass
 class TrainerConfig:
-    """What is handed to the Lightning trainer."""
+    """Settings of the Lightning trainer."""
 
     accelerator: str = "cpu"
     # Processes, one for each device. More than one share every batch, as `strategy` says:
@@ -138,7 +138,7 @@ class TrainerConfig:
 
 @dataclass
 class GuardConfig:
-    """What to do when accuracy collapses under removal, or the loss is no longer finite (`stepwise_pl.training.guard`)."""
+    """The answer to a collapse: what is done when accuracy collapses under removal, or the loss is no longer finite (`stepwise_pl.training.guard`)."""
 
     # `warn` says so and goes on; `halve` goes back to the last good checkpoint and on from there with half of Δ;
     # `wait` goes back and removes nothing for a while. With either, every number of removed tokens is validated,
@@ -170,7 +170,7 @@ class GuardConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where metrics go besides metrics.csv in the run folder, which is always written."""
+    """Further places for metrics. The run folder's metrics.csv is always written."""
 
     wandb: bool = False
     # W&B without network or account; `wandb sync` uploads the folder later.
@@ -197,7 +197,7 @@ class LoggerConfig:
 
 @dataclass
 class ExpectedConfig:
-    """What a recipe in conf/experiment comes to; the end of a run and its evaluation say whether it falls inside."""
+    """The result that a recipe in conf/experiment comes to; the end of a run and its evaluation say whether it falls inside."""
 
     # Accuracy on the test set, from and to; null: nothing is expected.
     accuracy: list[float] | None = None

@@ -1,4 +1,4 @@
-"""What is measured: targets, answers, and each token of the answers."""
+"""Measures: targets, answers, and each token of the answers."""
 
 from collections.abc import Sequence
 from typing import Any

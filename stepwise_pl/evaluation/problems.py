@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.predictions import PART
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Problems(NamedTuple):
-    """What is to be answered.
+    """The problems to be answered.
 
     Attributes:
         name, title: in file names (`test`, `file-mine-1f3a5c70`, `ood`), and for reading.
@@ -34,14 +34,14 @@ class Problems(NamedTuple):
     places: list[int]
 
 
-class Wanted(NamedTuple):
-    """Which problems: one of split (None with the two others: `test`), file and suite; see `EvaluateConfig`."""
+class Wanted(Protocol):
+    """The problems that are asked for (`EvaluateConfig`): those of one of split (None with the two others: `test`), file and suite."""
 
-    split: str | None = None
-    file: Any = None
-    suite: str | None = None
-    suite_size: int = 500
-    limit: int | None = None
+    split: str | None
+    file: Any
+    suite: str | None
+    suite_size: int
+    limit: int | None
 
 
 def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Problems:

@@ -10,7 +10,7 @@ a method that builds modules imports torch inside `extra`, `read` or `loss`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from stepwise_pl.common.errors import one_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Losses(NamedTuple):
-    """What a method minimises on a batch.
+    """The terms that a method minimises on a batch.
 
     Attributes:
         scored: the cross entropy of what `view` writes, summed over its targets. The training step divides it by the
@@ -41,7 +41,7 @@ class Losses(NamedTuple):
 
 @dataclass
 class Method:
-    """What is read, written and minimised at each stage. Only `view` has no default.
+    """The meaning of a stage: what is read, written and minimised. Only `view` has no default.
 
     Raises:
         UserError: a value is out of range.
@@ -52,11 +52,11 @@ class Method:
 
     kind: str = ""
     # The unit of removal: `token`, as in the paper, or `step`, a whole reasoning step.
-    unit: str = field(default="token")
+    unit: str = "token"
     # Units leave from this side of the CoT. The paper removes from the left (section 3).
-    side: str = field(default="left")
+    side: str = "left"
     # Tokens behind the gap keep the positions they had with the whole CoT in place.
-    keep_position: bool = field(default=False)
+    keep_position: bool = False
 
     def __post_init__(self) -> None:
         one_of("method.unit", self.unit, ("token", "step"))

@@ -70,7 +70,7 @@ def build_model(
                 "new ones would have to be trained, which LoRA does not do: use model.lora.rank=0, or a smaller task"
             )
     check_positions(model, positions)
-    _prepare(model, cfg)
+    prepare(model, cfg)
     return model
 
 
@@ -97,7 +97,7 @@ def check_architecture(cfg: ModelConfig) -> int:
             model = build(pretrained_config(cfg.name, "model.name", cfg.dropout), f"model.name={cfg.name}")
         else:
             model = build(own_config(cfg, vocabulary=2, eos=0), f"model.type={cfg.type}")
-        _prepare(model, cfg)
+        prepare(model, cfg)
     return num_weights(model)
 
 
@@ -111,7 +111,8 @@ def require_memory(weights: int, bytes_per_weight: int) -> None:
         )
 
 
-def _prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:
+def prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:
+    """Turn on gradient checkpointing and put adapters in, as configured; raise `UserError` where a model has none."""
     if cfg.gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             kind = model.config.model_type

@@ -11,7 +11,7 @@ from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percents
 from stepwise_pl.config.keys import ASIDE, same_but_seed
 from stepwise_pl.reporting.history import History, Row, cells_of
-from stepwise_pl.runs.stages import ANY_LENGTH, Stage
+from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy
 
 POINTS = 1000  # of a curve; of longer ones every so many are shown
 LISTED = 8  # runs that the text for those who do not see a figure tells of
@@ -109,7 +109,7 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def with_interval(stage: Stage) -> str:
+def with_interval(stage: StageAccuracy) -> str:
     """An accuracy for reading."""
     low, high = stage.interval
     more = f"\n{stage.accuracy_any_length:.1%} {ANY_LENGTH}" if stage.differs else ""

@@ -15,7 +15,7 @@ from stepwise_pl.config.keys import same_but_seed
 from stepwise_pl.runs.folder import comparable_config, derived_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
-from stepwise_pl.runs.stages import Stage, stages_of
+from stepwise_pl.runs.stages import StageAccuracy, stages_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
 
 T = TypeVar("T")
@@ -50,8 +50,8 @@ class History:
     summary: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     given_up: list[list[Row]] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
-    stages_given_up: list[list[Stage]] = field(default_factory=list)
+    stages: list[StageAccuracy] = field(default_factory=list)
+    stages_given_up: list[list[StageAccuracy]] = field(default_factory=list)
     records: list[StageRecord] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
@@ -277,7 +277,7 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[Stage], list[list[Stage]]]:
+def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[StageAccuracy], list[list[StageAccuracy]]]:
     """Of a metrics.csv: rows and stages that count, and those of each attempt given up. Raises `ValueError` where a cell is no number."""
     kept, given_up = read_attempts(path)
 

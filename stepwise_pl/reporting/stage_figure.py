@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl.reporting.style import COLORS, MARKERS, pyplot, save_figure
-from stepwise_pl.runs.stages import ANY_LENGTH, Stage
+from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy
 
 GIVEN_UP = "given up: the guard went back"
 
 
 def plot_stages(
-    runs: Mapping[str, list[Stage]],
+    runs: Mapping[str, list[StageAccuracy]],
     title: str,
     stem: Path,
-    given_up: Mapping[str, list[list[Stage]]] | None = None,
+    given_up: Mapping[str, list[list[StageAccuracy]]] | None = None,
 ) -> None:
     """Accuracy versus removed tokens with intervals, a line per run, written as `<stem>.png` and `<stem>.svg`.
 
@@ -30,7 +30,9 @@ def plot_stages(
         save_figure(figure, stem)
 
 
-def _draw_stages(axes: Any, runs: Mapping[str, list[Stage]], given_up: Mapping[str, list[list[Stage]]]) -> None:
+def _draw_stages(
+    axes: Any, runs: Mapping[str, list[StageAccuracy]], given_up: Mapping[str, list[list[StageAccuracy]]]
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for i, (name, stages) in enumerate(runs.items()):

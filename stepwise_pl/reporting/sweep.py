@@ -1,4 +1,4 @@
-"""What has come of a sweep: one row per cell, as a table, sweep.csv and figures."""
+"""The result of a sweep: one row per cell, as a table, sweep.csv and figures."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""What lies on disk: run folders and sweep folders, their records and results. Free of torch."""
+"""Files on disk: run folders and sweep folders, their records and results. Free of torch."""

@@ -11,7 +11,7 @@ ANY_LENGTH = "right at any length"
 
 
 @dataclass
-class Stage:
+class StageAccuracy:
     """The last validation at one number of removed tokens."""
 
     removed_tokens: int
@@ -31,34 +31,34 @@ class Stage:
         return wilson(self.accuracy, self.examples)
 
 
-def read_stages(metrics_file: Path) -> tuple[list[Stage], list[list[Stage]]]:
-    """One `Stage` per number of removed tokens that was validated, ascending; and the same of each attempt given up."""
+def read_stages(metrics_file: Path) -> tuple[list[StageAccuracy], list[list[StageAccuracy]]]:
+    """One `StageAccuracy` per number of removed tokens that was validated, ascending; and the same of each attempt given up."""
     if not metrics_file.is_file():
         return [], []
     kept, given_up = read_attempts(metrics_file)
     return stages_of(kept), [stages_of(rows) for rows in given_up]
 
 
-def stages_of(rows: Iterable[Mapping[str, str]]) -> list[Stage]:
+def stages_of(rows: Iterable[Mapping[str, str]]) -> list[StageAccuracy]:
     """The validations in rows of metrics.csv, the last at each number of removed tokens, ascending."""
-    stages: dict[int, Stage] = {}
+    stages: dict[int, StageAccuracy] = {}
     for row in rows:
         if row.get("val/answer_accuracy"):
             removed = round(float(row["schedule/removed_tokens"]))
             any_length = row.get("val/answer_accuracy_any_length")
-            stages[removed] = Stage(
+            stages[removed] = StageAccuracy(
                 removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"])),
                 float(any_length) if any_length else None,
             )  # fmt: skip
     return [stages[removed] for removed in sorted(stages)]
 
 
-def removed_at(stages: Iterable[Stage], accuracy: float = 0.95) -> int | None:
+def removed_at(stages: Iterable[StageAccuracy], accuracy: float = 0.95) -> int | None:
     """The largest number of removed tokens whose last validation is at least this accurate; None if there is none."""
     return max((stage.removed_tokens for stage in stages if stage.accuracy >= accuracy), default=None)
 
 
-def selected(metrics_file: Path) -> Stage | None:
+def selected(metrics_file: Path) -> StageAccuracy | None:
     """The validation of best.ckpt: the highest accuracy at the most removed tokens; None before the first validation."""
     kept, _ = read_attempts(metrics_file)
     found = [stage for row in kept for stage in stages_of([row])]
@@ -72,7 +72,7 @@ def percent(accuracy: float, examples: int) -> str:
     return f"{accuracy:6.1%}  [{low:.1%}, {high:.1%}]  n={examples}"
 
 
-def stage_table(stages: list[Stage]) -> str:
+def stage_table(stages: list[StageAccuracy]) -> str:
     """The stages as text, one line each; with accuracy at any length where that differs."""
     lines = ["removed tokens    step  validation accuracy [95% Wilson interval]"]
     for s in stages:

@@ -28,16 +28,20 @@ class Stage:
     each: Stages | None = None
 
     @property
+    def _each(self) -> Stages:
+        """The stages of `each`, or `now` for all, [batch] or [1]."""
+        return np.array([self.now]) if self.each is None else self.each
+
+    @property
     def units(self) -> Stages:
         """min(s + o, m) as a count of units to remove, [batch] or [1]. At the last stage a CoT that is longer than m_max goes whole."""
-        each = np.array([self.now]) if self.each is None else self.each
+        each = self._each
         return np.where(each >= self.last, np.int64(ALL), each)
 
     @property
     def levels(self) -> Stages:
         """The stages of `each`, at most `last`, [batch] or [1]: what a closed-loop schedule counts by."""
-        each = np.array([self.now]) if self.each is None else self.each
-        levels: Stages = np.minimum(each, self.last)
+        levels: Stages = np.minimum(self._each, self.last)
         return levels
 
 

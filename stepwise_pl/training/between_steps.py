@@ -8,8 +8,8 @@ from types import FrameType
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from stepwise_pl.training.lightning_gaps import validates_after
 from stepwise_pl.training.ranks import any_of
-from stepwise_pl.training.reach import validates_after
 
 
 def take_signals(trainer: L.Trainer, note: Callable[[], None]) -> None:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What a run is made of, whatever trains it."""
+    """The parts of a run, whatever trains it."""
 
     tokenizer: PreTrainedTokenizerBase
     data: CoTDataModule
@@ -158,9 +158,8 @@ def build_trainer(
     cfg = config.trainer
     guard = Guard(config.guard)
     every_removed = 1 if guard.acts else cfg.validate_every_removed
-    terminal = sys.stderr.isatty() and not (
-        asked and asked.is_worker
-    )  # bars of several processes would overwrite each other
+    # Bars of several processes would overwrite each other.
+    terminal = sys.stderr.isatty() and not (asked and asked.is_worker)
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,

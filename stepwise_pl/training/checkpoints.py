@@ -17,8 +17,8 @@ from stepwise_pl.common.errors import Collapse
 from stepwise_pl.data.stream import StreamLoader
 from stepwise_pl.runs.marks import checkpoint_written, training_begins
 from stepwise_pl.training.guard import Guard
+from stepwise_pl.training.lightning_gaps import validates_after
 from stepwise_pl.training.module import StepwiseModule
-from stepwise_pl.training.reach import validates_after
 
 log = logging.getLogger(__name__)
 

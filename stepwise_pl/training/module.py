@@ -28,7 +28,7 @@ from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training import between_steps, sharding
 from stepwise_pl.training.optimizers import build_optimizer, lr_factor
 from stepwise_pl.training.ranks import everywhere
-from stepwise_pl.training.step import StepSums
+from stepwise_pl.training.step_sums import StepSums
 
 
 class StepwiseModule(L.LightningModule):

@@ -78,7 +78,7 @@ def measure(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, train: Encoded
             torch.nn.init.normal_(parameter, std=0.02)
         grow_positions(model, longest)
         check_positions(model, longest)
-        models._prepare(model, cfg)
+        models.prepare(model, cfg)
         trial = _Trial(model.to(device).train(), train, data)  # type: ignore[arg-type]
         whole, none = trial.seconds(0), trial.seconds(ALL)
     except UserError:

@@ -1,4 +1,4 @@
-"""What is shown and recorded while training goes on: stages, a bar, lines of a log."""
+"""Records and display while training goes on: stages, a bar, lines of a log."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the processes of a run have to agree on, or to tell each other."""
+"""Questions that the processes of a run answer together."""
 
 from itertools import chain
 from typing import TypeVar
@@ -15,7 +15,7 @@ def any_of(trainer: L.Trainer, answer: bool) -> bool:
 
 
 def everywhere(trainer: L.Trainer, found: list[T]) -> list[T]:
-    """What all processes have found, one after the other; asked by all of them together."""
+    """The findings of all processes, one after the other; asked by all of them together."""
     if trainer.world_size == 1:
         return found
     of_all: list[list[T]] = [[]] * trainer.world_size

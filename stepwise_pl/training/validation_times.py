@@ -5,8 +5,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from stepwise_pl.training.lightning_gaps import validate_after
 from stepwise_pl.training.module import StepwiseModule
-from stepwise_pl.training.reach import validate_after
 
 
 class ValidationTimes(Callback):

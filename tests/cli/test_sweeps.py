@@ -22,7 +22,7 @@ from stepwise_pl.reporting.sweep import refresh
 from stepwise_pl.reporting.sweep_figures import grid_of, ordered
 from stepwise_pl.reporting.sweep_text import cell_lines
 from stepwise_pl.runs import sweep_folder
-from stepwise_pl.runs.stages import Stage, removed_at
+from stepwise_pl.runs.stages import StageAccuracy, removed_at
 from stepwise_pl.runs.sweep_folder import Job, Sweep
 from tests import forked
 from tests.conftest import OFFLINE, REPO, SMALL, command
@@ -368,7 +368,7 @@ def test_validation_accuracy_is_that_of_the_best_checkpoint(run_dir: Path) -> No
 
 @given(st.dictionaries(st.integers(0, 30), st.integers(0, 20)), st.sampled_from([0.5, 0.95, 1.0]))
 def test_tokens_removed_at_an_accuracy(right: dict[int, int], accuracy: float) -> None:
-    stages = [Stage(removed, removed, count / 20, 20) for removed, count in right.items()]
+    stages = [StageAccuracy(removed, removed, count / 20, 20) for removed, count in right.items()]
     found = removed_at(stages, accuracy)
     enough = {removed for removed, count in right.items() if count >= accuracy * 20}
     assert found == (max(enough) if enough else None)

@@ -20,7 +20,7 @@ from stepwise_pl.common.statistics import (
     wilson,
 )
 from stepwise_pl.runs.predictions import Share
-from stepwise_pl.runs.stages import Stage
+from stepwise_pl.runs.stages import StageAccuracy
 
 counts = st.integers(0, 400)
 
@@ -131,7 +131,7 @@ def test_the_interval_of_a_share_or_stage_contains_it_also_in_single_precision(c
     right, n = counts
     share = Share(right, n)
     assert share.interval[0] <= share.accuracy <= share.interval[1]
-    stage = Stage(0, 1, float(np.float32(right) / np.float32(n)), n)
+    stage = StageAccuracy(0, 1, float(np.float32(right) / np.float32(n)), n)
     assert stage.interval[0] <= stage.accuracy <= stage.interval[1]
 
 

@@ -27,7 +27,7 @@ from stepwise_pl.reporting.stage_figure import plot_stages
 from stepwise_pl.runs.cells import read_result
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.records import all_rows, read_stage_records
-from stepwise_pl.runs.stages import Stage, read_stages, selected, stage_table
+from stepwise_pl.runs.stages import StageAccuracy, read_stages, selected, stage_table
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import command, learner
 from tests.evaluation.test_verifier import numbered, trained
@@ -187,7 +187,9 @@ def test_folders_without_the_new_numbers_are_read_by_everything(still_writing: P
 
 def test_a_stage_shows_accuracy_at_any_length_where_it_differs(still_writing: Path, tmp_path: Path) -> None:
     assert (
-        not Stage(0, 1, 0.5, 10).differs and not Stage(0, 1, 0.5, 10, 0.5).differs and Stage(0, 1, 0.5, 10, 0.6).differs
+        not StageAccuracy(0, 1, 0.5, 10).differs
+        and not StageAccuracy(0, 1, 0.5, 10, 0.5).differs
+        and StageAccuracy(0, 1, 0.5, 10, 0.6).differs
     )
     page = report.report(ReportConfig([str(still_writing)], out=str(tmp_path / "report.html"))).read_text()
     figures = json.loads(page.split('type="application/json" id="figures">')[1].split("</script>")[0])

@@ -13,7 +13,7 @@ from stepwise_pl.config.keys import ASIDE, same_but_seed
 from stepwise_pl.reporting.figures import means
 from stepwise_pl.reporting.history import History, cells_of
 from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
-from stepwise_pl.runs.stages import Stage
+from stepwise_pl.runs.stages import StageAccuracy
 
 CONFIGS = st.lists(
     st.dictionaries(st.sampled_from(["seed", "run_dir", "trainer.keep_at_most", "schedule.delta", "task.digits"]), st.integers(0, 1)),
@@ -48,7 +48,7 @@ def run(
         summary = {
             "test_accuracy": tested, "test_examples": 1000, "removed_tokens": 3, "max_cot_tokens": 3, "collapsed": False, **summary,
         }  # fmt: skip
-    stages = [Stage(removed, 100 * removed, accuracy, 500) for removed, accuracy in accuracies.items()]
+    stages = [StageAccuracy(removed, 100 * removed, accuracy, 500) for removed, accuracy in accuracies.items()]
     return History(
         Path(label), label, cell, config={"seed": seed, "schedule.delta": "8"}, summary=summary, stages=stages
     )

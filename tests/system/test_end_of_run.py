@@ -14,7 +14,7 @@ from stepwise_pl import report
 from stepwise_pl.report import ReportConfig
 from stepwise_pl.reporting.stage_figure import plot_stages
 from stepwise_pl.reporting.sweep import refresh
-from stepwise_pl.runs.stages import Stage
+from stepwise_pl.runs.stages import StageAccuracy
 from tests.conftest import OFFLINE, REPO, command
 
 # 50 validations that are all answered "1": everything is right in seconds.
@@ -96,7 +96,9 @@ def test_a_figure_that_cannot_be_drawn_is_one_warning(
 
 
 def test_text_of_a_run_is_no_formula(tmp_path: Path) -> None:
-    plot_stages({"a$b_{$": [Stage(0, 1, 1.0, 50)], "$x$": [Stage(0, 1, 0.5, 50)]}, "$\\frac$", tmp_path / "v1.5")
+    plot_stages(
+        {"a$b_{$": [StageAccuracy(0, 1, 1.0, 50)], "$x$": [StageAccuracy(0, 1, 0.5, 50)]}, "$\\frac$", tmp_path / "v1.5"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"v1.5.png", "v1.5.svg"}
 
 

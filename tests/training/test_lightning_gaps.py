@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from stepwise_pl.training.reach import validate_after, validates_after
+from stepwise_pl.training.lightning_gaps import validate_after, validates_after
 
 
 class Model(L.LightningModule):

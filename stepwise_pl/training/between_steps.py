@@ -1,8 +1,7 @@
-"""A stop that is asked for while a run trains waits for the end of the step."""
+"""Stop a run between two optimizer steps, never inside one."""
 
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 import lightning as L
@@ -12,42 +11,50 @@ from stepwise_pl.training.lightning_gaps import validates_after
 from stepwise_pl.training.ranks import any_of
 
 
-def take_signals(trainer: L.Trainer, note: Callable[[], None]) -> None:
-    """From here on a SIGTERM is noted, and the run stops after a whole step (`stop_between_steps`).
+class Stop:
+    """Notes SIGTERM, and ends the run between two steps; all processes stop together once any of them was asked to.
 
-    Lightning's own handler would stop a run after a micro-batch, with a step half done that
-    cannot be saved. It also lets several processes talk to each other wherever the signal
-    finds them, such as inside a gather of shared weights, which then waits for ever.
-
-    Raises:
-        SIGTERMException: the signal has come before training began.
+    Attributes:
+        is_asked: this process was asked to stop.
     """
-    if threading.current_thread() is threading.main_thread():
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            note()
+    def __init__(self) -> None:
+        self.is_asked = False
 
-        signal.signal(signal.SIGTERM, handle)
-    if any_of(trainer, trainer.received_sigterm):
-        raise SIGTERMException
+    def take_signals(self, trainer: L.Trainer) -> None:
+        """Take the place of Lightning's handler of SIGTERM.
 
+        Lightning's handler would stop the run after a micro-batch: the step would be half done,
+        and could not be saved. That handler also makes the processes talk to each other at once.
+        If the signal came inside a gather of shared weights, they would wait for ever.
 
-def stop_between_steps(trainer: L.Trainer, batch_idx: int, stop_asked: bool) -> None:
-    """Stop after a whole step, all processes after the same, once one of them was asked to. A validation that is due comes first.
+        Raises:
+            SIGTERMException: the signal came before training began.
+        """
+        if threading.current_thread() is threading.main_thread():
 
-    Raises:
-        SIGTERMException: a stop was asked for.
-    """
-    step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-    if step_ends and not validates_after(trainer, batch_idx) and any_of(trainer, stop_asked):
-        raise SIGTERMException
+            def handle(number: int, frame: FrameType | None) -> None:
+                self.is_asked = True
 
+            signal.signal(signal.SIGTERM, handle)
+        if any_of(trainer, trainer.received_sigterm):
+            raise SIGTERMException
 
-def stop_if_asked(trainer: L.Trainer, stop_asked: bool) -> None:
-    """Stop after a validation, or after the last step, all processes together, once one of them was asked to.
+    def obey_after_step(self, trainer: L.Trainer, batch_idx: int) -> None:
+        """Stop if this batch ends an optimizer step, unless a validation is due: the validation comes first.
 
-    Raises:
-        SIGTERMException: a stop was asked for.
-    """
-    if any_of(trainer, stop_asked):
-        raise SIGTERMException
+        Raises:
+            SIGTERMException: a process was asked to stop.
+        """
+        step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if step_ends and not validates_after(trainer, batch_idx):
+            self.obey(trainer)
+
+    def obey(self, trainer: L.Trainer) -> None:
+        """Stop if any process was asked to.
+
+        Raises:
+            SIGTERMException: a process was asked to stop.
+        """
+        if any_of(trainer, self.is_asked):
+            raise SIGTERMException

@@ -1,4 +1,4 @@
-"""StepwiseModule: what Lightning trains."""
+"""StepwiseModule, the LightningModule of every run."""
 
 import math
 import time
@@ -19,37 +19,37 @@ from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.evaluation.metrics import DigitAccuracy, EvaluationMetrics
 from stepwise_pl.evaluation.validation import Validation
 from stepwise_pl.evaluation.verifier import Bounds
-from stepwise_pl.methods import Losses, Method, Stepwise
+from stepwise_pl.methods import Method, Stepwise
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.lora import has_adapters, trained
 from stepwise_pl.runs.records import Rollback, StageRecord
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.schedules.spread import Stage
-from stepwise_pl.training import between_steps, sharding
+from stepwise_pl.training import sharding
+from stepwise_pl.training.between_steps import Stop
 from stepwise_pl.training.optimizers import build_optimizer, lr_factor
 from stepwise_pl.training.ranks import everywhere
-from stepwise_pl.training.step_sums import StepSums
+from stepwise_pl.training.step_sums import StepMean, StepSums
 
 
 class StepwiseModule(L.LightningModule):
     """A causal LM whose chain of thought is removed while it trains (arXiv 2405.14838).
 
-    At every optimizer step the schedule says which stage it is, and the method says what is
-    read, written and minimised there. When the stage has grown, the optimizer's moments are
-    cleared.
+    At every optimizer step the schedule gives the stage s(t), and the method turns the stage into
+    inputs, targets and loss. When the stage grows, the optimizer's moments are cleared.
 
     Args:
         model: any causal LM of transformers.
-        tokenizer: its tokenizer; the end token separates prompt, CoT and answer.
+        tokenizer: the model's tokenizer; its end token separates prompt, CoT and answer.
         schedule: decides s(t).
-        optimizer: its settings.
-        seed: of offsets and stage mixing.
-        max_steps: where the learning rate's fall ends, if `optimizer.decay_steps` is set.
-        config: of the run, in plain containers, to be kept in its checkpoints.
-        method: decides what a stage means.
+        optimizer: the settings of the optimizer.
+        seed: the seed of offsets and stage mixing.
+        max_steps: the step at which the learning rate's fall ends, if `optimizer.decay_steps` is set.
+        config: the run's configuration in plain containers, kept in its checkpoints.
+        method: decides the meaning of a stage.
 
     Raises:
-        Collapse: while training, a loss that is written down is not finite.
+        Collapse: while training, a logged loss is not finite.
     """
 
     def __init__(
@@ -64,48 +64,48 @@ class StepwiseModule(L.LightningModule):
         method: Method | None = None,
     ) -> None:
         super().__init__()
-        # `from_pretrained` leaves evaluation mode on, as does an attempt that ended in a validation, and Lightning
-        # trains in the mode it finds: without dropout.
+        # `from_pretrained`, or an attempt that ended in a validation, leaves the model in evaluation mode. Lightning
+        # keeps the mode that it finds, and would train without dropout.
         self.model, self.tokenizer, self.schedule = model.train(), tokenizer, schedule
-        model.zero_grad(set_to_none=True)  # of a step that an attempt before has broken off
+        model.zero_grad(set_to_none=True)  # an earlier attempt may have broken off inside a step
         self.method = method or Stepwise()
         self.extra = self.method.extra(model)
         self.learner = Learner(model, int(tokenizer.eos_token_id), self.method, self.extra)
-        # Frozen weights are not in a checkpoint.
+        # Checkpoints lack frozen weights.
         self.strict_loading = not has_adapters(model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
         self.stage = 0  # s(t), at most the last stage
-        self.reset_step = 0  # of the last optimizer reset
-        self.rollbacks: list[Rollback] = []  # decisions of the guard so far
-        self._seconds, self._started = 0.0, time.monotonic()  # of training up to the checkpoint this one started from
+        self.reset_step = 0  # optimizer step of the last reset
+        self.rollbacks: list[Rollback] = []  # the guard's decisions so far
+        self._seconds, self._started = 0.0, time.monotonic()  # seconds up to the checkpoint that training resumed from
         self.evaluation = EvaluationMetrics()
-        self.record: StageRecord | None = None  # of the last validation
-        self.sums = StepSums()  # of the micro-batches since the last optimizer step
-        self._counted = (-1, 0)  # the optimizer step of `step_targets`, and its targets
-        self._rng: dict[str, Any] | None = None  # from a checkpoint, until training starts
-        self.stop_asked = False  # of this process
-        self.steps: int | None = None  # of the run that is tested; its trainer may be one that has done none of them
+        self.record: StageRecord | None = None  # the record of the last validation
+        self.sums = StepSums()
+        self.step_mean = StepMean(self.learner, self.method, schedule, seed)
+        self.stop = Stop()
+        self._rng: dict[str, Any] | None = None  # the checkpoint's generators, until training starts
+        self.steps: int | None = None  # optimizer steps of a run that another trainer tests; None: the trainer's own
 
     @property
     def data(self) -> CoTDataModule:
-        """The data module of the trainer at work."""
+        """The data module of the present trainer."""
         data: CoTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
     @property
     def attempt(self) -> int:
-        """0, and one more for each time the guard has gone back."""
+        """The number of times that the guard has gone back."""
         return len(self.rollbacks)
 
     @property
     def seconds(self) -> float:
-        """Spent on training and validation, over all processes that the run took; what was lost to kills is not in it."""
+        """Seconds of training and validation since the run began, without time that was lost to kills."""
         return self._seconds + time.monotonic() - self._started
 
     @property
     def removed_tokens(self) -> int:
-        """CoT tokens gone, from the longest CoT of the training set."""
+        """CoT tokens removed from the longest CoT of the training set."""
         limits = self.data.limits
         return limits.removed_tokens(self.method.removed(self.stage, limits))
 
@@ -121,15 +121,14 @@ class StepwiseModule(L.LightningModule):
         self.follow_schedule()
 
     def on_train_batch_start(self, batch: CoTBatch, batch_idx: int) -> None:
-        # Not called at the epoch's start alone: s grows within epochs, and a run that is
-        # resumed inside one gets no `on_train_epoch_start`.
+        # s also grows within epochs, and a run that resumes inside an epoch gets no `on_train_epoch_start`.
         self.follow_schedule()
 
     def follow_schedule(self) -> None:
         """Move to the schedule's s(t), reset the optimizer if s grew, and set the learning rate.
 
-        Keyed on optimizer steps, so that it may be called any number of times within one.
-        Growth is measured on s capped at the last stage: once all CoT is gone, nothing is reset.
+        All follows from the number of optimizer steps, so further calls within a step change nothing.
+        s is capped at the last stage: once all CoT is gone, there is no reset.
         """
         step = self.trainer.global_step
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -155,19 +154,19 @@ class StepwiseModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.sharded and self.extra is not None:
             raise UserError(
-                f"trainer.strategy=fsdp2: method={self.method.kind} trains modules of its own, which are not shared out; "
-                "trainer.strategy=ddp"
+                f"trainer.strategy=fsdp2: method={self.method.kind} trains modules of its own, and FSDP2 does not share these out; "
+                "choose trainer.strategy=ddp"
             )
         if self.sharded:
             self.learner.head = sharding.shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of every weight."""
+        """Whether each process holds only its part of every weight."""
         return isinstance(self.trainer.strategy, sharding.SharedWeights)
 
     def transfer_batch_to_device(self, batch: CoTBatch, device: torch.device, dataloader_idx: int) -> CoTBatch:
-        # Tokens are removed on the host, where nothing has to wait for the device to learn a width or an index.
+        # Tokens are removed on the host, which need not wait for a GPU to learn a width or an index.
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -177,38 +176,13 @@ class StepwiseModule(L.LightningModule):
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
         losses = self.method.loss(self.learner, batch, stage)
         self.sums.add(losses.scored, stage, self.schedule.closed_loop)
-        return self.step_mean(losses, batch)
-
-    def step_mean(self, losses: Losses, batch: CoTBatch) -> Tensor:
-        """This micro-batch's part of the mean over all targets, and examples, of the optimizer step."""
-        # Lightning averages over micro-batches and ranks, which has to be a sum here.
-        shares = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        targets = len(losses.scored.label) if shares == 1 else self.step_targets(batch)
-        mean = losses.scored.loss / targets
-        for term in losses.more.values():
-            mean = mean + term / self.data.data.batch_size
-        return mean if shares == 1 else mean * shares
-
-    def step_targets(self, batch: CoTBatch) -> int:
-        """The targets of the whole optimizer step that a micro-batch belongs to, all its ranks and micro-batches together.
-
-        They are known before the others are seen, because the stream is a function of seed and draw.
-        """
-        number = int(batch.draw[0]) // self.data.data.batch_size
-        if self._counted[0] != number:
-            whole = self.data.whole_step(number)
-            stage = self.schedule.spread(whole.draw.numpy(), self.trainer.global_step, self.seed)
-            self._counted = number, int(self.method.view(self.learner, whole, stage).is_target.sum())
-        return self._counted[1]
+        return self.step_mean.part(losses, batch, self.trainer, self.data)
 
     def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:
-        between_steps.stop_between_steps(self.trainer, batch_idx, self.stop_asked)
+        self.stop.obey_after_step(self.trainer, batch_idx)
 
     def on_train_end(self) -> None:
-        between_steps.stop_if_asked(self.trainer, self.stop_asked)
-
-    def _note_stop(self) -> None:
-        self.stop_asked = True
+        self.stop.obey(self.trainer)
 
     def configure_gradient_clipping(
         self,
@@ -216,32 +190,33 @@ class StepwiseModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning's own refuses fused optimizers under mixed precision, in bf16 too, where no gradient is scaled.
+        # Lightning's own clipping refuses fused optimizers under mixed precision, even in bf16, which scales no gradient.
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the schedule see the step; log it."""
+        """Show the step to the schedule, and log it."""
         step = self.trainer.global_step
         metrics, levels = self.sums.end(self.trainer)
         if levels is not None:
             self.schedule.observe_levels(step, *levels)
         self.schedule.observe(step, metrics)
-        # This hook runs inside the step: with it, one more is done.
+        # The hook runs inside step number `step` (from 0), so `step + 1` steps are done after it.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         state = {"train/lr": optimizer.param_groups[0]["lr"], "schedule/reset_step": self.reset_step}
         self._log(step + 1, {**metrics, **state}, write)
 
     def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
-        """Log metrics as of `step` optimizer steps done, with the number of removed tokens they are plotted against."""
-        self.log_dict(dict(metrics), logger=False)  # for callbacks
+        """Log metrics after `step` optimizer steps. `write`: into the loggers too, with attempt, epoch and removed tokens."""
+        self.log_dict(dict(metrics), logger=False)  # for the callbacks
         if not write:
             return
-        # Lightning writes a step's metrics after the checkpoint of that step: a run killed between lacks a row.
-        # Of the last step done. Lightning's own count is another one where a run is resumed at its very end.
+        # The loggers are called here, because Lightning would call them after it has saved the step's checkpoint: a run
+        # killed between the two would lack a row. The epoch is that of the last step done. Lightning's own count differs
+        # if a run is resumed at its very end.
         epoch = max(0, step - 1) // self.data.steps_per_epoch
-        where = {"attempt": self.attempt, "epoch": epoch, "schedule/removed_tokens": self.removed_tokens}
-        row = {key: float(value) for key, value in {**where, **metrics}.items()}
+        position = {"attempt": self.attempt, "epoch": epoch, "schedule/removed_tokens": self.removed_tokens}
+        row = {key: float(value) for key, value in {**position, **metrics}.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step)
         if not math.isfinite(loss := row.get("train/loss", 0.0)):
@@ -253,15 +228,12 @@ class StepwiseModule(L.LightningModule):
         self.validation.add(batch, Stage(self.stage, self.schedule.last))
 
     def test_step(self, batch: CoTBatch, batch_idx: int) -> None:
-        self.validation.add(batch, Stage(self.stage, self.schedule.last))
-
-    def on_validation_epoch_start(self) -> None:
-        self._begin_evaluation()
+        self.validation_step(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
-        self._begin_evaluation()
+        self.on_validation_epoch_start()
 
-    def _begin_evaluation(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         if self.sharded:
             sharding.gather(self.model)
         self.validation = Validation(self.learner, self.tokenizer, self.evaluation, self.data.data.eval_batch_size)
@@ -271,15 +243,17 @@ class StepwiseModule(L.LightningModule):
         # Best checkpoint: the most removed tokens first, then the highest accuracy.
         metrics["val/selection_score"] = 2.0 * self.stage + metrics["val/answer_accuracy"]
         self._log(step, metrics)
-        where = {"step": step, "attempt": self.attempt, "removed_tokens": self.removed_tokens}
+        position = {"step": step, "attempt": self.attempt, "removed_tokens": self.removed_tokens}
         examples = self.data.encoded["validation"]
-        self.record = self.validation.record(where, metrics, self.digits, examples, partial(everywhere, self.trainer))
+        self.record = self.validation.record(
+            position, metrics, self.digits, examples, partial(everywhere, self.trainer)
+        )
         self.schedule.observe(step, metrics)
 
     def on_validation_end(self) -> None:
-        # Callbacks have saved by now. A validation that is due after every step would put a stop off for ever.
+        # The checkpoint is saved by now. Without a stop here, a validation after every step would put the stop off for ever.
         if self.trainer.state.fn == "fit":
-            between_steps.stop_if_asked(self.trainer, self.stop_asked)
+            self.stop.obey(self.trainer)
 
     def on_test_epoch_end(self) -> None:
         self._log(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))
@@ -307,7 +281,7 @@ class StepwiseModule(L.LightningModule):
             "rollbacks": list(self.rollbacks),
             "seconds": self.seconds,
             "config": self.config,
-            # Dropout's generators; everything else random is a function of the seed.
+            # Dropout draws from these generators. All other random numbers are functions of the seed.
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
         }
 
@@ -315,7 +289,7 @@ class StepwiseModule(L.LightningModule):
         state = checkpoint["stepwise"]
         if not {"removed", "rollbacks"} <= state.keys():
             raise UserError("the checkpoint was written by another version of stepwise_pl, which this one cannot read")
-        # Loading without `strict` would not tell. Sharded weights are in place by now, and cannot be looked at here.
+        # Loading without `strict` would not find this. Sharded weights are loaded by now, and cannot be checked here.
         if not self.sharded and not trained(self).keys() <= checkpoint["state_dict"].keys():
             raise UserError("the checkpoint lacks some of the weights that are trained; model.lora has changed since")
         self.stage, self.reset_step = state["removed"], state["reset_step"]
@@ -325,7 +299,7 @@ class StepwiseModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
-        between_steps.take_signals(self.trainer, self._note_stop)
+        self.stop.take_signals(self.trainer)
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():

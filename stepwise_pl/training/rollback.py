@@ -1,11 +1,12 @@
-"""Training under the guard: after a collapse, back to the good checkpoint with another pace or learning rate.
+"""Train under the guard: after a collapse, go back to the good checkpoint with a slower pace or a lower learning rate.
 
-Where slower removal cannot help, because as many tokens were removed at the good checkpoint
-or the loss was not finite, the learning rate is halved instead. Going back is an operation
-on files: `last.ckpt` is replaced by the last good checkpoint with a slower schedule and the
-decision written into it, and training starts from there as any resumed run does. A kill at
-any moment leaves either the old `last.ckpt`, from which the same collapse and the same
-decision follow, or the new one.
+Slower removal cannot help if as many tokens were removed at the good checkpoint, or if the
+loss was not finite. The guard then halves the learning rate instead.
+
+Going back is an operation on files. The good checkpoint, with the slower schedule and the
+decision written into it, replaces `last.ckpt`, and training resumes from there as any run
+does. A kill at any moment leaves either the new `last.ckpt` or the old one. The old one leads
+to the same collapse and the same decision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +30,14 @@ from stepwise_pl.training.resume import require_own
 
 
 class Fitted(NamedTuple):
-    """How training ended.
+    """The end of training.
 
     Attributes:
         trainer, module: of the last attempt.
-        steps: optimizer steps that led to the last checkpoint, without those given up.
-        collapsed: accuracy was down at the end, or training was given up.
-        collapsed_at: CoT tokens gone when it had collapsed for the first time, of what was not given up.
+        steps: optimizer steps up to the last checkpoint, without steps that were given up.
+        seconds: of training and validation.
+        collapsed: accuracy was low at the end, or the guard gave up.
+        collapsed_at: removed CoT tokens at the first collapse, without attempts that were given up.
     """
 
     trainer: L.Trainer
@@ -53,17 +55,17 @@ def fit(
     checkpoints: Path,
     cfg: GuardConfig,
 ) -> Fitted:
-    """Train from `last.ckpt`, or from the start where there is none, and after every collapse as the guard decides.
+    """Train from `last.ckpt`, or from the start if there is none. After a collapse, do what the guard decides.
 
-    After `max_rollbacks` collapses training is given up at the next one, and `last.ckpt`
-    stands at the last good checkpoint.
+    After `max_rollbacks` rollbacks, the next collapse ends training; `last.ckpt` is then the
+    last good checkpoint.
 
     Args:
-        build: a new trainer and module for each attempt.
+        build: returns a new trainer and module for each attempt.
         checkpoints: the folder of `last.ckpt` and `good.ckpt`.
 
     Raises:
-        UserError: the loss is not finite and the guard does not go back, or there is nothing to go back to.
+        UserError: the loss is not finite and the guard only warns, or there is no checkpoint to go back to.
     """
     last = checkpoints / "last.ckpt"
     while True:
@@ -76,15 +78,17 @@ def fit(
                     "training has ended, after %d rollbacks; resume=true with a larger guard.max_rollbacks goes on",
                     cfg.max_rollbacks,
                 )
-                module.schedule.load_state_dict(state["stepwise"]["schedule"])  # for the pace that is reported
+                module.schedule.load_state_dict(state["stepwise"]["schedule"])  # the summary reports its pace
                 seconds = float(state["stepwise"]["seconds"])
                 return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
-            del state  # is mapped: the file, replaced by then, would take room on the disk until training ends
+            # The state is mapped from the file. Without `del` the file would take room on the disk until training ends,
+            # even after another one has replaced it.
+            del state
         try:
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
         except Collapse as collapse:
             go_back(collapse, trainer, module, checkpoints, cfg)
-            if any_of(trainer, trainer.received_sigterm or module.stop_asked):
+            if any_of(trainer, trainer.received_sigterm or module.stop.is_asked):
                 raise SIGTERMException from None
             continue
         guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]
@@ -95,18 +99,18 @@ def fit(
 def go_back(
     collapse: Collapse, trainer: L.Trainer, module: StepwiseModule, checkpoints: Path, cfg: GuardConfig
 ) -> None:
-    """Make the last good checkpoint, with the decision in it, the latest.
+    """Replace `last.ckpt` by the last good checkpoint, with the guard's decision written into it.
 
     Raises:
-        UserError: the guard does not act, or there is nothing to go back to.
+        UserError: the guard only warns, or there is no checkpoint to go back to.
     """
     last = checkpoints / "last.ckpt"
     state = read_good(collapse, module, checkpoints, cfg)
     stepwise, step = state["stepwise"], int(state["global_step"])
     removed = int(stepwise["removed"])
-    # With as many tokens removed as there, slower removal would change nothing: the same would happen again.
+    # If the good checkpoint is of this stage, slower removal changes nothing: the collapse would come again.
     action = "learning_rate" if collapse.not_finite or module.stage == removed else cfg.action
-    actions = [*(one["action"] for one in module.rollbacks), action]
+    actions = [*(rollback["action"] for rollback in module.rollbacks), action]
     before = len(stepwise["rollbacks"])
     rate, wait = pace(actions, before, cfg.wait_epochs * module.schedule.steps_per_epoch)
     go_on_from(module, stepwise, step, actions[before:], rate, wait)
@@ -131,7 +135,7 @@ def go_back(
     stepwise["rollbacks"] = [*module.rollbacks, rollback]
     stepwise["seconds"] = module.seconds
     if trainer.is_global_zero:
-        # Before the checkpoint: without it, a run that is resumed drops the row and comes here again.
+        # The row comes before the checkpoint. After a kill between the two, the resumed run drops the row and comes here again.
         row = {
             "attempt": len(actions),
             "epoch": int(state["epoch"]),
@@ -146,11 +150,11 @@ def go_back(
 
 
 def pace(actions: Sequence[str], before: int, first_wait: float) -> tuple[Fraction, int]:
-    """The part of the configured pace that is left after all actions, and the steps to wait at the good checkpoint.
+    """The fraction of the configured pace after all actions, and the steps to wait at the good checkpoint.
 
     Args:
-        before: how many of the actions the good checkpoint was trained under.
-        first_wait: steps of the first wait; each is twice as long as the one before.
+        before: number of actions that the good checkpoint was trained under.
+        first_wait: steps of the first wait; each further wait is twice as long as the one before.
     """
     waits = [number for number, action in enumerate(actions) if action == "wait"]
     wait = round(first_wait * 2 ** (len(waits) - 1)) if waits and waits[-1] >= before else 0
@@ -160,27 +164,27 @@ def pace(actions: Sequence[str], before: int, first_wait: float) -> tuple[Fracti
 def go_on_from(
     module: StepwiseModule, good: Mapping[str, Any], step: int, decided: Sequence[str], rate: Fraction, wait: int
 ) -> None:
-    """Let the schedule go on from the good checkpoint, with what was decided since: s is what it was there.
+    """Set the schedule back to the good checkpoint's s, and apply the actions that were decided since.
 
     Args:
-        good: what that checkpoint holds of module and schedule.
-        step: of that checkpoint.
-        decided: the actions that it was not trained under; the last of them is the one that is taken now.
+        good: the state of module and schedule in the good checkpoint.
+        step: the optimizer steps of the good checkpoint.
+        decided: the actions that the good checkpoint was not trained under; the last one is new.
         rate, wait: see `pace`.
     """
     removed = int(good["removed"])
     module.schedule.restore(good["schedule"])
     if any(action != "learning_rate" for action in decided):
         module.schedule.slow_down(step, removed, rate, wait)
-    elif module.schedule.stage(step) != removed:  # the checkpoint is from just before a unit was to leave
+    elif module.schedule.stage(step) != removed:  # the checkpoint was written just before a unit was to leave
         module.schedule.hold(step, removed)
 
 
 def read_good(collapse: Collapse, module: StepwiseModule, checkpoints: Path, cfg: GuardConfig) -> dict[str, Any]:
-    """The checkpoint to go back to: the last good one; before there is one, after a loss that is not finite, the last one.
+    """Read the checkpoint to go back to: the good one. If there is none and the loss is not finite: the last one.
 
     Raises:
-        UserError: the guard does not act, there is none, or it is of another run.
+        UserError: the guard only warns, there is no checkpoint, or it is of another run.
     """
     good, last = (checkpoints / f"{name}.ckpt" for name in ("good", "last"))
     if cfg.action == "warn":
@@ -197,7 +201,7 @@ def read_good(collapse: Collapse, module: StepwiseModule, checkpoints: Path, cfg
 
 
 def forget(checkpoints: Path, state: dict[str, Any]) -> None:
-    """Remove the checkpoints that were written after the one gone back to; `best.ckpt` becomes that one."""
+    """Remove the checkpoints that are newer than `state`. If `best.ckpt` is among them, `state` takes its place."""
     best = checkpoints / "best.ckpt"
     for path in [best, *checkpoints.glob("removed-*.ckpt")]:
         if path.is_file() and int(read_checkpoint(path)["global_step"]) > state["global_step"]:

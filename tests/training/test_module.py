@@ -33,7 +33,7 @@ TOKENIZER = build_tokenizer("symbols", TASK.symbols())
 
 
 class Spy(Callback):
-    """Notes what each step did."""
+    """Records each step."""
 
     def __init__(self) -> None:
         self.removed: list[int] = []
@@ -51,7 +51,7 @@ class Spy(Callback):
 
 
 class Watched(Stepwise):
-    """Keeps the views it trained on."""
+    """Keeps the views that it trains on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,12 +98,12 @@ def test_tokens_leave_on_schedule_and_the_last_stage_has_no_cot(tmp_path) -> Non
         assert bool(((batch.part == Part.PROMPT) & batch.is_target).any()) is False
     for batch in seen[16:]:
         assert not (batch.part == Part.COT).any()
-        # What is left is the answer: its separator, its mark, and its end.
+        # The answer is left: its separator, its mark and its end.
         assert (batch.labels != -100).sum() == (batch.part == Part.ANSWER).sum()
 
 
 def test_the_optimizer_is_reset_when_a_token_leaves_and_not_when_all_are_gone(tmp_path) -> None:
-    # Before the first step, and at the first step after a token left, there are no moments.
+    # There are no moments before the first step, nor at the first step after a token has left.
     _, spy = fit(tmp_path, Linear(delta=4), steps=24)
     assert [t for t, state in enumerate(spy.had_state) if not state] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
     _, spy = fit(tmp_path, Linear(delta=4, reset_optimizer=False), steps=24)
@@ -116,7 +116,7 @@ def test_the_optimizer_is_reset_when_a_token_leaves_and_not_when_all_are_gone(tm
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("matrices", ["adamw", "muon"])
 def test_gradients_are_clipped_in_every_precision(tmp_path, precision: str, matrices: str) -> None:
-    """Lightning itself refuses to clip for a fused optimizer under mixed precision."""
+    """Lightning's own clipping refuses a fused optimizer under mixed precision."""
     norms: dict[float | None, list[float]] = {None: [], 0.01: []}
 
     class Norms(Callback):
@@ -143,7 +143,7 @@ def test_remove_all_beyond_resets_once(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("side,left", [("left", [8, 5, 0]), ("right", [8, 3, 0])])
-def test_reasoning_steps_leave_whole(tmp_path, side: str, left: list[int]) -> None:
+def test_reasoning_steps_are_removed_whole(tmp_path, side: str, left: list[int]) -> None:
     """The longest CoT of 2x2 is `row` and `+ row`, of 3 and 5 tokens. One step leaves every 4 optimizer steps."""
     module, spy = fit(
         tmp_path, Linear(delta=2, smoothing=math.inf), steps=16, every_removed=1, method=Watched(unit="step", side=side)
@@ -158,18 +158,18 @@ def test_reasoning_steps_leave_whole(tmp_path, side: str, left: list[int]) -> No
             batch.length_of(Part.COT).tolist() == full.cot_left(t // 4, side)[stream.rows(batch.draw.numpy())].tolist()
         )
     offsets, _ = fit(tmp_path, Linear(delta=0, smoothing=0.5), steps=8, method=Watched(unit="step", side=side))
-    for batch in offsets.method.seen:  # type: ignore[attr-defined]  # an offset is a whole number of steps as well
+    for batch in offsets.method.seen:  # type: ignore[attr-defined]  # an offset is a whole number of steps too
         allowed = np.stack([full.cot_left(k, side)[stream.rows(batch.draw.numpy())] for k in range(3)])
         assert (allowed == batch.length_of(Part.COT).numpy()).any(0).all()
 
 
-def test_learning_rate_warms_up_and_falls(tmp_path) -> None:
+def test_the_learning_rate_warms_up_and_falls(tmp_path) -> None:
     optimizer = OptimizerConfig(lr=1.0, warmup_steps=4, decay_steps=5)
     _, spy = fit(tmp_path, Linear(delta=1, rewarmup_steps=3), steps=20, optimizer=optimizer)
     assert spy.rates[:8] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
     assert spy.rates[8:12] == pytest.approx([1 / 3, 2 / 3, 1, 1])  # after the reset at step 8
     assert spy.rates[12:16] == pytest.approx([1, 1, 1, 1])
-    # Reset again at step 16, where the fall at the end has begun: the smaller of the two.
+    # The next reset, at step 16, is inside the final fall. The smaller of the two rates counts.
     assert spy.rates[16:] == pytest.approx([min(0.8, 1 / 3), min(0.6, 2 / 3), 0.4, 0.2])
 
 
@@ -202,8 +202,8 @@ def weights(module: StepwiseModule) -> torch.Tensor:
 
 
 def test_accumulation_changes_nothing(tmp_path) -> None:
-    """Unequal lengths, offsets, clipping: the same weights from 1, 2 or 4 micro-batches."""
-    # A large eps: AdamW would otherwise blow rounding in vanishing gradients up to whole steps.
+    """1, 2 or 4 micro-batches give the same weights, with unequal lengths, offsets and clipping."""
+    # With a small eps, AdamW would blow up rounding in vanishing gradients to whole steps.
     kwargs: dict[str, Any] = {"steps": 12, "clip": 0.5, "optimizer": OptimizerConfig(lr=1e-2, eps=1e-2)}
     whole, spy = fit(tmp_path, Linear(delta=4, smoothing=0.7), **kwargs)
     for micro in (2, 4):
@@ -214,8 +214,8 @@ def test_accumulation_changes_nothing(tmp_path) -> None:
     assert not torch.allclose(weights(other), weights(whole), atol=1e-3)
 
 
-def test_loss_is_the_mean_over_target_tokens(tmp_path) -> None:
-    """One plain SGD-like step by hand: AdamW's first update is -lr · sign(gradient) with a tiny eps."""
+def test_the_loss_is_the_mean_over_target_tokens(tmp_path) -> None:
+    """The oracle is a step by hand: AdamW's first update is -lr · sign(gradient) with a tiny eps."""
     optimizer = OptimizerConfig(lr=1e-3, weight_decay=0, eps=1e-12)
     module, _ = fit(tmp_path, Linear(delta=0), steps=1, optimizer=optimizer, clip=None, micro=2)
     model = small_model(TOKENIZER).train()
@@ -231,7 +231,7 @@ def test_loss_is_the_mean_over_target_tokens(tmp_path) -> None:
     assert torch.allclose(moved[clear], step[clear], atol=1e-5)
 
 
-def test_offsets_only_in_training(tmp_path) -> None:
+def test_only_training_has_offsets(tmp_path) -> None:
     module, _ = fit(tmp_path, Linear(delta=0, smoothing=0.2), steps=4)
     assert any(
         int(b.length_of(Part.COT).sum()) < module.data.encoded["train"].cot_length[
@@ -256,7 +256,7 @@ def test_validation_comes_before_the_next_token_leaves_at_epoch_ends_and_at_the_
 
 def test_checkpoints_keep_the_best_at_the_most_removed_tokens(tmp_path) -> None:
     class Accuracies(StepwiseModule):
-        """Validation accuracies as given, one after another."""
+        """Replaces validation accuracies by given ones."""
 
         given = iter([0.9, 0.2, 0.6, 0.5])
 
@@ -266,13 +266,13 @@ def test_checkpoints_keep_the_best_at_the_most_removed_tokens(tmp_path) -> None:
     fit(tmp_path, Linear(delta=8), steps=32, every_epochs=1, build=Accuracies)
     best = torch.load(tmp_path / "best.ckpt", weights_only=True)
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    # Removed after the four epochs: 7, 8, 8, 8.
+    # Removed tokens after the four epochs: 7, 8, 8, 8.
     assert (best["global_step"], best["stepwise"]["removed"]) == (24, 8)
     assert last["global_step"] == 32
 
 
 class Stop(Callback):
-    """Fails after the last micro-batch of a step or after the first, inside a step, or inside a validation."""
+    """Fails after a step, after its first micro-batch, inside a step, or inside a validation."""
 
     def __init__(self, step: int, where: str) -> None:
         self.step, self.where = step, where
@@ -316,7 +316,7 @@ STOPS = [
 @pytest.mark.parametrize("micro,workers", [(1, 0), (2, 2)])
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop, micro: int, workers: int) -> None:
-    """Dropout on; stopped just before a removal, at it, at an epoch's end, later, inside a step or a validation."""
+    """With dropout. The run stops before, at or after a removal, at the end of an epoch, inside a step, or inside a validation."""
     if stop[1] == "between micro-batches" and micro == 1:
         pytest.skip("there is only one")
     schedule = {"delta": "8/3", "smoothing": 1.0, "rewarmup_steps": 2}  # a token every third step
@@ -360,15 +360,15 @@ def test_a_stop_is_not_put_off_by_a_validation_after_every_step(tmp_path) -> Non
     class Ask(Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
             if trainer.global_step == 3:
-                module.stop_asked = True
+                module.stop.is_asked = True
 
     with pytest.raises(SIGTERMException):
         fit(tmp_path, Linear(delta=8, smoothing=math.inf), steps=8, every_removed=1, callbacks=(Ask(),))
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
-def test_a_data_module_is_let_go() -> None:
-    """A sweep has many in one process."""
+def test_a_data_module_is_freed_after_its_run() -> None:
+    """A sweep has many data modules in one process."""
     data = CoTDataModule(TASK, TOKENIZER, DataConfig(batch_size=8)).prepare()
     assert len(data.whole_step(0)) == 8 and len(data.train_dataloader()) == 8
     gone = weakref.ref(data)

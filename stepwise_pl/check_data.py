@@ -1,4 +1,4 @@
-"""`python -m stepwise_pl.check_data task=<task>`: what is in the data, and what is wrong with it."""
+"""`python -m stepwise_pl.check_data task=<task>`: a report on the data and its faults."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class CheckDataConfig:
-    """A look at a task's data: `python -m stepwise_pl.check_data task=<task>`."""
+    """A report on a task's data: `python -m stepwise_pl.check_data task=<task>`."""
 
     task: Task = field(default_factory=Task)
-    # Its tokenizer counts the tokens, its positions bound them.
+    # The model's tokenizer counts the tokens, and its positions bound them.
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -30,7 +30,7 @@ class CheckDataConfig:
 
 
 def check_data(config: CheckDataConfig) -> None:
-    """Print the report. Exit status 1 if training on this data would stop.
+    """Print the report; exit with status 1 if training on this data would stop.
 
     Raises:
         UserError: a file or the tokenizer cannot be read at all.
@@ -51,7 +51,7 @@ def check_data(config: CheckDataConfig) -> None:
         return pace.measure(config.model, tokenizer, train, config.data)
 
     positions = positions_of(config.model)
-    if isinstance(task, FileTask):  # as it is, with what `load` would refuse
+    if isinstance(task, FileTask):  # `read` also returns rows that `load` would refuse
         report = check(
             task.read(reserved),
             tokenizer,
@@ -70,7 +70,7 @@ def check_data(config: CheckDataConfig) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     entry_point("check_data", CheckDataConfig, check_data)
 
 

@@ -20,12 +20,12 @@ class DashboardConfig:
     entity: str = ""
     project: str = "stepwise_pl"
     name: str = "Stepwise Internalization"
-    # The batch size that `evaluate` measured speed at, besides 1.
+    # The batch size at which `evaluate` measured speed, besides 1.
     batch_size: int = 200
 
     def __post_init__(self) -> None:
         if not self.entity:
-            raise UserError("entity is not set: the W&B account or team whose project it is")
+            raise UserError("entity is not set: give the W&B account or team that owns the project")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
 
 
@@ -33,7 +33,7 @@ def dashboard(config: DashboardConfig) -> str:
     """Lay the workspace out in W&B; return its address.
 
     Raises:
-        UserError: the library is not installed, or W&B does not take it.
+        UserError: the library is not installed, or W&B does not take the workspace.
     """
     try:
         workspace = layout(config)
@@ -50,7 +50,7 @@ def dashboard(config: DashboardConfig) -> str:
 
 
 def layout(config: DashboardConfig) -> "Workspace":
-    """The sections and panels; the names of metrics are those that training and `evaluate wandb=true` log."""
+    """The sections and panels. Metrics have the names that training and `evaluate wandb=true` log."""
     from wandb_workspaces import workspaces as ws
     from wandb_workspaces.reports import v2 as wr
 
@@ -94,7 +94,7 @@ def layout(config: DashboardConfig) -> "Workspace":
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     entry_point("dashboard", DashboardConfig, dashboard)
 
 

@@ -31,17 +31,18 @@ class EvaluateConfig:
     run: str = ""
     # `best`, `last`, or a checkpoint file.
     checkpoint: str = "best"
-    # The problems, in one of three ways: `train`, `validation` or `test` of the run's task (null: test);
+    # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
+    # suite; all null: test.
     split: str | None = None
-    # any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading.py, with
-    # the columns of the run's task if that reads files, else of task=file;
+    # The problems: any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading.py. Its
+    # columns are named as in the run's task if that task reads files, else as in task=file.
     file: Any = None
-    # or `ood`: the test split, and problems unlike those trained on, in parts (multiplication only).
+    # The problems: `ood`, the test split and problems unlike the training set, in parts (multiplication only).
     suite: str | None = None
-    # Problems in each part of a suite, where there are so many.
+    # Problems in each part of a suite, at most.
     suite_size: int = 500
-    # CoT tokens to remove (reasoning steps, if the run has method.unit=step); null: as many as
-    # the checkpoint was trained with.
+    # CoT tokens to remove, or reasoning steps if the run has method.unit=step; null: as many as the checkpoint was
+    # trained with.
     removed_tokens: int | None = None
     removed_steps: int | None = None
     # Examples to score, from the start; null: all.
@@ -50,7 +51,7 @@ class EvaluateConfig:
     # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
     speed_problems: int = 50
     accelerator: str = "cpu"
-    # A W&B run of job type `eval` beside that of the training, in the project of the run's logger; offline: no account.
+    # Log the evaluation as a W&B run of job type `eval`, in the project of the run's logger. offline=true needs no account.
     wandb: bool = False
     offline: bool = False
 
@@ -76,7 +77,7 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Answer problems with a checkpoint as configured; write summary and predictions into the run folder.
+    """Answer problems with a checkpoint, as configured; write the summary and predictions into the run folder.
 
     Returns:
         The summary.
@@ -111,9 +112,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     metrics, answered = scorer.evaluate(config.batch_size)
     predictions = [
         Prediction(
-            index, example.prompt, one.target or "", one.predicted, one.right, strata, one.within_length, one.cot_tokens
+            index,
+            example.prompt,
+            answer.target or "",
+            answer.predicted,
+            answer.right,
+            strata,
+            answer.within_length,
+            answer.cot_tokens,
         )
-        for index, example, strata, one in zip(
+        for index, example, strata, answer in zip(
             problems.places, problems.examples, problems.strata, answered, strict=True
         )
     ]
@@ -132,13 +140,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "accelerator": config.accelerator,
         "examples": len(predictions),
         "max_new_tokens": scorer.bound,
-        "unfinished_answers": sum(one.prediction is None or not one.within_length for one in predictions),
+        "unfinished_answers": sum(
+            prediction.prediction is None or not prediction.within_length for prediction in predictions
+        ),
         "decoded_up_to": scorer.bounds.whole,
-        "cot_tokens_written": span([one.cot_tokens for one in answered]),
-        "cot_tokens_of_targets": span([one.target_cot_tokens for one in answered]),
+        "cot_tokens_written": span([answer.cot_tokens for answer in answered]),
+        "cot_tokens_of_targets": span([answer.target_cot_tokens for answer in answered]),
     }
-    if config.suite is None:  # a mixture of unlike parts has no accuracy
-        whole = Share.of(one.right for one in predictions)
+    if config.suite is None:  # the parts of a suite are too unlike for one accuracy
+        whole = Share.of(prediction.right for prediction in predictions)
         summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
         summary["answer_positions"] = [share.record() for share in by_position(predictions)]
         if (judged := judged_by_recipe(config, run, summary)) is not None:
@@ -174,12 +184,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def span(counts: Sequence[int]) -> dict[str, float]:
-    """Mean, least and most."""
+    """Mean, least and most of the counts."""
     return {"mean": fmean(counts), "least": min(counts), "most": max(counts)}
 
 
 def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Where a finished run lies in the band of its recipe; None for other problems or checkpoints than the band is about."""
+    """The result of a finished run against the band of its recipe; None if the band is about other problems or checkpoints."""
     asked = config.file is None and config.split in (None, "test") and config.limit is None
     finished = run.path / "summary.json"
     if not (asked and summary["as_trained"] and config.checkpoint == "best" and finished.is_file()):
@@ -190,7 +200,7 @@ def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping
 
 
 def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
-    """The stage to evaluate at: the one at which so many units (tokens, or reasoning steps) are gone, or the checkpoint's."""
+    """The first stage with as many units (tokens, or reasoning steps) removed as asked for; else the checkpoint's stage."""
     unit = run.config.method.unit
     asked, other = ("removed_steps", "removed_tokens") if unit == "step" else ("removed_tokens", "removed_steps")
     if getattr(config, other) is not None:
@@ -203,7 +213,7 @@ def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     entry_point("evaluate", EvaluateConfig, evaluate)
 
 

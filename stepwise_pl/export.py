@@ -27,7 +27,7 @@ def export(config: ExportConfig) -> Path:
     """Export as configured; return the folder.
 
     Raises:
-        UserError: see `write_model`; or the folder is not empty.
+        UserError: the folder is not empty, or see `write_model`.
     """
     out = Path(config.out) if config.out else Path(config.run) / "export"
     if out.exists() and any(out.iterdir()):
@@ -38,7 +38,7 @@ def export(config: ExportConfig) -> Path:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     entry_point("export", ExportConfig, export)
 
 

@@ -28,7 +28,7 @@ def write_data(config: WriteDataConfig) -> None:
     """Write train.txt, validation.txt and test.txt, one `prompt||cot #### answer` a line.
 
     Raises:
-        UserError: the folder holds such a file already.
+        UserError: one of the files exists already.
     """
     out = Path(config.out)
     paths = {split: out / f"{split}.txt" for split in SPLITS}
@@ -45,7 +45,7 @@ def write_data(config: WriteDataConfig) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     entry_point("write_data", WriteDataConfig, write_data)
 
 

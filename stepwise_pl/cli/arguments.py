@@ -1,4 +1,4 @@
-"""The words of a command line: flags, settings, and folders that are named without a key."""
+"""Check the words of a command line: flags, settings, and folders named without a key."""
 
 import dataclasses
 import difflib
@@ -16,13 +16,13 @@ from stepwise_pl.config.known import CONF, choices, known_keys
 from stepwise_pl.config.mistakes import no_choice, suggestion
 
 
-def understood(arguments: Sequence[str]) -> list[str]:
-    """The command line for Hydra: every word is a flag or a setting that its grammar accepts.
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line for Hydra, in which every word is a flag or a setting that Hydra's grammar accepts.
 
-    Flags and their values stand in front, because Hydra's parser takes no settings on both sides of a flag.
+    Flags and their values come first, because Hydra's parser takes no settings on both sides of a flag.
 
     Raises:
-        UserError: a word is neither; the message says what may have been meant.
+        UserError: a word is neither; the message suggests a word that the user may have meant.
     """
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
@@ -30,7 +30,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
                 f"{argument}: is no text in this terminal's encoding; rename the file, or set LC_ALL=C.UTF-8"
             )
     given, words, flags = _flags_and_words(arguments)
-    if flags.shell_completion:  # Its words are for Hydra alone.
+    if flags.shell_completion:  # Only Hydra reads the words after this flag.
         if not any(re.match("(install|uninstall|query)=", word) for word in words):
             raise UserError("--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it")
         return [*given, *words]
@@ -39,10 +39,10 @@ def understood(arguments: Sequence[str]) -> list[str]:
 
 
 def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], Any]:
-    """Hydra's flags with their values as they were typed, the other words, and the flags as Hydra's parser reads them.
+    """Return Hydra's flags and their values as typed, the other words, and the flags as Hydra's parser reads them.
 
     Raises:
-        UserError: there is no such flag, or it has no such value.
+        UserError: a flag or its value is unknown.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -57,7 +57,7 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], An
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
-    # From the end, because the value of a flag may read as a setting does.
+    # Go from the end, because the value of a flag may look like a setting.
     given, left = [], list(flags.overrides)
     for argument in reversed(arguments):
         if left and argument == left[-1]:
@@ -68,7 +68,11 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], An
 
 
 def _fit(word: str, sweeps: bool) -> str:
-    """A word of the command line as Hydra can read it."""
+    """A word of the command line, changed so that Hydra can read it.
+
+    Raises:
+        UserError: the word is no setting, or its key or choice is unknown.
+    """
     if (given := setting(word)) is not None:
         _refuse_place(given)
         word = readable(word, sweeps)
@@ -90,11 +94,11 @@ def _fit(word: str, sweeps: bool) -> str:
     named = {choice: group for group in reversed(choices()) for choice in choices()[group]}
     close = difflib.get_close_matches(word, named, n=1)
     hint = f" Did you mean {named[close[0]]}={close[0]}?" if close else suggestion(key)
-    raise UserError(f"{word}: is no setting, which is written key=value.{hint or ' --help lists the keys.'}")
+    raise UserError(f"{word}: is no setting; a setting is written key=value.{hint or ' --help lists the keys.'}")
 
 
 def _refuse_place(given: Setting) -> None:
-    """Raise `UserError` if a choice is made of a group that this command lacks, or for a place of the user's own."""
+    """Raise `UserError` if this command lacks the group, or if the choice names a place in the configuration (`@`)."""
     group, at, _ = given.key.partition("@")
     if at:
         raise UserError(f"{given.key}: a choice has one place only; write {group}=<name>, without @")
@@ -104,12 +108,16 @@ def _refuse_place(given: Setting) -> None:
 
 
 def positional(words: Sequence[str], schema: type) -> list[str]:
-    """The words that are no flags: folders that are named without a key become `runs=[...]`, `run=` or `sweep=`.
+    """Return the words with folders that are named without a key turned into `runs=[...]`, `run=` or `sweep=`.
 
-    A folder's name may hold an equals sign, as those of sweeps do.
+    A folder's name may contain an equals sign, as the folders of a sweep do.
+
+    Args:
+        words: the words that are no flags.
+        schema: the dataclass of the command; its fields are the keys.
 
     Raises:
-        UserError: folders are given with and without a key, or too many.
+        UserError: folders are given both with and without a key, or too many folders are given.
     """
     keys = {field.name for field in dataclasses.fields(schema)}
     key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
@@ -127,7 +135,7 @@ def positional(words: Sequence[str], schema: type) -> list[str]:
 
 
 def _is_folder(word: str, keys: set[str], key: str) -> bool:
-    if "=" not in word and Path(word).is_dir():  # even if its name is that of a key, or begins with `hydra`
+    if "=" not in word and Path(word).is_dir():  # even if the folder has the name of a key, or begins with `hydra`
         return True
     if word.partition("=")[0].lstrip("+") in keys or re.match(r"\+{0,2}hydra[./][\w./]+=", word):
         return False

@@ -1,7 +1,4 @@
-"""Hydra, in one place: from the command line to checked dataclasses, and errors in one line.
-
-Only `cli` imports Hydra.
-"""
+"""Run a command through Hydra: the command line becomes a checked dataclass, and an error becomes one line."""
 
 import contextlib
 import io
@@ -19,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stepwise_pl.cli.arguments import understood
+from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.choices import in_sweep
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.common import registry, terminal
@@ -49,18 +46,18 @@ def register_schemas(command: str, schema: type) -> None:
 
 
 def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
-    """Compose `conf/<command>.yaml` with the command line, check it, and call `run` with the object, a `schema`.
+    """Compose `conf/<command>.yaml` with the command line, check it as a `schema`, and call `run` with the object.
 
-    A `UserError` and whatever Hydra, the configuration or the disk complains about becomes
-    one line on standard error and exit status 2; a defect keeps its traceback.
+    A `UserError`, or an error of Hydra, the configuration or the disk, becomes one line on
+    standard error, and the exit status is 2. A defect keeps its traceback.
     """
     set_command(command, schema)
     terminal.restore_docstrings()
     terminal.prepare()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors to us instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
     register_schemas(command, schema)
     try:
-        sys.argv[1:] = understood(sys.argv[1:])
+        sys.argv[1:] = hydra_arguments(sys.argv[1:])
     except UserError as error:
         raise SystemExit(fail(str(error))) from None
 
@@ -74,7 +71,7 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
         try:
             return run(to_object(cfg))
         except Exception as error:
-            # Hydra would print a line of its own before an error that leaves here.
+            # Hydra would print a line of its own before an error that leaves this function.
             if HydraConfig.get().mode is RunMode.RUN and (line := error_line(error)) is not None:
                 raise SystemExit(fail(line)) from None
             raise
@@ -85,7 +82,7 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
         if {"-h", "--help"} & set(sys.argv):
             with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
                 main()
-            return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # schemas are no choices
+            return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # nobody can choose a schema
         from stepwise_pl.cli import multirun
 
         with multirun.closing():

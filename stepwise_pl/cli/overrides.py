@@ -1,8 +1,8 @@
-"""One setting of the command line: how Hydra reads `key=value`, and how a value must be written.
+"""One setting of the command line: read `key=value` as Hydra does, and write a value so that Hydra can read it.
 
-Hydra's grammar refuses values such as `~/x.jsonl` or `a#1.jsonl`, though nothing but a text can be meant by them.
-`readable` quotes those. It never changes what Hydra accepts, and where a value may mean several things it says how to
-write each.
+Hydra's grammar refuses values such as `~/x.jsonl` or `a#1.jsonl`, though they can only mean a text. `readable` puts such
+values into quotes. It never changes a value that Hydra accepts. If a value may mean several things, its error shows how
+to write each of them.
 """
 
 import functools
@@ -20,7 +20,7 @@ from stepwise_pl.config.plain import literal
 
 _QUOTED = re.compile(r"""'(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)'|"(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)\"""", re.DOTALL)
 _PAIRS = {"[": "]", "{": "}", "(": ")"}
-_BLANKS = " \t"  # Hydra drops them around a value without quotes
+_BLANKS = " \t"  # Hydra drops blanks around a value without quotes
 _HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
@@ -41,7 +41,7 @@ def _functions() -> Any:
 
 
 class Setting(NamedTuple):
-    """A word of the command line, cut at its first equals sign. `prefix` is what stands before the key: `+`, `++` or `~`."""
+    """A word of the command line, cut at its first equals sign. `prefix` stands before the key: `+`, `++`, `~` or nothing."""
 
     prefix: str
     key: str
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
     @property
     def start(self) -> str:
-        """The word up to its value."""
+        """The word without its value."""
         return f"{self.prefix}{self.key}="
 
 
@@ -62,15 +62,15 @@ def setting(word: str) -> Setting | None:
 
 
 def readable(word: str, sweeps: bool) -> str:
-    """The override as Hydra can read it: itself, or with quotes around what can only be meant as text.
+    """The override, with quotes around the parts that Hydra refuses and that can only mean a text.
 
     Args:
         word: an override with a key (`setting`).
-        sweeps: with --multirun, where commas separate the values of several jobs.
+        sweeps: whether --multirun is given; commas then separate the values of several jobs.
 
     Raises:
-        UserError: the value may mean several things, or a bracket or quote is not closed; the message shows how to
-            write it as text.
+        UserError: the value may mean several things, or a bracket or quote is not closed. The message shows how to
+            write the value as a text.
     """
     found = parsed(word)
     given = setting(word)
@@ -84,7 +84,7 @@ def readable(word: str, sweeps: bool) -> str:
     try:
         value = _repaired(given.value, sweeps, given.key in _HYDRA_FOLDERS)
     except RecursionError:
-        raise UserError(f"{given.start}...: has too many brackets in each other") from None
+        raise UserError(f"{given.start}...: has too many nested brackets") from None
     except ValueError as error:
         if str(error) == ",":
             raise _ambiguous(given) from None
@@ -107,10 +107,10 @@ def _as_text(given: Setting) -> str:
 
 
 def _repaired(value: str, sweeps: bool, is_folder: bool = False) -> str:
-    """A value with quotes around its parts that Hydra refuses and that can only be meant as text.
+    """The value, with quotes around the parts that Hydra refuses and that can only mean a text.
 
     Raises:
-        ValueError: it may mean something else.
+        ValueError: the value may mean something else.
     """
     value = value.strip(_BLANKS)
     if _is_element(value):
@@ -139,7 +139,7 @@ def _repaired(value: str, sweeps: bool, is_folder: bool = False) -> str:
     if "," in value:
         raise ValueError(",")
     if "${" in value:
-        raise ValueError("${...} is the value of another key only where the text around it needs no quotes")
+        raise ValueError("${...} gives the value of another key only if the text around it needs no quotes")
     return quoted(os.path.expanduser(value) if is_folder else value)  # noqa: PTH111
 
 
@@ -149,7 +149,7 @@ def _is_element(value: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas outside of quotes and of brackets that are closed, without blanks around them."""
+    """The parts between commas, without blanks around them. Commas inside quotes or closed brackets do not count."""
     commas, closing = [], _closing_brackets(text)
     place = 0
     while place < len(text):
@@ -166,7 +166,7 @@ def _split(text: str) -> list[str]:
 
 
 def _closing_brackets(text: str) -> dict[int, int]:
-    """For each bracket that is closed, by its place: the place behind the one that closes it."""
+    """Map the place of each opening bracket to the place behind its closing bracket; leave out unclosed ones."""
     closing, open_places, place = {}, [], 0
     while place < len(text):
         if (quote := _quote_at(text, place)) is not None:
@@ -181,7 +181,7 @@ def _closing_brackets(text: str) -> dict[int, int]:
 
 
 def _quote_at(text: str, place: int) -> int | None:
-    """The place behind a quoted part that begins here; None if none does: a quote in mid-word is text."""
+    """The place behind the quoted part that begins at `place`; None if there is none. A quote in mid-word is text."""
     if text[place] not in "'\"" or text[:place].rstrip(_BLANKS)[-1:] not in ("", *"[{(,:"):
         return None
     match = _QUOTED.match(text, place)
@@ -192,18 +192,18 @@ def _quote_at(text: str, place: int) -> int | None:
 
 
 def quoted(text: str, quote: str = "'") -> str:
-    """A literal text as Hydra and OmegaConf read it: in quotes, `${` without its meaning."""
+    """A text in quotes, so that Hydra and OmegaConf read it literally, even `${`."""
     return _in_quotes(literal(text), quote)
 
 
 def _in_quotes(text: str, quote: str = "'") -> str:
-    """A backslash stands for itself except before a quote."""
+    """The text in quotes. A backslash stands for itself, except before a quote."""
     escaped = re.sub(rf"\\+(?={quote}|\Z)", lambda match: 2 * match[0], text).replace(quote, f"\\{quote}")
     return f"{quote}{escaped}{quote}"
 
 
 def shown(start: str, value: str) -> str:
-    """`key='value'` for a literal text, as it must be typed into a shell."""
+    """`key='value'` for a literal text, as the user must type it into a shell."""
     single, double = start + quoted(value), start + quoted(value, '"')
     if not set(single) & set('"$`!\n') and not re.search(r"\\\\", single):
         return f'"{single}"'

@@ -1,4 +1,4 @@
-"""Results and errors, as they are printed for the person at the keyboard."""
+"""Print results and errors for the person at the keyboard."""
 
 import sys
 
@@ -13,18 +13,18 @@ from stepwise_pl.config.mistakes import explain, no_choice
 
 
 def error_line(error: Exception) -> str | None:
-    """The line for an error that the person at the keyboard can put right; None for a defect."""
+    """The one-line message of an error that the user can put right; None for a defect."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error)
     if isinstance(error, UserError):
         return str(error)
-    if "Config group override must be" in str(error):  # Hydra's, a bare ValueError
+    if "Config group override must be" in str(error):  # Hydra raises a bare ValueError
         return _no_name(str(error))
     return disk_error(error)
 
 
 def _no_name(otherwise: str) -> str:
-    """The error line for a group that is given something else than the name of a choice, such as null or a number."""
+    """The error line for a group that has null, a number or a list for its choice; `otherwise` if no group has."""
     for word in sys.argv[1:]:
         given, found = setting(word), parsed(word)
         if given is not None and given.key in choices() and found is not None and not isinstance(found.value(), str):
@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 def fail(message: str) -> int:
     """Print one line for the person at the keyboard; return the exit status."""
-    # Blanks stay as they are: a message may show how a value is to be typed.
+    # Blanks inside a line stay, because a message may show how to type a value.
     sys.stderr.write(f"error: {' '.join(line.strip() for line in message.splitlines())}\n")
     sys.stderr.flush()
     return 2

@@ -1,4 +1,4 @@
-"""The processes of a sweep: what this one is, and what a signal does to it."""
+"""The part of this process in a sweep, and its signal handlers."""
 
 import contextlib
 import os
@@ -15,61 +15,63 @@ from stepwise_pl.common import signals
 from stepwise_pl.runs import sweep_folder as folders
 from stepwise_pl.runs.sweep_folder import RUNNING, Sweep
 
-_STOP = ".stop"  # in the sweep folder: no further job is to begin
+_STOP = ".stop"  # a file in the sweep folder: no further job may begin
 
 
 @dataclass
 class _Here:
-    """The part of this process in a sweep: it hands out the jobs, does one, or both."""
+    """This process in a sweep: it hands out the jobs, does one of them, or both."""
 
-    folder: Path | None = None  # of the sweep whose jobs this process hands out
-    elsewhere: bool = False  # the jobs are done by other processes
-    stopping: int = 0  # the signal that ended it
-    job: str = ""  # `2/9` while it does a job
+    folder: Path | None = None  # of the sweep, if this process hands out its jobs
+    elsewhere: bool = False  # other processes do the jobs
+    stopping: int = 0  # the signal that ended this process
+    job: str = ""  # such as `2/9`, while this process does a job
     label: str = ""  # the swept values of that job
-    worker: bool = False  # the job was handed to this process by another one
+    worker: bool = False  # another process handed the job to this one
 
 
 here = _Here()
 
 
 def become_worker(sweep: Sweep) -> None:
-    """Take signals as one of the processes that another one hands jobs to."""
-    # A terminal sends its signals to all its processes; the first process tells the others.
+    """Set the signal handlers of a worker: a process that gets its jobs from another one."""
+    # A terminal sends its signals to every process. Only the first process takes them, and then stops the workers.
     for number in signals.TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     for number in filter(signals.is_free, signals.STOPS):
         signal.signal(number, leave)
     first = os.getppid()
-    if first == folders.process_here(sweep.process) and not any(one.name == "follow" for one in threading.enumerate()):
+    if first == folders.process_here(sweep.process) and not any(
+        thread.name == "follow" for thread in threading.enumerate()
+    ):
         threading.Thread(target=follow, args=(first, sweep.folder), name="follow", daemon=True).start()
 
 
 def follow(first: int, folder: Path) -> None:
-    """Once the process that hands out the jobs was killed, end this one, which joblib would leave waiting for ever."""
+    """End this process after its parent `first` was killed; joblib would let it wait for ever."""
     while os.getppid() == first:
         time.sleep(0.5)
     (folder / _STOP).touch()
     os.kill(os.getpid(), signal.SIGTERM)
-    while here.job:  # it is being saved
+    while here.job:  # the job is being saved
         time.sleep(0.1)
     os._exit(128 + signal.SIGTERM)
 
 
 def leave(number: int, frame: FrameType | None) -> NoReturn:
-    """A signal's handler, for where nothing is to be saved."""
+    """Handle a signal by an exit at once, because nothing is to be saved."""
     raise SystemExit(128 + number)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """A signal's handler in the process that hands out the jobs: the first lets the others save, the second does not wait."""
+    """Handle a signal in the process that hands out the jobs: the first signal lets the workers save, the second does not."""
     folder = here.folder
     if here.stopping or folder is None or not here.elsewhere:
         here.stopping = number
         leave(number, frame)
     here.stopping = number
     (folder / _STOP).touch()
-    sys.stderr.write("stopping after the step that each job is in; once more stops at once, to the last checkpoints\n")
+    sys.stderr.write("stopping each job after its step; a second signal stops at once, back to the last checkpoints\n")
     for job in folders.read_sweep(folder).jobs:
         process = folders.process_here(job.process)
         if job.outcome == RUNNING and process not in (None, os.getpid()):

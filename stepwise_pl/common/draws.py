@@ -5,7 +5,15 @@ import numpy.typing as npt
 
 
 def uniform(draw: npt.NDArray[np.int64], seed: int, stream: int = 0) -> npt.NDArray[np.float64]:
-    """A number in (0, 1] for each draw; another stream, of which there are four, gives others."""
+    """A number in (0, 1] for each draw, a function of seed, stream and draw.
+
+    Args:
+        draw: numbers of the draws, of any shape.
+        stream: 0 to 3; each stream gives numbers of its own.
+
+    Returns:
+        The shape of `draw`.
+    """
     bits = _mix(draw.astype(np.uint64) + np.uint64(stream << 62), seed)
     return ((bits >> np.uint64(11)) + np.uint64(1)).astype(np.float64) / 2.0**53
 

@@ -1,4 +1,4 @@
-"""Where pretrained models and tokenizers come from: a folder, a GGUF file, or the Hub if it can be reached. Free of torch."""
+"""Find pretrained models and tokenizers: a folder, a GGUF file, or the Hub if it can be reached. Free of torch."""
 
 import functools
 import importlib.util
@@ -11,18 +11,18 @@ from typing import Any
 
 from stepwise_pl.common.errors import UserError, first_line
 
-PATIENCE = 3  # seconds
+PATIENCE = 3  # seconds to wait for the Hub
 
 
 def source(name: str) -> dict[str, Any]:
-    """What to give to `from_pretrained` for a folder, a GGUF file or a name on the Hub.
+    """The arguments of `from_pretrained` for a folder, a GGUF file or a name on the Hub.
 
-    Where the Hub cannot be reached, only its cache on this machine is looked into: transformers would
-    try again and again for most of a minute first.
+    If the Hub cannot be reached, transformers must look into the Hub's cache only: it would otherwise
+    retry for most of a minute.
 
     Raises:
         OSError: there is no such file or folder.
-        ImportError: it is a GGUF file, and a package to read it with is missing.
+        ImportError: a package that reads GGUF files is missing.
     """
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
@@ -39,12 +39,12 @@ def source(name: str) -> dict[str, Any]:
 
 
 def is_path(name: str) -> bool:
-    """Whether this can only be a file or folder, because the Hub has no such names."""
+    """Whether the name can only be a file or folder, because the Hub has no such names."""
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith(".gguf")
 
 
 def require(key: str, name: str) -> None:
-    """Raise `UserError` if a model or tokenizer is surely not to be had; quick, because nothing of it is loaded."""
+    """Raise `UserError` if a model or tokenizer surely cannot be loaded. The check is quick, because it loads nothing."""
     try:
         given = source(name)
         if given.get("local_files_only") and not _cached(name):
@@ -62,23 +62,23 @@ def _cached(name: str) -> bool:
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the Hub answers; asked once."""
+    """Whether the Hub answers. The Hub is asked once per process."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=PATIENCE).close()
-    except urllib.error.HTTPError:  # an answer
+    except urllib.error.HTTPError:  # an error page is an answer
         return True
     except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # somebody is there; transformers may trust other certificates
+        return isinstance(error.reason, ssl.SSLError)  # a server is there; transformers may trust its certificate
     except (OSError, ValueError):
         return False
     return True
 
 
 def not_loaded(key: str, name: str, error: BaseException) -> UserError:
-    """For a model or tokenizer that cannot be loaded: the reason, and what there is besides the Hub."""
+    """The error for a model or tokenizer that cannot be loaded: the reason, and the choices besides the Hub."""
     return UserError(
         f"{key}={name}: cannot be loaded ({first_line(error)}); without network give a local folder or .gguf file, or "
         "random weights with model.pretrained=false and a local model.tokenizer (a folder, or symbols)"

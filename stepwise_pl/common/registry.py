@@ -1,9 +1,9 @@
-"""Which class stands behind `kind` in a config group.
+"""The class behind each `kind` of a config group.
 
 A task, schedule or method is a dataclass whose fields are its configuration: the class is
 the schema that Hydra checks, the object that runs, and the documentation. A module in
 `stepwise_pl.tasks`, `stepwise_pl.schedules` or `stepwise_pl.methods` registers its class, and a YAML file in
-`conf/<group>/` that begins with `defaults: [_<kind>]` makes it selectable. Nothing else
+`conf/<group>/` that begins with `defaults: [_<kind>]` makes the class selectable. Nothing else
 has to change.
 """
 

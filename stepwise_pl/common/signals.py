@@ -1,13 +1,13 @@
-"""The signals that end a run or a sweep, after the step it is in. Free of torch."""
+"""The signals that end a run or a sweep after its present step. Free of torch."""
 
 import errno
 import os
 import signal
 import termios
 
-# All by which a scheduler, a shell or a person ends a program that can be caught. A terminal sends the first three to
-# every process in its foreground.
+# A terminal sends these signals to every process in its foreground.
 TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+# All signals that can be caught and by which a scheduler, a shell or a person ends a program.
 STOPS = (*TERMINAL, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM)
 
 
@@ -20,7 +20,7 @@ def is_free(number: signal.Signals) -> bool:
 
 
 def leave_dead_terminal() -> None:
-    """Write to nowhere from now on, if the terminal is gone: the next line of progress would be an error inside a step."""
+    """Discard output from now on if the terminal is gone: the next line of progress would fail inside a step."""
     for number in (1, 2):
         try:
             termios.tcgetattr(number)

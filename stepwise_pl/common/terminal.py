@@ -1,4 +1,4 @@
-"""Standard output and error that cost no command its work, whatever terminal, pipe or nothing is at the other end."""
+"""Make standard output and error safe: a command goes on even if the terminal or pipe at the other end is gone."""
 
 import errno
 import io
@@ -10,7 +10,7 @@ _NOBODY_READS = (errno.EPIPE, errno.EBADF)
 
 
 class _Output(io.FileIO):
-    """A file descriptor that goes on into nothing once nobody reads it: `... | head -1` ends the reading, not the work."""
+    """A file descriptor that discards output once nobody reads it: `... | head -1` ends the reading, not the command."""
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:  # type: ignore[override]
         try:
@@ -18,22 +18,22 @@ class _Output(io.FileIO):
         except OSError as error:
             if error.errno not in _NOBODY_READS:
                 raise
-        # The descriptor itself is changed, so that libraries and child processes find it open as well.
+        # Redirect the descriptor itself, so that libraries and child processes find it open as well.
         _open_nothing(self.fileno())
         return memoryview(data).nbytes
 
 
 def prepare() -> None:
-    """Make standard output and error safe to write to; more than once does no harm.
+    """Make standard output and error safe to write to. Further calls change nothing.
 
-    Characters that the terminal's encoding lacks become `?`. A pipe that is closed, or a stream that was closed before
-    the start, takes everything and shows nothing.
+    Characters that the terminal's encoding lacks become `?`. A closed pipe, or a stream that was closed before the
+    start, discards everything.
     """
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:
-            # Python leaves None for a closed descriptor. The next file opened would get its number, and with it all
-            # that is printed.
+            # Python sets the stream of a closed descriptor to None. The next file that is opened would get the number
+            # of the descriptor, and everything printed would go into that file.
             if not _is_open(number):
                 _open_nothing(number)
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  (open until the process ends)
@@ -47,14 +47,14 @@ def prepare() -> None:
 
 
 def restore_docstrings() -> None:
-    """Start this command again with docstrings where `python -OO` or PYTHONOPTIMIZE=2 took them: transformers reads them."""
+    """Start this command again if `python -OO` or PYTHONOPTIMIZE=2 removed docstrings: transformers reads them."""
     if sys.flags.optimize < 2:
         return
     words = sys.orig_argv[1:]
     program = next((i for i, word in enumerate(words) if word in ("-m", "-c") or word.endswith(".py")), len(words))
     options = [re.sub("O", "", word) if re.fullmatch("-[A-Za-z]+", word) else word for word in words[:program]]
     again = [sys.executable, *(word for word in options if word != "-"), *words[program:]]
-    if os.environ.get("PYTHONOPTIMIZE") != "1" or again[1:] != words:  # else it would start itself for ever
+    if os.environ.get("PYTHONOPTIMIZE") != "1" or again[1:] != words:  # otherwise the command would restart for ever
         os.environ["PYTHONOPTIMIZE"] = "1"
         os.execv(sys.executable, again)
 
@@ -68,7 +68,7 @@ def _is_open(number: int) -> bool:
 
 
 def _open_nothing(number: int) -> None:
-    """Let a file descriptor lead nowhere."""
+    """Redirect a file descriptor to /dev/null."""
     nothing = os.open(os.devnull, os.O_RDWR)
     if nothing != number:
         os.dup2(nothing, number)

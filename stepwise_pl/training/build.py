@@ -1,4 +1,4 @@
-"""From the checked configuration to the trainer, and what follows from the configuration."""
+"""Build tokenizer, data, model, module and trainer from the checked configuration."""
 
 import logging
 import sys
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """The parts of a run, whatever trains it."""
+    """Tokenizer, data and model of a run: the same for every attempt."""
 
     tokenizer: PreTrainedTokenizerBase
     data: CoTDataModule
@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 def build_parts(config: Config) -> Parts:
-    """Tokenizer, data and model as configured, seeded; the schedule of the configuration learns what it must of the data.
+    """Build tokenizer, data and model, seeded; tell the schedule the length of an epoch and its last stage.
 
     Raises:
         UserError: data or model cannot be read, or do not fit together.
@@ -80,9 +80,10 @@ def build_attempt(
     """A new trainer and module around the model.
 
     Args:
-        plain: the configuration in plain containers, with what follows from it.
+        plain: the configuration in plain containers; `derived` holds what follows from it.
         describe: see `build_trainer`.
         more: loggers besides metrics.csv.
+        asked: the command that started the run.
     """
     module = StepwiseModule(
         parts.model,
@@ -100,18 +101,19 @@ def build_attempt(
 
 
 def examples_per_token(config: Config, data: CoTDataModule) -> float | None:
-    """Examples trained on for each CoT token that leaves, at the schedule's present pace: once the guard has halved it, twice as many.
+    """Examples trained on for each CoT token that leaves; None if the schedule has no pace.
 
-    None if the schedule has no pace.
+    The pace is the present one: once the guard has halved it, the examples are twice as many.
     """
     rate = config.schedule.rate()
-    tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # in a unit of removal, 1 unless that is a step
+    tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # CoT tokens per unit of removal
     return config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
 
 
 def describe(config: Config, parts: Parts) -> dict[str, Any]:
-    """What follows from configuration, data and model: T, m_max, examples per removed token; warns if those are few.
+    """Return what follows from configuration, data and model; warn if tokens leave after few examples.
 
+    Among the values are T (`steps_per_epoch`), m_max (`max_cot_tokens`) and examples_per_token.
     Δ counts tokens per epoch and means nothing without the size of an epoch;
     examples_per_token = batch_size · T / Δ is the honest unit.
     """
@@ -136,7 +138,7 @@ def describe(config: Config, parts: Parts) -> dict[str, Any]:
 
 
 def strategy(cfg: TrainerConfig) -> Strategy | str:
-    """How processes share the work."""
+    """The Lightning strategy by which processes share the work."""
     if cfg.devices == 1:
         return "auto"
     if cfg.strategy == "ddp":
@@ -150,8 +152,8 @@ def build_trainer(
     """The Lightning trainer with its callbacks, logging to metrics.csv.
 
     Args:
-        describe: writes what the run folder holds besides checkpoints and metrics (`Checkpoints`).
-        asked: how the run was started; None if by no command.
+        describe: writes the files of the run folder besides checkpoints and metrics (see `Checkpoints`).
+        asked: the command that started the run; None: there was no command.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -165,7 +167,7 @@ def build_trainer(
         devices=cfg.devices,
         strategy=strategy(cfg),
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
-        # Lightning would otherwise take the variables of Slurm or MPI for its own, of an allocation's shell as well.
+        # Without LightningEnvironment, Lightning would obey variables of Slurm or MPI, even in the shell of an allocation.
         plugins=[LightningEnvironment(), *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
         max_epochs=cfg.max_epochs,
         max_steps=cfg.max_steps,
@@ -175,7 +177,8 @@ def build_trainer(
         logger=MetricsFile(run_dir / "metrics.csv"),
         callbacks=[
             ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
-            StageRecords(run_dir / "stages.jsonl"),  # before those that may find a collapse, and the checkpoint
+            # StageRecords comes before the guard and the checkpoints, because both may raise `Collapse`.
+            StageRecords(run_dir / "stages.jsonl"),
             guard,
             Checkpoints(
                 run_dir / "checkpoints",

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and when they are written: best, last, good and removed-<k>."""
+"""Write the checkpoints of a run: best, last, good and removed-<k>."""
 
 import contextlib
 import logging
@@ -24,29 +24,27 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt`, `best.ckpt` and `good.ckpt`, each in one go: a crash while writing leaves the one before.
+    """Writes `last.ckpt`, `best.ckpt` and `good.ckpt`. A crash while writing leaves the older file in place.
 
-    `last.ckpt` is written every so many optimizer steps, at every validation, at the end,
-    and when training fails or is stopped between two steps. A failure inside a step, or
-    inside a validation, writes nothing: the run goes on from the checkpoint before, and
-    repeats what it lost.
+    `last.ckpt` is written every `every_n_steps` optimizer steps, after every validation, at
+    the end, and when training fails or is stopped between two steps. A failure inside a step
+    or a validation writes nothing: the resumed run repeats the work since the checkpoint.
 
-    `best.ckpt` is the validation with the most removed tokens, and the highest answer
-    accuracy among those (`val/selection_score`); weights only. `good.ckpt` is the last one
-    that the guard finds good, as another name of what then was `last.ckpt`.
+    `best.ckpt` holds the weights of the best validation: the most removed tokens first, then
+    the highest answer accuracy (`val/selection_score`). `good.ckpt` is a second name of the
+    last `last.ckpt` that the guard found good.
 
     Weights that are not finite are never written.
 
     Args:
-        folder: where they go.
-        every_n_steps: how often `last.ckpt` is written.
-        keep_every_removed: also keep the weights, without the optimizer's state, as
-            `removed-<tokens>.ckpt` at the last validation before the next token leaves,
-            whenever so many more are gone; 0: never.
-        keep_at_most: of these only the newest so many; None: all.
-        guard: what `good.ckpt` is for; None: there is none.
-        describe: writes the rest of the run folder, without which a checkpoint cannot be
-            loaded; called when it is not there (any more).
+        folder: the folder of the checkpoints.
+        every_n_steps: optimizer steps between two writes of `last.ckpt`.
+        keep_every_removed: keep the weights, without the optimizer's state, of every N-th
+            stage as `removed-<tokens>.ckpt`, from its last validation; 0: none.
+        keep_at_most: number of `removed-<tokens>.ckpt` to keep, the newest; None: all.
+        guard: decides on `good.ckpt`; None: there is no `good.ckpt`.
+        describe: writes the other files of the run folder, which loading a checkpoint needs;
+            called when these files are missing.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class Checkpoints(Checkpoint):
         self.folder, self.last, self.best = folder, folder / "last.ckpt", folder / "best.ckpt"
         self.every_n_steps, self.keep_every_removed, self.describe = every_n_steps, keep_every_removed, describe
         self.keep_at_most, self.guard = keep_at_most, guard
-        self.best_score = self.score = float("-inf")  # the score is that of the last validation
+        self.best_score = self.score = float("-inf")  # `score`: of the last validation
         self._saved_step = 0
         self._between_steps = False
 
@@ -74,12 +72,12 @@ class Checkpoints(Checkpoint):
             self._report_disk(pl_module)
 
     def _report_disk(self, module: StepwiseModule) -> None:
-        """Say how much room the checkpoints will take at most, and whether there is as much."""
+        """Log the most room that the checkpoints will take; warn if the disk has less."""
         weights = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-        with_optimizer = 3 * weights  # AdamW keeps two moments of each
+        with_optimizer = 3 * weights  # AdamW keeps two moments of each weight
         kept = module.schedule.last // self.keep_every_removed + 1 if self.keep_every_removed else 0
         kept = min(kept, self.keep_at_most or kept)
-        # While one is written the one before is still there.
+        # While a checkpoint is written, the one before still takes its room.
         need = (1 + kept) * weights + (2 if self.guard is None else 3) * with_optimizer
         free = shutil.disk_usage(self.folder).free + bytes_in(self.folder)
         log.info("checkpoints take up to %s on the disk", size(need))
@@ -96,9 +94,9 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return  # some of the step's micro-batches are still to come
+            return  # the optimizer step has further micro-batches
         if validates_after(trainer, batch_idx):
-            return  # validation comes now and saves; a run resumed from here would skip it
+            return  # the validation comes now, and saves; a run resumed from here would skip it
         self._between_steps = True
         if trainer.global_step % self.every_n_steps == 0:
             self._save_last(trainer)
@@ -107,7 +105,8 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit":
             return
         self.score = float(trainer.callback_metrics["val/selection_score"])
-        collapsing = self.guard is not None and self.guard.acts and self.guard.low > 0  # spare what was saved before
+        # While accuracy is collapsing, the weights that were kept before stay as they are.
+        collapsing = self.guard is not None and self.guard.acts and self.guard.low > 0
         better = self.score > self.best_score and not collapsing
         self.best_score = self.score if better else self.best_score
         if better:
@@ -131,7 +130,8 @@ class Checkpoints(Checkpoint):
         self._save_last(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # The disk may be what failed, or the weights. And a Ctrl-C may come when the next batch is taken but not used yet.
+        # Save nothing if the disk or the weights have failed. Nor if a Ctrl-C came after the next batch was taken, but
+        # before it was used: the resumed run would skip that batch.
         loader = trainer.train_dataloader
         taken = trainer.global_step * trainer.accumulate_grad_batches
         used_up = isinstance(loader, StreamLoader) and loader.handed_out == taken
@@ -140,7 +140,7 @@ class Checkpoints(Checkpoint):
                 self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer, also: Path | None = None) -> None:
-        # Whether the file is there is asked once for all processes, which save together: another may look before it is.
+        # The first process looks for the file, on behalf of all: they save together, so all must find the same.
         there = trainer.strategy.broadcast(self.last.exists())
         if also is not None or trainer.global_step != self._saved_step or not there:
             self._save(trainer, self.last, also=also)
@@ -155,19 +155,22 @@ class Checkpoints(Checkpoint):
             self._write(trainer, path, weights_only, also)
 
     def _write(self, trainer: L.Trainer, path: Path, weights_only: bool, also: Path | None) -> None:
-        # Of a sharded weight each process looks at its own part.
-        parts = (one.to_local() if isinstance(one, DTensor) else one for one in trainer.lightning_module.parameters())
-        if not trainer.strategy.reduce_boolean_decision(all(bool(one.isfinite().all()) for one in parts)):
+        # Each process checks its own part of a sharded weight.
+        weights = trainer.lightning_module.parameters()
+        parts = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+        if not trainer.strategy.reduce_boolean_decision(all(bool(part.isfinite().all()) for part in parts)):
             step = trainer.global_step
             raise Collapse(f"the weights are not finite at step {step}", step, not_finite=True)
         if trainer.is_global_zero and not (self.folder.parent / "config.yaml").is_file():
             self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
             self.describe()
-        # Lightning writes to the system's temporary folder first; across file systems its move is a copy.
+        # Not straight to `path`: Lightning writes to the system's temporary folder and moves the file. Between two file
+        # systems that move is a copy, which a crash would cut short.
         fresh = path.with_suffix(".tmp")
         trainer.save_checkpoint(fresh, weights_only=weights_only)
         if trainer.is_global_zero:
-            if also is not None:  # first: a run killed between goes on from before, and comes here again
+            # Link first. A run killed before `put_in_place` resumes from the older `last.ckpt`, and comes here again.
+            if also is not None:
                 link(fresh, also)
             put_in_place(fresh, path)
 
@@ -179,11 +182,11 @@ class Checkpoints(Checkpoint):
 
 
 def bytes_in(folder: Path) -> int:
-    """What the checkpoints in a folder take on the disk; two names of one file count once."""
-    found = [path.stat() for path in folder.glob("*.ckpt")]
-    return sum({(one.st_dev, one.st_ino): one.st_size for one in found}.values())
+    """Bytes that the checkpoints in a folder take on the disk; a file with two names counts once."""
+    files = [path.stat() for path in folder.glob("*.ckpt")]
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values())
 
 
 def size(count: int) -> str:
-    """Bytes for reading."""
+    """A number of bytes for people, such as `1.5 GB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,9 +1,9 @@
-"""The guard: recognises a collapse. `rollback.py` goes back, and on more slowly.
+"""The guard recognises a collapse; `rollback.py` goes back to the good checkpoint.
 
-A collapse is answer accuracy that falls to a small part of what it was and stays there.
-Answers of any length count: a model that answers right, and still writes a CoT that should
-be gone, has lost nothing. Removal schedules that are too aggressive end in a collapse (arXiv
-2405.14838, section 5). A loss that is no longer finite counts as one.
+In a collapse, answer accuracy falls to a small part of its best and stays there. Answers of
+any length count: a model that answers right, and still writes a CoT that should be gone, has
+lost nothing. Removal schedules that are too aggressive end in a collapse (arXiv 2405.14838,
+section 5). A loss that is not finite counts as a collapse.
 """
 
 import logging
@@ -22,29 +22,29 @@ log = logging.getLogger(__name__)
 
 
 class Guard(Callback):
-    """Watches validation: `good` says whether the last one is worth going back to.
+    """Watches validation accuracy; `good` says whether the last checkpoint is worth going back to.
 
     Raises:
-        Collapse: from `on_validation_end`, once accuracy has collapsed and the guard is to
-            act, or the validation loss is not finite.
+        Collapse: from `on_validation_end`, if accuracy has collapsed and the guard acts, or if
+            the validation loss is not finite.
     """
 
     def __init__(self, cfg: GuardConfig) -> None:
         self.cfg = cfg
         self.best = 0.0  # answer accuracy on validation, at any length
-        self.low = 0  # successive validations far below it
-        self.removed: int | None = None  # units at the last validation
+        self.low = 0  # consecutive validations far below `best`
+        self.removed: int | None = None  # stage at the last validation
         self.good = False
-        self.collapsed_at: int | None = None  # CoT tokens gone when accuracy had collapsed for the first time
+        self.collapsed_at: int | None = None  # removed CoT tokens at the first collapse
 
     @property
     def acts(self) -> bool:
-        """Whether it goes back, rather than only say what it sees."""
+        """Whether the guard goes back after a collapse; with `action=warn` it only warns."""
         return self.cfg.action != "warn"
 
     @property
     def collapsed(self) -> bool:
-        """Whether accuracy is down for as long as the guard's patience lasts."""
+        """Whether accuracy has been low for `patience` validations."""
         return self.low >= self.cfg.patience
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,7 +59,7 @@ class Guard(Callback):
         accuracy = found["answer_accuracy_any_length"]
         self.best = max(self.best, accuracy)
         low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
-        # Right after a token has left, accuracy may be low without harm: what counts is the end of a stage.
+        # Accuracy may be low right after a token has left. Only validations later in the stage count.
         settled = pl_module.schedule.stage(step) > pl_module.stage or pl_module.stage == self.removed
         self.removed = pl_module.stage
         if settled or not self.acts:
@@ -82,4 +82,4 @@ class Guard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
-        self.collapsed_at = state_dict.get("collapsed_at")  # came later
+        self.collapsed_at = state_dict.get("collapsed_at")  # older checkpoints lack it

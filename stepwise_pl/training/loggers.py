@@ -1,4 +1,4 @@
-"""Where metrics go in the run folder: metrics.csv always, TensorBoard by choice. For W&B see `wandb_runs`."""
+"""Write metrics into the run folder: metrics.csv always, TensorBoard files by choice. `wandb_runs` is for W&B."""
 
 import csv
 import logging
@@ -29,10 +29,10 @@ VERSUS_REMOVED = (
 class MetricsFile(Logger):
     """Appends every logged row to one CSV file. A new metric adds a column to the whole file.
 
-    Lightning's CSVLogger deletes the file of an earlier start; here a resumed run goes on
-    in it, and rows after the step it resumes from are dropped, because they come again.
-    Where the guard goes back, rows stay, and `attempt` of the rows that follow is one more
-    (`records.read_metrics` leaves out what was given up).
+    Lightning's CSVLogger deletes the file of an earlier start. Here a resumed run drops the
+    rows after its checkpoint, because they come again, and appends to the rest. After a
+    rollback of the guard the old rows stay, and the rows that follow have an `attempt` one
+    higher (`records.read_metrics` leaves out the rows that were given up).
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int, attempt: int) -> None:
-        """Drop the rows of this attempt's optimizer steps after `step`, which come again, and those of the final test."""
+        """Drop the rows that come again: this attempt's rows after optimizer step `step`, and the final test."""
         if not self.path.is_file():
             return
         text = self.path.read_text(encoding="utf-8")
@@ -87,9 +87,10 @@ class MetricsFile(Logger):
 
 
 class Throughput:
-    """Adds examples per second to rows of training, for loggers whose rows need not be the same for every run of a seed.
+    """Adds examples per second to training rows. For loggers whose rows may differ between runs of one seed.
 
-    Measured from the row of training before; not where a validation came between.
+    The time is measured from the training row before. If a validation came between, the row
+    gets no such value.
 
     Args:
         batch_size: examples per optimizer step.
@@ -100,7 +101,7 @@ class Throughput:
         self._last: tuple[int, float] | None = None
 
     def added(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-        """The row with `train/examples_per_second`, if it can be told."""
+        """The row, with `train/examples_per_second` if the row before is a training row too."""
         now, before = time.perf_counter(), self._last
         self._last = (step, now) if "train/loss" in metrics else None
         if self._last is None or before is None or step <= before[0]:
@@ -109,10 +110,10 @@ class Throughput:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Event files in `tensorboard/` of the run folder, a folder in it for each start.
+    """Event files under `tensorboard/` in the run folder, in one subfolder for each start.
 
-    TensorBoard knows one x-axis, steps. So the scalars under `versus_removed_tokens/` have
-    the number of removed tokens in its place.
+    TensorBoard knows one x-axis, steps. The scalars under `versus_removed_tokens/` therefore
+    put the number of removed tokens in place of the step.
     """
 
     def __init__(self, run_dir: Path, batch_size: int) -> None:
@@ -122,11 +123,11 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        pass  # they are in config.yaml
+        pass  # config.yaml has the hyper-parameters
 
     @rank_zero_only
     def save(self) -> None:
-        self.experiment.flush()  # Lightning's own writes a file of hyper-parameters as well
+        self.experiment.flush()  # Lightning's own `save` would also write a file of hyper-parameters
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

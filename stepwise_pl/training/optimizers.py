@@ -20,12 +20,12 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def lr_factor(cfg: OptimizerConfig, step: int, max_steps: int, reset_step: int, rewarmup_steps: int) -> float:
-    """The learning rate at a step as a fraction of the configured one: warm-up, the climb after a reset, the fall at the end.
+    """The learning rate at a step as a fraction of the configured one: the least of warm-up, climb after a reset and final fall.
 
     Args:
-        max_steps: where the fall ends.
-        reset_step: of the last optimizer reset.
-        rewarmup_steps: over which the learning rate climbs back after it; 0: none.
+        max_steps: the step at which the fall ends.
+        reset_step: the step of the last optimizer reset.
+        rewarmup_steps: steps of the climb after a reset; 0: no climb.
     """
     return min(
         1.0,
@@ -38,10 +38,10 @@ def lr_factor(cfg: OptimizerConfig, step: int, max_steps: int, reset_step: int, 
 def build_optimizer(
     model: PreTrainedModel, cfg: OptimizerConfig, extra: torch.nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are trained; each group's `full_lr` is the learning rate that a warm-up leads to.
+    """Build the optimizer of all trained parameters. Each group's `full_lr` is its learning rate after warm-up.
 
     Args:
-        extra: what a method trains besides the model, always with AdamW.
+        extra: the modules that a method trains besides the model, always with AdamW.
     """
     matrices = matrices_of(model) if cfg.matrices == "muon" else []
     chosen = {id(parameter) for parameter in matrices}
@@ -74,14 +74,14 @@ def matrices_of(model: PreTrainedModel) -> list[torch.nn.Parameter]:
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for the groups that have a `momentum`, AdamW for the others, as one optimizer.
 
-    One, because two would count every step of training twice. Muon moves a matrix W by
+    Two optimizers would count every step of training twice. Muon moves a matrix W by
 
         W <- W - lr · 0.2 · sqrt(max(rows, columns)) · orthogonal(Nesterov momentum of the gradient)
 
-    (Keller Jordan 2024; the factor, which makes an update about as large as one of AdamW,
-    is that of Liu et al., arXiv 2502.16982). `torch.optim.Muon` orthogonalises in bf16,
-    which a CPU without bf16 units emulates; here it is the parameter's own precision, and
-    matrices of one shape go through it together.
+    (Keller Jordan 2024). The factor of Liu et al. (arXiv 2502.16982) makes an update about as
+    large as one of AdamW. `torch.optim.Muon` orthogonalises in bf16, which a CPU without bf16
+    units must emulate. This class keeps the parameter's own precision, and orthogonalises
+    matrices of one shape together.
 
     Args:
         groups: parameter groups. Those with a `momentum` hold matrices only.
@@ -89,13 +89,13 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
-        # The groups say `fused`, by which `load_state_dict` puts AdamW's count of steps on the device of its parameter.
+        # With `fused` in the groups, `load_state_dict` puts AdamW's count of steps on the parameter's device.
         settings = {**settings, "fused": True}
         super().__init__(groups, settings)
         self._adamw = torch.optim.AdamW([torch.nn.Parameter(torch.empty(0))], **settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave; one of a version whose groups did not say `fused` yet, too."""
+        """Load a state. Groups of older versions lack `fused`, and get it here."""
         groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups})
 
@@ -105,7 +105,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Given anew each time, because loading a checkpoint replaces both.
+        # Set at every step, because loading a checkpoint replaces the state and the groups.
         self._adamw.state = self.state
         defaults = self._adamw.defaults
         self._adamw.param_groups = [{**defaults, **group} for group in self.param_groups if "momentum" not in group]
@@ -136,14 +136,18 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Each matrix with its singular vectors, and singular values all near 1, but for tiny ones.
+    """Bring the singular values of each matrix near 1, except tiny ones; keep the singular vectors.
 
     Args:
         matrices: [batch, rows, columns].
+
+    Returns:
+        [batch, rows, columns].
     """
     a, b, c = QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices  # the products are then of the smaller side
+    # Wide matrices make the products below small.
+    x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
     for _ in range(steps):
         gram = x @ x.mT

@@ -1,4 +1,4 @@
-"""How long training takes here: a few real steps, measured within seconds, at the whole CoT and at none."""
+"""Measure how long training takes on this machine: a few real steps, at the whole CoT and at none."""
 
 import dataclasses
 import time
@@ -32,16 +32,16 @@ from stepwise_pl.models.forward import Targets, target_logits
 from stepwise_pl.schedules.spread import ALL
 from stepwise_pl.training.optimizers import build_optimizer
 
-SECONDS = 2.0  # that measuring may take at each of the two lengths, once the first step is done
-STEPS = 3  # measured at each
+SECONDS = 2.0  # for measuring at each of the two lengths, after the first step
+STEPS = 3  # to measure at each length
 BYTES_PER_WEIGHT = 16  # weight, gradient and two moments of AdamW in float32
-# A processor that manages fewer operations a second is not expected; it only bounds how long the first step may take.
+# A model whose first step would take longer than this, on a processor of this speed, is not tried.
 OPERATIONS_PER_SECOND, FIRST_STEP_SECONDS = 2e10, 10.0
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a training step with the whole CoT in place and with none, and a line that says how they were measured."""
+    """Seconds of a training step with the whole CoT (`whole`) and with none (`none`), and a line on the measurement."""
 
     whole: float
     none: float
@@ -50,9 +50,9 @@ class Pace:
     def seconds(
         self, train: EncodedExamples, steps_per_epoch: int, delta: Fraction, removed: int, epochs: int
     ) -> float:
-        """Of training for `epochs`, while `delta` tokens leave per epoch, until `removed` are gone and then all are.
+        """Seconds of training for `epochs`: `delta` tokens leave per epoch; once `removed` are gone, all leave.
 
-        A step's time is taken to grow evenly with the CoT tokens that are left.
+        The estimate takes a step's time to be linear in the CoT tokens that are left.
         """
         rate = delta / steps_per_epoch
         removal = min(int(removed / rate), epochs * steps_per_epoch)
@@ -63,10 +63,10 @@ class Pace:
 
 
 def measure(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, train: EncodedExamples, data: DataConfig) -> Pace:
-    """Train the configured architecture, with random weights, for a few steps on the first GPU, else on the CPU.
+    """Time a few training steps of the configured architecture, with random weights, on the first GPU or else the CPU.
 
     Raises:
-        UserError: no such model can be built, or it is too large to be tried here.
+        UserError: the model cannot be built, or is too large to try here.
     """
     longest = train.longest(0)
     config = _architecture(cfg, tokenizer, longest)
@@ -83,10 +83,10 @@ def measure(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, train: Encoded
         whole, none = trial.seconds(0), trial.seconds(ALL)
     except UserError:
         raise
-    except Exception as error:  # Out of memory, for one. The report goes on without times.
+    except Exception as error:  # For example out of memory. The report then has no times.
         raise UserError(f"a step of training failed ({first_line(error)})") from None
     threads = torch.get_num_threads()
-    where = (
+    machine = (
         torch.cuda.get_device_name()
         if device.type == "cuda"
         else f"the CPU, {threads} thread{'s' if threads > 1 else ''}"
@@ -98,7 +98,7 @@ def measure(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, train: Encoded
         else f"with up to {trial.most} of the {size} examples of a batch"
     )
     how_measured = (
-        f"a step takes {whole:.3g} s with the whole CoT and {none:.3g} s with none: measured on {where}, with random "
+        f"a step takes {whole:.3g} s with the whole CoT and {none:.3g} s with none: measured on {machine}, with random "
         f"weights and {how}; validation comes on top"
     )
     return Pace(whole, none, how_measured)
@@ -112,7 +112,7 @@ def _architecture(cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, longest:
             return pretrained_config(str(found[0]), "model.init_from", cfg.dropout)
     elif cfg.pretrained:
         return pretrained_config(cfg.name, "model.name", cfg.dropout)
-    # As few positions as will do: their number hardly matters for speed, but a large table may not fit the memory.
+    # Only as many positions as needed: they hardly matter for speed, but a large table may not fit into memory.
     cfg = dataclasses.replace(cfg, positions=longest)
     return own_config(cfg, num_ids(tokenizer), int(tokenizer.eos_token_id), longest)
 
@@ -125,17 +125,17 @@ def _refuse_large(config: Any, tokens: int, device: torch.device) -> None:
     free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else memory(free=True)
     if count * BYTES_PER_WEIGHT > free:
         raise UserError(
-            f"{size}, whose training takes more than {count * BYTES_PER_WEIGHT / 2**30:,.1f} GiB; {free / 2**30:,.1f} are free"
+            f"{size}, and its training takes more than {count * BYTES_PER_WEIGHT / 2**30:,.1f} GiB; {free / 2**30:,.1f} are free"
         )
     if device.type == "cpu" and 6 * count * tokens / OPERATIONS_PER_SECOND > FIRST_STEP_SECONDS:
-        raise UserError(f"{size}, which is too many for a try of a few seconds on a CPU")
+        raise UserError(f"{size}, too many for a try of a few seconds on a CPU")
 
 
 class _Trial:
-    """Steps of training on batches as training draws them.
+    """Training steps on batches that are drawn as in training.
 
     Attributes:
-        most: examples of the largest batch that was tried.
+        most: examples in the largest batch that was tried.
     """
 
     def __init__(self, model: PreTrainedModel, train: EncodedExamples, data: DataConfig) -> None:
@@ -145,9 +145,10 @@ class _Trial:
         self.most = 0
 
     def seconds(self, removed: int) -> float:
-        """Of a whole step with so many units of each CoT gone; scaled up where a whole batch would take too long."""
+        """Seconds of a step with `removed` units of each CoT gone; scaled up if a whole batch would take too long."""
         count, last = 1, self._step(0, 1, removed)
-        if sum(last) < SECONDS:  # The first step warms up, and counts only where there is no time for another.
+        # The first step warms up. It counts only if there is no time for another.
+        if sum(last) < SECONDS:
             last = self._step(0, 1, removed)
         while count < self.size and 4 * sum(last) < SECONDS:
             count = min(4 * count, self.size)
@@ -160,7 +161,7 @@ class _Trial:
         return float(passes * self.size / count + update)
 
     def _step(self, number: int, count: int, removed: int) -> tuple[float, float]:
-        """Seconds of one step on the first `count` examples of step `number`: both passes, and the optimizer."""
+        """Seconds of one step on the first `count` examples of step `number`: forward and backward, then the optimizer."""
         started = time.perf_counter()
         first = number * self.size
         batch = self.train.collate(self.stream.rows(np.arange(first, first + count))).remove(removed)

@@ -1,4 +1,4 @@
-"""Lightning's bf16-true, without the rounding of what is no weight."""
+"""Lightning's bf16-true, rounding weights only."""
 
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision

@@ -1,4 +1,4 @@
-"""Records and display while training goes on: stages, a bar, lines of a log."""
+"""Record stages and show progress during training, as a bar or as lines of a log."""
 
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ class StageRecords(Callback):
 
 
 class StageProgressBar(TQDMProgressBar):
-    """Shows removed tokens, loss and accuracy. For a terminal; elsewhere `StageLog`.
+    """Shows removed tokens, loss and accuracy on a terminal. `StageLog` is for log files.
 
     Args:
-        job: which job of a sweep this is, `2/9`; empty if it is none.
+        job: the job's number in a sweep, `2/9`; empty outside a sweep.
     """
 
     def __init__(self, job: str = "") -> None:
@@ -39,7 +39,7 @@ class StageProgressBar(TQDMProgressBar):
 
 
 class StageLog(Callback):
-    """One line of progress at every validation: for log files, where a redrawn bar is noise."""
+    """Logs one line of progress at every validation. In a log file a redrawn bar is noise."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         shown = ", ".join(f"{key} {value}" for key, value in progress(trainer, pl_module).items())
@@ -47,7 +47,7 @@ class StageLog(Callback):
 
 
 def progress(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
-    """What a person wants to see while it trains."""
+    """Removed tokens, loss and accuracy of the run, as text for people."""
     assert isinstance(module, StepwiseModule)
     shown = {"removed": f"{module.removed_tokens}/{module.data.limits.max_cot}"}
     for name, key in (("loss", "train/loss"), ("accuracy", "val/answer_accuracy")):

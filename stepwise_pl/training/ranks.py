@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 def any_of(trainer: L.Trainer, answer: bool) -> bool:
-    """Whether the answer of any process is yes; asked by all of them together."""
+    """Whether any process answers yes. All processes must call it together."""
     return answer if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(answer, all=False)
 
 
 def everywhere(trainer: L.Trainer, found: list[T]) -> list[T]:
-    """The findings of all processes, one after the other; asked by all of them together."""
+    """The findings of all processes in one list. All processes must call it together."""
     if trainer.world_size == 1:
         return found
     of_all: list[list[T]] = [[]] * trainer.world_size

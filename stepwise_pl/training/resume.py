@@ -1,4 +1,4 @@
-"""Going on from the last checkpoint of a run."""
+"""Resume a run from its last checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +16,16 @@ from stepwise_pl.training.loggers import MetricsFile
 
 
 def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> None:
-    """Raise `UserError` unless training can go on from a checkpoint: whole, and of a run with this configuration and data.
+    """Raise `UserError` unless training can go on from the checkpoint.
+
+    The checkpoint must be whole, and of a run with this configuration and this data.
 
     Args:
-        config: in plain containers, with what follows from it under `derived`.
+        config: the run's configuration in plain containers; `derived` holds what follows from it.
     """
     parts = {"global_step", "epoch", "state_dict", "optimizer_states", "loops", "callbacks", "stepwise"}
-    groups = [group for one in state.get("optimizer_states", ()) for group in one["param_groups"]]
-    # Without `full_lr` the optimizer is one of before commit 5a29c99, and so are the states of the callbacks.
+    groups = [group for optimizer in state.get("optimizer_states", ()) for group in optimizer["param_groups"]]
+    # Without `full_lr` the checkpoint is older than commit 5a29c99. The states of its callbacks cannot be read either.
     is_known = all("full_lr" in group for group in groups)
     if not parts <= state.keys() or not {"config", "rollbacks", "schedule"} <= state["stepwise"].keys() or not is_known:
         whole = "optimizer_states" in state and "stepwise" in state
@@ -37,28 +39,32 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
             "its weights with model.init_from=<run folder>"
         )
     both = (state["stepwise"]["config"], config)
-    old, new = (flat({key: value for key, value in one.items() if key != "derived"}) for one in both)
-    # Other keys that the checkpoint does not know came with a later version, whose defaults keep what was.
+    old, new = (flat({key: value for key, value in plain.items() if key != "derived"}) for plain in both)
+    # Other keys that the checkpoint lacks came with a later version. Their defaults keep the old behaviour.
     known = old.keys() | {key for key in new if key.startswith("model.config.")}
     differ = [
         f"{key} is {old.get(key)} there, {new.get(key)} in config.yaml"
         for key in sorted(known)
         if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
     ]
-    trained, now = ((one.get("derived") or {}).get("data") for one in both)
-    frozen = [(one.get("derived") or {}).get("frozen") for one in both]
+    trained, now = ((plain.get("derived") or {}).get("data") for plain in both)
+    frozen = [(plain.get("derived") or {}).get("frozen") for plain in both]
     if frozen[0] != frozen[1]:
         differ.append(f"the weights that LoRA leaves as they are have changed (digest {frozen[0]}, now {frozen[1]})")
     if differ or trained != now:
-        what = "; ".join(differ) or f"it was trained on other data (digest {trained}, now {now}; has a file changed?)"
-        raise UserError(f"{path}: is of another run: {what}. Put back what it was made with, or use another run_dir")
+        differences = (
+            "; ".join(differ) or f"it was trained on other data (digest {trained}, now {now}; has a file changed?)"
+        )
+        raise UserError(
+            f"{path}: is of another run: {differences}. Restore its configuration and data, or use another run_dir"
+        )
 
 
 def resume(run_dir: Path, plain: dict[str, Any]) -> int:
-    """Check that the run's last checkpoint can be gone on from, and drop the metrics of what comes after it.
+    """Check that the run can resume from its last checkpoint; drop the metrics that were written after it.
 
     Args:
-        plain: the configuration to go on with, and under `derived` what follows from it.
+        plain: the configuration to go on with; `derived` holds what follows from it.
 
     Returns:
         The optimizer steps done.
@@ -78,7 +84,7 @@ def resume(run_dir: Path, plain: dict[str, Any]) -> int:
     log.info("resuming at step %d", step)
     if not (run_dir / "metrics.csv").is_file():
         log.warning(
-            "metrics.csv is not there any more: it begins at step %d, and the summary says nothing of what was before",
+            "metrics.csv is missing: the new one begins at step %d, and the summary lacks everything before it",
             step,
         )
     MetricsFile(run_dir / "metrics.csv").resume_from(step, attempt)

@@ -1,4 +1,4 @@
-"""Signals end a run after its step, and the user is told how it goes on."""
+"""End a run after its step when a signal comes, and tell the user how to resume it."""
 
 import contextlib
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger("stepwise_pl")
 
 @contextlib.contextmanager
 def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
-    """Let signals end the run after its step, and say how it goes on. A second Ctrl-C does not wait for the step.
+    """Let signals end the run after its step, and tell the user how to resume it. A second Ctrl-C stops at once.
 
     Raises:
-        SystemExit: a signal has ended the run; the status is 128 and its number.
+        SystemExit: a signal has ended the run; the status is 128 plus the signal's number.
     """
     reason: int | None = None
 
@@ -36,20 +36,20 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
         if signal.getsignal(signal.SIGTERM) is stop:
             raise SystemExit(128 + reason)
         if number == signal.SIGTERM:
-            return  # Lightning's handler, in place until training begins, calls this one and has taken note.
+            return  # Until training begins, Lightning's handler is in place: it has noted the signal and called this one.
         if number in (signal.SIGINT, signal.SIGQUIT):
             if again:
                 raise KeyboardInterrupt
             log.warning(
-                "stopping after this step; Ctrl-C again stops at once, and what came after the last checkpoint is lost"
+                "stopping after this step; a second Ctrl-C stops at once, and loses the work since the last checkpoint"
             )
         signal.raise_signal(signal.SIGTERM)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in signals.STOPS:
-            # A Ctrl-C is taken also where a shell has started the run in its background. A job of another process does
-            # not take it, because that process tells its jobs.
+            # A run takes Ctrl-C even if a shell has started it in the background. A worker of a sweep does not: the
+            # process that hands out the jobs stops its workers.
             always = number == signal.SIGTERM or (number == signal.SIGINT and not asked.is_worker)
             if always or signals.is_free(number):
                 before[number] = signal.signal(number, stop)
@@ -58,9 +58,9 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
     except BaseException as error:
         is_stop = is_signal(error)
         begun = holds_run(run_dir) or is_begun(run_dir)
-        # A user's error says itself what to do, and a sweep says it at its end.
-        told = isinstance(error, UserError) or bool(asked.job) or processes.is_further()
-        if not told and (is_stop or begun):
+        # A user's error says what to do. A sweep explains at its end; a further process leaves it to the first.
+        is_explained = isinstance(error, UserError) or bool(asked.job) or processes.is_further()
+        if not is_explained and (is_stop or begun):
             log.error("%s", run_folder.how_to_go_on(run_dir))
         if is_stop:
             raise SystemExit(128 + (reason or signal.SIGTERM)) from None
@@ -68,11 +68,11 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
     finally:
         ends = reason is not None and not asked.job
         for number, handler in before.items():
-            # A terminal that closes hangs up more than once: the process still ends with the status of the first signal.
+            # A closing terminal sends SIGHUP more than once. The exit status is still that of the first signal.
             signal.signal(number, signal.SIG_IGN if ends and number == signal.SIGHUP else handler)
 
 
 def is_signal(error: BaseException) -> bool:
-    """Whether this is how a signal ends a run: Lightning makes an exit of status 1 of some, by which nobody would know."""
-    # By name: whoever has not got to Lightning yet need not wait for its import.
+    """Whether a signal has raised this error to end the run. Lightning alone would end with status 1, which hides the signal."""
+    # The class is compared by name, so that a run that has not imported Lightning yet need not do so.
     return isinstance(error, SystemExit | KeyboardInterrupt) or type(error).__name__ == "SIGTERMException"

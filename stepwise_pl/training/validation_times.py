@@ -1,4 +1,4 @@
-"""When to validate: by epochs, and as soon as tokens have been removed."""
+"""Decide when to validate: at the end of epochs, and before tokens leave."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from stepwise_pl.training.module import StepwiseModule
 
 
 class ValidationTimes(Callback):
-    """Decides after which batches Lightning validates: it asks after `on_train_batch_end`.
+    """Decides after which batches Lightning validates.
 
-    At the end of every `every_epochs`-th epoch (0: none); just before the next token
-    leaves, once `every_removed` more are gone than when that was last done (0: never), so
-    that each number of removed tokens is measured when it has been trained on for as long
-    as it will be; and after the very last step. Also just before a token leaves where
-    the number of removed ones is a multiple of `keep_every_removed` (0: none), because a
-    checkpoint is kept there.
+    - At the end of every `every_epochs`-th epoch (0: none).
+    - Just before the next token leaves, if `every_removed` tokens have left since the last
+      such validation (0: never). A stage is thus measured at its end, after all its training.
+    - Just before a token leaves at a stage that is a multiple of `keep_every_removed` (0:
+      never), because a checkpoint is kept there.
+    - After the last step.
     """
 
     def __init__(self, every_epochs: int, every_removed: int, keep_every_removed: int = 0) -> None:
         self.every_epochs, self.every_removed, self.keep_every_removed = every_epochs, every_removed, keep_every_removed
-        # Attempt and removed tokens at the last validation before one leaves.
+        # Attempt and stage of the last validation just before a token left.
         self.validated_at: list[int] | None = None
 
     def on_train_batch_end(
@@ -41,7 +41,7 @@ class ValidationTimes(Callback):
         now = module.stage
         leaves = module.schedule.stage(trainer.global_step) > now
         before = self.validated_at
-        # After the guard has gone back, the stage is another one.
+        # After a rollback of the guard, the stage before does not count.
         waited = before is None or before[0] != module.attempt or now - before[1] >= self.every_removed
         keep = self.keep_every_removed > 0 and now % self.keep_every_removed == 0
         return leaves and ((waited and self.every_removed > 0) or keep)

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's metrics, tables and model, for those who choose it. Its failures cost nothing else."""
+"""Weights & Biases, by choice: a run's metrics, tables and model. A failure of W&B never stops a run."""
 
 import json
 import logging
@@ -22,14 +22,14 @@ from stepwise_pl.training.loggers import VERSUS_REMOVED, Throughput
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS = 200  # of an evaluation, that W&B gets
+PREDICTIONS = 200  # of an evaluation, at most, that are sent to W&B
 
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """Undo what W&B does to the process, so that the next job of a sweep starts clean.
+    """Undo W&B's changes to the process, so that the next job of a sweep starts clean.
 
-    Lightning's logger sets WANDB_MODE for good, and an unfinished run would be reused by the next logger.
+    Lightning's logger sets WANDB_MODE for good, and the next logger would reuse an unfinished run.
     """
     before = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
     try:
@@ -42,7 +42,7 @@ def environment_kept() -> Iterator[None]:
 
 
 def finish_wandb() -> None:
-    """End the W&B run there is, if any, and note what it has; a failure is said, and costs nothing."""
+    """End the open W&B run, if there is one, and note the steps that W&B has. A failure is only logged."""
     wandb = sys.modules.get("wandb")
     run = None if wandb is None else wandb.run
     if wandb is None or run is None:
@@ -61,15 +61,15 @@ def finish_wandb() -> None:
 
 
 class CarefulWandbLogger(WandbLogger):
-    """A W&B logger whose failures do not stop the run: what it would log is in metrics.csv all the same.
+    """A W&B logger whose failures do not stop the run: metrics.csv has every row anyway.
 
-    Rows of steps that come again after a resume are not logged again, as far as it is known
-    that W&B has them: up to the last time that a session ended its W&B run. After a SIGKILL
-    that is not known, and the rows since are logged again, with the same values.
+    After a resume, steps come again. A row that W&B surely has is not logged again: a session
+    that ends its W&B run notes how far W&B has come. A session that is killed leaves no such
+    note, and its rows are logged again, with the same values.
 
     Args:
-        notes: a JSON file in the run folder with the run's id, and the last step that W&B
-            has of each attempt and kind of row.
+        notes: a JSON file in the run folder with the id of the W&B run, and the last step that
+            W&B has of each attempt and kind of row.
         batch_size: examples per optimizer step.
     """
 
@@ -86,7 +86,7 @@ class CarefulWandbLogger(WandbLogger):
 
     @rank_zero_only
     def note(self) -> None:
-        """Write down what W&B has."""
+        """Write the id of the W&B run, and the last steps that W&B has, into `notes`."""
         write_text(self.notes, json.dumps({"id": self.version, "has": self.has}) + "\n")
 
     @rank_zero_only
@@ -109,12 +109,12 @@ _OPEN: list[CarefulWandbLogger] = []
 
 
 def wandb_logger(cfg: LoggerConfig, run_dir: Path, config: Mapping[str, Any]) -> WandbLogger:
-    """A W&B run whose validation metrics have the number of removed tokens as their x-axis.
+    """Start a W&B run, with the number of removed tokens as the x-axis of validation metrics.
 
-    Its id is kept in the run folder, so that a resumed run goes on in it.
+    The run folder keeps the id of the W&B run, so that a resumed run continues the same one.
 
     Args:
-        config: of the run, in plain containers, with what follows from it under `derived`.
+        config: the run's configuration in plain containers; `derived` holds what follows from it.
 
     Raises:
         UserError: W&B does not start.
@@ -137,7 +137,7 @@ def wandb_logger(cfg: LoggerConfig, run_dir: Path, config: Mapping[str, Any]) ->
 
 
 def _settings(cfg: LoggerConfig, derived: Mapping[str, Any]) -> dict[str, Any]:
-    """What training and evaluations of a run have in common."""
+    """The W&B settings that training and evaluations of a run share."""
     import wandb
 
     return {
@@ -152,7 +152,7 @@ def _not_started(key: str, offline: str, error: Exception) -> UserError:
 
 
 def add_result(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Give the open W&B run, if there is one, the result of its training; a failure is said, and costs nothing.
+    """Add the result of training to the open W&B run, if there is one. A failure is only logged.
 
     The numbers of `summary` go to the run's own summary, the lines of stages.jsonl to the
     tables `stages` and `samples` and to the chart of accuracy versus removed tokens.
@@ -178,7 +178,7 @@ def add_result(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 
 def add_model(summary: Mapping[str, Any], model: Path) -> None:
-    """Give the open W&B run, if there is one, an exported folder as an artifact."""
+    """Add an exported folder to the open W&B run, if there is one, as an artifact."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
@@ -190,28 +190,33 @@ def add_model(summary: Mapping[str, Any], model: Path) -> None:
 
 
 def accuracy_chart(stages: Any, title: str) -> Any:
-    """A line over removed tokens, and one of answers of any length where those differ."""
+    """A chart of accuracy over removed tokens, with a second line for answers of any length if that line differs."""
     import wandb
 
-    x, accuracy, at_all = (stages.get_column(name) for name in ("removed_tokens", "accuracy", "accuracy_any_length"))
-    if all(one in (None, other) for one, other in zip(at_all, accuracy, strict=True)):
+    x, accuracy, any_length = (
+        stages.get_column(name) for name in ("removed_tokens", "accuracy", "accuracy_any_length")
+    )
+    if all(loose in (None, exact) for loose, exact in zip(any_length, accuracy, strict=True)):
         return wandb.plot.line(stages, "removed_tokens", "accuracy", title=title)
     keys = ["accuracy", "right at any length"]
-    return wandb.plot.line_series([x, x], [accuracy, at_all], keys=keys, title=title, xname="removed_tokens")
+    return wandb.plot.line_series([x, x], [accuracy, any_length], keys=keys, title=title, xname="removed_tokens")
 
 
 def stage_table(run_dir: Path) -> Any:
-    """A W&B table with a row per validation; digits of the answer that none had are empty."""
+    """A W&B table with a row per validation. Digits that no answer had are empty."""
     import wandb
 
     records = read_stage_records(path) if (path := run_dir / "stages.jsonl").is_file() else []
-    digits = max((len(one["digits"]) for one in records), default=0)
+    digits = max((len(record["digits"]) for record in records), default=0)
     columns = ["step", "attempt", "removed_tokens", "accuracy", "low", "high", "examples", "accuracy_any_length"]
     table = wandb.Table(columns=[*columns, *(f"digit {place + 1}" for place in range(digits))])
-    for one in records:
-        low, high = wilson(one["accuracy"], one["examples"])
-        row = [one["step"], one["attempt"], one["removed_tokens"], one["accuracy"], low, high, one["examples"]]
-        table.add_data(*row, one.get("accuracy_any_length"), *one["digits"], *[None] * (digits - len(one["digits"])))
+    for record in records:
+        low, high = wilson(record["accuracy"], record["examples"])
+        missing = [None] * (digits - len(record["digits"]))
+        table.add_data(
+            record["step"], record["attempt"], record["removed_tokens"], record["accuracy"], low, high,
+            record["examples"], record.get("accuracy_any_length"), *record["digits"], *missing,
+        )  # fmt: skip
     return table
 
 
@@ -221,10 +226,10 @@ def sample_table(run_dir: Path) -> Any:
 
     records = read_stage_records(path) if (path := run_dir / "stages.jsonl").is_file() else []
     table = wandb.Table(columns=["step", "removed_tokens", "prompt", "target", "prediction", "right"])
-    for one in records:
-        for sample in one["samples"]:
+    for record in records:
+        for sample in record["samples"]:
             answer = (sample["prompt"], sample["target"], sample["prediction"], sample["right"])
-            table.add_data(one["step"], one["removed_tokens"], *answer)
+            table.add_data(record["step"], record["removed_tokens"], *answer)
     return table
 
 
@@ -236,7 +241,7 @@ def log_evaluation(
     predictions: Sequence[Prediction],
     offline: bool,
 ) -> None:
-    """A W&B run of job type `eval` beside the run that was evaluated: its numbers, and the first predictions.
+    """Log an evaluation as a W&B run of job type `eval`: its numbers, and the first predictions.
 
     Raises:
         UserError: W&B does not start.
@@ -256,6 +261,8 @@ def log_evaluation(
             {f"eval/{k}": v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         )
         table = wandb.Table(columns=["index", "prompt", "target", "prediction", "right"])
-        for one in predictions[:PREDICTIONS]:
-            table.add_data(one.index, one.prompt, one.target, one.prediction, one.right)
+        for prediction in predictions[:PREDICTIONS]:
+            table.add_data(
+                prediction.index, prediction.prompt, prediction.target, prediction.prediction, prediction.right
+            )
         run.log({"predictions": table})

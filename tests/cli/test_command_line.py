@@ -1,4 +1,4 @@
-"""The command line's grammar: what Hydra refuses is quoted or explained; folders at home; suggestions; one line each."""
+"""The grammar of the command line: texts that Hydra refuses are quoted or explained, and slips get a suggestion."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from stepwise_pl.cli.arguments import understood
+from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.entry import register_schemas
 from stepwise_pl.cli.overrides import parsed, quoted, readable, shown
 from stepwise_pl.common.errors import UserError
@@ -23,12 +23,12 @@ from tests.conftest import REPO, command, schema_of
 
 
 def composed(*words: str, config_name: str = "train") -> Any:
-    """The checked configuration of a command line, as the entry point makes it."""
+    """The checked configuration of a command line, made as in the entry point."""
     set_command(config_name, schema_of(config_name))
     register_schemas(config_name, schema_of(config_name))
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_object(compose(config_name, understood(words)))
+        return to_object(compose(config_name, hydra_arguments(words)))
 
 
 def value_of(word: str) -> Any:
@@ -44,7 +44,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_that_hydra_refuses_simply_works(text: str) -> None:
+def test_a_text_that_hydra_refuses_works(text: str) -> None:
     if text[0] == "{":
         with pytest.raises(UserError, match="for this text write"):
             composed("task=file", f"task.step_start={text}")
@@ -56,14 +56,14 @@ def test_text_that_hydra_refuses_simply_works(text: str) -> None:
 @pytest.mark.parametrize(
     "word", ["a=1", "a=[x,y]", "a={b: 3}", "a=${seed}", "a='q'", "a=x y", "a=", "a=null", "a=\\,", "+a=1e-3"]
 )
-def test_what_hydra_accepts_keeps_its_meaning(word: str) -> None:
+def test_a_word_that_hydra_accepts_keeps_its_meaning(word: str) -> None:
     assert readable(word, sweeps=False) == word
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20))
 def test_every_text_can_be_quoted(text: str) -> None:
-    """A quoted text composes to itself, whatever it is made of, also after a second reading as the jobs of a sweep get it."""
+    """Any quoted text composes to itself, even after the second reading that jobs of a sweep go through."""
     found = parsed(f"key={quoted(text)}")
     assert found is not None
     once = OmegaConf.create({"key": found.value()})
@@ -75,7 +75,7 @@ def test_every_text_can_be_quoted(text: str) -> None:
 @settings(max_examples=400, deadline=None)
 @given(st.text(st.sampled_from(list("ab ,'\"[](){}$\\#~=:<!`ü1.;")), max_size=8), st.booleans())
 def test_a_refusal_shows_the_form_that_works(text: str, sweeps: bool) -> None:
-    """Whatever is typed: it is read, or refused in one line whose quoted form is this very text."""
+    """Any text is read, or refused in one line that shows a quoted form of this very text."""
     word = f"task.step_start={text}"
     try:
         accepted = readable(word, sweeps)
@@ -104,7 +104,7 @@ def test_a_refusal_shows_the_form_that_works(text: str, sweeps: bool) -> None:
         ("schedule.delta=range(1,3)", "need --multirun"),
     ],
 )  # fmt: skip
-def test_what_may_mean_several_things_is_refused_in_one_line(word: str, said: str) -> None:
+def test_an_ambiguous_value_is_refused_in_one_line(word: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         readable(word, sweeps=False)
     key, _, value = word.partition("=")
@@ -174,7 +174,7 @@ SUGGESTIONS = {
     "experiment=quikstart": "Did you mean experiment=quickstart?",
     "schedule=adaptve": "Did you mean schedule=adaptive?",
     "optimizer=mouon": "Did you mean optimizer=muon?",
-    "quikstart": "quikstart: is no setting, which is written key=value. Did you mean experiment=quickstart?",
+    "quikstart": "quikstart: is no setting; a setting is written key=value. Did you mean experiment=quickstart?",
     "quickstart": "Did you mean experiment=quickstart?",
     "shedule=adaptive": "shedule: no such key. Did you mean schedule?",
     "experimnt=quickstart": "experimnt: no such key. Did you mean experiment?",
@@ -196,7 +196,7 @@ SUGGESTIONS = {
 
 
 @pytest.mark.parametrize("words", SUGGESTIONS)
-def test_a_slip_is_told_in_one_line_with_what_may_be_meant(words: str, tmp_path: Path) -> None:
+def test_a_slip_is_refused_in_one_line_with_a_suggestion(words: str, tmp_path: Path) -> None:
     out = command("train", *words.split(), cwd=tmp_path, check=False, PYTHONPATH=str(REPO))
     assert out.returncode == 2 and list(tmp_path.iterdir()) == []
     assert len(out.stderr.splitlines()) == 1 and out.stderr.startswith("error: ") and SUGGESTIONS[words] in out.stderr
@@ -213,6 +213,6 @@ def test_texts_with_braces_and_dollars_survive_a_run_folder(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes there")
-def test_a_path_that_is_no_text_is_refused() -> None:
+def test_a_path_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(UserError, match="is no text in this terminal's encoding"):
         composed(os.fsdecode(b"run_dir=\xff"))

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from stepwise_pl.cli.arguments import understood
+from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.entry import register_schemas
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config import known
@@ -223,13 +223,13 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
     ],
 )
 def test_overrides_may_stand_on_both_sides_of_a_flag(arguments: str, parsed: str) -> None:
-    assert understood(arguments.split()) == parsed.split()
+    assert hydra_arguments(arguments.split()) == parsed.split()
 
 
 @pytest.mark.parametrize("arguments", ["--foo", "--seed=1", "-?", "--cfg=nope", "--cfg", "-mseed=1,2"])
 def test_a_flag_that_there_is_not_is_refused_in_one_line(arguments: str) -> None:
     with pytest.raises(UserError) as refused:
-        understood([*arguments.split(), "seed=1"] if arguments != "--cfg" else ["--cfg"])
+        hydra_arguments([*arguments.split(), "seed=1"] if arguments != "--cfg" else ["--cfg"])
     line = str(refused.value)
     assert "\n" not in line and arguments.lstrip("-").split("=")[0].removesuffix("seed") in line
     assert "usage" not in line and "--help" in line
@@ -240,8 +240,8 @@ def test_folders_may_stand_on_both_sides_of_a_flag(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(known, "command", known.Command("compare", schema_of("compare")))
     Path("b c").mkdir()
     expected = ["--cfg", "job", "runs=['a','b c']", "out=x"]
-    assert understood(["a", "--cfg", "job", "b c", "out=x"]) == expected
-    assert understood(["a", "b c", "--cfg", "job", "out=x"]) == expected
+    assert hydra_arguments(["a", "--cfg", "job", "b c", "out=x"]) == expected
+    assert hydra_arguments(["a", "b c", "--cfg", "job", "out=x"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_folders_may_stand_on_both_sides_of_a_flag(tmp_path, monkeypatch) -> Non
 def test_a_choice_that_the_command_does_not_have_is_told(command: str, word: str, line: str, monkeypatch) -> None:
     monkeypatch.setattr(known, "command", known.Command(command, schema_of(command)))
     with pytest.raises(UserError) as refused:
-        understood([word])
+        hydra_arguments([word])
     assert str(refused.value) == line
 
 

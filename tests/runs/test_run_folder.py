@@ -121,7 +121,7 @@ def test_a_dangling_link_is_named(run: Path, tmp_path: Path, link: str) -> None:
 def test_without_its_metrics_a_run_goes_on_and_invents_nothing(run: Path) -> None:
     (run / "metrics.csv").unlink()
     out = command("train", f"run_dir={run}", "resume=true", "trainer.max_epochs=2")
-    assert "metrics.csv is not there any more: it begins at step 20" in out.stderr
+    assert "metrics.csv is missing: the new one begins at step 20" in out.stderr
     assert {int(row["step"]) for row in all_rows(run / "metrics.csv")} == {25, 30, 35, 40}
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["val_accuracy"], summary["removed_at_95"], summary["steps"]) == (None, None, 40)

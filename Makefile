@@ -10,7 +10,7 @@ help:  ## List the targets
 
 setup: .venv/installed  ## Create .venv with the pinned packages of requirements.lock
 
-# The stamp is made last, so that an interrupted set-up is done again.
+# The stamp is made last, so that make repeats an interrupted set-up.
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "error: no Python from 3.11 to 3.13 found; name one with make PYTHON=<path>" >&2; exit 1; }
@@ -32,7 +32,7 @@ lint: setup  ## Lint and type check
 long: setup  ## The tests that take minutes
 	$(BIN)/pytest -m long -n 0
 
-bench: setup  ## Measure a training step, an evaluation and a start on this machine (nothing else may run)
+bench: setup  ## Measure a training step, an evaluation and a start on this machine (run nothing else meanwhile)
 	$(BIN)/python experiments/speed/benchmark.py out=outputs/bench
 
 lock: setup  ## Write the installed versions to requirements.lock

@@ -1,4 +1,4 @@
-"""Shared parts: real data where it is there, small models, and runs of the real entry points."""
+"""Parts that tests share: real data if present, small models, and runs of the real entry points."""
 
 import importlib
 import os
@@ -25,13 +25,13 @@ DATA = REPO.parent / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """The models here are so small that a second thread only waits for the first."""
+    """Use one thread: the models are so small that a second one only waits."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads or writes the user's cache of tokenised data."""
+    """Keep tests away from the user's cache of tokenised data."""
     os.environ["STEPWISE_PL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -63,7 +63,7 @@ def small_model(tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: obj
 
 
 def learner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: object) -> Learner:
-    """The model with `method=stepwise` and its settings."""
+    """The learner of `method=stepwise` around the model."""
     return Learner(model, int(tokenizer.eos_token_id), Stepwise(**settings))  # type: ignore[arg-type]
 
 

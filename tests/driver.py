@@ -90,7 +90,7 @@ def build_with_end(*args: Any, **kwargs: Any) -> Any:
     def half(path: Any, *args: Any, **kwargs: Any) -> None:
         save(path, *args, **kwargs)
         if moment == "writing a checkpoint" and trainer.global_step == int(end_step):
-            if how != "SIGTERM":  # which lets the write be finished
+            if how != "SIGTERM":  # SIGTERM lets the write finish
                 os.truncate(path, Path(path).stat().st_size // 2)
             end()
 

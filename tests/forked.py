@@ -1,9 +1,8 @@
-"""The commands in real processes of their own, without the seconds that every start spends on imports.
+"""Run commands in real processes of their own, without the seconds that every start spends on imports.
 
-A server process has imported what the commands import and is forked for each of them: a
-fresh interpreter state, with its own arguments, folder, environment, output and exit
-status. What is about the start itself (imports, the wheel, processes started by Lightning)
-uses `subprocess`.
+A server process imports the modules once, and is forked for each command. Each command has a
+fresh interpreter state, with its own arguments, folder, environment, output and exit status.
+Tests of the start itself (imports, the wheel, processes started by Lightning) use `subprocess`.
 """
 
 import atexit
@@ -34,10 +33,10 @@ def _run(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: 
     os.chdir(cwd)
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)
-    multiprocessing.set_start_method("fork", force=True)  # the default of a process that was not forked itself
+    multiprocessing.set_start_method("fork", force=True)  # the default in a process that was not forked
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # the server's: the fork before has removed it at its end
+    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # the server's folder: an earlier fork removed it at its end
     torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 1)))
     status = 0
     try:
@@ -54,7 +53,7 @@ def _run(module: str, arguments: list[str], cwd: str, env: dict[str, str], out: 
 def start(
     module: str, arguments: list[str], cwd: Path, env: Mapping[str, str], folder: Path
 ) -> multiprocessing.Process:
-    """`python -m <module> <arguments>` with this environment (what imports read of it was read before); output goes to files."""
+    """Start `python -m <module> <arguments>` with this environment; output goes to files. Imports have read the old environment."""
     for name in ("out", "err"):
         (folder / name).write_text("")
     process = _CONTEXT.Process(
@@ -67,7 +66,11 @@ def start(
 def run(
     module: str, arguments: list[str], cwd: Path, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """The same, waited for. Raises `TimeoutError`."""
+    """Start a command as `start` does, and wait for its end.
+
+    Raises:
+        TimeoutError: the command takes too long.
+    """
     with tempfile.TemporaryDirectory() as folder:
         process = start(module, arguments, cwd, env, Path(folder))
         process.join(timeout)

@@ -1,9 +1,9 @@
-"""What the commands import, for `tests.forked`; nothing here may start a thread."""
+"""Import the modules of the commands for `tests.forked`. No import may start a thread."""
 
 import importlib
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when it is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
 
 for name in (
     "compare",

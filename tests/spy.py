@@ -1,4 +1,4 @@
-"""What Hydra's sweeper gets of each job, written to the file that the environment names."""
+"""Write each job that Hydra's sweeper gets to the file that the environment names."""
 
 import json
 import os

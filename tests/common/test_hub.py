@@ -1,4 +1,4 @@
-"""Models by folder, GGUF file or Hub name; and the Hub that is not there."""
+"""Models from a folder, a GGUF file or the Hub, also if the Hub cannot be reached."""
 
 import http.server
 import json
@@ -28,7 +28,7 @@ NOBODY = "http://127.0.0.1:9"  # a port nobody listens on
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Whether the Hub is there is asked anew."""
+    """Forget whether the Hub can be reached."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     hub.reachable.cache_clear()
     yield monkeypatch
@@ -52,7 +52,7 @@ def test_a_hub_that_answers_is_reachable(asked: pytest.MonkeyPatch, status: int)
     assert hub.source("gpt2") == {"pretrained_model_name_or_path": "gpt2", "local_files_only": False}
 
 
-def test_a_hub_that_is_not_there(asked: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_not_reachable(asked: pytest.MonkeyPatch) -> None:
     asked.setenv("HF_ENDPOINT", NOBODY)
     assert not hub.reachable()
     assert hub.source("gpt2")["local_files_only"]
@@ -77,7 +77,7 @@ def test_without_network_the_message_is_quick_and_names_the_options(
 ) -> None:
     build_tokenizer("symbols", ("1",)).save_pretrained(tmp_path / "words")
     arguments = [argument.replace("FOLDER", str(tmp_path / "words")) for argument in arguments]
-    # Nothing heavy is imported first: as quick as the start of Python and Hydra.
+    # The command must not import anything heavy first: it is as quick as the start of Python and Hydra.
     script = (
         f"import sys; sys.argv = {[entry, *arguments, *([f'run_dir={tmp_path}/run'] if entry == 'train' else [])]!r}\n"
         f"from stepwise_pl import {entry}\n"
@@ -87,7 +87,7 @@ def test_without_network_the_message_is_quick_and_names_the_options(
     env = {"PATH": "", "HOME": str(tmp_path), "HF_ENDPOINT": NOBODY, "PYTHONPATH": str(REPO)}
     started = time.monotonic()
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert time.monotonic() - started < 15  # of transformers alone, trying again and again, 23 s for each of the two
+    assert time.monotonic() - started < 15  # transformers alone would retry for 23 s for each of model and tokenizer
     line = out.stderr.strip().splitlines()[-1]
     assert (out.returncode, out.stdout.strip()) == (2, "[]"), out.stderr
     assert line.startswith(f"error: {key}: cannot be loaded (the Hub cannot be reached")
@@ -96,7 +96,7 @@ def test_without_network_the_message_is_quick_and_names_the_options(
 
 
 @pytest.mark.parametrize("name", ["/nowhere", "./nowhere", "~/nowhere", "a/b/c", "nowhere.gguf", "README.md"])
-def test_what_is_no_name_on_the_hub_is_not_looked_for_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_not_looked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPO)
     monkeypatch.setattr(hub, "reachable", lambda: pytest.fail("it was"))
     with pytest.raises(UserError, match=f"model.name={name}: cannot be loaded .*file"):
@@ -109,7 +109,7 @@ def test_what_is_no_name_on_the_hub_is_not_looked_for_there(name: str, monkeypat
 
 
 def words() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with an end token, trained on a line."""
+    """A byte-level BPE tokenizer with an end token, trained on one line."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -123,7 +123,7 @@ def words() -> PreTrainedTokenizerFast:
 
 
 def as_gguf(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    """Write a Llama with its tokenizer as llama.cpp's converter does: queries and keys with their halves interleaved."""
+    """Write a Llama and its tokenizer as llama.cpp's converter does: it interleaves the halves of queries and keys."""
     config = model.config
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -184,7 +184,7 @@ def test_a_gguf_file_gives_model_and_tokenizer(tmp_path: Path) -> None:
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
-        # Nothing of where it came from is left: it is saved and loaded as any other.
+        # The tokenizer keeps no trace of the GGUF file, and is saved and loaded as any other.
         ours.save_pretrained(tmp_path / "saved")
         loaded.save_pretrained(tmp_path / "saved")
         assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
@@ -194,7 +194,7 @@ def test_a_gguf_file_gives_model_and_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_run_from_a_gguf_file_can_be_evaluated_and_exported(tmp_path: Path) -> None:
-    """With and without adapters, through the commands."""
+    """The commands work with and without adapters."""
     tokenizer = words()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
@@ -215,14 +215,16 @@ def test_a_run_from_a_gguf_file_can_be_evaluated_and_exported(tmp_path: Path) ->
         assert "quantization_config" not in exported.config.to_dict()
 
 
-def test_a_gguf_file_without_the_packages_to_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gguf_file_without_the_packages_that_read_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.gguf").write_bytes(b"")
     monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="to read GGUF files, pip install gguf accelerate"):
         build_tokenizer(str(tmp_path / "x.gguf"), ())
 
 
-def test_a_damaged_gguf_file(tmp_path: Path) -> None:
+def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF, but not for long")
     with pytest.raises(UserError, match="model.tokenizer=.*x.gguf: cannot be loaded"):
         build_tokenizer(str(tmp_path / "x.gguf"), ())

@@ -1,4 +1,4 @@
-"""Variables of launchers around a run: it works, or one line says at once what to do."""
+"""Variables of launchers around a run: the run works, or one line says at once what to do."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         {"LOCAL_RANK": "", "SLURM_PROCID": ""},
     ],
 )  # fmt: skip
-def test_one_process_works_whatever_is_left_behind(tmp_path: Path, env: dict[str, str]) -> None:
+def test_one_process_works_with_leftovers_of_launchers(tmp_path: Path, env: dict[str, str]) -> None:
     command("train", *TINY, f"run_dir={tmp_path}", **env)
     assert (tmp_path / "summary.json").is_file() and (tmp_path / "metrics.csv").is_file()
 
@@ -62,8 +62,8 @@ def test_one_of_several_processes_is_refused_in_one_line(
         processes.require_first()
 
 
-def test_further_processes_of_a_run_are_known_by_their_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("STEPWISE_PL_RUN_DIR", "")  # put back at the end
+def test_a_further_process_is_recognised_by_its_parent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEPWISE_PL_RUN_DIR", "")  # so that monkeypatch restores it
     monkeypatch.setenv("STEPWISE_PL_FIRST_PROCESS", "")
     processes.share_folder(tmp_path)
     code = "from stepwise_pl.common import processes as p; print(p.is_further(), p.shared_folder())"
@@ -74,7 +74,7 @@ def test_further_processes_of_a_run_are_known_by_their_parent(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
-def test_the_line_comes_at_once_and_leaves_nothing(tmp_path: Path, sweep: tuple[str, ...]) -> None:
+def test_the_refusal_comes_at_once_and_leaves_no_folder(tmp_path: Path, sweep: tuple[str, ...]) -> None:
     out = command(
         "train",
         *sweep,
@@ -93,7 +93,7 @@ def test_the_line_comes_at_once_and_leaves_nothing(tmp_path: Path, sweep: tuple[
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torchrun_is_refused_in_one_line_of_each_process(tmp_path: Path) -> None:
+def test_torchrun_is_refused_in_one_line_per_process(tmp_path: Path) -> None:
     arguments = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "stepwise_pl.train", *TINY,
                  "trainer=ddp", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     out = subprocess.run([sys.executable, *arguments], cwd=REPO, capture_output=True, text=True, timeout=200)
@@ -103,8 +103,8 @@ def test_torchrun_is_refused_in_one_line_of_each_process(tmp_path: Path) -> None
 
 
 @pytest.mark.long
-def test_two_processes_work_where_a_rank_was_left_behind_and_stop_on_a_hangup(tmp_path: Path) -> None:
-    """LOCAL_RANK=0 once let the first process wait for ever for others."""
+def test_two_processes_work_with_a_leftover_rank_and_stop_on_a_hangup(tmp_path: Path) -> None:
+    """LOCAL_RANK=0 once made the first process wait for the others for ever."""
     both = (*TINY, "trainer=ddp", "trainer.accelerator=cpu", f"run_dir={tmp_path}")
     env = {**os.environ, "LOCAL_RANK": "0", "MASTER_ADDR": "10.1.2.3", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "job"}
     run = [sys.executable, "-m", "stepwise_pl.train", *both]

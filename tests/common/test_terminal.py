@@ -1,4 +1,4 @@
-"""Output wherever it goes: terminals of few letters, closed pipes, no output at all; and interpreters without docstrings."""
+"""Output to terminals with few characters, to closed pipes, and to nothing; and interpreters without docstrings."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ LINES = "".join(f"{i % 5} {i // 5}||{i % 5} → {i // 5} #### {i % 3}\n" for i i
 
 
 def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """A command line in bash, with `train` and the others as words of their own."""
+    """Run a command line in bash, in which `train` and the other commands are words."""
     names = ("train", "evaluate", "check_data", "write_data", "compare", "report", "sweep")
     functions = "\n".join(f'{name}() {{ "{sys.executable}" -m stepwise_pl.{name} "$@"; }}' for name in names)
     return subprocess.run(
@@ -24,7 +24,7 @@ def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_without_the_letters_shows_replacements(encoding: str, tmp_path: Path) -> None:
+def test_a_terminal_without_the_characters_shows_replacements(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "übung.txt").write_text(LINES)
     out = shell(
         "check_data task=file task.train=übung.txt task.validation_size=5 task.test_size=5",
@@ -37,14 +37,14 @@ def test_a_terminal_without_the_letters_shows_replacements(encoding: str, tmp_pa
     assert out.returncode == 2 and len(out.stderr.splitlines()) == 1 and "nicht-?.txt: No such file" in out.stderr
 
 
-def test_a_closed_pipe_ends_the_reading_and_not_the_work(tmp_path: Path) -> None:
+def test_a_closed_pipe_does_not_end_the_command(tmp_path: Path) -> None:
     words = " ".join(TRAIN)
     out = shell(f"train {words} run_dir=run | head -c 1; echo ${{PIPESTATUS[0]}} >&2", tmp_path)
     assert (
         out.stderr.splitlines()[-1] == "0" and "Traceback" not in out.stderr and "Exception ignored" not in out.stderr
     )
     assert (tmp_path / "run" / "summary.json").is_file()
-    # All that a command writes after its first line is written as well, to whatever nobody reads.
+    # The command goes on after its first line, though nobody reads the rest.
     out = shell("write_data task=mult2x2 task.digits=1 out=data | true; echo ${PIPESTATUS[0]} >&2", tmp_path)
     assert out.stderr.splitlines()[-1] == "0" and (tmp_path / "data" / "test.txt").is_file()
     out = shell("evaluate run=run speed_problems=0 2>&1 | true; echo ${PIPESTATUS[0]}", tmp_path)
@@ -59,8 +59,8 @@ def test_a_closed_pipe_ends_the_reading_and_not_the_work(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_without_output_the_work_is_done(closed: str, tmp_path: Path) -> None:
-    """Neither is a file that is opened later taken for the closed output."""
+def test_a_command_without_output_does_its_work(closed: str, tmp_path: Path) -> None:
+    """A file that is opened later does not become the closed output."""
     out = shell(f"train {' '.join(TRAIN)} run_dir=run {closed}", tmp_path)
     assert (out.returncode, "Traceback" in out.stderr) == (0, False), out.stderr
     for file in ("metrics.csv", "config.yaml", "stages.jsonl"):

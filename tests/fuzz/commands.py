@@ -1,4 +1,4 @@
-"""Command lines for the fuzz: what people type and mistype, in a folder of small data, runs and wrecks of runs."""
+"""Command lines for the fuzz, typed and mistyped, in a folder of small data, runs and damaged runs."""
 
 import contextlib
 import dataclasses
@@ -33,9 +33,9 @@ from tests.fuzz.fuzzing import Timeout, found, within
 
 SECONDS = 120  # for any of these commands, on a busy machine
 
-# --- the folder that commands are started in
+# --- the folder in which commands start
 
-# Few words, so that what is held out holds none that the small tokenizer does not know.
+# Few words, so that the small tokenizer knows all words of the held-out examples.
 LINES = [
     f"{a} {b} {c} {d} {e}||{a} {a ^ b} {a ^ b ^ c} #### {a ^ b ^ c ^ d ^ e}"
     for a in (0, 1)
@@ -70,7 +70,7 @@ ODD = ("empty", "foreign", "blank", "file.txt", "dangling", "nowhere", "deep/er"
 
 
 def build(base: Path) -> None:
-    """Data, a finished run under several names, a sweep, and folders that are no runs."""
+    """Make data, a finished run under several names, a sweep, and folders that are no runs."""
     here = base / "here"
     (here / "a").mkdir(parents=True)
     (base / "home").mkdir()
@@ -110,7 +110,7 @@ def build(base: Path) -> None:
 
 
 def environment(base: Path) -> dict[str, str]:
-    """Nothing of the user's: home and caches lie in the folder, and there is no network."""
+    """The environment of a command: home and caches lie in the folder, and there is no network."""
     kept = {key: os.environ[key] for key in ("PATH", "PYTHONPATH", "LANG", "TMPDIR") if key in os.environ}
     return {
         **kept, **OFFLINE, "HOME": str(base / "home"), "STEPWISE_PL_CACHE": str(base / "home" / "cache"),
@@ -118,15 +118,15 @@ def environment(base: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-# --- what is typed
+# --- the words of a command
 
 
 class Command(NamedTuple):
     """`python -m stepwise_pl.<name> <arguments>`.
 
     Attributes:
-        broken: files of the folder `done` that are gone or damaged, and how.
-        odd: what is typed besides a command that works; the error has to name something of it.
+        broken: files of the folder `done` that are gone or damaged, and the kind of damage.
+        odd: words added to a command that works; an error must name a part of them.
     """
 
     name: str
@@ -166,7 +166,7 @@ NEAR = [
     "''",
 ]
 HUGE = ["1000000000000000000", "99999999999999999999999999"]
-# Values of these keys cost time or memory: only small or impossible ones are tried.
+# Values of these keys cost time or memory. Only small or impossible values are drawn.
 COSTLY = re.compile(
     r"(layers|heads|width|positions|batch_size|epoch_size|num_workers|devices|accumulate_grad_batches|max_steps|max_epochs|digits|"
     r"_size|operands|length|terms|speed_problems|limit|rank|bits|entities|patience|finish_timeout|length_pool|wait_epochs|min_digits|sentences|people|steps)$"
@@ -231,7 +231,7 @@ ODD_OVERRIDES = [
 
 
 def values(key: str, default: Any) -> st.SearchStrategy[str]:
-    """Values for a key: near what it is, and far from it."""
+    """Values for a key: near its default, and far from it."""
     pool = [v for v in WEIRD if not (COSTLY.search(key) and re.fullmatch(r"range.*|1_000|0x10|１２", v))]
     pool += [] if COSTLY.search(key) else HUGE
     near = [*TYPES, "gpt2"] if key == "model.type" else [str(default), *NEAR]
@@ -239,7 +239,7 @@ def values(key: str, default: Any) -> st.SearchStrategy[str]:
 
 
 def keys_of(kind: str) -> dict[str, Any]:
-    """Dotted keys and defaults of a command."""
+    """The dotted keys of a command, with their defaults."""
     schema = schema_of(kind)
     if kind == "train":
         keys = flat(to_plain(Config(task=Files(), schedule=Linear())))
@@ -269,7 +269,7 @@ KEYS = {name: keys_of(name) for name in COMMANDS}
 
 @st.composite
 def overrides(draw: st.DrawFn, command: str) -> str:
-    """One thing that somebody types besides."""
+    """One more word on a command line."""
     kind = draw(st.sampled_from(["key", "key", "key", "group", "odd", "flag", "typo", "delete", "add"]))
     keys = KEYS[command]
     key = draw(st.sampled_from(sorted(keys)))
@@ -291,7 +291,7 @@ def overrides(draw: st.DrawFn, command: str) -> str:
 
 @st.composite
 def broken(draw: st.DrawFn) -> tuple[tuple[str, str], ...]:
-    """Files of a run folder, and what has become of them."""
+    """Files of a run folder, each with a kind of damage."""
     files = [
         "config.yaml", "config.yaml", "summary.json", "metrics.csv", "stages.jsonl", "environment.json", "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         "model", "model/config.json", "model/tokenizer.json", "model/tokenizer_config.json", "evaluations", "evaluations/best-test-removed2.jsonl",
@@ -325,14 +325,14 @@ def breaks(run: Path, how: tuple[tuple[str, str], ...]) -> None:
 
 
 def replaced(base: tuple[str, ...], more: list[str]) -> tuple[str, ...]:
-    """The arguments, without those of the base that are given again."""
+    """The arguments, without those of the base that come again."""
     given_keys = {argument.lstrip("+~").partition("=")[0] for argument in more}
     return (*(argument for argument in base if argument.partition("=")[0] not in given_keys), *more)
 
 
 @st.composite
 def commands(draw: st.DrawFn) -> Command:
-    """A command that works, with one or two things changed."""
+    """A command that works, with one or two changes."""
     name = draw(
         st.sampled_from(
             ["train"] * 6
@@ -353,7 +353,7 @@ def commands(draw: st.DrawFn) -> Command:
     wreck: tuple[tuple[str, str], ...] = ()
     if name == "train":
         base = (*draw(st.sampled_from([PRODUCTS, PRODUCTS, FILE])), *TINY, "run_dir=new")
-        if draw(st.integers(0, 5)) == 0:  # go on with a run, or what is left of one
+        if draw(st.integers(0, 5)) == 0:  # resume a run, or the rest of one
             wreck = draw(broken())
             base = (*PRODUCTS, *TINY, f"run_dir={draw(st.sampled_from([*RUNS[:1] * 4, *ODD]))}", "resume=true")
     elif name in ("check_data", "write_data"):
@@ -374,7 +374,7 @@ def commands(draw: st.DrawFn) -> Command:
         )
         base = (*base, "out=written") if name == "write_data" else base
     elif name == "dashboard":
-        base = ()  # it needs an account: whatever is typed has to be refused before
+        base = ()  # it needs an account, so the command must be refused before it runs
         odd = [*[o for o in odd if not o.startswith("entity")], "entity="]
     else:
         wreck = draw(broken())
@@ -402,7 +402,7 @@ SWEPT: dict[str, list[str]] = {
 
 @st.composite
 def sweeps(draw: st.DrawFn) -> Command:
-    """Two or three tiny jobs."""
+    """A sweep of two or three tiny jobs."""
     key = draw(st.sampled_from(sorted(SWEPT)))
     chosen = draw(st.lists(st.sampled_from(SWEPT[key]), min_size=2, max_size=3, unique=True))
     base = FILE if key.startswith("task.") else PRODUCTS
@@ -411,11 +411,11 @@ def sweeps(draw: st.DrawFn) -> Command:
     return Command("train", ("-m", *replaced((*base, *tiny, "run_dir=jobs"), more)), odd=tuple(more))
 
 
-# --- what comes of it
+# --- the result of a command
 
 
 class Result(NamedTuple):
-    """How a command ended."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -423,7 +423,7 @@ class Result(NamedTuple):
 
 
 def compose(command: Command) -> Result:
-    """The configuration of a command, checked as its start checks it, in this process. Nothing is done with it."""
+    """Compose and check the configuration of a command in this process, and do nothing with it."""
     out, err = io.StringIO(), io.StringIO()
     status = 0
 
@@ -455,7 +455,7 @@ def compose(command: Command) -> Result:
 
 
 def tree(base: Path) -> tuple[set[str], dict[str, str]]:
-    """Every folder, and a digest of every file of the runs that are there."""
+    """Every folder, and a digest of every file of the existing runs."""
     folders, files = set(), {}
     for place, inside, names in os.walk(base):
         relative = os.path.relpath(place, base)
@@ -470,7 +470,7 @@ def tree(base: Path) -> tuple[set[str], dict[str, str]]:
 
 
 def judge_composed(command: Command) -> None:
-    """The front door alone: a configuration, or one line."""
+    """Judge the start of a command alone: a configuration, or one line."""
     try:
         result = compose(command)
     except Timeout as error:
@@ -480,7 +480,7 @@ def judge_composed(command: Command) -> None:
 
 
 def judge_run(command: Command, template: Path, base: Path) -> None:
-    """The command in a process of its own, in a fresh copy of the folder."""
+    """Judge the command in a process of its own, in a fresh copy of the folder."""
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(template, base, symlinks=True)
     here = base / "here"
@@ -489,36 +489,36 @@ def judge_run(command: Command, template: Path, base: Path) -> None:
     try:
         done = forked.run(f"stepwise_pl.{command.name}", list(command.arguments), here, environment(base), SECONDS)
     except TimeoutError as error:
-        found("command: time", str(error)[-300:], told_of(command))
+        found("command: time", str(error)[-300:], reproduction(command))
         return
     result = Result(done.returncode, done.stdout, done.stderr)
     judge(command, result, in_process=False)
     folders_after, files_after = tree(base)
     new = {name for name in folders_after - folders if "__pycache__" not in name}
-    told = told_of(command)
+    repro = reproduction(command)
     if any(part.startswith("~") for name in new for part in Path(name).parts):
-        found("command: a folder named ~", str(sorted(new)), told)
+        found("command: a folder named ~", str(sorted(new)), repro)
     if any(argument.startswith("hydra") for argument in command.odd):
         return
     has_begun = "run folder: " in result.err or "sweep of" in result.out
     if result.status == 2 and not has_begun:
         if new:
-            found("command: refused, but a folder stays", f"{sorted(new)}: {last(result.err)}", told)
+            found("command: refused, but a folder stays", f"{sorted(new)}: {last(result.err)}", repro)
         if changed := [
             name for name, digest in files.items() if files_after.get(name) != digest and not name.endswith(".lock")
         ]:
-            found("command: refused, but files of a run are changed", f"{changed}: {last(result.err)}", told)
+            found("command: refused, but files of a run are changed", f"{changed}: {last(result.err)}", repro)
     if (
         result.status == 0
         and command.name == "train"
         and not any(a.startswith(("-", "help")) for a in command.arguments)
     ):
-        shown = re.search(r"^run folder +(.*)$", result.out, re.M)
-        if shown is None or not (here / shown[1] / "summary.json").is_file():
-            found("command: no summary at the end of a run", last(result.out), told)
+        folder_line = re.search(r"^run folder +(.*)$", result.out, re.M)
+        if folder_line is None or not (here / folder_line[1] / "summary.json").is_file():
+            found("command: no summary at the end of a run", last(result.out), repro)
 
 
-def told_of(command: Command) -> str:
+def reproduction(command: Command) -> str:
     wrecks = "".join(f"\n  done/{name}: {way}" for name, way in command.broken)
     return command.line() + wrecks
 
@@ -534,31 +534,31 @@ RAW = re.compile(
 
 
 def judge(command: Command, result: Result, in_process: bool) -> None:
-    """Status 0, or status 2 with one line that begins with `error: `; 1 for what check_data finds in the data."""
-    told = told_of(command)
+    """The status must be 0, or 2 with one line that begins with `error: `, or 1 if check_data finds faults."""
+    repro = reproduction(command)
     everything = result.out + result.err
     if "Traceback" in everything:
         name = re.findall(r"^(\w[\w.]*(?:Error|Exception|Exit|Interrupt|Warning)?)\b.*$", everything.strip(), re.M)
-        found(f"command: traceback ({command.name}: {name[-1] if name else '?'})", everything.strip()[-400:], told)
+        found(f"command: traceback ({command.name}: {name[-1] if name else '?'})", everything.strip()[-400:], repro)
         return
     errors = [line for line in result.err.splitlines() if line.startswith("error:")]
     if result.status == 1 and command.name == "check_data" and "training would stop" in result.out:
         return
     if result.status not in (0, 2):
-        found(f"command: status {result.status}", last(result.err), told)
+        found(f"command: status {result.status}", last(result.err), repro)
     elif result.status == 0 and errors:
-        found("command: an error with status 0", errors[0], told)
+        found("command: an error with status 0", errors[0], repro)
     elif result.status == 2 and (len(errors) != 1 or last(result.err) != errors[-1][:500]):
         usage = " (usage)" if "usage:" in result.err else ""
-        found(f"command: not one line{usage}", result.err[-400:], told)
+        found(f"command: not one line{usage}", result.err[-400:], repro)
     elif result.status == 2:
-        judge_line(command, errors[0], told)
+        judge_line(command, errors[0], repro)
 
 
-def judge_line(command: Command, line: str, told: str) -> None:
-    """The error is for the person at the keyboard: no names of exceptions, and what is wrong is named."""
+def judge_line(command: Command, line: str, repro: str) -> None:
+    """The error line must name the fault, and no exception."""
     if match := RAW.search(line):
-        found(f"command: raw words ({match[0]})", line[:400], told)
+        found(f"command: raw words ({match[0]})", line[:400], repro)
     if len(command.odd) == 1 and not command.broken:
         key, _, value = command.odd[0].lstrip("+~").partition("=")
         names = {key, key.rpartition(".")[2], key.partition(".")[0], value, value.strip("'\"")} - {""}
@@ -569,15 +569,15 @@ def judge_line(command: Command, line: str, told: str) -> None:
             if command.name not in ("train", "check_data", "write_data")
         ]
         keys = [argument.partition("=")[0] for argument in command.arguments if "." in argument.partition("=")[0]]
-        # A recipe that does not fit is told by the key that it sets.
+        # The error of a recipe that does not fit names the key that the recipe sets.
         keys += KEYS[command.name] if key == "experiment" else []
-        empty = value in ("[]", "''", '""')  # what is not given is named otherwise
+        empty = value in ("[]", "''", '""')  # the error names an empty value in another way
         if key.strip() and not empty and not any(name in line for name in [*names, *folders, *keys]):
-            found("command: the error does not say what is wrong", line[:400], told)
+            found("command: the error does not say what is wrong", line[:400], repro)
 
 
 def judge_sweep(command: Command, template: Path, base: Path) -> None:
-    """As many jobs as values, each with its own folder; what fails is told."""
+    """A sweep must have as many jobs as values, each with a folder of its own, and report failures."""
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(template, base, symlinks=True)
     try:
@@ -598,7 +598,7 @@ def judge_sweep(command: Command, template: Path, base: Path) -> None:
         if len(folders) != int(match[1]):
             found("sweep: another number of folders", str(sorted(map(str, folders))), command.line())
     elif result.status == 0:
-        found("sweep: not told", last(result.out), command.line())
+        found("sweep: no summary line", last(result.out), command.line())
 
 
 def _number(value: str) -> float | str:

@@ -1,4 +1,4 @@
-"""Data files for the fuzz: examples that are known, written in some format and damaged, and what may be read of them."""
+"""Data files for the fuzz: known examples, written in some format and damaged, and judges of the examples read."""
 
 import contextlib
 import csv
@@ -29,11 +29,11 @@ from tests.fuzz.fuzzing import Timeout, found, within
 COLUMNS = ("question", "steps", "answer")
 EOS = "<eos>"
 BOM = b"\xef\xbb\xbf"
-SECONDS = 20  # for any file
+SECONDS = 20  # at most, for any file
 
 
 class Row(NamedTuple):
-    """One example of the truth. `steps` is one text or a list; `number` is the answer's literal where it is a JSON number."""
+    """One true example. `steps` is one text or a list; `number` is the answer's literal if it is a JSON number."""
 
     prompt: str
     steps: Any
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     number: str | None = None
 
     def example(self) -> Example:
-        """As it is to be read."""
+        """The example that must be read."""
         answer = self.answer.strip() if self.number is None else self.number
         if isinstance(self.steps, list):
             return Example.of_steps(self.prompt.strip(), [step.strip() for step in self.steps], answer)
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Segment:
-    """Bytes of the file: the header, a record, a blank or garbage. `row`: of a record that no damage has touched."""
+    """Bytes of the file: the header, a record, a blank or garbage. `row`: the row of an undamaged record."""
 
     data: bytes
     kind: str
@@ -59,12 +59,12 @@ class Segment:
 
 @dataclass
 class Written:
-    """A file as it was made.
+    """A file, and the damage done to it.
 
     Attributes:
-        supported: it has to be read, and every row of it exactly.
-        benign: what was done to it is no reason to call an intact line malformed.
-        exact: rows that are intact are looked for at their lines.
+        supported: the file must be read, and every row exactly.
+        benign: the damage is no reason to call an intact line malformed.
+        exact: intact rows must be found at their lines.
     """
 
     ending: str
@@ -72,7 +72,7 @@ class Written:
     supported: bool = True
     benign: bool = True
     exact: bool = True
-    lines: str = "\n"  # what ends a line, for counting
+    lines: str = "\n"  # the line ending, for counting
     encoding: str = "utf-8"
     gz: bytes | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Written:
         return len(re.findall(rb"\r\n|\r|\n", data)) if self.lines == "any" else data.count(b"\n")
 
 
-# --- what examples say
+# --- the texts of examples
 
 SPECIAL = [*list(" ,;\"'\t\\|#<>{}[]()=+-*/.~%$&é中🙂٣５\xa0\u2028\x85\x0b\x0c\x1c\x00\u200d\u202e"), "é", "ﬁ", "Å"]
 letters = st.sampled_from(list("0123456789 +-*=abcxyz")) | st.sampled_from(SPECIAL)
@@ -115,10 +115,10 @@ any_letter = letters | st.characters(exclude_categories=["Cs"])
 
 
 def text(letter: st.SearchStrategy[str] = any_letter, least: int = 0, breaks: bool = False) -> st.SearchStrategy[str]:
-    """Texts that hold no separator and survive `strip`."""
+    """Texts without separators that survive `strip`."""
     letter = letter | st.sampled_from(["\n", "\r\n"]) if breaks else letter.filter(lambda c: c not in "\r\n")
     drawn = st.lists(letter, max_size=8).map("".join).map(lambda t: t.strip().replace("\ufeff", ""))
-    times = st.sampled_from([1] * 30 + [2000])  # now and then a field is very long
+    times = st.sampled_from([1] * 30 + [2000])  # a few fields are very long
     return st.builds(lambda piece, times: (piece or "x" * (times > 1)) * times, drawn, times).filter(
         lambda t: len(t) >= least and t == t.strip() and EOS not in t and "||" not in t and "####" not in t
     )
@@ -131,7 +131,7 @@ numbers = st.sampled_from(
 
 
 def rows(breaks: bool, steps: bool, literals: bool) -> st.SearchStrategy[list[Row]]:
-    """The truth: up to six rows, with distinct prompts half of the time."""
+    """The true examples: up to six rows, with distinct prompts half of the time."""
     one = text(breaks=breaks)
     some = text(least=1, breaks=breaks)
     cot: st.SearchStrategy[Any] = one | st.lists(some, max_size=3) if steps else one
@@ -142,7 +142,7 @@ def rows(breaks: bool, steps: bool, literals: bool) -> st.SearchStrategy[list[Ro
     )  # fmt: skip
 
 
-# --- how they are written
+# --- writing examples
 
 
 def json_row(row: Row, ascii_only: bool, indent: int | None = None) -> str:
@@ -163,7 +163,7 @@ def fits_a_line(row: Row) -> bool:
 
 @st.composite
 def text_files(draw: st.DrawFn) -> Written:
-    """Lines, JSON and tables, before any damage."""
+    """Files of lines, JSON or a table, before any damage."""
     ending = draw(st.sampled_from(["txt", "jsonl", "json", "csv", "tsv", "raw tsv"]))
     end = draw(st.sampled_from(["\n", "\n", "\r\n"]))
     structured = ending in ("jsonl", "json")
@@ -177,7 +177,7 @@ def text_files(draw: st.DrawFn) -> Written:
         ascii_only = draw(st.booleans())
         segments = [Segment((json_row(row, ascii_only) + end).encode(), "record", row) for row in truth]
         file = Written(ending, segments)
-    elif ending == "json":  # an array: a record may span lines, so lines are not compared
+    elif ending == "json":  # an array: a record may span lines, so the test does not compare lines
         indent = draw(st.sampled_from([None, 1, 4]))
         texts = ("," + end).join(json_row(row, draw(st.booleans()), indent) for row in truth)
         between = end if draw(st.booleans()) else ""
@@ -205,7 +205,7 @@ def text_files(draw: st.DrawFn) -> Written:
             file.options["quoting"] = "none"
     if draw(st.booleans()) and ending != "json" and not end.startswith("\r") and file.exact:
         last = file.segments[-1]
-        last.data = last.data.removesuffix(b"\n")  # no line end at the end
+        last.data = last.data.removesuffix(b"\n")  # the last line has no line ending
     if draw(st.sampled_from([False, False, True])):
         file.segments.insert(0, Segment(BOM, "mark"))
     return file
@@ -224,7 +224,7 @@ GARBAGE = [
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Written:
-    """A text file, with up to three things done to it."""
+    """A text file with up to two kinds of damage."""
     file = draw(text_files())
     if not file.exact:
         return file
@@ -239,7 +239,7 @@ def damaged(draw: st.DrawFn) -> Written:
 
 
 def damage(draw: st.DrawFn, file: Written, kind: str) -> None:
-    """Do one thing to the file."""
+    """Damage the file in one way."""
     segments = file.segments
     place = draw(st.integers(0, len(segments)))
     after = segments[place - 1] if place else None
@@ -300,20 +300,20 @@ def damage(draw: st.DrawFn, file: Written, kind: str) -> None:
         for segment in segments:
             segment.data = re.sub(rb"\r?\n$", b"\r", segment.data)
         file.lines = "any"
-        file.supported = False  # to be read or refused; never half of it
+        file.supported = False  # the file must be read whole or refused
         file.exact = file.ending in ("csv", "tsv")
         file.done.append(kind)
 
 
 def change_encoding(draw: st.DrawFn, file: Written) -> None:
-    """Write the file as other software does: to be read, or refused, or called malformed."""
+    """Write the file in an encoding of other software: it may be read, refused, or called malformed."""
     file.encoding = draw(st.sampled_from(["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252"]))
     file.supported = file.exact = False
     file.done.append(file.encoding)
 
 
 def hurt(draw: st.DrawFn, file: Written, kind: str) -> None:
-    """Damage in the middle of a segment, which has no known content from then on; and the next, if they become one line."""
+    """Damage a segment. Its content is then unknown, and so is that of the next one if the two become one line."""
     segments = [s for s in file.segments if s.data]
     if not segments:
         return
@@ -342,7 +342,7 @@ def hurt(draw: st.DrawFn, file: Written, kind: str) -> None:
         segment.kind = "hurt"
     segment.row = None
     if index + 1 < len(segments) and not segment.data.endswith((b"\n", b"\r")):
-        segments[index + 1].row = None  # is now part of the same line
+        segments[index + 1].row = None  # the two segments are now one line
         segments[index + 1].kind = "hurt"
     if index and not segments[index - 1].data.endswith((b"\n", b"\r")):
         segments[index - 1].row = None
@@ -352,11 +352,11 @@ def hurt(draw: st.DrawFn, file: Written, kind: str) -> None:
     file.done.append(kind)
 
 
-# --- what may be read of them
+# --- judging the examples read
 
 
-def shown(file: Written, path: Path) -> str:
-    """The file for a person: how to write it again, and what was done to it."""
+def reproduction(file: Written, path: Path) -> str:
+    """Text from which a person can write the file again, with the damage done to it."""
     content = file.content()
     data = repr(content if len(content) < 1500 else content[:700] + b" ... " + content[-700:])
     options = {key: value for key, value in file.options.items() if key != "truth"}
@@ -364,7 +364,7 @@ def shown(file: Written, path: Path) -> str:
 
 
 def numbers_of(malformed: list[str]) -> dict[int, str]:
-    """The reason by line or row number."""
+    """The reasons, by line or row number."""
     out = {}
     for reason in malformed:
         if match := re.match(r"(?:\S* )?(?:line|row) (\d+): ", reason):
@@ -373,7 +373,7 @@ def numbers_of(malformed: list[str]) -> dict[int, str]:
 
 
 def task_for(path: Path, folder: Path, options: dict[str, Any]) -> Files:
-    """A task with this training set and a problem each for the other splits."""
+    """A task with this training set, and one problem in each other split."""
     others = {}
     for split in ("validation", "test"):
         (folder / f"{split}.txt").write_text(f"{split} of the fuzz||s #### 1\n")
@@ -381,56 +381,56 @@ def task_for(path: Path, folder: Path, options: dict[str, Any]) -> Files:
     return Files(train=str(path), **others, **{key: value for key, value in options.items() if key != "truth"})
 
 
-def read(path: Path, folder: Path, options: dict[str, Any], told: str) -> Any:
-    """The training examples with what is malformed; the error's line if the file is refused; None after a finding."""
+def read(path: Path, folder: Path, options: dict[str, Any], repro: str) -> Any:
+    """The training examples and malformed lines; the error line if the file is refused; None after a finding."""
     try:
         with within(SECONDS):
             return task_for(path, folder, options).read((EOS,))["train"]
     except UserError as error:
         if not str(error).isprintable() or str(path) not in str(error):
-            found("data: an error is not one line with the file", repr(str(error)), told)
+            found("data: an error is not one line with the file", repr(str(error)), repro)
         return str(error)
     except Timeout as error:
-        found("data: time", str(error), told)
+        found("data: time", str(error), repro)
     except Exception as error:
-        found(f"data: {type(error).__name__}", repr(error), told)
+        found(f"data: {type(error).__name__}", repr(error), repro)
     return None
 
 
 def judge(file: Written, folder: Path) -> None:
-    """Read the file as a task does, and compare with what is known of it."""
+    """Read the file as a task does, and compare the examples with the truth."""
     path = folder / f"train.{file.ending}"
     path.write_bytes(file.content())
-    told = shown(file, path)
+    repro = reproduction(file, path)
     if "quoting" in file.options and "quoting" not in {f.name for f in dataclasses.fields(Files)}:
         if any('"' in part for s in file.segments if s.row for part in s.row[:3]):
-            found("data: quoting", "a table without quoting cannot be read", told)
+            found("data: quoting", "a table without quoting cannot be read", repro)
         return
-    train = read(path, folder, file.options, told)
+    train = read(path, folder, file.options, repro)
     if train is None:
         return
     name = f"{path.suffixes[0]}{'.gz' if file.gz else ''}{' array' if 'truth' in file.options else ''}"
     has_rows = any(s.row for s in file.segments) or "truth" in file.options
     if isinstance(train, str):
         if file.supported and file.benign and has_rows:
-            found(f"data: a good file is refused ({name})", train, told)
+            found(f"data: a good file is refused ({name})", train, repro)
     else:
-        compare(file, train, told, name)
+        compare(file, train, repro, name)
     if len(path.read_bytes()) % 4 == 0:  # a quarter of the files, because a report takes ten times as long as reading
-        judge_check(path, folder, file, train, told)
+        judge_check(path, folder, file, train, repro)
 
 
-def compare(file: Written, train: Any, told: str, name: str) -> None:
-    """What was read against what is known."""
+def compare(file: Written, train: Any, repro: str, name: str) -> None:
+    """Compare the examples read with the truth, line by line."""
     bad = numbers_of(train.malformed)
     if len(bad) != len(train.malformed):
-        found("data: malformed lines share a number", str(train.malformed)[:500], told)
+        found("data: malformed lines share a number", str(train.malformed)[:500], repro)
     if train.numbers and (len(set(train.numbers)) != len(train) or set(train.numbers) & set(bad)):
-        found("data: two records have one number", str((train.numbers, sorted(bad))), told)
+        found("data: two records have one number", str((train.numbers, sorted(bad))), repro)
     if any("\ufeff" in part for example in train for part in example[:3]) and "insert" not in file.done:
-        found("data: a byte-order mark in the text", repr(list(train)), told)
+        found("data: a byte-order mark in the text", repr(list(train)), repro)
     if not file.exact:
-        compare_whole(file, train, told, name)
+        compare_whole(file, train, repro, name)
         return
     expected, kinds = file.rows(), file.kinds()
     at = dict(zip(train.numbers, train, strict=True))
@@ -439,38 +439,38 @@ def compare(file: Written, train: Any, told: str, name: str) -> None:
         if line in at:
             if at[line] != row.example():
                 number = " (a number)" if row.number is not None and at[line][:2] == row.example()[:2] else ""
-                found(f"data: altered{number}", f"line {line} is {row.example()!r}, was read as {at[line]!r}", told)
+                found(f"data: altered{number}", f"line {line} is {row.example()!r}, was read as {at[line]!r}", repro)
         elif line in bad:
             reason = bad[line]
             number = row.number is not None and ("number" in reason or "digits" in reason)
             if file.benign and file.supported and not number:
-                found("data: a good line is called malformed", reason, told)
+                found("data: a good line is called malformed", reason, repro)
         elif file.supported or file.benign or row.prompt not in hurt_text:
-            found("data: lost", f"line {line} is neither read nor named: {row.example()!r}", told)
+            found("data: lost", f"line {line} is neither read nor named: {row.example()!r}", repro)
     for line, example in at.items():
         kind = kinds[line].kind if line in kinds else "inside"
         if kind in ("second header", "blank", "mark", "inner mark") or (kind == "header" and line > 1 and kinds[line] is not file.segments[0] and file.segments[0].kind != "mark"):  # fmt: skip
-            found(f"data: made up ({kind})", f"line {line} was read as {example!r}", told)
+            found(f"data: made up ({kind})", f"line {line} was read as {example!r}", repro)
         if kind == "hurt" and "concatenate" not in file.done:
-            compare_hurt(file, kinds[line].data, example, line, told)
+            compare_hurt(file, kinds[line].data, example, line, repro)
 
 
-def compare_hurt(file: Written, raw: bytes, example: Example, line: int, told: str) -> None:
-    """A line that was damaged and is read all the same says just what stands there."""
+def compare_hurt(file: Written, raw: bytes, example: Example, line: int, repro: str) -> None:
+    """An example read from a damaged line must have exactly the texts of that line."""
     if file.ending != "txt" or b"\n" in raw[:-1] or b"\r" in raw[:-2] or not raw.endswith(b"\n"):
         return
     try:
         prompt, bar, rest = raw.decode().removeprefix("\ufeff" if line == 1 else "").partition("||")
     except UnicodeDecodeError:
-        found("data: a broken line is read", f"line {line} was read as {example!r}", told)
+        found("data: a broken line is read", f"line {line} was read as {example!r}", repro)
         return
     cot, mark, answer = rest.partition("####")
     if not bar or not mark or example[:3] != (prompt.strip(), cot.strip(), answer.strip()):
-        found("data: a broken line is read", f"line {line} was read as {example!r}", told)
+        found("data: a broken line is read", f"line {line} was read as {example!r}", repro)
 
 
-def compare_whole(file: Written, train: Any, told: str, name: str) -> None:
-    """Where lines cannot be compared: everything is read and is right, or something is named."""
+def compare_whole(file: Written, train: Any, repro: str, name: str) -> None:
+    """Compare a file as a whole: everything is read and right, or a malformed line is named."""
     truth = [row.example() for row in file.options.get("truth", [s.row for s in file.segments if s.row])]
     got = list(train)
     if train.malformed:
@@ -479,25 +479,25 @@ def compare_whole(file: Written, train: Any, told: str, name: str) -> None:
             and file.benign
             and not all("number" in reason or "digits" in reason for reason in train.malformed)
         ):
-            found(f"data: a good file is called malformed ({name})", train.malformed[0], told)
+            found(f"data: a good file is called malformed ({name})", train.malformed[0], repro)
         return
     if got == truth:
         return
     if file.encoding in ("latin-1", "cp1252"):
         content = file.content()
         with contextlib.suppress(UnicodeDecodeError):
-            content.decode("utf-8")  # what looks like UTF-8 cannot be told from it
+            content.decode("utf-8")  # nobody can tell such bytes from UTF-8
             return
     kind = "altered" if len(got) == len(truth) else "lost or made up"
     found(
         f"data: {kind} without a word ({file.encoding}, {'cr, ' if 'cr' in file.done else ''}{name})",
         f"{truth!r} was read as {got!r}",
-        told,
+        repro,
     )
 
 
-def judge_check(path: Path, folder: Path, file: Written, train: Any, told: str) -> None:
-    """`check_data` names what `read` found, and says "would stop" just where `load` refuses."""
+def judge_check(path: Path, folder: Path, file: Written, train: Any, repro: str) -> None:
+    """`check_data` must name the lines that `read` found, and say "would stop" exactly if `load` refuses."""
     try:
         with within(SECONDS):
             task_for(path, folder, file.options).load((EOS,))
@@ -505,10 +505,10 @@ def judge_check(path: Path, folder: Path, file: Written, train: Any, told: str) 
     except UserError as error:
         refused = str(error)
     except Exception as error:
-        found(f"data: load: {type(error).__name__}", repr(error), told)
+        found(f"data: load: {type(error).__name__}", repr(error), repro)
         return
     if isinstance(train, str) != (refused is not None) and isinstance(train, str):
-        found("data: read refuses what load takes", train, told)
+        found("data: read refuses what load takes", train, repro)
     config = CheckDataConfig(
         task=task_for(path, folder, file.options),
         model=ModelConfig(tokenizer=str(folder / "bytes"), positions=10_000_000),
@@ -523,17 +523,17 @@ def judge_check(path: Path, folder: Path, file: Written, train: Any, told: str) 
     except UserError as error:
         stops = True
         if not str(error).isprintable():
-            found("data: check_data's error is not one line", repr(str(error)), told)
+            found("data: check_data's error is not one line", repr(str(error)), repro)
     except Exception as error:
-        found(f"data: check_data: {type(error).__name__}", repr(error), told)
+        found(f"data: check_data: {type(error).__name__}", repr(error), repro)
         return
     if stops != (refused is not None):
         said = out.getvalue().strip().splitlines()[-1:] or [""]
-        found("data: check_data and load disagree", f"check_data: {said[0]!r}; load: {refused!r}", told)
+        found("data: check_data and load disagree", f"check_data: {said[0]!r}; load: {refused!r}", repro)
     if not isinstance(train, str) and out.getvalue():
         for reason in train.malformed:
             if reason not in out.getvalue():
-                found("data: check_data leaves a malformed line out", reason, told)
+                found("data: check_data leaves a malformed line out", reason, repro)
 
 
 # --- several files, other forms of a prompt, GSM8K, Parquet
@@ -541,7 +541,7 @@ def judge_check(path: Path, folder: Path, file: Written, train: Any, told: str) 
 
 @st.composite
 def several(draw: st.DrawFn) -> tuple[str, list[list[Row]], str]:
-    """How files are named (a glob or a list), the rows of each, and the format."""
+    """A way to name several files (a glob or a list), the rows of each file, and the format."""
     ending = draw(st.sampled_from(["txt", "jsonl", "csv"]))
     parts = draw(st.lists(rows(False, False, False), min_size=1, max_size=3))
     parts = [[row for row in part if fits_a_line(row)] or [Row(f"q{i}", "s", "1")] for i, part in enumerate(parts)]
@@ -549,7 +549,7 @@ def several(draw: st.DrawFn) -> tuple[str, list[list[Row]], str]:
 
 
 def judge_several(how: str, parts: list[list[Row]], ending: str, folder: Path) -> None:
-    """A glob or a list of files gives the rows of all of them, in the order of the names."""
+    """A glob or a list of files must give the rows of all files, in the order of their names."""
     for old in folder.glob("part-*"):
         old.unlink()
     for number, part in enumerate(parts):
@@ -561,21 +561,21 @@ def judge_several(how: str, parts: list[list[Row]], ending: str, folder: Path) -
         (folder / f"part-{number}.{ending}").write_text("".join(lines), encoding="utf-8", newline="")
     names = sorted(map(str, folder.glob("part-*")))
     source: Any = str(folder / f"part-*.{ending}") if how == "glob" else names
-    told = f"train={source if how == 'glob' else [Path(name).name for name in names]}, where the files hold {parts!r}"
+    repro = f"train={source if how == 'glob' else [Path(name).name for name in names]}, where the files hold {parts!r}"
     try:
         others = {split: str(folder / f"{split}.txt") for split in ("validation", "test")}
         for split, name in others.items():
             Path(name).write_text(f"{split} of the fuzz||s #### 1\n")
         train = Files(train=source, **others).read((EOS,))["train"]
     except UserError as error:
-        found(f"data: several files are refused ({how})", str(error), told)
+        found(f"data: several files are refused ({how})", str(error), repro)
         return
     except Exception as error:
-        found(f"data: several files ({how}): {type(error).__name__}", repr(error), told)
+        found(f"data: several files ({how}): {type(error).__name__}", repr(error), repro)
         return
     truth = [row.example() for part in parts for row in part]
     if list(train) != truth:  # type: ignore[call-overload]
-        found(f"data: several files ({how}) lost or altered", f"was read as {list(train)!r}", told)  # type: ignore[call-overload]
+        found(f"data: several files ({how}) lost or altered", f"was read as {list(train)!r}", repro)  # type: ignore[call-overload]
 
 
 def as_csv(table: list[Any]) -> str:
@@ -590,14 +590,14 @@ form_letters = st.sampled_from([*"0123456789+ab ", "é", "e\u0301", "ﬁ", "５"
 
 
 def in_form(prompt: str, form: str) -> str:
-    """The same prompt as other software may write it."""
+    """The prompt in another form, as other software may write it."""
     if form == "spaces":
         return "  ".join(prompt.split(" "))
     return prompt if form == "same" else unicodedata.normalize(form, prompt)  # type: ignore[arg-type]
 
 
 def judge_forms(prompts: list[str], which: int, form: str, folder: Path) -> None:
-    """A prompt of train that comes again in test, in another Unicode form, is refused or at least told."""
+    """A prompt of train that is in test too, in another Unicode form, must be refused or at least reported."""
     again = in_form(prompts[which % len(prompts)], form)
     (folder / "forms-train.txt").write_text("".join(f"{p}||s #### 1\n" for p in prompts), encoding="utf-8")
     (folder / "forms-test.txt").write_text(f"{again}||s #### 1\n", encoding="utf-8")
@@ -606,13 +606,13 @@ def judge_forms(prompts: list[str], which: int, form: str, folder: Path) -> None
         split: str(folder / name)
         for split, name in (("train", "forms-train.txt"), ("test", "forms-test.txt"), ("validation", "validation.txt"))
     }
-    told = f"train holds {prompts!r}, test holds {again!r}"
+    repro = f"train holds {prompts!r}, test holds {again!r}"
     for allowed in (False, True):
         try:
             notes = Files(**names, allow_overlap=allowed).load((EOS,)).notes  # type: ignore[arg-type]
         except UserError as error:
             if "prompt" not in str(error) or allowed:
-                found("data: forms: refused for another reason", str(error), told)
+                found("data: forms: refused for another reason", str(error), repro)
             continue
         # An exponent or a fraction has a meaning of its own, and stays.
         raised = any(
@@ -620,13 +620,13 @@ def judge_forms(prompts: list[str], which: int, form: str, folder: Path) -> None
             for c in "".join([*prompts, again])
         )
         if not raised and not any("train" in note and "test" in note for note in notes):
-            found("data: the same prompt in another form is no overlap", f"{form}: notes {notes}", told)
+            found("data: the same prompt in another form is no overlap", f"{form}: notes {notes}", repro)
             return
 
 
 @st.composite
 def gsm8k(draw: st.DrawFn) -> tuple[list[str], str, str]:
-    """Equations, a solution text around them, and the answer."""
+    """Equations, a solution text around them, and an answer."""
     equations = draw(
         st.lists(st.text("0123456789+-*/=.%() ", min_size=1, max_size=8).map(str.strip).filter(bool), max_size=4)
     )
@@ -652,7 +652,7 @@ def gsm8k(draw: st.DrawFn) -> tuple[list[str], str, str]:
 
 
 def judge_gsm8k(equations: list[str], solution: str, hurt: str, folder: Path) -> None:
-    """Every equation becomes a step, or the line is named; a file without any equation is no No CoT without a word."""
+    """Every equation must become a step, or its line is named. A file without equations must not silently have no CoT."""
     path = folder / "gsm8k.jsonl"
     fine = {"question": "fine", "answer": "so <<1+1=2>>2\n#### 2"}
     lines = [{"question": "q", "answer": solution}] if hurt == "none" else [{"question": "q", "answer": solution}, fine]
@@ -661,7 +661,7 @@ def judge_gsm8k(equations: list[str], solution: str, hurt: str, folder: Path) ->
     for split in ("validation", "test"):
         others[split] = str(folder / f"gsm8k-{split}.jsonl")
         Path(others[split]).write_text(json.dumps({"question": split, "answer": fine["answer"]}) + "\n")
-    told = f"gsm8k.jsonl: {path.read_text()}"
+    repro = f"gsm8k.jsonl: {path.read_text()}"
     task = GSM8K(train=str(path), **others)  # type: ignore[arg-type]
     try:
         splits = task.read((EOS,))
@@ -669,25 +669,25 @@ def judge_gsm8k(equations: list[str], solution: str, hurt: str, folder: Path) ->
         notes = task.load((EOS,)).notes if not train.malformed else ()
     except UserError as error:
         if hurt == "no":
-            found("data: gsm8k: refused", str(error), told)
+            found("data: gsm8k: refused", str(error), repro)
         elif hurt == "none" and "natural_language" not in str(error):
-            found("data: gsm8k: no equations, not the way out", str(error), told)
+            found("data: gsm8k: no equations, not the way out", str(error), repro)
         return
     except Exception as error:
-        found(f"data: gsm8k: {type(error).__name__}", repr(error), told)
+        found(f"data: gsm8k: {type(error).__name__}", repr(error), repro)
         return
     if hurt == "no":
         expected = Example.of_steps("q", [f"<<{equation}>>" for equation in equations], solution.partition("#### ")[2])
         if (equations and train[0][:2] != expected[:2]) or train[0].steps != expected.steps:
-            found("data: gsm8k: altered", f"expected {expected!r}, read {train[0]!r}", told)
+            found("data: gsm8k: altered", f"expected {expected!r}, read {train[0]!r}", repro)
         whole = {"1,000": "1000"}.get(expected.answer, expected.answer)
         if train[0].answer != whole:
-            found("data: gsm8k: comma of thousands in the training text", f"{train[0].answer!r}, not {whole!r}", told)
+            found("data: gsm8k: comma of thousands in the training text", f"{train[0].answer!r}, not {whole!r}", repro)
     elif hurt == "none":
         if "<<" not in solution and not any("natural_language" in note for note in notes):
-            found("data: gsm8k: no equation at all, and no word", f"read {train[0]!r}", told)
+            found("data: gsm8k: no equation at all, and no word", f"read {train[0]!r}", repro)
     elif 1 not in numbers_of(train.malformed):
-        found(f"data: gsm8k: a broken equation is read ({hurt})", f"read {train[0]!r}", told)
+        found(f"data: gsm8k: a broken equation is read ({hurt})", f"read {train[0]!r}", repro)
 
 
 PARQUET = {
@@ -712,7 +712,7 @@ parquet_files = st.tuples(
 
 
 def as_written(kind: str, value: Any) -> set[str]:
-    """The texts that a value of a column may become: those that say the same number or day."""
+    """The texts that a value of a column may become: they must mean the same number or day."""
     if kind in ("float64", "float32"):
         shortest = str(np.float32(value)) if kind == "float32" else repr(value)
         whole = {str(int(value))} if float(value).is_integer() else set()
@@ -729,7 +729,7 @@ def as_written(kind: str, value: Any) -> set[str]:
 def judge_parquet(
     kind: str, count: int, group: int | None, compression: str, hurt: str, at: int, byte: int, folder: Path
 ) -> None:
-    """A column keeps its text, or its rows are named; damage is refused, or all rows are there."""
+    """A column must keep its text, or its rows are named. A damaged file is refused, or gives all rows."""
     type_, values, exact = PARQUET[kind]
     answers = [values[i % len(values)] for i in range(count)]
     out = io.BytesIO()
@@ -744,24 +744,24 @@ def judge_parquet(
         content[at % len(content)] ^= byte
     path = folder / "train.parquet"
     path.write_bytes(content)
-    told = (
+    repro = (
         f"answers {answers!r} as {type_}, row groups of {group}, {compression}; "
         f"{hurt if hurt == 'no' else f'{hurt} at {at % max(1, len(out.getvalue()))}, {byte}'}"
     )
-    train = read(path, folder, {}, told)
+    train = read(path, folder, {}, repro)
     if train is None or isinstance(train, str):
         if hurt == "no":
-            found("data: parquet: refused", str(train), told)
+            found("data: parquet: refused", str(train), repro)
         return
     if hurt != "no":
         rows_there = pq.read_metadata(path).num_rows
         if len(train) + len(train.malformed) != rows_there:
-            found("data: parquet: rows lost", f"{len(train)} and {len(train.malformed)} of {rows_there}", told)
+            found("data: parquet: rows lost", f"{len(train)} and {len(train.malformed)} of {rows_there}", repro)
         return
     if len(train) + len(train.malformed) != count:
-        found("data: parquet: rows lost", f"{len(train)} and {len(train.malformed)} of {count}", told)
+        found("data: parquet: rows lost", f"{len(train)} and {len(train.malformed)} of {count}", repro)
     for number, example in zip(train.numbers, train, strict=True):
         if example.answer not in as_written(kind, answers[number - 1]):
-            found(f"data: parquet: altered ({kind})", f"{answers[number - 1]!r} was read as {example.answer!r}", told)
+            found(f"data: parquet: altered ({kind})", f"{answers[number - 1]!r} was read as {example.answer!r}", repro)
     if exact and train.malformed:
-        found(f"data: parquet: {kind} is not read", train.malformed[0], told)
+        found(f"data: parquet: {kind} is not read", train.malformed[0], repro)

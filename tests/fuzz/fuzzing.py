@@ -1,6 +1,6 @@
-"""What the fuzz tests share: how many examples, from what seed, for how long, and what becomes of a finding.
+"""Parts that the fuzz tests share: number of examples, seed, time limit and findings.
 
-pytest -m long -n 0 tests/fuzz/test_fuzz.py                            as `make long` runs it: the same examples every time
+pytest -m long -n 0 tests/fuzz/test_fuzz.py                            as in `make long`: the same examples every time
 FUZZ_TIMES=20 FUZZ_SEED=7 pytest -m long -n 0 tests/fuzz/test_fuzz.py  twenty times as many examples, from another seed
 FUZZ_FINDINGS=found.jsonl FUZZ_TIMES=20 FUZZ_SEED=7 pytest ...    keep findings in a file and go on; no test fails
 FUZZ_ONLY='lost' pytest ...                                       look for one kind of finding only, and shrink it
@@ -23,23 +23,23 @@ TIMES = float(os.environ.get("FUZZ_TIMES", "1"))
 SEED = os.environ.get("FUZZ_SEED")
 FINDINGS = os.environ.get("FUZZ_FINDINGS")
 ONLY = os.environ.get("FUZZ_ONLY", "")
-KEPT = 8  # findings of one kind written to the file; more are only counted
+KEPT = 8  # findings of one kind in the file; further ones are only counted
 
-counts: collections.Counter[str] = collections.Counter()  # of findings kept, by kind
-tried: collections.Counter[str] = collections.Counter()  # of examples, by what was tried
+counts: collections.Counter[str] = collections.Counter()  # findings by kind
+tried: collections.Counter[str] = collections.Counter()  # examples by test
 _ends: dict[str, float] = {}
 
 
 class Finding(AssertionError):
-    """Something that must not happen, with what a person pastes to see it."""
+    """A fault of the product, with a text that reproduces it."""
 
 
 class Timeout(Exception):
-    """The product took longer than it may."""
+    """The product took too long."""
 
 
 def fuzz(examples: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Settings of a fuzz test: so many examples, the same at every call unless `FUZZ_SEED` is set."""
+    """Decorate a fuzz test with its number of examples. They are the same at every run unless `FUZZ_SEED` is set."""
 
     def decorate(test: Callable[..., Any]) -> Callable[..., Any]:
         test = settings(
@@ -55,9 +55,9 @@ def fuzz(examples: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def is_over(test: str, minutes: float) -> bool:
-    """Whether a test has used up its minutes: a slow machine then tries fewer examples instead of taking longer.
+    """Whether a test has used up its minutes. A slow machine tries fewer examples instead of taking longer.
 
-    While a finding is being shrunk, Hypothesis has a bound of its own, so time no longer counts.
+    Hypothesis bounds the time of shrinking a finding, so a test that has failed is never over.
     """
     if test in _failed:
         return False
@@ -70,7 +70,7 @@ _failed: set[str] = set()
 
 @contextlib.contextmanager
 def examples_of(test: str) -> Iterator[None]:
-    """Around each example of a test, so that `is_over` knows when one has failed."""
+    """Note whether an example of a test fails, for `is_over`."""
     tried[test] += 1
     try:
         yield
@@ -79,27 +79,27 @@ def examples_of(test: str) -> Iterator[None]:
         raise
 
 
-def found(kind: str, problem: str, shown: str) -> None:
+def found(kind: str, problem: str, repro: str) -> None:
     """Raise a finding, or keep it and go on.
 
     Args:
-        kind: the same for findings that may have one cause.
-        problem: what is wrong, in a line.
-        shown: the command line or the small file that shows it.
+        kind: equal for findings that may have one cause.
+        problem: the fault, in one line.
+        repro: the command line or the small file that reproduces the fault.
     """
     if not re.search(ONLY, kind):
         return
     if FINDINGS is None:
-        raise Finding(f"{kind}: {problem}\n{shown}")
+        raise Finding(f"{kind}: {problem}\n{repro}")
     counts[kind] += 1
     if counts[kind] <= KEPT:
         with Path(FINDINGS).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps({"kind": kind, "problem": problem, "shown": shown}) + "\n")
+            file.write(json.dumps({"kind": kind, "problem": problem, "repro": repro}) + "\n")
 
 
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raise `Timeout` in the block once it has taken so long."""
+    """Raise `Timeout` if the block takes longer."""
 
     def stop(number: int, frame: Any) -> None:
         raise Timeout(f"more than {seconds} seconds")

@@ -1,4 +1,4 @@
-"""The front door under fuzz: data files, tokenizers and command lines that nobody has thought of. See `tests.fuzz.fuzzing`."""
+"""Fuzz data files, tokenizers and command lines. `tests.fuzz.fuzzing` explains the options."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that is written over by every example; `bytes` in it is a tokenizer that knows any text."""
+    """A folder that every example overwrites. The tokenizer `bytes` in it knows any text."""
     vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _counted() -> Iterator[None]:
-    """Say how much was tried, and how much was found where findings are kept. Malformed lines are not logged."""
+    """Print the numbers of examples, and of findings if these are kept. Malformed lines are not logged."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -46,7 +46,7 @@ def _counted() -> Iterator[None]:
 
 @fuzz(2500)
 @given(fuzz_data.damaged())
-def test_text_files_are_read_exactly_or_told(folder: Path, file: fuzz_data.Written) -> None:
+def test_text_files_are_read_exactly_or_reported(folder: Path, file: fuzz_data.Written) -> None:
     if is_over("text files", 1.5):
         return
     with examples_of("text files"):
@@ -55,7 +55,9 @@ def test_text_files_are_read_exactly_or_told(folder: Path, file: fuzz_data.Writt
 
 @fuzz(150)
 @given(fuzz_data.several())
-def test_several_files_give_the_rows_of_all(folder: Path, case: tuple[str, list[list[fuzz_data.Row]], str]) -> None:
+def test_several_files_give_the_rows_of_all_files(
+    folder: Path, case: tuple[str, list[list[fuzz_data.Row]], str]
+) -> None:
     if is_over("several files", 0.3):
         return
     with examples_of("several files"):
@@ -77,7 +79,7 @@ def test_a_prompt_in_another_form_is_an_overlap(folder: Path, prompts: list[str]
 
 @fuzz(300)
 @given(fuzz_data.gsm8k())
-def test_every_equation_of_gsm8k_is_a_step_or_told(folder: Path, case: tuple[list[str], str, str]) -> None:
+def test_every_equation_of_gsm8k_is_a_step_or_reported(folder: Path, case: tuple[list[str], str, str]) -> None:
     if is_over("gsm8k", 0.3):
         return
     with examples_of("gsm8k"):
@@ -86,7 +88,9 @@ def test_every_equation_of_gsm8k_is_a_step_or_told(folder: Path, case: tuple[lis
 
 @fuzz(300)
 @given(fuzz_data.parquet_files)
-def test_parquet_keeps_its_text_or_is_told(folder: Path, case: tuple[str, int, int | None, str, str, int, int]) -> None:
+def test_parquet_keeps_its_text_or_is_reported(
+    folder: Path, case: tuple[str, int, int | None, str, str, int, int]
+) -> None:
     if is_over("parquet", 0.5):
         return
     with examples_of("parquet"):
@@ -113,7 +117,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Path]:
-    """The folder whose copies commands are started in; this process stands in one as well."""
+    """The folder whose copies the commands start in. This process works in such a copy too."""
     base = tmp_path_factory.mktemp("fuzz-commands")
     with contextlib.chdir(template / "here"):
         yield base / "base"

@@ -1,4 +1,4 @@
-"""Small Hugging Face tokenizers for the fuzz, as users have them, and what must hold of a run that takes one."""
+"""Small Hugging Face tokenizers for the fuzz, as users have them, and judges of a run that uses one."""
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ MORE = "é５<>|,ABZ\u00a0▁Ġ🙂\t\u200d"
 
 
 class Recipe(NamedTuple):
-    """What a tokenizer is made of, all by name, so that a person can make it again."""
+    """The parts of a tokenizer, by name, so that a person can make it again."""
 
     model: str
     normalizer: str
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
     unknown: str  # `<unk>`, declared; `silent`: known to the model only; `none`
     eos: str
     added: tuple[str, ...]
-    stored: str  # truncation or padding in the file
+    stored: str  # truncation or padding, stored in the file
 
 
 NORMALIZERS: dict[str, Any] = {
@@ -74,7 +74,7 @@ DECODERS: dict[str, Any] = {
     "ctc": decoders.CTC(),
 }  # fmt: skip
 POST = ("none", "none", "bos", "bos and eos", "eos", "bytes", "bert")
-# Sets that belong together, as in well-known models; the others are drawn part by part.
+# Sets of parts as in well-known models. Other tokenizers are drawn part by part.
 FAMILIES: tuple[dict[str, Any], ...] = (
     {"model": "bpe", "normalizer": "none", "pre_tokenizer": "bytes", "decoder": "bytes"},
     {"model": "bpe", "normalizer": "llama", "pre_tokenizer": "none", "decoder": "llama"},
@@ -90,7 +90,7 @@ FAMILIES: tuple[dict[str, Any], ...] = (
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    """A family with at most two parts exchanged, or anything."""
+    """A recipe of a known model with at most two parts exchanged, or any recipe."""
     of = {
         "model": ("bpe", "bytes", "wordlevel", "wordpiece", "unigram"), "normalizer": tuple(NORMALIZERS),
         "pre_tokenizer": tuple(PRE_TOKENIZERS), "decoder": tuple(DECODERS), "post_processor": POST,
@@ -123,7 +123,7 @@ def letters(examples: list[Example], recipe: Recipe) -> list[str]:
 
 
 def words_of(texts: list[str], tokenizer: Tokenizer) -> list[str]:
-    """What normalizer and pre-tokenizer make of the texts."""
+    """The texts after normalizer and pre-tokenizer."""
     out: dict[str, None] = {}
     for text in texts:
         if tokenizer.normalizer is not None:
@@ -213,22 +213,22 @@ examples = st.lists(
 
 
 def squeezed(text: str) -> str:
-    """The text without spaces, composed: texts are compared so."""
+    """The text without spaces and in composed form, for comparisons."""
     return "".join(unicodedata.normalize("NFC", text).split())
 
 
-def shown(recipe: Recipe, given: list[Example], by_step: bool) -> str:
+def reproduction(recipe: Recipe, given: list[Example], by_step: bool) -> str:
     parts = ", ".join(f"{name}={value!r}" for name, value in recipe._asdict().items())
     return f"Recipe({parts})\nby_step={by_step}, examples {[tuple(e) for e in given]!r}"
 
 
 def judge(recipe: Recipe, given: list[Example], by_step: bool, folder: Path) -> None:
-    """A start of training on the examples with this tokenizer: refused in one line, or every text is there."""
-    told = shown(recipe, given, by_step)
+    """Judge a start of training with this tokenizer: it is refused in one line, or every text is complete."""
+    repro = reproduction(recipe, given, by_step)
     try:
         made(recipe, given, folder / "tokenizer")
     except Exception:
-        return  # the library itself cannot make it
+        return  # the library itself cannot make this tokenizer
     path = folder / "tokenized.jsonl"
     by_split = {"train": given, "validation": given[:1], "test": given[-1:]}
     names = {}
@@ -254,20 +254,20 @@ def judge(recipe: Recipe, given: list[Example], by_step: bool, folder: Path) -> 
     except UserError as error:
         refused = str(error)
         if not refused.isprintable():
-            found("tokenizer: an error is not one line", repr(refused), told)
+            found("tokenizer: an error is not one line", repr(refused), repro)
     except Timeout as error:
-        found("tokenizer: time", str(error), told)
+        found("tokenizer: time", str(error), repro)
         return
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         if isinstance(error, KeyboardInterrupt):
             raise
-        found(f"tokenizer: {type(error).__name__} at the start", repr(error)[:300], told)
+        found(f"tokenizer: {type(error).__name__} at the start", repr(error)[:300], repro)
         return
     if refused is None:
         for split, some in by_split.items():
-            compare(parts.tokenizer, parts.data.encoded[split], some, by_step, told)
+            compare(parts.tokenizer, parts.data.encoded[split], some, by_step, repro)
     if not by_step:
-        judge_check(task(), model, refused, told)
+        judge_check(task(), model, refused, repro)
 
 
 def steps_of(example: Example) -> list[str]:
@@ -277,8 +277,8 @@ def steps_of(example: Example) -> list[str]:
     return [example.cot[start : end - 1] for start, end in zip(example.steps, ends, strict=True)]
 
 
-def judge_check(task: Files, model: ModelConfig, refused: str | None, told: str) -> None:
-    """`check_data` says "would stop" just where the start is refused."""
+def judge_check(task: Files, model: ModelConfig, refused: str | None, repro: str) -> None:
+    """`check_data` must say "would stop" exactly if the start is refused."""
     out, stops = io.StringIO(), False
     try:
         with within(SECONDS), contextlib.redirect_stdout(out):
@@ -290,23 +290,23 @@ def judge_check(task: Files, model: ModelConfig, refused: str | None, told: str)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        found(f"tokenizer: {type(error).__name__} in check_data", repr(error)[:300], told)
+        found(f"tokenizer: {type(error).__name__} in check_data", repr(error)[:300], repro)
         return
     if stops != (refused is not None):
         said = out.getvalue().strip().splitlines()[-1:] or [""]
-        found("tokenizer: check_data and the start disagree", f"check_data: {said[0]!r}; the start: {refused!r}", told)
+        found("tokenizer: check_data and the start disagree", f"check_data: {said[0]!r}; the start: {refused!r}", repro)
 
 
 def compare(
-    tokenizer: PreTrainedTokenizerBase, encoded: EncodedExamples, given: list[Example], by_step: bool, told: str
+    tokenizer: PreTrainedTokenizerBase, encoded: EncodedExamples, given: list[Example], by_step: bool, repro: str
 ) -> None:
-    """Every example is there; its three parts, its answer and its steps are what the texts say."""
+    """Every example must be complete: its three parts, its answer and its steps agree with the texts."""
     if len(encoded) != len(given):
-        found("tokenizer: examples lost", f"{len(encoded)} of {len(given)}", told)
+        found("tokenizer: examples lost", f"{len(encoded)} of {len(given)}", repro)
         return
     batch = encoded.collate(np.arange(len(given)))
     eos = tokenizer.eos_token_id
-    start = [token for token in tokenizer("")["input_ids"] if token != eos]  # stands before every text; no part of it
+    start = [token for token in tokenizer("")["input_ids"] if token != eos]  # the tokenizer puts it before every text
     predicted = answers(continuation(batch), tokenizer)
     for row, example in enumerate(given):
         tokens = {p: batch.tokens[row][batch.part[row] == p].tolist() for p in (Part.PROMPT, Part.COT, Part.ANSWER)}
@@ -316,31 +316,31 @@ def compare(
         expected = {Part.PROMPT: example.prompt, Part.COT: example.cot, Part.ANSWER: f"####{example.answer}"}
         for p, text in expected.items():
             if squeezed(texts[p]) != squeezed(text):
-                found(f"tokenizer: {p.name.lower()} does not come back", f"{text!r} became {texts[p]!r}", told)
+                found(f"tokenizer: {p.name.lower()} does not come back", f"{text!r} became {texts[p]!r}", repro)
                 return
         answer = predicted[row]
         if answer is None or squeezed(answer) != squeezed(normalize_answer(example.answer)):
-            found("tokenizer: the target's answer is another", f"{example.answer!r} is scored as {answer!r}", told)
+            found("tokenizer: the target's answer is another", f"{example.answer!r} is scored as {answer!r}", repro)
         used = tokenizer(export_prompt(example.prompt, str(tokenizer.eos_token), False))["input_ids"]
         if list(used) != tokens[Part.PROMPT]:
             found(
                 "tokenizer: an export reads another prompt",
                 f"trained on {tokens[Part.PROMPT]}, its README gives {used}",
-                told,
+                repro,
             )
         if by_step and example.cot:
             compare_steps(
-                tokenizer, tokens[Part.COT], batch.unit_start[row][batch.part[row] == Part.COT], example, told
+                tokenizer, tokens[Part.COT], batch.unit_start[row][batch.part[row] == Part.COT], example, repro
             )
 
 
-def compare_steps(tokenizer: PreTrainedTokenizerBase, cot: list[int], start: Any, example: Example, told: str) -> None:
-    """A step begins with the first token that reaches beyond what stands before the step."""
+def compare_steps(tokenizer: PreTrainedTokenizerBase, cot: list[int], start: Any, example: Example, repro: str) -> None:
+    """A step must begin with the first token that reaches beyond the text before the step."""
     if not example.cot.isascii():
         return  # a character may be several tokens
     places = start.nonzero().flatten().tolist()
     if places[:1] != [0]:
-        found("tokenizer: the first step does not begin the CoT", str(places), told)
+        found("tokenizer: the first step does not begin the CoT", str(places), repro)
         return
     reach = [0, *(len(squeezed(str(tokenizer.decode(cot[: i + 1])))) for i in range(len(cot)))]  # before each token
     if any(a > b for a, b in pairwise(reach)):
@@ -350,4 +350,4 @@ def compare_steps(tokenizer: PreTrainedTokenizerBase, cot: list[int], start: Any
     # Tokens of spaces alone may stand on either side of a cut.
     if len(right) != len(places) or any(i > r or reach[i] != reach[r] for i, r in zip(places, right, strict=True)):
         texts = [str(tokenizer.decode([t])) for t in cot]
-        found("tokenizer: a step begins elsewhere", f"steps at tokens {places}, not {right}, of {texts}", told)
+        found("tokenizer: a step begins elsewhere", f"steps at tokens {places}, not {right}, of {texts}", repro)

@@ -1,4 +1,4 @@
-"""`make bench` measures what it says; its results can be compared."""
+"""The benchmark of `make bench` counts operations correctly, and its results can be compared."""
 
 import csv
 import importlib.util
@@ -30,11 +30,11 @@ def module(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("count", [0, 5, 100])
-def test_model_flops_are_those_that_torch_counts(tokenizer, count: int) -> None:
-    """Of a forward and a backward pass. torch counts attention to later tokens too: it is taken off by hand."""
+def test_model_flops_agree_with_the_count_of_torch(tokenizer, count: int) -> None:
+    """The count is of a forward and a backward pass. torch also counts attention to later tokens; the test subtracts it."""
     benchmark = module("benchmark")
     model = small_model(tokenizer, width=64, heads=4)
-    model.set_attn_implementation("eager")  # whose products torch can count
+    model.set_attn_implementation("eager")  # torch can count the products of this one
     batch = (
         encode(Multiplication(digits=2, train_size=8).load()["train"], tokenizer, "train")
         .collate(np.arange(8))

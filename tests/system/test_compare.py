@@ -1,4 +1,4 @@
-"""`compare` on run folders whose predictions are made up, so that the numbers are known."""
+"""`compare` on run folders with made-up predictions, so that the numbers are known."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def run_folder(
     parts: Sequence[str] | None = None,
     **settings: Any,
 ) -> str:
-    """A run whose prediction i is right where `right[i]` is 1."""
+    """Write a run folder; prediction i is right if `right[i]` is 1."""
     settings = {"task": Multiplication(), "schedule": Linear(), "run_dir": str(path), **settings}
     folder = path / "evaluations"
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def test_predictions_older_than_the_checkpoint_are_refused(tmp_path, capsys) -> 
         compared(capsys, a, b)
 
 
-def test_no_command_writes_its_output_over_what_a_run_has_measured(tmp_path, capsys) -> None:
+def test_no_command_overwrites_the_measurements_of_a_run(tmp_path, capsys) -> None:
     a, b = (run_folder(tmp_path / name) for name in "ab")
     measured = tmp_path / "a" / "summary.json"
     measured.write_text('{"test_accuracy": 1.0}\n')
@@ -80,12 +80,12 @@ def test_no_command_writes_its_output_over_what_a_run_has_measured(tmp_path, cap
         with pytest.raises(UserError, match=f"^out={out}: {why}"):
             report(ReportConfig(runs=[a], out=str(out)))
     assert measured.read_text() == '{"test_accuracy": 1.0}\n'
-    for _ in range(2):  # its own output is replaced
+    for _ in range(2):  # the command may replace its own output
         compared(capsys, a, b, out=str(tmp_path / "numbers.json"))
 
 
 def test_two_runs_by_hand(tmp_path, capsys) -> None:
-    """60 both right, 25 and 10 only one, 5 neither."""
+    """Both runs are right on 60 problems, only one of them on 25 and 10, neither on 5."""
     a = run_folder(tmp_path / "a", "1" * 60 + "1" * 25 + "0" * 10 + "0" * 5)
     b = run_folder(tmp_path / "b", "1" * 60 + "0" * 25 + "1" * 10 + "0" * 5, task=Multiplication(digits=5))
     out, result = compared(capsys, a, b)
@@ -114,11 +114,11 @@ def test_two_runs_by_hand(tmp_path, capsys) -> None:
     assert "85.0%" in out and "70.0%" in out
 
 
-def test_the_same_predictions_are_no_difference(tmp_path, capsys) -> None:
+def test_equal_predictions_are_no_difference(tmp_path, capsys) -> None:
     out, result = compared(capsys, run_folder(tmp_path / "a"), run_folder(tmp_path / "b", seed=1))
     assert (result["pairs"][0]["p"], result["pairs"][0]["difference"]) == (1, 0)
     assert "+0.0%" in out
-    # Nor do they say that any seed would do as well.
+    # Nor do equal predictions show that any seed would do as well.
     (mean,) = result["seeds"]
     wilson = stats.binomtest(RIGHT.count("1"), 100).proportion_ci(method="wilson")
     assert mean["interval"] == pytest.approx((wilson.low, wilson.high), abs=1e-6)
@@ -147,7 +147,7 @@ def test_every_pair_of_more_runs_is_corrected(tmp_path, capsys) -> None:
 
 
 def test_seeds_of_one_configuration_are_averaged(tmp_path, capsys) -> None:
-    """What neither changes what is learned nor how does not part runs; all else does."""
+    """Settings that change nothing about learning do not set runs apart; all others do."""
     counts = (90, 84, 96)
     same = [run_folder(tmp_path / f"s{seed}", "1" * n + "0" * (100 - n), seed=seed) for seed, n in enumerate(counts)]
     for key, old, new in (("num_workers", "0", "3"), ("log_every_n_steps", "50", "7"), ("project", "stepwise_pl", "x")):
@@ -176,7 +176,7 @@ def test_a_repeated_seed_is_no_sample_of_seeds(tmp_path, capsys) -> None:
     assert "seeds not different: no interval" in out
 
 
-def test_the_evaluation_as_trained_is_taken(tmp_path, capsys) -> None:
+def test_the_evaluation_at_the_trained_stage_is_compared(tmp_path, capsys) -> None:
     runs = []
     for name in "ab":
         run_folder(tmp_path / name, "0" * 100, "best-test-removed0", as_trained=False)
@@ -221,7 +221,7 @@ def test_only_the_same_problems_are_compared(tmp_path, capsys) -> None:
     assert not capsys.readouterr().out
 
 
-def test_what_is_missing_is_named(tmp_path, capsys) -> None:
+def test_a_missing_evaluation_is_named(tmp_path, capsys) -> None:
     a, b = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", name="best-test-removed0", as_trained=False)
     make = f"python -m stepwise_pl.evaluate run={b} split=test"
     with pytest.raises(UserError, match=f"run {b} has no predictions for split=test; make them with: {make}$"):
@@ -303,7 +303,7 @@ def test_a_key_that_came_later_does_not_set_runs_apart(tmp_path, capsys) -> None
     _, result = compared(capsys, one, other)
     (mean,) = result["seeds"]
     assert (mean["seeds"], mean["apart"]) == ([0, 1], {})
-    # With what this version does not know it is taken as it is written.
+    # A configuration with keys that this version does not know is compared as it is written.
     for group in ("data", "schedule", "task"):
         save_yaml({**older, group: {**older[group], "gone": 1}}, path)
         _, result = compared(capsys, one, other)

@@ -1,4 +1,4 @@
-"""What can fail once a run is over costs it neither its summary, nor its table, nor its exit status."""
+"""A failure after training costs a run neither its summary, nor its table, nor its exit status."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from stepwise_pl.reporting.sweep import refresh
 from stepwise_pl.runs.stages import StageAccuracy
 from tests.conftest import OFFLINE, REPO, command
 
-# 50 validations that are all answered "1": everything is right in seconds.
+# Every one of the 50 validation answers is "1", so that everything is right in seconds.
 RIGHT = (
     "task=file", "task.validation_size=50", "task.test_size=20", "schedule=no_cot", "model.layers=1", "model.heads=2",
     "model.width=32", "optimizer.lr=1e-2", "trainer.max_steps=55", "data.cache_dir=null",
@@ -43,7 +43,7 @@ def ones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_without_figures(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, where matplotlib cannot draw."""
+    """Run the command in a process of its own, in which matplotlib cannot draw."""
     (folder / "sitecustomize.py").write_text(NO_FIGURES)
     env = {**os.environ, **OFFLINE, "PYTHONPATH": f"{folder}:{REPO}"}
     command = [sys.executable, "-m", "stepwise_pl.train", *args]
@@ -59,7 +59,7 @@ def test_a_run_that_answers_everything_right_ends_with_a_table_and_a_figure(ones
 
 
 def test_a_run_without_a_figure_keeps_its_summary_table_and_status(ones: Path, tmp_path: Path) -> None:
-    """Both alone and in a sweep, where all jobs are finished and the table is there."""
+    """The run may be alone or in a sweep; in the sweep all jobs finish, and the table is written."""
     few = (*RIGHT, f"task.train={ones}", "trainer.max_steps=2")
     out = train_without_figures(tmp_path, *few, f"run_dir={tmp_path / 'run'}")
     assert out.returncode == 0, out.stderr[-2000:]
@@ -78,7 +78,7 @@ def test_a_run_without_a_figure_keeps_its_summary_table_and_status(ones: Path, t
 def test_a_figure_that_cannot_be_drawn_is_one_warning(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of a report: on the page, and as a file. The page has all the rest, and says what is missing."""
+    """The figure is on the page of a report, or a file. The page has all the rest, and names the missing figure."""
     from stepwise_pl.reporting import figures, static
 
     def fail(*args: Any) -> Any:
@@ -88,14 +88,14 @@ def test_a_figure_that_cannot_be_drawn_is_one_warning(
     monkeypatch.setattr(static, "_heat_map", fail)
     with caplog.at_level(logging.WARNING, "stepwise_pl"):
         report.report(ReportConfig([str(run_dir)], out=str(tmp_path / "r.html"), figures=str(tmp_path / "figures")))
-    told = [record.getMessage() for record in caplog.records if "yerr" in record.getMessage()]
-    assert len(told) == 2 and "the figure of loss" in told[0] and "digits-1.png" in told[1]
+    warnings = [record.getMessage() for record in caplog.records if "yerr" in record.getMessage()]
+    assert len(warnings) == 2 and "the figure of loss" in warnings[0] and "digits-1.png" in warnings[1]
     page = (tmp_path / "r.html").read_text()
     assert "the figure of loss cannot be drawn" in page and 'data-figure="accuracy"' in page
     assert (tmp_path / "figures" / "accuracy.svg").is_file() and not list((tmp_path / "figures").glob("*.tmp"))
 
 
-def test_text_of_a_run_is_no_formula(tmp_path: Path) -> None:
+def test_text_of_a_run_is_not_drawn_as_a_formula(tmp_path: Path) -> None:
     plot_stages(
         {"a$b_{$": [StageAccuracy(0, 1, 1.0, 50)], "$x$": [StageAccuracy(0, 1, 0.5, 50)]}, "$\\frac$", tmp_path / "v1.5"
     )

@@ -20,7 +20,7 @@ from stepwise_pl.runs.records import read_metrics, read_stage_records
 from tests.conftest import OFFLINE, REPO, SMALL, command
 
 
-def test_the_run_folder_holds_what_was_promised(run_dir: Path) -> None:
+def test_the_run_folder_has_all_documented_files(run_dir: Path) -> None:
     for name in (
         "config.yaml", "metrics.csv", "summary.json", "accuracy.png", "accuracy.svg", "checkpoints/last.ckpt",
         "checkpoints/best.ckpt", "model/config.json", "model/tokenizer.json",
@@ -49,7 +49,7 @@ def test_the_summary_is_readable_and_true(run_dir: Path) -> None:
     assert f"run folder      {run_dir}" in text
     assert "[95% Wilson interval]" in text
     progress = (run_dir / "stderr.txt").read_text()
-    assert "train: 48 of the 808000 problems asked for" in progress  # a shortage is said, not kept
+    assert "train: 48 of the 808000 problems asked for" in progress  # a shortage is reported, but not recorded
     assert f"run folder: {run_dir}" in progress
     assert "epoch 5, step 120: removed 2/2, loss" in progress
     rows = [line.split() for line in text.splitlines() if "n=16" in line]
@@ -57,7 +57,7 @@ def test_the_summary_is_readable_and_true(run_dir: Path) -> None:
     assert "examples_per_token: 640" in (run_dir / "config.yaml").read_text()
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_others(run_dir: Path, tmp_path) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_gives_others(run_dir: Path, tmp_path) -> None:
     for seed in (0, 1):
         command("train", *SMALL, f"run_dir={tmp_path / str(seed)}", f"seed={seed}")
     first, again, other = (
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others(run_dir: Path, 
     assert first != other
 
 
-def test_every_validation_is_told_with_its_digits_and_some_answers(run_dir: Path) -> None:
+def test_every_validation_is_recorded_with_its_digits_and_some_answers(run_dir: Path) -> None:
     records = read_stage_records(run_dir / "stages.jsonl")
     rows = [row for row in read_metrics(run_dir / "metrics.csv") if row["val/loss"]]
     for record, row in zip(records, rows, strict=True):
@@ -82,7 +82,7 @@ def test_every_validation_is_told_with_its_digits_and_some_answers(run_dir: Path
         assert len(record["digits"]) == 2
         assert all(digit * 16 == pytest.approx(round(digit * 16)) for digit in record["digits"])
     assert records[0]["digits"] != records[-1]["digits"]
-    # What was said of the last validation is what its checkpoint answers.
+    # The checkpoint of the last validation gives the recorded answers.
     command("evaluate", f"run={run_dir}", "checkpoint=last", "split=validation", "speed_problems=0")
     answered = read_predictions(run_dir / "evaluations" / "last-validation-removed2.jsonl")
     wanted = [one for right in (True, False) for one in [one for one in answered if one.right is right][:4]]
@@ -131,7 +131,7 @@ def answers_of(folder: Path, run_dir: Path) -> None:
     for example, answer in zip(examples, own, strict=True):
         prompt = f" {example.prompt} <eos>" + ("<eos>" if internalized else "")
         text = generator(prompt, return_full_text=False)[0]["generated_text"]
-        # An answer that was not finished is none to us; the text shows what there is of it.
+        # `evaluate` counts an unfinished answer as none; the text shows its beginning.
         assert answer is None or text.partition("####")[2].strip() == answer
     assert sum(answer is not None for answer in own) > 30
 
@@ -146,7 +146,7 @@ def run_readme(folder: Path) -> list[str]:
 def test_export_gives_the_same_answers_in_plain_transformers(run_dir: Path, tmp_path) -> None:
     command("export", f"run={run_dir}", f"out={tmp_path / 'hf'}")
     answers_of(tmp_path / "hf", run_dir)
-    assert len(run_readme(tmp_path / "hf")[0].split()) == 2  # the digits of a product
+    assert len(run_readme(tmp_path / "hf")[0].split()) == 2  # two digits of a product
     again = command("export", f"run={run_dir}", f"out={tmp_path / 'hf'}", check=False)
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 
@@ -172,7 +172,7 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
     assert "another configuration: data.batch_size was 32, is 64" in out.stderr
     out = command("train", "experiment=quickstart", f"run_dir={folder}", "resume=true", check=False)
     assert "another configuration: data.batch_size was 32, is 64; " in out.stderr
-    # The folder knows the configuration; only what changes need be given.
+    # The folder has the configuration; the user gives only the changes.
     command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=6", "logger=wandb", "logger.offline=true")
     assert (folder / "wandb.json").is_file()
     whole, resumed = (
@@ -184,7 +184,7 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
 
 
 LINEAR = [*SMALL, "schedule.smoothing=1"]
-# What each process sees alone would be too little evidence.
+# One process alone would see too little evidence.
 CLOSED_LOOP = [
     *(one for one in SMALL if not one.startswith(("schedule.delta", "schedule.rewarmup"))), "optimizer=muon",
     "schedule=adaptive", "schedule.gate=0.1", "schedule.min_stay=2", "schedule.evidence=200", "schedule.memory=6",
@@ -196,7 +196,7 @@ UNEQUAL_LENGTHS = [
 ]  # fmt: skip
 
 
-@pytest.mark.long  # its processes wait for each other, and beside other tests on two cores that can take minutes
+@pytest.mark.long  # the processes wait for each other; beside other tests on two cores that can take minutes
 @pytest.mark.parametrize(
     "args,shared",
     [
@@ -222,14 +222,14 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
         )
     stages = [read_stage_records(tmp_path / name / "stages.jsonl") for name in ("one", "two")]
     if not low_precision:
-        assert stages[0] == stages[1]  # of all processes together, written once
+        assert stages[0] == stages[1]  # one record for all processes, written once
     summary, alone = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("two", "one"))
     assert stages[1][-1]["examples"] == alone["validation_examples"] and len(stages[1][-1]["samples"]) >= 4
-    assert summary["test_examples"] == alone["test_examples"] == 17  # none twice
+    assert summary["test_examples"] == alone["test_examples"] == 17  # no example twice
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
     assert "schedule=adaptive" not in args or len({r["schedule/removed_tokens"] for r in one}) > 1
 
-    # Stopped in the middle, the two go on exactly; and what they saved is loaded by one process.
+    # After a stop in the middle, the two processes continue exactly. One process can load their checkpoint.
     command("train", *args, f"run_dir={tmp_path / 'cut'}", "trainer.max_steps=5", *two_processes)
     command("train", f"run_dir={tmp_path / 'cut'}", "resume=true", "trainer.max_steps=8")
     cut, whole = (read_metrics(tmp_path / name / "metrics.csv") for name in ("cut", "two"))
@@ -244,7 +244,7 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
 @pytest.mark.parametrize("shared", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("number,everywhere", [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signals, everywhere: bool) -> None:
-    """Ctrl-C goes to all processes of a terminal, `kill` to the first alone; saved, the run goes on exactly."""
+    """Ctrl-C reaches all processes of a terminal, `kill` only the first. The run is saved, and resumes exactly."""
     args = [*LINEAR, "trainer.log_every_n_steps=1", "trainer.devices=2", f"trainer.strategy={shared}"]
     folder = tmp_path / "cut"
     process = subprocess.Popen(
@@ -270,7 +270,7 @@ def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signa
     assert [r["train/loss"] for r in cut if r["train/loss"]] == [r["train/loss"] for r in whole if r["train/loss"]]
 
 
-def test_a_run_begun_before_a_key_existed_goes_on(tmp_path) -> None:
+def test_a_run_from_before_a_key_existed_resumes(tmp_path) -> None:
     folder = tmp_path / "run"
     command("train", *SMALL, f"run_dir={folder}", "trainer.max_steps=4")
     gone = {"trainer": "strategy", "data": "max_tokens"}
@@ -297,7 +297,7 @@ def test_default_run_folders_do_not_collide(tmp_path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}  # nothing is written anywhere else
 
 
-def test_multirun_sweeps(tmp_path) -> None:
+def test_multirun_runs_a_sweep(tmp_path) -> None:
     command(
         "train", "-m", *SMALL, "trainer.max_steps=2", "schedule.delta=4,1/2", "schedule.smoothing=2,inf",
         cwd=tmp_path, PYTHONPATH=str(REPO),
@@ -308,7 +308,7 @@ def test_multirun_sweeps(tmp_path) -> None:
     assert seen == {("4", "2.0"), ("4", ".inf"), ("1/2", "2.0"), ("1/2", ".inf")}
 
 
-def test_gpt2_on_7x7_takes_two_steps_with_random_weights(shared_data, tmp_path) -> None:
+def test_gpt2_with_random_weights_trains_two_steps_on_7x7(shared_data, tmp_path) -> None:
     out = command(
         "train", "model=gpt2", "task=mult7x7", "model.pretrained=false",
         f"model.tokenizer={shared_data / 'gpt2-tokenizer'}", "task.train_size=200", "task.validation_size=1",
@@ -327,15 +327,15 @@ def test_files_train_like_generated_data(tmp_path) -> None:
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
     command("train", *SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=4")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_cot_tokens"] == 2
-    # What is exported is in the run folder; the data only lends the README its prompt.
+    # The export needs only the run folder; the data gives the README an example of a prompt.
     (tmp_path / "data" / "train.txt").unlink()
     out = command("export", f"run={tmp_path / 'run'}")
     assert "the README shows no prompt of the data" in out.stderr and "train.txt" in out.stderr, out.stderr
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
 
 
-def test_a_sweep_that_was_stopped_goes_on(tmp_path) -> None:
-    """The first of two runs is there in part, the second had not begun."""
+def test_a_stopped_sweep_resumes(tmp_path) -> None:
+    """The first of two runs is unfinished, and the second has not begun."""
     args = ("train", "-m", *SMALL, "schedule.smoothing=2,inf")
     command(*args, "trainer.max_steps=4", cwd=tmp_path, PYTHONPATH=str(REPO))
     first, second = sorted(path.parent for path in tmp_path.rglob("summary.json"))

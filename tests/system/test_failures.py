@@ -1,4 +1,4 @@
-"""What a user may run into: one clear line, and nothing lost."""
+"""Failures that a user may run into give one clear line, and lose nothing."""
 
 import resource
 import shutil
@@ -18,7 +18,7 @@ def test_keep_position_is_refused_in_an_export(tmp_path) -> None:
     assert (out.returncode, "keep_position" in out.stderr) == (2, True)
 
 
-def test_a_start_that_failed_early_can_be_repeated(tmp_path) -> None:
+def test_a_failed_start_can_be_repeated(tmp_path) -> None:
     folder = tmp_path / "run"
     out = command("train", *SMALL, f"run_dir={folder}", "model.layers=2", "model.init_from=/", check=False)
     assert "neither state_dict.bin nor" in out.stderr
@@ -32,7 +32,7 @@ def limited(bytes_: int):
 
 
 def test_a_full_disk_is_one_line(tmp_path) -> None:
-    """No file may grow beyond 100 kB, as if the disk were full when the checkpoint is written."""
+    """No file may grow beyond 100 kB, as if the disk were full by the time of the checkpoint."""
     out = subprocess.run(
         [sys.executable, "-m", "stepwise_pl.train", *SMALL, f"run_dir={tmp_path / 'run'}"],
         capture_output=True, text=True, cwd=REPO, preexec_fn=limited(100_000), timeout=300,
@@ -43,7 +43,7 @@ def test_a_full_disk_is_one_line(tmp_path) -> None:
     assert "free space" in out.stderr.strip().splitlines()[-1]
 
 
-def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before(run_dir: Path, tmp_path) -> None:
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_older_one(run_dir: Path, tmp_path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
     out = subprocess.run(
@@ -54,14 +54,14 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before(run_di
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 120
 
 
-def test_an_unwritable_run_folder(tmp_path) -> None:
+def test_an_unwritable_run_folder_is_one_line(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     out = command("train", *SMALL, f"run_dir={tmp_path / 'file' / 'run'}", check=False)
     assert out.returncode == 2
     assert "cannot be written" in out.stderr.strip().splitlines()[-1]
 
 
-def test_damaged_and_foreign_checkpoints(run_dir: Path, tmp_path) -> None:
+def test_damaged_and_foreign_checkpoints_are_one_line(run_dir: Path, tmp_path) -> None:
     (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
     out = command("evaluate", f"run={run_dir}", f"checkpoint={tmp_path / 'bad.ckpt'}", check=False)
     assert (out.returncode, "damaged, or not a checkpoint" in out.stderr) == (2, True)

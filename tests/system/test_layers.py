@@ -12,7 +12,7 @@ import pytest
 import stepwise_pl
 
 PACKAGE = Path(stepwise_pl.__file__).parent
-# Each room may import the rooms before it. Commands, the files on top, may import all.
+# Each room may import the rooms before it. The commands, which are the files on top, may import all rooms.
 WING_OF_TENSORS = ("common", "tasks schedules", "methods", "config", "data", "models", "evaluation", "training")
 WING_OF_PAPER = ("common", "tasks schedules", "methods", "config", "runs", "reporting", "cli")
 ROOMS = sorted({room for wing in (WING_OF_TENSORS, WING_OF_PAPER) for rooms in wing for room in rooms.split()})
@@ -21,7 +21,7 @@ HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wa
 
 
 class Import(NamedTuple):
-    """An import of a module: what it names, and whether it is done when the module is loaded."""
+    """An import statement: the module that it names, and whether it runs when its own module is loaded."""
 
     name: str
     at_the_top: bool
@@ -41,7 +41,7 @@ def imports(path: Path) -> Iterator[Import]:
             yield from (Import(alias.name, at_the_top) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            # A module that is imported from its folder does not need what the folder's __init__ names.
+            # The import of a module from its folder does not need the names of the folder's __init__.
             modules = [name for name in names if (PACKAGE.parent / f"{name.replace('.', '/')}.py").is_file()]
             yield from (Import(name, at_the_top) for name in (modules if modules == names else [node.module, *names]))
 
@@ -54,12 +54,12 @@ MODULES = {name_of(path): list(imports(path)) for path in PACKAGE.rglob("*.py")}
 
 
 def room_of(name: str) -> str | None:
-    """The folder of a module below the package; None for a command and the package itself."""
+    """The room of a module, a folder of the package; None for a command and the package itself."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else None
 
 
-# A method is handed a learner, and uses torch inside its functions. Its imports count only where a module is loaded.
+# A method gets a learner, and uses torch inside its functions. Only imports that run when it is loaded count.
 INSIDE = {
     name: {
         one.name
@@ -72,7 +72,7 @@ INSIDE = {
 
 
 def is_below(room: str, other: str) -> bool:
-    """Whether `other` stands before `room` in one of the two orders, or training writes what reporting reads."""
+    """Whether `other` stands before `room` in one of the two orders, or is `runs`, which training writes and reporting reads."""
     for wing in (WING_OF_TENSORS, WING_OF_PAPER):
         level = {name: number for number, rooms in enumerate(wing) for name in rooms.split()}
         if level.get(other, len(wing)) < level.get(room, -1):
@@ -80,7 +80,7 @@ def is_below(room: str, other: str) -> bool:
     return other == "runs" and room in WING_OF_TENSORS[4:]
 
 
-def test_every_folder_is_a_room_that_says_what_it_holds() -> None:
+def test_every_folder_is_a_room_with_a_description() -> None:
     folders = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.glob("*.py")))
     assert folders == ROOMS
     for room in ROOMS:
@@ -98,8 +98,8 @@ def test_imports_point_down() -> None:
     assert not wrong
 
 
-def test_no_imports_in_a_circle() -> None:
-    # Modules are taken away as long as one imports nothing that is left; a circle is what stays.
+def test_no_imports_form_a_circle() -> None:
+    # Repeatedly remove the modules that import none of the others. Only circles stay.
     left = {name: set(others) for name, others in INSIDE.items()}
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
@@ -111,7 +111,7 @@ def roots(name: str, top_only: bool = False) -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_who_knows_which_library(name: str) -> None:
+def test_only_some_rooms_import_a_library(name: str) -> None:
     room = room_of(name)
     if room is None:
         assert not roots(name, top_only=True) & HEAVY

@@ -1,4 +1,4 @@
-"""The quickstart at its full length: minutes, so `make long`."""
+"""The quickstart at its full length. It takes minutes, so it belongs to `make long`."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.conftest import command
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_quickstart_ends_without_cot_and_right(tmp_path, seed: int) -> None:
+def test_the_quickstart_ends_without_cot_and_with_right_answers(tmp_path, seed: int) -> None:
     command("train", "experiment=quickstart", f"seed={seed}", f"run_dir={tmp_path}", timeout=1500, OMP_NUM_THREADS="2")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["removed_tokens"] == summary["max_cot_tokens"] == 10

@@ -1,4 +1,4 @@
-"""Every command of the README composes; those that are quick offline run elsewhere in the tests."""
+"""Every command of the README composes, and the quick offline ones run."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert (REPO / "stepwise_pl" / f"{entry}.py").is_file()
     if "--help" in arguments:
         return  # run in test_config
-    for name in ("evaluate", "export", "compare"):  # the run need not exist here
+    for name in ("evaluate", "export", "compare"):  # this test has no run folder
         monkeypatch.setattr(f"stepwise_pl.{name}.require_run", lambda run, command: None)
     arguments = positional(arguments, schema_of(entry))
     if "-m" in arguments:
@@ -51,7 +51,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
-# What makes a documented training command short: few problems, two steps.
+# Arguments that make a documented training command short: few problems, two steps.
 SHORT = (
     "task.validation_size=20",
     "task.test_size=20",
@@ -65,12 +65,12 @@ NEEDS = {
 }  # fmt: skip
 
 
-def test_offline_commands_run_in_the_order_they_stand(tmp_path) -> None:
+def test_offline_commands_run_in_the_order_of_the_readme(tmp_path) -> None:
     ran = []
     data = next(block for block in BLOCKS if "make_data.py" in block)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     made = subprocess.run(["bash", "-e"], input=data, cwd=tmp_path, text=True, capture_output=True, env={"PATH": path})
-    assert made.stdout.strip() == data.split("# ")[-1].strip(), made.stderr  # the line shown is the line made
+    assert made.stdout.strip() == data.split("# ")[-1].strip(), made.stderr  # the README shows this very line
     for line in (c for c in COMMANDS if c.startswith("python -m") and not any(need in c for need in NEEDS)):
         entry, *arguments = shlex.split(line)[2:]
         generated = () if "task=file" in line else ("task.train_size=300",)
@@ -78,7 +78,7 @@ def test_offline_commands_run_in_the_order_they_stand(tmp_path) -> None:
             entry, ()
         )
         short = () if "--help" in arguments else short
-        if "hydra/launcher=joblib" in line:  # whose workers live on, and with them what was forked for the command
+        if "hydra/launcher=joblib" in line:  # joblib leaves workers behind
             env = {**os.environ, **OFFLINE, "PYTHONPATH": str(REPO)}
             subprocess.run([sys.executable, "-m", entry, *arguments, *short], cwd=tmp_path, env=env, check=True)
         else:

@@ -1,4 +1,4 @@
-"""Runs killed at any moment, resumed, and compared with one that was not: the same weights, metrics and decisions."""
+"""Runs are killed at any moment and resumed. They have the weights, metrics and decisions of an uninterrupted run."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from stepwise_pl.runs.records import read_stage_records
 from tests import forked
 from tests.conftest import REPO, SMALL, command
 
-# A token leaves after steps 20 and 40; epochs of 20 steps; validation at their ends; 2 micro-batches.
+# A token leaves after steps 20 and 40. An epoch has 20 steps and ends with a validation. A step has 2 micro-batches.
 RUN = (
     *SMALL, "model.dropout=0.1", "trainer.max_epochs=4", "trainer.accumulate_grad_batches=2", "schedule.smoothing=1",
     "trainer.checkpoint_every_n_steps=7", "trainer.log_every_n_steps=1", "data.cache_dir=null",
@@ -28,7 +28,7 @@ RUN = (
 def start(
     folder: Path, *more: str, end: str = "never,0,SIGKILL", options: tuple[str, ...] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Train, and end as `tests/driver.py` is told."""
+    """Train under `tests/driver.py`, and end as its options say."""
     arguments = [*options, f"--end={end}", "--", *RUN, f"run_dir={folder}", *more]
     return forked.run("tests.driver", arguments, REPO, {**os.environ, "OMP_NUM_THREADS": "1", **env}, 300)
 
@@ -43,7 +43,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def assert_the_same(one: Path, other: Path) -> None:
-    """Bit for bit: weights, optimizer, what the schedule and the module know, every row of metrics and every validation, none twice."""
+    """Two runs agree bit for bit: weights, optimizer, schedule, module, metrics and validations, with no row twice."""
     first, second = state(one), state(other)
     assert first["state_dict"].keys() == second["state_dict"].keys()
     for key, value in first["state_dict"].items():
@@ -92,7 +92,9 @@ def killed_and_resumed(folder: Path, moment: str, step: int, how: str, *more: st
         ("between micro-batches", 33, "SIGTERM"), ("before the step", 3, "SIGKILL"),
     ],
 )  # fmt: skip
-def test_killed_and_resumed_is_uninterrupted(whole: Path, tmp_path: Path, moment: str, step: int, how: str) -> None:
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(
+    whole: Path, tmp_path: Path, moment: str, step: int, how: str
+) -> None:
     killed_and_resumed(tmp_path / "run", moment, step, how)
     assert_the_same(whole, tmp_path / "run")
 
@@ -101,12 +103,14 @@ def test_killed_and_resumed_is_uninterrupted(whole: Path, tmp_path: Path, moment
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", CODES)
 @pytest.mark.parametrize("moment,step", MOMENTS)
-def test_the_full_matrix(whole: Path, tmp_path: Path, moment: str, step: int, how: str, workers: int) -> None:
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one_in_all_combinations(
+    whole: Path, tmp_path: Path, moment: str, step: int, how: str, workers: int
+) -> None:
     killed_and_resumed(tmp_path / "run", moment, step, how, f"data.num_workers={workers}")
     assert_the_same(whole, tmp_path / "run")
 
 
-def test_killed_twice(whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_twice_equals_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert start(folder, end="after the step,23,SIGKILL").returncode == -9
     assert start(folder, "resume=true", end="inside the step,50,SIGKILL").returncode == -9
@@ -120,7 +124,7 @@ def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert start(folder, end="after the step,30,SIGKILL").returncode == -9
     with (folder / "metrics.csv").open("a") as file:
-        file.write("2")  # of a row 29,...
+        file.write("2")  # the first character of row 29
     with (folder / "stages.jsonl").open("a") as file:
         file.write('{"step": 4')
     assert start(folder, "resume=true").returncode == 0
@@ -145,7 +149,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_command_twice_gives_the_same_run(whole: Path, tmp_path: Path) -> None:
-    """Same configuration and seed: the same weights and metrics, also with workers; another seed: others."""
+    """The same configuration and seed give the same weights and metrics, also with workers; another seed gives others."""
     assert start(tmp_path / "again", "data.num_workers=2").returncode == 0
     assert_the_same(whole, tmp_path / "again")
     assert start(tmp_path / "other", "seed=1").returncode == 0
@@ -159,7 +163,7 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path, *more: str) -> str:
-    """The line with which going on in the folder is refused."""
+    """The line that refuses a resume in the folder."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     out = command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=5", *more, check=False)
     assert (out.returncode, "Traceback" in out.stderr) == (2, False), out.stderr
@@ -192,25 +196,25 @@ def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, copied: Path, 
     on_other_data["stepwise"]["config"]["derived"]["data"] = "0"
     torch.save(on_other_data, last)
     assert "is of another run: it was trained on other data" in refused(copied)
-    # Of another run: told what differs.
+    # The line names the differences from another run.
     other = tmp_path / "other"
     assert start(other, "model.width=32", "optimizer.lr=1e-3", "trainer.max_epochs=1").returncode == 0
     shutil.copy(other / "checkpoints" / "last.ckpt", last)
     line = refused(copied)
     assert "last.ckpt: is of another run" in line
     assert "model.width is 32 there, 64 in config.yaml; optimizer.lr is 0.001 there, 0.005 in config.yaml." in line
-    # The run's own checkpoint back in its place, all is well.
+    # With the run's own checkpoint back in place, the run resumes.
     shutil.copy(whole / "checkpoints" / "last.ckpt", last)
     command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5")
     (copied / "checkpoints" / "best.ckpt").write_bytes(b"")
     out = command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5", check=False)
     assert out.returncode == 2 and "best.ckpt: damaged" in out.stderr and "Traceback" not in out.stderr
-    # A command line that asks for something else is told so, too.
+    # A command line that asks for something else is refused as well.
     assert "optimizer.lr was 0.005, is 0.1" in refused(copied, "optimizer.lr=0.1")
 
 
 class Ran:
-    """Leaves a trace when a pickle of it is loaded."""
+    """Leaves a trace when its pickle is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (os.environ["TRACE"],)
@@ -224,7 +228,7 @@ def test_no_code_in_a_checkpoint_is_run(
     torch.save({"state_dict": Ran(), "stepwise": {}}, copied / "checkpoints" / name)
     if name == "last.ckpt":
         assert "last.ckpt: damaged, or not a checkpoint of weights only" in refused(copied)
-    if name == "good.ckpt":  # which only the guard reads
+    if name == "good.ckpt":  # only the guard reads it
         out = start(copied, "resume=true", "trainer.max_epochs=6", "guard=halve", options=("--weights=nan,0,81",))
         assert out.returncode == 2 and "good.ckpt: damaged, or not a checkpoint of weights only" in out.stderr
     for entry in ("evaluate", "export"):
@@ -234,7 +238,7 @@ def test_no_code_in_a_checkpoint_is_run(
 
 
 def test_names_from_the_configuration_stay_inside_the_outputs(tmp_path: Path) -> None:
-    """Overrides make the folder's name: what they hold of paths must not lead out of it."""
+    """Overrides make the name of the folder. Paths in them must not lead out of the outputs."""
     outside = tmp_path / "a" / "b"
     outside.mkdir(parents=True)
     (tmp_path / "mine.txt").write_text("".join(f"{a} * {b}||{a} + 0 #### {b}\n" for a in range(9) for b in range(9)))
@@ -249,14 +253,14 @@ def test_names_from_the_configuration_stay_inside_the_outputs(tmp_path: Path) ->
 
 @pytest.mark.parametrize("moment", ["before the step", "between micro-batches", "after the step"])
 def test_a_stop_waits_for_the_end_of_the_step_and_keeps_it(tmp_path: Path, moment: str) -> None:
-    """Also one that comes in the first of its micro-batches."""
+    """The stop may also come in the first micro-batch of the step."""
     folder = tmp_path / "run"
     assert start(folder, end=f"{moment},33,SIGTERM").returncode == 143
     done = {"after the step": 33}.get(moment, 34)
     assert (state(folder)["global_step"], int(metrics(folder)[-1]["step"])) == (done, done)
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
     first = subprocess.Popen(arguments, cwd=REPO, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -273,7 +277,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         first.wait(60)
     assert first.returncode == 128 + signal.SIGINT
     before = state(folder)["global_step"]
-    assert before == int(metrics(folder)[-1]["step"])  # it stopped after a step, and kept it
+    assert before == int(metrics(folder)[-1]["step"])  # the run stopped after a step, and kept the step
     out = command("train", f"run_dir={folder}", "resume=true", f"trainer.max_steps={before + 3}")
     assert state(folder)["global_step"] == before + 3
     sessions = json.loads((folder / "environment.json").read_text())["sessions"]
@@ -282,7 +286,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
-    """Somebody removes the folder in the middle of the run: what is learned is saved all the same."""
+    """Somebody removes the folder in the middle of the run. The run still saves its checkpoint."""
     folder = tmp_path / "run"
     arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=40", f"run_dir={folder}"]
     process = subprocess.Popen(arguments, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -305,7 +309,7 @@ def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:
     command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.max_epochs=3")
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert kept == ["best.ckpt", "good.ckpt", "last.ckpt", "removed-0.ckpt", "removed-1.ckpt", "removed-2.ckpt"]
-    # Of which the newest are enough, if so asked.
+    # `keep_at_most` keeps only the newest ones.
     command(
         "train", *RUN, f"run_dir={tmp_path / 'few'}", "trainer.keep_every_removed=1", "trainer.keep_at_most=1", "trainer.max_epochs=3"
     )  # fmt: skip

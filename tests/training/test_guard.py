@@ -1,4 +1,4 @@
-"""Collapses, recognised and gone back from, under the real trainer; and killed while it happens."""
+"""The guard under the real trainer: collapses are recognised, rolled back, and survive kills."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ from tests import forked
 from tests.conftest import REPO
 from tests.system.test_resume import CODES, RUN, assert_the_same, start, state
 
-# A token leaves after steps 20 and 40. Accuracy is gone for good from step 40 on, in the first attempt.
+# A token leaves after steps 20 and 40. In the first attempt accuracy is lost for good from step 40 on.
 FIRST_ATTEMPT = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
 
 
@@ -43,15 +43,16 @@ def collapsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_collapse_goes_back_and_on_with_half_of_delta(collapsed: Path) -> None:
+def test_after_a_collapse_the_run_goes_back_and_continues_with_half_of_delta(collapsed: Path) -> None:
     (rollback,) = summary(collapsed)["rollbacks"]
     assert rollback["action"] == "halve"
-    # Recognised at the second bad validation that counts (40, 80: at 60 the last token has just left); good was step 20.
+    # Step 20 was good. The guard sees the collapse at the second bad validation that counts: steps 40 and 80 count, step 60
+    # does not, because the last token has just left.
     where = ("at_step", "at_removed_tokens", "to_step", "to_removed_tokens")
     assert [rollback[key] for key in where] == [80, 2, 20, 0]
     assert (summary(collapsed)["collapsed"], summary(collapsed)["steps"]) == (False, 120)
     assert summary(collapsed)["abandoned_examples"] == 60 * 32
-    # As configured 640; what was true of the run in the end: half of Δ, twice the examples.
+    # The configuration gives 640. The run ended with half of Δ, so with twice the examples.
     assert summary(collapsed)["examples_per_token"] == 1280
     assert "1280 examples per removed token" in (collapsed / "log.txt").read_text()
     last = state(collapsed)
@@ -63,18 +64,18 @@ def test_a_collapse_goes_back_and_on_with_half_of_delta(collapsed: Path) -> None
     assert (collapsed / "accuracy.png").stat().st_size > 10_000
 
 
-def test_metrics_tell_attempts_apart_and_count_nothing_twice(collapsed: Path) -> None:
+def test_metrics_name_the_attempt_and_count_no_row_twice(collapsed: Path) -> None:
     kept, (given_up,) = read_attempts(collapsed / "metrics.csv")
     steps = [int(row["step"]) for row in kept if row["train/loss"]]
     assert steps == list(range(1, 121))
     assert {row["attempt"] for row in given_up} == {"0"}
     assert [int(row["step"]) for row in given_up if row["train/loss"]] == list(range(21, 81))
-    # s falls only where the attempt changes.
+    # s falls only between attempts.
     rows = all_rows(collapsed / "metrics.csv")
     for one, other in itertools.pairwise(rows):
         if int(other["schedule/removed_tokens"]) < int(one["schedule/removed_tokens"]):
             assert int(other["attempt"]) == int(one["attempt"]) + 1 or other["test/loss"]
-    # A line for every validation, whatever became of it.
+    # Every validation has a line, also those of the attempt that was given up.
     validated = [
         [int(row[key]) for key in ("step", "attempt", "schedule/removed_tokens")] for row in rows if row["val/loss"]
     ]
@@ -92,8 +93,8 @@ def test_metrics_tell_attempts_apart_and_count_nothing_twice(collapsed: Path) ->
         "inside the step,70,SIGTERM", "between good and last,20,SIGKILL", "in validation,80,SIGTERM",
     ],
 )  # fmt: skip
-def test_killed_around_a_collapse_is_uninterrupted(collapsed: Path, tmp_path: Path, end: str) -> None:
-    """Before it, while the files are exchanged, and in the attempt that follows."""
+def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: Path, tmp_path: Path, end: str) -> None:
+    """The kill comes before the collapse, while the files are exchanged, or in the next attempt."""
     arguments = ("guard=halve", "trainer.max_epochs=6")
     out = start(tmp_path / "run", *arguments, end=end, options=(FIRST_ATTEMPT,))
     assert out.returncode in CODES[end.rpartition(",")[2]], out.stderr[-2000:]
@@ -102,7 +103,7 @@ def test_killed_around_a_collapse_is_uninterrupted(collapsed: Path, tmp_path: Pa
     assert_the_same(collapsed, tmp_path / "run")
 
 
-def test_it_gives_up_after_so_many_rollbacks_and_can_go_on(tmp_path: Path) -> None:
+def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"
     arguments = ("trainer.max_epochs=6", "trainer.keep_every_removed=1")
@@ -111,13 +112,13 @@ def test_it_gives_up_after_so_many_rollbacks_and_can_go_on(tmp_path: Path) -> No
     found = summary(folder)
     assert (found["collapsed"], found["steps"], len(found["rollbacks"])) == (True, 20, 3)
     assert found["abandoned_examples"] == sum(one["at_step"] - 20 for one in found["rollbacks"]) * 32
-    # What is left are the checkpoints of step 20: nothing that was trained in a collapse.
+    # Only the checkpoints of step 20 are left, and none from a collapse.
     kept = {
         path.name: torch.load(path, weights_only=True)["global_step"] for path in (folder / "checkpoints").iterdir()
     }
     assert kept == dict.fromkeys(("best.ckpt", "good.ckpt", "last.ckpt", "removed-0.ckpt"), 20)
     assert "optimizer_states" in torch.load(folder / "checkpoints" / "good.ckpt", weights_only=True)
-    # That is final, also where the process ended before the test, until more is allowed.
+    # The end is final until more rollbacks are allowed, even if the process ended before the test.
     before = summary(folder)
     (folder / "summary.json").unlink()
     out = start(folder, "resume=true", *arguments, options=(hopeless,))
@@ -130,7 +131,7 @@ def test_it_gives_up_after_so_many_rollbacks_and_can_go_on(tmp_path: Path) -> No
     assert [int(row["step"]) for row in read_metrics(folder / "metrics.csv") if row["train/loss"]] == [*range(1, 121)]
 
 
-def test_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
+def test_the_action_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     accuracy = "--accuracy=0.0 if step >= (40, 100, 999)[attempt] else 0.9"
     out = start(folder, "guard=wait", "trainer.max_epochs=8", options=(accuracy,))
@@ -139,7 +140,7 @@ def test_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
         f"no token leaves for {steps} steps" for steps in (20, 40)
     ]
     removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
-    # From 20 on 20 steps of waiting and 20 of the stage; from 80 on 40 and 20.
+    # From step 20: 20 steps of waiting and 20 of the stage. From step 80: 40 steps of waiting and 20 of the stage.
     assert [removed[step] for step in (20, 60, 61, 140, 141)] == [0, 0, 1, 1, 2]
 
 
@@ -152,7 +153,7 @@ def test_a_loss_that_is_not_finite_halves_the_learning_rate(tmp_path: Path, valu
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["action"], rollback["at_step"], rollback["to_step"]) == ("learning_rate", 34, 20)
     rows = {int(row["step"]): row for row in read_metrics(folder / "metrics.csv") if row["train/lr"]}
-    # At step 31 in both attempts full but for the halving: the re-warm-up of 5 steps is over.
+    # At step 31 the re-warm-up of 5 steps is over in both attempts; only the halving lowers the learning rate.
     assert float(rows[20]["train/lr"]) == pytest.approx(5e-3)
     assert float(rows[39]["train/lr"]) == pytest.approx(2.5e-3)
     assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
@@ -170,8 +171,8 @@ def test_without_the_guard_a_loss_that_is_not_finite_is_one_line_and_spares_the_
     assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
 
 
-def test_a_run_that_collapsed_under_warn_can_be_gone_back_from(tmp_path: Path) -> None:
-    """Its last good checkpoint was kept, and `guard=halve` on a resume goes back to it."""
+def test_a_run_that_collapsed_under_warn_can_go_back_later(tmp_path: Path) -> None:
+    """The last good checkpoint was kept; a resume with `guard=halve` goes back to it."""
     folder = tmp_path / "run"
     out = start(folder, options=(FIRST_ATTEMPT,))
     assert out.returncode == 0
@@ -183,11 +184,11 @@ def test_a_run_that_collapsed_under_warn_can_be_gone_back_from(tmp_path: Path) -
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["at_step"], rollback["to_step"]) == (100, 20)
     assert (summary(folder)["collapsed"], summary(folder)["steps"]) == (False, 120)
-    assert summary(folder)["collapsed_at"] is None  # of what was given up
+    assert summary(folder)["collapsed_at"] is None  # the collapse is in steps that were given up
 
 
-def test_a_collapse_that_comes_back_is_told(tmp_path: Path) -> None:
-    """Under `warn`, down at steps 40 and 60; also if the run is stopped in between."""
+def test_a_collapse_that_comes_back_is_reported(tmp_path: Path) -> None:
+    """Under `warn`, accuracy is low at steps 40 and 60; a stop between them changes nothing."""
     down = "--accuracy=0.0 if 40 <= step <= 60 else 0.9"
     out = start(tmp_path / "run", options=(down,))
     assert out.returncode == 0, out.stderr[-2000:]
@@ -200,8 +201,8 @@ def test_a_collapse_that_comes_back_is_told(tmp_path: Path) -> None:
     assert_the_same(tmp_path / "run", tmp_path / "killed")
 
 
-def test_where_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path: Path) -> None:
-    """Good at step 60 with everything removed, lost later: the same would happen again."""
+def test_if_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path: Path) -> None:
+    """Everything is removed at the good step 60, and accuracy is lost later: slower removal cannot help."""
     folder = tmp_path / "run"
     lost_late = "--accuracy=0.0 if attempt == 0 and step >= 80 else 0.9"
     out = start(folder, "guard=halve", "trainer.max_epochs=7", options=(lost_late,))
@@ -212,7 +213,7 @@ def test_where_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_pa
 
 
 def test_halving_the_learning_rate_leaves_the_schedule_alone(tmp_path: Path) -> None:
-    """A loss that is not finite while the guard waits: what is left of the wait is waited for."""
+    """The loss is not finite while the guard waits: the rest of the wait stays."""
     folder = tmp_path / "run"
     out = start(
         folder, "guard=wait", "guard.wait_epochs=2", "trainer.max_epochs=7",
@@ -224,7 +225,7 @@ def test_halving_the_learning_rate_leaves_the_schedule_alone(tmp_path: Path) -> 
     assert [removed[step] for step in (20, 60, 80, 81, 100, 101)] == [0, 0, 0, 1, 1, 2]  # 20 + 40 of waiting + 20
 
 
-def test_every_stage_is_validated_before_its_token_leaves_also_after_going_back(tmp_path: Path) -> None:
+def test_every_stage_is_validated_before_the_next_token_leaves_also_after_a_rollback(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     given = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
     arguments = ("guard=halve", "guard.patience=1", "trainer.validate_every_epochs=0", "trainer.max_epochs=6")
@@ -235,8 +236,8 @@ def test_every_stage_is_validated_before_its_token_leaves_also_after_going_back(
     assert seen == [(0, 20, 0), (0, 40, 1), (1, 60, 0), (1, 100, 1), (1, 120, 2)]
 
 
-def test_the_best_checkpoint_is_the_best_of_what_is_left(tmp_path: Path) -> None:
-    """A better one of the attempt that was given up does not keep later ones from being the best."""
+def test_the_best_checkpoint_ignores_steps_that_were_given_up(tmp_path: Path) -> None:
+    """A better checkpoint of an attempt that was given up does not stand in the way of later ones."""
     folder = tmp_path / "run"
     given = "--accuracy={20: 0.9, 40: 0.7, 60: 0.6}.get(step, 0.0) if attempt == 0 else 0.65"
     out = start(folder, "guard=halve", "trainer.max_epochs=8", options=(given,))
@@ -248,7 +249,7 @@ def test_the_best_checkpoint_is_the_best_of_what_is_left(tmp_path: Path) -> None
     assert "optimizer_states" not in best
 
 
-def test_a_start_that_cannot_be_saved_by_going_back(tmp_path: Path) -> None:
+def test_a_collapse_before_the_first_checkpoint_is_one_line(tmp_path: Path) -> None:
     out = start(tmp_path / "run", "guard=halve", "optimizer.lr=1e30")
     line = out.stderr.strip().splitlines()[-1]
     assert out.returncode == 2
@@ -257,7 +258,7 @@ def test_a_start_that_cannot_be_saved_by_going_back(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_two_processes_go_back_together(tmp_path: Path) -> None:
-    """DDP with gloo: the same decisions and the same removal as one process."""
+    """Two processes (DDP with gloo) decide and remove as one process does."""
     found = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
@@ -275,14 +276,14 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
     assert [[one["step"], one["attempt"], one["examples"]] for one in records[0]] == [
         [one["step"], one["attempt"], one["examples"]] for one in records[1]
     ]
-    # Rounding grows where the moments have just been cleared: before that the losses agree.
+    # The losses agree until the moments are cleared; rounding grows right after that.
     assert found[1][2][:20] == pytest.approx(found[0][2][:20], rel=1e-3)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("options", [(FIRST_ATTEMPT,), ("--accuracy=0.9", "--weights=nan,0,33")])
 def test_shared_weights_go_back(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """FSDP2, after a collapse and in the middle of a step."""
+    """FSDP2 goes back after a collapse, at a validation and in the middle of a step."""
     out = start(
         tmp_path / "run", "guard=halve", "trainer.max_epochs=4", "model.dropout=0", "trainer.accumulate_grad_batches=1",
         "trainer.devices=2", "trainer.strategy=fsdp2", options=options,
@@ -294,7 +295,7 @@ def test_shared_weights_go_back(tmp_path: Path, options: tuple[str, ...]) -> Non
     assert steps[-1] == 80 and steps == sorted(set(steps))
 
 
-# Rollbacks: the logged line, the row of metrics.csv and the first training step after it say the same s.
+# Rollbacks: the logged line, the row of metrics.csv and the first training step after them have the same s.
 
 # 2x2 digits: 8 CoT tokens, epochs of 20 steps.
 MORE_TOKENS = (
@@ -316,8 +317,8 @@ def assert_rollbacks_agree(folder: Path) -> None:
             assert int(row["schedule/removed_tokens"]) == rollback["to_removed_tokens"]
 
 
-def test_halving_the_learning_rate_of_an_adaptive_schedule_goes_on_with_the_s_it_goes_back_to(tmp_path: Path) -> None:
-    """A token leaves every 5 steps. The good checkpoint is that of step 10, from just before the second leaves."""
+def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_with_an_adaptive_schedule(tmp_path: Path) -> None:
+    """A token leaves every 5 steps. The good checkpoint, of step 10, is from just before the second token leaves."""
     folder, without = tmp_path / "run", ("schedule.delta", "schedule.rewarmup_steps")
     arguments = [argument for argument in RUN if not argument.startswith(without)]
     own = (
@@ -337,8 +338,8 @@ def test_halving_the_learning_rate_of_an_adaptive_schedule_goes_on_with_the_s_it
     assert [removed[step] for step in (11, 15, 16, 20, 21)] == [1, 1, 2, 2, 3]
 
 
-def test_halving_the_learning_rate_after_another_delta_goes_on_with_the_s_it_goes_back_to(tmp_path: Path) -> None:
-    """Resumed at step 28 with a Δ ten times as large: tokens leave every other step, until the loss is not finite at 33."""
+def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_after_a_change_of_delta(tmp_path: Path) -> None:
+    """The run resumes at step 28 with ten times the Δ: a token leaves every other step, until the loss of step 33 is not finite."""
     folder = tmp_path / "run"
     options = ("--accuracy=0.9 if step <= 20 or attempt else 0.5", "--weights=nan,0,33")
     out = start(folder, "guard=halve", *MORE_TOKENS, end="after the step,30,SIGKILL", options=options)
@@ -358,7 +359,7 @@ def test_rollbacks_of_every_kind_agree(collapsed: Path) -> None:
 
 
 class Scheduled(StepwiseModule):
-    """As much of a module as the schedule needs."""
+    """The parts of a module that the schedule needs."""
 
     def __init__(self, schedule: Schedule) -> None:
         schedule.bind(10, 9)
@@ -376,7 +377,7 @@ schedules_of = st.one_of(
         memory=st.integers(1, 9),
     ),
 )  # fmt: skip
-# Of each attempt: steps to the next good checkpoint (0: there is no new one), steps on to the collapse, what is done.
+# For each attempt: steps to the next good checkpoint (0: no new one), further steps to the collapse, the action.
 attempts_of = st.lists(
     st.tuples(st.integers(0, 40), st.integers(1, 40), st.sampled_from(["halve", "wait", "learning_rate"])), min_size=1,
     max_size=5,
@@ -387,10 +388,10 @@ attempts_of = st.lists(
 @given(schedules_of, attempts_of, st.integers(0, 99))
 @example(Linear(delta=0, pretrain_epochs=0.5, remove_start_from=3, remove_all_beyond=3), [(5, 1, "halve")], 0)
 @example(Linear(delta=0, pretrain_epochs=0.5, remove_start_from=3, remove_all_beyond=3), [(5, 1, "wait")], 0)
-def test_whatever_the_guard_does_the_next_step_has_the_s_of_the_good_checkpoint(
+def test_after_every_action_the_next_step_has_the_s_of_the_good_checkpoint(
     schedule: Schedule, attempts: list[tuple[int, int, str]], seed: int
 ) -> None:
-    """For every schedule and action, after any history; pace and waiting are kept, and so is what the checkpoint knew."""
+    """Every schedule and action, after any history. The pace, the wait and the state of the checkpoint are kept as well."""
     module = Scheduled(schedule)
     actions: list[str] = []
     random = Random(seed)
@@ -432,11 +433,11 @@ def test_whatever_the_guard_does_the_next_step_has_the_s_of_the_good_checkpoint(
             schedule.restore(state)
 
 
-# The verdicts, without a trainer.
+# The guard's verdicts, without a trainer.
 
 
 class Stage(StepwiseModule):
-    """As much of a module as the guard looks at."""
+    """The parts of a module that the guard reads."""
 
     removed_tokens = 3  # type: ignore[assignment]
 
@@ -446,7 +447,7 @@ class Stage(StepwiseModule):
 
 
 def verdicts(accuracies: list[float], examples: int = 500, stages: str | None = None, **cfg: Any) -> list[str]:
-    """What a guard that acts says of successive validations, each at the end of a stage (`|`), in a new one (`>`) or later in it (`-`)."""
+    """The verdicts of a guard that acts on validations at the end of a stage (`|`), at the start of one (`>`) or later in it (`-`)."""
     guard = Guard(GuardConfig(action="halve", **cfg))
     out, removed = [], 0
     for accuracy, where in zip(accuracies, stages or "|" * len(accuracies), strict=True):
@@ -461,17 +462,17 @@ def verdicts(accuracies: list[float], examples: int = 500, stages: str | None = 
     return out
 
 
-def test_what_counts_as_a_collapse() -> None:
+def test_a_collapse_is_low_accuracy_for_long_after_a_good_time() -> None:
     assert verdicts([0.9, 0.95, 0.7, 0.72, 0.0, 0.0]) == ["good", "good", "fair", "good", "low", "collapse"]
-    # A dip that is over at the next validation is none.
+    # A dip that is over at the next validation is no collapse.
     assert verdicts([0.9, 0.0, 0.8, 0.0, 0.3, 0.0]) == ["good", "low", "good", "low", "fair", "low"]
-    # Nothing was learned yet: nothing can be lost.
+    # A model that has learned nothing can lose nothing.
     assert verdicts([0.0, 0.002, 0.0, 0.0, 0.0]) == ["good", "good", "fair", "fair", "fair"]
-    # So few examples that it may be chance.
+    # With so few examples, low accuracy may be chance.
     assert verdicts([1.0, 0.1, 0.1, 0.1], examples=10) == ["good", "fair", "fair", "fair"]
     assert verdicts([1.0, 0.1], patience=1) == ["good", "collapse"]
     assert verdicts([1.0, 0.4], patience=1, collapsed=0.5) == ["good", "collapse"]
-    # Right after a token has left, accuracy may be down: that is not counted. Later in the stage it is.
+    # Low accuracy right after a token has left does not count. Later in the stage it counts.
     assert verdicts([0.9, 0.0, 0.0, 0.0], stages="|>>>") == ["good", "fair", "fair", "fair"]
     assert verdicts([0.9, 0.0, 0.0, 0.0], stages="|>--") == ["good", "fair", "low", "collapse"]
     assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|>|>|") == ["good", "fair", "low", "low", "collapse"]

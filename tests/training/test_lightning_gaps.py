@@ -1,4 +1,4 @@
-"""What Lightning has no public hook for does what we take it for, with the pinned version."""
+"""The reaches into Lightning work with the pinned version."""
 
 import lightning as L
 import torch
@@ -25,7 +25,7 @@ class Model(L.LightningModule):
 
 
 class After(Callback):
-    """Validation after the batches 1, 4 and 5 of each epoch."""
+    """Asks for validation after the batches 1, 4 and 5 of each epoch."""
 
     said: list[bool]
 
@@ -34,7 +34,7 @@ class After(Callback):
         self.said.append(validates_after(trainer, batch_idx))
 
 
-def test_validation_comes_after_just_these_batches(tmp_path) -> None:
+def test_validation_comes_after_the_chosen_batches_only(tmp_path) -> None:
     model, after = Model(), After()
     after.said = []
     trainer = L.Trainer(

@@ -17,7 +17,7 @@ SHAPES = [(6, 18), (18, 6), (6, 6)]
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_only_the_singular_values_change(shape) -> None:
-    """Oracle: the iteration is an odd polynomial, so it acts on each singular value alone."""
+    """The oracle: an odd polynomial acts on each singular value alone, and so does the iteration."""
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
     expected = values / values.norm(dim=-1, keepdim=True)
@@ -29,7 +29,7 @@ def test_only_the_singular_values_change(shape) -> None:
     assert not orthogonal(torch.zeros(1, *shape)).any()
 
 
-def test_matrices_are_those_inside_the_blocks() -> None:
+def test_only_matrices_inside_the_blocks_go_to_muon() -> None:
     model = small_model(TOKENIZER)
     chosen = {id(parameter) for parameter in matrices_of(model)}
     names = [name for name, parameter in model.named_parameters() if id(parameter) in chosen]
@@ -46,7 +46,7 @@ def gradients(model, step: int) -> None:
 CFG = OptimizerConfig(lr=1e-2, matrices="muon", matrix_lr=3e-2, weight_decay=0.1, momentum=0.9)
 
 
-def test_it_moves_as_torchs_own_optimizers_do() -> None:
+def test_both_parts_move_as_the_optimizers_of_torch_do() -> None:
     ours = small_model(TOKENIZER)
     theirs = copy.deepcopy(ours)
     start = copy.deepcopy(ours)
@@ -63,7 +63,7 @@ def test_it_moves_as_torchs_own_optimizers_do() -> None:
         for one in (optimizer, muon, adamw):
             one.step()
     for (name, a), b, before in zip(ours.named_parameters(), theirs.parameters(), start.parameters(), strict=True):
-        if id(b) in chosen:  # torch's is in bf16, whose rounding the iteration multiplies
+        if id(b) in chosen:  # torch's Muon works in bf16, and the iteration multiplies the rounding
             off = float((a - b).norm() / (a - before).norm())
             assert off < 0.05, (name, off)
         else:
@@ -82,7 +82,7 @@ def test_frozen_and_unused_parameters_stay() -> None:
     assert same == [parameter is left for parameter in model.parameters()]
 
 
-def test_it_goes_on_from_its_state() -> None:
+def test_a_loaded_state_continues_exactly() -> None:
     model = small_model(TOKENIZER)
     optimizer = build_optimizer(model, CFG)
     for step in range(3):
@@ -96,7 +96,7 @@ def test_it_goes_on_from_its_state() -> None:
             gradients(one, step)
             built.step()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    # And a reset leaves no trace of what was before it.
+    # A reset leaves no trace of the steps before it.
     optimizer.state.clear()
     fresh = build_optimizer(again, CFG)
     for one, built in ((model, optimizer), (again, fresh)):
@@ -105,7 +105,7 @@ def test_it_goes_on_from_its_state() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_the_learning_rates_are_each_their_own() -> None:
+def test_each_group_has_its_own_learning_rate() -> None:
     optimizer = build_optimizer(small_model(TOKENIZER), CFG)
     assert isinstance(optimizer, MuonAdamW)
     assert [(group["full_lr"], group["lr"]) for group in optimizer.param_groups] == [(1e-2, 1e-2), (3e-2, 3e-2)]
@@ -114,8 +114,8 @@ def test_the_learning_rates_are_each_their_own() -> None:
 
 
 @pytest.mark.parametrize("saved_by", ["this version", "one whose groups did not say fused"])
-def test_a_resumed_muon_has_its_counts_where_its_parameters_are(saved_by: str) -> None:
-    """Shown with the meta device in place of a GPU: AdamW's fused kernel refuses counts of steps on the CPU."""
+def test_a_resumed_muon_keeps_step_counts_on_the_device_of_the_parameters(saved_by: str) -> None:
+    """The meta device stands for a GPU: AdamW's fused kernel refuses step counts on the CPU."""
 
     def optimizer(device: str) -> MuonAdamW:
         with torch.device(device):

@@ -23,7 +23,7 @@ from tests.system.test_resume import assert_the_same, state
 TOKENIZER = build_tokenizer("symbols", "0123456789")
 RUN = (*SMALL, "model.dropout=0.1", "schedule.smoothing=1", "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
        "trainer.checkpoint_every_n_steps=7")  # fmt: skip
-# A Llama shape, whose rotary frequencies are a buffer.
+# A Llama shape has rotary frequencies in a buffer.
 LLAMA = (*RUN, "model.type=llama", "+model.config.intermediate_size=128", "model.dropout=null")
 WEIGHTS = {"32-true": torch.float32, "bf16-mixed": torch.float32, "bf16-true": torch.bfloat16}
 
@@ -43,11 +43,11 @@ def test_weights_are_kept_as_asked_and_learn(runs: Path, precision: str) -> None
     moments = {moment["exp_avg"].dtype for moment in found["optimizer_states"][0]["state"].values()}
     assert moments == {WEIGHTS[precision]}
     losses = [float(row["train/loss"]) for row in read_metrics(runs / precision / "metrics.csv") if row["train/loss"]]
-    assert losses[19] < 0.7 * losses[0]  # the end of the first epoch, all CoT there
+    assert losses[19] < 0.7 * losses[0]  # the first epoch ends here, with the whole CoT
 
 
-def test_the_precisions_agree_at_first(runs: Path) -> None:
-    """Same weights, same examples: what differs at the first step is rounding; and rounding there is."""
+def test_the_precisions_agree_at_the_first_step(runs: Path) -> None:
+    """With the same weights and examples, the first step differs by rounding only, and it does differ."""
     first = {
         precision: float(next(row["train/loss"] for row in read_metrics(runs / precision / "metrics.csv")))
         for precision in WEIGHTS
@@ -57,7 +57,7 @@ def test_the_precisions_agree_at_first(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_killed_and_resumed_is_uninterrupted(runs: Path, precision: str, tmp_path: Path) -> None:
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(runs: Path, precision: str, tmp_path: Path) -> None:
     def run(end: str, *more: str) -> int:
         arguments = [
             f"--end={end}",
@@ -80,7 +80,7 @@ def test_evaluation_and_export(runs: Path, precision: str, tmp_path: Path) -> No
     command("evaluate", f"run={folder}", "speed_problems=0")
     summary = json.loads((folder / "summary.json").read_text())
     found = json.loads((folder / "evaluations" / f"best-test-removed{summary['removed_tokens']}.json").read_text())
-    exact = precision != "bf16-mixed"  # which is evaluated in float32 here, and in bf16 while it trains
+    exact = precision != "bf16-mixed"  # bf16-mixed validates in bf16, but `evaluate` uses float32
     assert not exact or found["answer_accuracy"] == pytest.approx(summary["test_accuracy"])
     test_loss = float(next(r["test/loss"] for r in read_metrics(folder / "metrics.csv") if r["test/loss"]))
     assert found["loss"] == pytest.approx(test_loss, rel=1e-5 if exact else 0.05)
@@ -93,15 +93,15 @@ def test_rotary_frequencies_are_not_rounded(runs: Path) -> None:
     model = load_run(str(runs / "bf16-true"), "last").model
     assert (model.dtype, model.base_model.rotary_emb.inv_freq.dtype) == (torch.bfloat16, torch.float32)
     assert torch.equal(model.base_model.rotary_emb.inv_freq, exact)
-    # What Lightning's own bf16-true would make of them, and the cast of a model in float32.
+    # Lightning's own bf16-true, or a cast of the whole model, would round them.
     cast = build_model(ModelConfig(type="llama", layers=1, heads=2, width=64), TOKENIZER)
     cast_weights(cast, torch.bfloat16)
     assert torch.equal(cast.base_model.rotary_emb.inv_freq, exact)
     assert not torch.equal(cast.to(torch.bfloat16).base_model.rotary_emb.inv_freq.float(), exact)
 
 
-def test_training_in_bf16_true_sees_them_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the trainer itself: the frequencies as the forward pass of a training step finds them."""
+def test_training_in_bf16_true_sees_exact_rotary_frequencies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward pass of a training step, under the real trainer, finds exact frequencies."""
     import lightning as L
 
     from stepwise_pl.config.training import DataConfig
@@ -167,8 +167,8 @@ def test_gradient_checkpointing_changes_nothing(shape: tuple[str, ...], tmp_path
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "phi3"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_it_does_compute_again(kind: str, rank: int, tmp_path: Path) -> None:
-    """Each block runs twice in a training step, and once where nothing is learned; gradients are the same."""
+def test_gradient_checkpointing_computes_each_block_again(kind: str, rank: int, tmp_path: Path) -> None:
+    """Each block runs twice in a training step, and once without gradients. The gradients stay the same."""
     size = {"layers": 2, "heads": 2, "width": 32, "positions": 64, "dropout": 0.0}
     torch.manual_seed(0)
     more = {"num_key_value_heads": 1} if kind == "mistral" else {}
@@ -198,8 +198,8 @@ def test_it_does_compute_again(kind: str, rank: int, tmp_path: Path) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_run_can_be_resumed_with_it(tmp_path: Path) -> None:
-    """What a full memory calls for."""
+def test_a_run_can_resume_with_gradient_checkpointing(tmp_path: Path) -> None:
+    """A user whose memory is full resumes this way."""
     command("train", *RUN, "trainer.max_steps=4", f"run_dir={tmp_path / 'run'}")
     command(
         "train",
@@ -211,7 +211,7 @@ def test_a_run_can_be_resumed_with_it(tmp_path: Path) -> None:
     assert state(tmp_path / "run")["global_step"] == 6
 
 
-def test_a_type_without_it() -> None:
+def test_a_model_type_without_gradient_checkpointing_is_refused() -> None:
     cfg = ModelConfig(type="openai-gpt", gradient_checkpointing=True, layers=1, heads=2, width=32)
     with pytest.raises(UserError, match=r"model.gradient_checkpointing=true: transformers has none for openai-gpt"):
         build_model(cfg, TOKENIZER)

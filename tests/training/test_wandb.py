@@ -1,4 +1,4 @@
-"""W&B: offline files read back, resumed runs, and a server that dies or refuses in the middle of a run."""
+"""W&B: offline files are read back, runs resume, and a server may die or refuse in the middle of a run."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def wandb_records(path: Path) -> Iterator[bytes]:
 
 
 def logged(folder: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Of all offline files of a run, in the order written: the x-axis of each metric, and the rows."""
+    """The x-axis of each metric, and the rows, from all offline files of a run in the order of writing."""
     from wandb.proto import wandb_internal_pb2 as pb
 
     axes, rows = {}, []
@@ -51,7 +51,7 @@ def logged(folder: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
     return axes, rows
 
 
-def test_offline_has_removed_tokens_as_its_axis(tmp_path: Path) -> None:
+def test_offline_files_have_removed_tokens_as_their_axis(tmp_path: Path) -> None:
     command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "trainer.max_epochs=3")
     axes, rows = logged(tmp_path)
     for name in ("val/answer_accuracy", "val/token_accuracy", "val/loss"):
@@ -79,7 +79,7 @@ def records(folder: Path, kind: str) -> list[Any]:
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What the run's summary says in the end."""
+    """The last summary of the W&B run."""
     out = {}
     for record in records(folder, "summary"):
         out |= {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.update}
@@ -87,7 +87,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def tables(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of the tables of a name."""
+    """The rows of all tables with a name."""
     out = []
     for file in sorted(folder.rglob(f"{name}_*.table.json")):
         table = json.loads(file.read_text())
@@ -95,7 +95,7 @@ def tables(folder: Path, name: str) -> list[dict[str, Any]]:
     return out
 
 
-def test_the_result_goes_there_in_tables_and_a_model(tmp_path: Path) -> None:
+def test_the_result_goes_to_wandb_as_tables_and_a_model(tmp_path: Path) -> None:
     command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "logger.artifact=true", "logger.tags=[mine]")
     (run,) = {record.run_id: record for record in records(tmp_path, "run")}.values()
     assert list(run.tags) == ["mult2x2", "tiny", "stepwise", "mine"]
@@ -139,7 +139,7 @@ def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> Non
     assert group.startswith("mult2x2-tiny-stepwise+optimizer.lr-1e-3_2e-3")  # the sweep's name
 
 
-def test_an_evaluation_is_a_run_beside_that_of_the_training(run_dir: Path, tmp_path: Path) -> None:
+def test_an_evaluation_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
     command("evaluate", f"run={folder}", "speed_problems=2", "batch_size=5", "wandb=true", "offline=true")
@@ -159,7 +159,7 @@ def test_an_evaluation_is_a_run_beside_that_of_the_training(run_dir: Path, tmp_p
 
 
 def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> None:
-    """Every metric of a panel is one that a run or an evaluation has."""
+    """A run or an evaluation has every metric of a panel."""
     from stepwise_pl.dashboard import DashboardConfig, layout
 
     folder = tmp_path / "run"
@@ -206,7 +206,7 @@ def test_tensorboard_has_the_rows_and_removed_tokens_as_an_axis(tmp_path: Path) 
 
 
 def test_a_resumed_run_is_one_run_without_gap_or_duplicate(tmp_path: Path) -> None:
-    """Stopped inside a step twice, the second time before it got as far as the first, so that rows come again."""
+    """The run stops inside a step twice, the second time earlier than the first, so that rows come again."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert start(whole).returncode == 0
     assert start(cut, *OFFLINE, end="inside the step,27,exception").returncode == 1
@@ -223,7 +223,7 @@ def test_a_resumed_run_is_one_run_without_gap_or_duplicate(tmp_path: Path) -> No
 
 
 def test_after_a_sigkill_rows_come_again(tmp_path: Path) -> None:
-    """What W&B had got by then is not known: rows since the last checkpoint may be there twice, with the same values."""
+    """Nobody knows how much W&B had: it may have rows since the last checkpoint twice, with the same values."""
     cut = tmp_path / "cut"
     assert start(cut, *OFFLINE, end="after the step,26,SIGKILL").returncode == -9
     assert start(cut, "resume=true").returncode == 0
@@ -240,14 +240,14 @@ def test_after_a_sigkill_rows_come_again(tmp_path: Path) -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers W&B's client as far as a run needs; `fails_with` is the status of every answer once it is set."""
+    """Answers W&B's client as far as a run needs. Once `fails_with` is set, it is the status of every answer."""
 
     fails_with: int | None = None
-    streaming = False  # the run is on its way
+    streaming = False  # rows of the run have arrived
     rows = 0
 
     def __init__(self) -> None:
-        self.views: list[dict[str, Any]] = []  # workspaces that were saved
+        self.views: list[dict[str, Any]] = []  # saved workspaces
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -312,7 +312,7 @@ def online(server: Server, key: str = KEY) -> dict[str, str]:
     return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": key, "WANDB_ERROR_REPORTING": "false"}
 
 
-def test_online_rows_arrive(server: Server, tmp_path: Path) -> None:
+def test_rows_arrive_online(server: Server, tmp_path: Path) -> None:
     command("train", *SMALL, "logger=wandb", f"run_dir={tmp_path / 'run'}", **online(server))
     assert server.rows == len(read_metrics(tmp_path / "run" / "metrics.csv"))
 
@@ -334,7 +334,7 @@ def test_the_dashboard_is_saved(server: Server, tmp_path: Path) -> None:
 def test_a_server_that_fails_in_the_middle_costs_nothing(
     server: Server, run_dir: Path, tmp_path: Path, how: str
 ) -> None:
-    """It takes the start of the run, and is then gone, or refuses the key."""
+    """The server takes the start of the run, and then is gone or refuses the key."""
     folder = tmp_path / "run"
 
     def fail() -> None:
@@ -364,12 +364,12 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(
     if how == "down":
         (line,) = [line for line in out.stderr.splitlines() if line.startswith("W&B has not taken all of the run")]
         assert f"wandb sync {folder}" in line and "metrics.csv" in line
-    assert "wandb sync" in out.stderr  # W&B's own words
-    assert len(logged(folder)[1]) == len(read_metrics(folder / "metrics.csv"))  # what `wandb sync` will send
+    assert "wandb sync" in out.stderr  # W&B says so itself
+    assert len(logged(folder)[1]) == len(read_metrics(folder / "metrics.csv"))  # `wandb sync` will send these
 
 
 def test_a_client_that_dies_costs_nothing(tmp_path: Path) -> None:
-    """W&B's own process, killed as it might be where memory is short."""
+    """W&B's own process is killed, as can happen if memory is short."""
     out = start(tmp_path / "run", *OFFLINE, options=("--kill=wandb-core,33",))
     assert out.returncode == 0, out.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 80

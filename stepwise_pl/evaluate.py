@@ -33,7 +33,7 @@ class EvaluateConfig:
     checkpoint: str = "best"
     # The problems, in one of three ways: `train`, `validation` or `test` of the run's task (null: test);
     split: str | None = None
-    # any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading.py, with
+    # any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading, with
     # the columns of the run's task if that reads files, else of task=file;
     file: Any = None
     # or `ood`: the test split, and problems unlike those trained on, in parts (multiplication only).

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -100  # the label that cross entropy leaves out
-
 
 class Part(IntEnum):
     """The part of an example that a token belongs to.
@@ -58,11 +56,6 @@ class CoTBatch:
     def is_target(self) -> Tensor:
         """Where the token is to be predicted: all but prompt and padding; [batch, seq] bool."""
         return (self.part == Part.COT) | (self.part == Part.ANSWER)
-
-    @property
-    def labels(self) -> Tensor:
-        """The tokens to be predicted, `IGNORE` elsewhere; not shifted; [batch, seq] int64."""
-        return self.tokens.masked_fill(~self.is_target, IGNORE)
 
     def length_of(self, part: Part) -> Tensor:
         """Tokens of `part` in each example; [batch] int64."""

@@ -90,7 +90,7 @@ def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_s
 def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> str:
     """A hash of the task's config, the content it reads, the tokenizer, and the code that makes tokens of them."""
     code = [
-        *sorted(Path(inspect.getfile(tasks)).parent.glob("*.py")),
+        *sorted(Path(inspect.getfile(tasks)).parent.rglob("*.py")),
         *(Path(inspect.getfile(module)) for module in (encoding, layout, own_tokenizers, roundtrip)),
     ]
     code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may come from elsewhere

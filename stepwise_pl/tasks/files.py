@@ -254,7 +254,7 @@ class FileTask(Task):
                 sources = self._open(root, rename)
             except UserError:  # a pattern matches nothing here, or two files have the same bare name
                 continue
-            files = tuple(part.identity for _, source in sources for part in source.parts)
+            files = tuple(reader.identity for _, source in sources for reader in source.readers)
             if files in seen or any(source.missing() for _, source in sources):
                 continue
             seen.add(files)
@@ -277,9 +277,9 @@ class FileTask(Task):
 
     def _read_source(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
         examples = ExampleList(source=source.name)
-        several = len(source.parts) > 1
-        for part in source.parts:
-            for number, record in part.records():
+        several = len(source.readers) > 1
+        for reader in source.readers:
+            for number, record in reader.records():
                 try:
                     if isinstance(record, ValueError):
                         raise record
@@ -287,14 +287,14 @@ class FileTask(Task):
                     _check(example, reserved)
                 except ValueError as error:
                     hint = line_end_hint(record) if isinstance(record, str) else ""
-                    file = f"{part.name} " if several else ""
-                    examples.malformed.append(printable(f"{file}{part.unit} {number}: {error}{hint}"))
+                    file = f"{reader.name} " if several else ""
+                    examples.malformed.append(printable(f"{file}{reader.unit} {number}: {error}{hint}"))
                 else:
                     examples.append(example)
                     examples.numbers.append(number)
             if several:
-                examples.files += [(part.name, part.unit)] * (len(examples) - len(examples.files))
-            examples.notes += part.notes
+                examples.files += [(reader.name, reader.unit)] * (len(examples) - len(examples.files))
+            examples.notes += reader.notes
         examples.unit = source.unit
         hidden = [index for index, example in enumerate(examples) if any(map(_has_no_width, example[:3]))]
         if hidden:

@@ -1,16 +1,12 @@
-"""`remove` against a naive oracle on lists; the offsets against their distribution."""
-
-import math
+"""`remove` against a naive oracle on lists."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwise_pl.common.draws import uniform
-from stepwise_pl.data.batch import IGNORE, CoTBatch, Part
-from stepwise_pl.schedules.spread import ALL, Stage, offsets
+from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.schedules.spread import ALL, Stage
 
 lengths = st.tuples(st.integers(1, 5), st.integers(0, 9), st.integers(1, 5))  # prompt, CoT, answer
 rows = st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=6)
@@ -49,8 +45,8 @@ def test_remove_is_what_a_loop_over_lists_does(rows, side: str, keep_position: b
         assert out.part[row].tolist() == [part for _, part, _ in left] + [Part.PAD] * (out.tokens.shape[1] - n)
         assert out.position[row, :n].tolist() == [place if keep_position else i for i, (_, _, place) in enumerate(left)]
         assert out.attention_mask[row].sum() == n
-        labels = [token if part else IGNORE for token, part, _ in left]
-        assert out.labels[row].tolist() == labels + [IGNORE] * (out.tokens.shape[1] - n)
+        targets = [part in (Part.COT, Part.ANSWER) for _, part, _ in left]
+        assert out.is_target[row].tolist() == targets + [False] * (out.tokens.shape[1] - n)
     assert out.draw.tolist() == list(range(len(sizes)))
 
 
@@ -100,38 +96,3 @@ def test_one_number_removes_from_every_row_and_all_is_all() -> None:
     for side in ("left", "right"):
         assert not (batch.remove(ALL, side).part == Part.COT).any()
     assert torch.equal(batch.remove(0).tokens, batch.tokens)
-
-
-@pytest.mark.parametrize("smoothing", [0.5, 1.0, 4.0])
-def test_offsets_follow_their_distribution(smoothing: float) -> None:
-    n = 400_000
-    drawn = offsets(np.arange(n), smoothing, seed=7)
-    for o in range(6):
-        expected = (1 - math.exp(-smoothing)) * math.exp(-smoothing * o)
-        deviation = math.sqrt(expected * (1 - expected) / n)
-        assert abs((drawn == o).mean() - expected) < 5 * deviation + 1e-12, o
-
-
-def test_streams_are_independent_and_uniform() -> None:
-    drawn = np.array([uniform(np.arange(100_000), 3, stream) for stream in range(4)])
-    assert drawn.min() > 0 and drawn.max() <= 1
-    assert abs(drawn.mean(1) - 0.5).max() < 5 / math.sqrt(12 * 100_000)
-    assert abs(np.corrcoef(drawn) - np.eye(4)).max() < 5 / math.sqrt(100_000)
-    assert np.array_equal(uniform(np.arange(50, 60), 3, 2), drawn[2, 50:60])
-
-
-def test_offsets_are_fresh_for_every_draw_and_seed() -> None:
-    first, second = offsets(np.arange(50_000), 0.5, 0), offsets(np.arange(50_000, 100_000), 0.5, 0)
-    other_seed = offsets(np.arange(50_000), 0.5, 1)
-    for a, b in ((first, second), (first, other_seed), (first[1:], first[:-1])):
-        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(len(a))  # independent: five standard deviations
-
-
-@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=50), st.integers(0, 2**31))
-def test_offsets_are_a_function_of_seed_and_draw(draws: list[int], seed: int) -> None:
-    together = offsets(np.array(draws), 0.7, seed)
-    assert together.tolist() == [int(offsets(np.array([d]), 0.7, seed)[0]) for d in draws]
-
-
-def test_no_smoothing_no_offset() -> None:
-    assert not offsets(np.arange(1000), math.inf, 0).any()

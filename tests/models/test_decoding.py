@@ -137,11 +137,11 @@ def test_logits_and_gradients_at_targets_are_those_of_the_whole_model(
     batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(9)).remove(3, "left", keep_position)
     targets = Targets.of(batch)
     assert (targets.position is not None) == keep_position
-    labels = batch.labels[:, 1:]
-    whole = all_logits(model, batch)[:, :-1][labels != -100]
+    is_target = batch.is_target[:, 1:]
+    whole = all_logits(model, batch)[:, :-1][is_target]
     assert float(whole.abs().max()) > 1.5  # where a cap of 2 is felt
     logits = target_logits(model, targets)
-    assert torch.equal(targets.label, labels[labels != -100])
+    assert torch.equal(targets.label, batch.tokens[:, 1:][is_target])
     assert torch.allclose(logits, whole, atol=2e-4)
     gradients = []
     for some in (logits, whole):

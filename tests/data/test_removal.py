@@ -13,7 +13,7 @@ rows = st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=6)
 
 
 def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
-    """Tokens are numbered 1, 2, ... within a row, so that every one can be told apart."""
+    """Return a batch with tokens 1, 2, ... in each row, so that all tokens of a row differ."""
     width = max(map(sum, sizes))
     tokens, part, position = (torch.zeros(len(sizes), width, dtype=torch.long) for _ in range(3))
     for row, (prompt, cot, answer) in enumerate(sizes):
@@ -25,7 +25,7 @@ def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
 
 
 def oracle(sizes: tuple[int, int, int], count: int, side: str) -> list[tuple[int, int, int]]:
-    """(token, part, original position) of what is left."""
+    """Return (token, part, original position) of every token that is left."""
     prompt, cot, answer = sizes
     everything = [(i + 1, 0 if i < prompt else 1 if i < prompt + cot else 2, i) for i in range(prompt + cot + answer)]
     gone = min(count, cot)
@@ -55,14 +55,14 @@ def test_remove_is_what_a_loop_over_lists_does(rows, side: str, keep_position: b
     st.sampled_from(["left", "right"]),
 )
 def test_reasoning_steps_leave_whole(rows, side: str) -> None:
-    """Each row: tokens of its reasoning steps, and how many steps to remove."""
+    """A row gives the tokens of each reasoning step, and the number of steps to remove."""
     batch = make_batch([(2, sum(steps), 3) for steps, _ in rows])
     batch.unit_start.zero_()
     for row, (steps, _) in enumerate(rows):
         batch.unit_start[row, [2 + sum(steps[:i]) for i in range(len(steps))]] = True
     out = batch.remove(torch.tensor([count for _, count in rows]), side)
     for row, (steps, count) in enumerate(rows):
-        # The same as removing the tokens of those steps.
+        # Removing the tokens of the steps gives the same.
         gone = sum(steps[:count] if side == "left" else steps[max(0, len(steps) - count) :])
         left = [token for token, _, _ in oracle((2, sum(steps), 3), gone, side)]
         assert out.tokens[row, : len(left)].tolist() == left
@@ -82,7 +82,7 @@ def test_removing_twice_is_removing_the_sum(sizes, first: int, second: int) -> N
     assert torch.equal(twice.tokens * twice.attention_mask, once.tokens * once.attention_mask)
 
 
-def test_all_means_all_even_of_a_longer_cot_than_was_trained_on() -> None:
+def test_the_last_stage_removes_all_even_of_a_longer_cot_than_was_trained_on() -> None:
     batch = make_batch([(2, 9, 2)])
     assert batch.remove(Stage(5, 6).units).length_of(Part.COT).tolist() == [4]
     assert batch.remove(Stage(3, 6, np.array([5])).units).length_of(Part.COT).tolist() == [4]

@@ -1,4 +1,4 @@
-"""The seam: what a method is handed, what it gives back, and one suite for every registered method."""
+"""The seam: the arguments and results of a method, and one suite for every registered method."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_a_bad_value_is_named() -> None:
             Stepwise(**bad)  # type: ignore[arg-type]
 
 
-def test_stepwise_reads_the_prompt_and_writes_what_is_left(tokenizer, batch: CoTBatch) -> None:
+def test_stepwise_reads_the_prompt_and_writes_the_rest(tokenizer, batch: CoTBatch) -> None:
     method = Stepwise()
     each = np.arange(20) % 9
     view = method.view(learner(small_model(tokenizer), tokenizer), batch, Stage(2, 8, each))
@@ -85,7 +85,7 @@ def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None
             return Losses(losses.scored, {"size": self.share * len(batch) * embeddings.square().sum()})
 
     class Gradient(Callback):
-        """The gradient of the embeddings at the first step."""
+        """Keeps the gradient of the embeddings at the first step."""
 
         def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
             if trainer.global_step == 0:
@@ -93,7 +93,7 @@ def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None
                 self.found = weight.grad.clone(), 2 * weight.detach().clone()
 
     def plus(share: float, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradient of the embeddings, and that of their squares."""
+        """Return the gradient of the embeddings, and that of the sum of their squares."""
         spy = Gradient()
         folder = tmp_path / f"{share}-{micro}"
         fit(folder, Linear(delta=4), 1, micro=micro, method=Plus(share=share), callbacks=(spy,))
@@ -102,16 +102,16 @@ def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None
     plain = plus(0.0, 1)[0]
     for micro in (1, 2, 4):
         first = plus(0.1, micro)
-        # Of the mean over examples each example's term is the whole one.
+        # Every example has the same term, so the mean over examples is that term.
         torch.testing.assert_close(first[0], plain + 0.1 * first[1], rtol=1e-4, atol=1e-6)
 
 
-def test_what_a_method_trains_besides_the_model_is_trained_and_resumed(tmp_path) -> None:
+def test_an_extra_module_is_trained_and_resumed(tmp_path) -> None:
     from tests.training.test_module import fit
 
     @dataclass
     class Shifted(Stepwise):
-        """The loss is lowered by what a module of its own gives."""
+        """A method with a module of its own. The output of the module is subtracted from the loss."""
 
         def extra(self, model: torch.nn.Module) -> torch.nn.Module:
             return torch.nn.Linear(1, 1)
@@ -130,7 +130,7 @@ def test_what_a_method_trains_besides_the_model_is_trained_and_resumed(tmp_path)
     last = str(tmp_path / "cut" / "last.ckpt")
     resumed = fit(tmp_path / "cut", Linear(delta=4), 8, method=Shifted(), dropout=0.1, resume=last)[0]
     assert weight(whole) == weight(resumed)
-    # AdamW with the same gradient at every step: each moves it by the learning rate.
+    # The gradient is the same at every step, so AdamW moves the weight by the learning rate each time.
     begun = weight(fit(tmp_path / "first", Linear(delta=4), 1, method=Shifted(), dropout=0.1)[0])
     assert weight(whole) - begun == pytest.approx(7e-3, rel=0.02)
 

@@ -35,7 +35,7 @@ def test_offsets_are_a_function_of_seed_and_draw(draws: list[int], seed: int) ->
     assert together.tolist() == [int(offsets(np.array([d]), 0.7, seed)[0]) for d in draws]
 
 
-def test_no_smoothing_no_offset() -> None:
+def test_infinite_smoothing_draws_no_offset() -> None:
     assert not offsets(np.arange(1000), math.inf, 0).any()
 
 
@@ -86,7 +86,7 @@ def test_all_examples_at_earlier_stages_would_never_train_s() -> None:
 
 
 def test_mixing_leaves_smoothing_as_it_is() -> None:
-    """The examples that are not mixed get the offsets that they get without."""
+    """The examples that are not mixed get the same offsets as without mixing."""
     plain, mixing = (Linear(delta=0, remove_start_from=4, smoothing=0.5, mix=mix) for mix in (0.0, 0.4))
     for schedule in (plain, mixing):
         schedule.bind(10, 50)

@@ -172,9 +172,8 @@ def _writing_prefix() -> str:
 def remove_leftovers(cache: Path) -> None:
     """Remove the unfinished folders of killed processes. A folder that a process may still write to stays.
 
-    The name of a folder holds its process and machine. The state of a process on another machine
-    is not known, nor that of older versions, whose folders do not name it. Their folders are
-    removed once nothing was added to them for a day.
+    The name of a folder holds its process and machine (not in older versions). A process on
+    another machine cannot be checked: its folder is removed once nothing was added for a day.
     """
     for folder in cache.glob("writing-*"):
         made_by = re.fullmatch(r"writing-(\d+)-(.+)-[^-]+", folder.name)

@@ -19,7 +19,7 @@ from stepwise_pl.tasks import SPLITS, Example, ExampleList, Examples, Splits
 from stepwise_pl.tasks.base import chunks, place
 from stepwise_pl.tasks.files import COMPARED, normal, overlaps
 
-# Examples per removed token: two runs of the paper, and a faster pace to begin with.
+# Examples per removed token in two runs of the paper, and at a faster pace to begin with.
 PACES = (
     ("as slow as the paper's multiplication (808,000 examples, Δ = 8)", PAPER_EXAMPLES_PER_TOKEN),
     ("as slow as the paper's GSM8K (378,000 examples, Δ = 8)", 378_000 / 8),
@@ -70,7 +70,7 @@ def check(
         tokenizer: the tokenizer of the run.
         positions: the longest text, in tokens, that the model takes; None: no bound.
         data: the batch size, and the longest example to keep.
-        skip_malformed, allow_overlap: what the task allows; a report then does not count it as a reason to stop.
+        skip_malformed, allow_overlap: whether the task allows these faults. An allowed fault is no reason to stop.
         measure: measures the speed of training on the examples; None: no times are shown.
     """
     report = Report()
@@ -98,7 +98,7 @@ def check(
     shared = list(overlaps(splits))
     for one, other, prompts in shared:
         report.add(
-            f"  {one} and {other}: {len(prompts)} prompts{'; accuracy on what was trained on says nothing' if one == 'train' else ''}",
+            f"  {one} and {other}: {len(prompts)} prompts{'; accuracy on training examples says nothing' if one == 'train' else ''}",
             *(f"    {prompt[:100]!r}" for prompt in prompts[:SHOWN]),
         )
     report.add(*([] if shared else ["  none"]))

@@ -211,7 +211,7 @@ def encode(
             if without is not None:
                 raise UserError(
                     f"{place(examples, split, done + without)}: its CoT has no reasoning steps, which method.unit=step "
-                    "removes: give the CoT as a list of steps, or say what begins one (task.step_start of task=file), or remove tokens"
+                    "removes: give the CoT as a list of steps, or set the text that begins a step (task.step_start of task=file), or remove tokens"
                 )
             steps.append(written + _step_starts(chunk, eos, count, ends))
         flat.append(ids.astype(small))
@@ -306,7 +306,9 @@ def _token_ids(
     if quick and not PYTHON_SPACES.search("".join(texts)):
         return _word_ids(tokenizer, texts)
     if offsets and backend_model(tokenizer) is None:
-        raise UserError("method.unit=step needs a fast tokenizer, which says where each token stands in the text")
+        raise UserError(
+            "method.unit=step needs a fast tokenizer, because only that gives the place of each token in the text"
+        )
     try:
         out = tokenizer(texts, return_attention_mask=False, return_offsets_mapping=offsets)
     except (KeyboardInterrupt, SystemExit):

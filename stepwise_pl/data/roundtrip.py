@@ -16,7 +16,7 @@ from stepwise_pl.tasks.base import Example, Examples, chunks, place
 
 log = logging.getLogger(__name__)
 
-DRAWN = 200  # examples of a split that are checked as a whole, besides the first, the last and the longest
+DRAWN = 200  # random examples of a split that are checked as a whole
 LONGEST_CHECKED = 50_000  # tokens of an example that is checked as a whole
 WORDS_KEPT = 1_000_000  # checked words kept in memory
 PLACES_SHOWN = 5
@@ -41,8 +41,8 @@ class Survey:
         self._words: set[str] = set()
         marked = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         # `encode` refuses the end token and the unknown token in a text.
-        aside = {tokenizer.eos_token_id, tokenizer.unk_token_id}
-        self._special_ids = np.array(sorted({*marked, *tokenizer.all_special_ids} - aside), np.int64)
+        refused = {tokenizer.eos_token_id, tokenizer.unk_token_id}
+        self._special_ids = np.array(sorted({*marked, *tokenizer.all_special_ids} - refused), np.int64)
         # The tokenizer adds these to every text by itself, for example a start token.
         self._added = [number for number in ids_of(tokenizer, "") if number in self._special_ids]
 
@@ -162,7 +162,7 @@ def check_examples(
                     " ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))[-EXCERPT:] for ids in (alone, prompt)
                 )
                 raise UserError(
-                    f"{where}: the tokenizer makes {read!r} of the prompt alone and {trained!r} of it before its CoT, so that "
+                    f"{where}: the tokenizer makes {read!r} of the prompt alone, but {trained!r} if a CoT follows, so that "
                     "an exported model would not read what training reads; choose another tokenizer, or one that adds no token at the end"
                 )
     if not keeps_spaces:

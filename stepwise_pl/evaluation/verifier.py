@@ -20,8 +20,8 @@ from stepwise_pl.models.learner import Learner, Scored
 class Bounds(NamedTuple):
     """The most tokens that a model may write after a prompt.
 
-    Decoding goes on up to `whole`, so that the answer is seen of a model that still writes
-    removed CoT. An accuracy at k removed tokens counts answers within `asked`.
+    Decoding goes on up to `whole`, so that a model that still writes removed CoT gets to its
+    answer. An accuracy at k removed tokens counts answers within `asked`.
 
     Attributes:
         asked: the most tokens of a target at the number of removed units.
@@ -156,5 +156,5 @@ class Verifier:
 
 
 def cot_tokens(new: Sequence[Sequence[int]], eos: int) -> list[int]:
-    """Return the tokens of CoT in each row: those before its first end token, or all if it has none."""
+    """Return the count of CoT tokens in each row: the tokens before its first end token, or all without one."""
     return [list(row).index(eos) if eos in row else len(row) for row in new]

@@ -86,7 +86,7 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
         parts = {name: part for name, part in vars(published).items() if isinstance(part, PreTrainedConfig)}
         if models := {name: part.model_type for name, part in parts.items() if part.model_type in CONFIG_MAPPING}:
             text = next(
-                (one for one in (f"{cfg.type}_text", *models.values()) if one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+                (name for name in (f"{cfg.type}_text", *models.values()) if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
                 None,
             )
             raise UserError(
@@ -214,7 +214,7 @@ def num_weights(model: PreTrainedModel) -> int:
 
 
 def memory(free: bool = False) -> int:
-    """Return the bytes of memory that this machine has, or has free; 4 GiB if the system does not tell."""
+    """Return the bytes of memory that this machine has, or has free; 4 GiB if the system gives no number."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES" if free else "SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -292,6 +292,6 @@ def check_positions(model: PreTrainedModel, longest: int) -> None:
     positions = num_positions(model)
     if positions is not None and longest > positions:
         raise UserError(
-            f"the longest example has {longest} tokens, the model {positions} positions, and what it makes of others "
-            "nobody has taught it: choose a smaller task, schedule.remove_start_from=k, or a model from scratch"
+            f"the longest example has {longest} tokens, the model {positions} positions, and it was not trained beyond them: "
+            "choose a smaller task, schedule.remove_start_from=k, or a model from scratch"
         )

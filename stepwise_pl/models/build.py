@@ -226,7 +226,7 @@ def restored(
     model = build_model(cfg, tokenizer, dtype=dtype)
     if frozen_digest(model) != (state["stepwise"]["config"].get("derived") or {}).get("frozen"):
         raise UserError(
-            f"{path}: holds adapters of a model that has changed since: {cfg.init_from or cfg.name}; put back what it was"
+            f"{path}: holds adapters of a model that has changed since: {cfg.init_from or cfg.name}; put the old one back"
         )
     load_adapters(model, weights, str(path))
     return model

@@ -54,8 +54,8 @@ def require_causal(model: PreTrainedModel, what: str, longest: int, jumps: bool 
         config = model.config
         flag = getattr(config, "is_decoder", None) is False
         raise UserError(
-            f"{what}: is no causal LM: a later token changes what it predicts before, so that it would be trained on "
-            f"answers it can see; {'with +model.config.is_decoder=true it may be one' if flag else 'choose another type'}"
+            f"{what}: is no causal LM: a later token changes its earlier predictions, so that it would be trained "
+            f"on answers that it reads; {'with +model.config.is_decoder=true it may be one' if flag else 'choose another type'}"
         )
 
 

@@ -18,7 +18,7 @@ REFERENCE_PREFIX = "base_model."
 
 
 def named_weights(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
-    """Return the weights whose names begin with `prefix`; the new names lack it. Raise `UserError` if there are none."""
+    """Return the weights with names that begin with `prefix`, and cut it off. Raise `UserError` if there are none."""
     found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     if not found:
         raise UserError(f"{path}: holds no weights whose names begin with {prefix}")

@@ -188,7 +188,7 @@ def _with_cache(
     seen: list[Tensor] = []
     keep = width + int(bound.max()) > compared_up_to  # otherwise no text of the batch can be longer
     on_logits = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
-    problem = "changes what it answers"
+    problem = "changes its answers"
     try:
         new = _continued(_Cached(model, *start), following, ended, bound, eos, on_logits)
         is_longer = width + len(new) > compared_up_to
@@ -219,7 +219,7 @@ def _compared_rows(length: Tensor, bound: Tensor) -> Tensor:
 
 
 def _some_words(logits: Tensor) -> Tensor:
-    """Return the logits of some words of the vocabulary. They show a difference as well as all."""
+    """Return the logits of some words of the vocabulary. They are enough to see a difference."""
     return logits[..., :: max(1, logits.shape[-1] // COMPARED_WORDS)].float()
 
 

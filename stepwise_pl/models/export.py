@@ -68,7 +68,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
 
     Raises:
         UserError: the run cannot be read; or its answers need more than a plain Hugging Face
-            folder can express (keep_position, or a method that says so).
+            folder can express (keep_position, or a method with `exports = False`).
     """
     from transformers import GenerationConfig
 
@@ -147,8 +147,8 @@ def _generates_with_cache(model: "PreTrainedModel") -> bool:
                 alike[use_cache] &= torch.equal(written, expected)
     if not any(alike.values()):
         raise UserError(
-            f"model.type={model.config.model_type}: what transformers' own generate writes is not what the model was "
-            "trained and scored on, so that nothing is exported; stepwise_pl.evaluate reads the run"
+            f"model.type={model.config.model_type}: transformers' own generate gives other answers than the model "
+            "was scored on; nothing is exported, stepwise_pl.evaluate reads the run"
         )
     return alike[True]
 

@@ -27,8 +27,8 @@ class Adaptive(Schedule):
         to the largest k > s with a_k >= gate and N_k of at least `evidence` tokens, else
         to s + 1 if a_s >= gate (N_s of at least `evidence`) or s has stayed for `max_stay` steps.
 
-    The first line lets s jump over a stage that is harder than the stages after it, as far
-    as smoothing shows those. s ends at `remove_at_most`.
+    The first line lets s jump over a stage that is harder than the stages after it, if
+    smoothing gives evidence of them. s ends at `remove_at_most`.
 
     The counts are summed over processes and micro-batches, so that all ranks decide the
     same. They are in the checkpoint.

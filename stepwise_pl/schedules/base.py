@@ -55,7 +55,9 @@ class Schedule:
         one_of("schedule.mix_from", self.mix_from, ("earlier", "all"))
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
-            raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
+            raise UserError(
+                "schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or schedule.rewarmup_steps=0"
+            )
         self.steps_per_epoch = 0
         self.last = 0
 

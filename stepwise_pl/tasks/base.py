@@ -140,7 +140,7 @@ class Task:
         """Return the splits. The same config (and the same files) give the same examples.
 
         Args:
-            reserved: texts that separate the parts, such as the tokenizer's end token. An
+            reserved: texts that separate the parts, for example the tokenizer's end token. An
                 example that holds one is malformed.
 
         Raises:
@@ -214,7 +214,7 @@ def write_lines(examples: Examples, path: Path) -> None:
                     line = example.line()
                     if "\n" in line or not _holds(line, example):
                         raise UserError(
-                            f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', which a line "
+                            f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', but a line "
                             "of text cannot"
                         )
                     file.write(line + "\n")

@@ -103,7 +103,7 @@ def test_a_small_report(tmp_path: Path, bytes_tokenizer) -> None:
     assert re.search(r"train.txt line 1, .*train.txt line 7, .*train.txt line 11: 'a'", train)
     assert "'b'" not in train
     overlap = part(report, "overlap")
-    assert "train and validation: 2 prompts; accuracy on what was trained on says nothing\n    'e'\n    'a'" in overlap
+    assert "train and validation: 2 prompts; accuracy on training examples says nothing\n    'e'\n    'a'" in overlap
     assert "test" not in overlap
     assert [stop.split(" (")[0] for stop in report.stops] == ["train has malformed lines", "splits overlap"]
     assert summary(report.stops).startswith("training would stop: train has malformed lines")

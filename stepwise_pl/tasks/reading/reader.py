@@ -129,7 +129,7 @@ class FileReader(Reader):
 
     @property
     def is_there(self) -> bool:
-        # `Path.exists` raises for some names, such as very long ones.
+        # `Path.exists` raises for some names, for example very long ones.
         return os.path.exists(self.path)  # noqa: PTH110
 
     def digest(self) -> str:
@@ -165,7 +165,7 @@ class FileReader(Reader):
                 try:
                     return content.decode(encoding).encode()
                 except UnicodeDecodeError as error:
-                    problem = f"begins as {encoding.upper()} and is not from byte {error.start + 1} on"
+                    problem = f"begins as {encoding.upper()} but is invalid from byte {error.start + 1} on"
                     raise self.error(f"{problem}; save it as UTF-8") from None
         head = content[:4096]
         # UTF-16 of Latin letters has a zero in every second byte.

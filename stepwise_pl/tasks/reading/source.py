@@ -48,8 +48,8 @@ class Source:
         self.name = names[0] if isinstance(name, str) else f"[{','.join(names)}]"
         self.readers = [
             _reader(file, key, columns, quoting, root)
-            for one in names
-            for file in ([one] if one.startswith(HUB) else _files(one, key, root))
+            for given in names
+            for file in ([given] if given.startswith(HUB) else _files(given, key, root))
         ]
         seen: set[str] = set()
         for reader in self.readers if len(self.readers) > 1 else ():

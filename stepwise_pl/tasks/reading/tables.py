@@ -140,7 +140,7 @@ def _float_columns(schema: Any, names: Sequence[str]) -> dict[str, int]:
 
 
 def _whole_columns(table: Any, floats: Mapping[str, int]) -> set[str]:
-    """Return those of the columns `floats` that hold only whole numbers."""
+    """Return the columns among `floats` that hold only whole numbers."""
     return {name for name, exact in floats.items() if _is_whole(table.column(name), exact)}
 
 
@@ -160,11 +160,11 @@ def _is_whole(column: Any, exact: int) -> bool:
 
 
 def _float_notes(file: str, floats: Mapping[str, int], whole: set[str]) -> list[str]:
-    """Return a note for each column of floating-point numbers that says how they become text."""
+    """Return a note on each column of floating-point numbers and their text."""
     notes = {
-        True: "floating-point numbers that are all whole, as pandas makes of whole numbers beside missing ones: read "
-        "as 18, not 18.0",
-        False: "floating-point numbers, which keep no digits of their own (0.1000 is 0.1, 18 is 18.0)",
+        True: "floating-point numbers that are all whole, as pandas stores whole numbers beside missing ones; they "
+        "are read as 18, not 18.0",
+        False: "floating-point numbers, so the digits as written are lost (0.1000 is 0.1, 18 is 18.0)",
     }
     return [f"{file}: column {name!r} holds {notes[name in whole]}; store text for another form" for name in floats]
 

@@ -158,6 +158,15 @@ def test_the_key_changes_with_a_byte_of_any_file(task, tok, tmp_path: Path, spli
     assert cache_key(again(task), tok, False) != before
 
 
+def test_the_key_covers_the_code_of_every_task_and_reader(task, tok, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: hashed.append(path) or read_bytes(path))
+    cache_key(task, tok, False)
+    code = set((REPO / "stepwise_pl" / "tasks").rglob("*.py"))
+    assert REPO / "stepwise_pl" / "tasks" / "reading" / "source.py" in code and code <= set(hashed)
+
+
 def test_changed_data_is_tokenised_anew(task, tok, tmp_path: Path) -> None:
     folder, path = tmp_path / "cache", Path(task.train)  # type: ignore[arg-type]
     first = arrays(encoded_splits(task, tok, cache_dir=str(folder)))

@@ -34,7 +34,7 @@ class EvaluateConfig:
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
     # suite; all null: test.
     split: str | None = None
-    # The problems: any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading.py. Its
+    # The problems: any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading. Its
     # columns are named as in the run's task if that task reads files, else as in task=file.
     file: Any = None
     # The problems: `ood`, the test split and problems unlike the training set, in parts (multiplication only).

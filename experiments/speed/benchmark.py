@@ -211,7 +211,8 @@ def training(preset: Preset, vocabulary: int | None, share: float, case: str) ->
 def bare_loop(model: PreTrainedModel, batch: CoTBatch, precision: str = "32-true") -> Callable[[], None]:
     """A step as transformers' documentation shows it, on a batch that is there already."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
-    given = {"input_ids": batch.tokens, "attention_mask": batch.attention_mask, "labels": batch.labels}
+    labels = batch.tokens.masked_fill(~batch.is_target, -100)
+    given = {"input_ids": batch.tokens, "attention_mask": batch.attention_mask, "labels": labels}
     given = {key: value.to(DEVICE) for key, value in given.items()}
 
     def step() -> None:

@@ -1,1 +1,1 @@
-"""Texts become tokens: tokenizers, `CoTBatch` with its parts, the stream of training examples, the data module."""
+"""Data: tokenizers, encoded splits, `CoTBatch` with its parts, the stream of training examples, the data module."""

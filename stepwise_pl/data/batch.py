@@ -1,4 +1,4 @@
-"""CoTBatch: tokens, and which part each of them belongs to."""
+"""CoTBatch: tokens, and the part that each token belongs to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-IGNORE = -100  # the label that cross entropy leaves out
 
 
 class Part(IntEnum):
@@ -34,10 +32,10 @@ class CoTBatch:
         tokens: token ids, [batch, seq] int64.
         part: `Part` of each token, [batch, seq] int8; within a row parts only ascend.
         position: position id of each token, [batch, seq] int64. `collate` counts from 0.
-        unit_start: where a unit of removal begins, [batch, seq] bool: every CoT token, or the
-            first token of every reasoning step.
-        draw: number of each example in the endless training stream, [batch] int64 (in an
-            evaluation split, its index), on the host. Random offsets are a function of it.
+        unit_start: whether a unit of removal begins at the token, [batch, seq] bool. The unit
+            is every CoT token, or every reasoning step.
+        draw: number of each example in the endless training stream, or its index in an
+            evaluation split; [batch] int64, on the host. Random offsets depend on it.
     """
 
     tokens: Tensor
@@ -51,25 +49,20 @@ class CoTBatch:
 
     @property
     def attention_mask(self) -> Tensor:
-        """1 where there is a token, 0 at padding; [batch, seq] int64."""
+        """1 at tokens, 0 at padding; [batch, seq] int64."""
         return (self.part != Part.PAD).long()
 
     @property
     def is_target(self) -> Tensor:
-        """Where the token is to be predicted: all but prompt and padding; [batch, seq] bool."""
+        """Whether the token is a target: all tokens of CoT and answer are; [batch, seq] bool."""
         return (self.part == Part.COT) | (self.part == Part.ANSWER)
 
-    @property
-    def labels(self) -> Tensor:
-        """The tokens to be predicted, `IGNORE` elsewhere; not shifted; [batch, seq] int64."""
-        return self.tokens.masked_fill(~self.is_target, IGNORE)
-
     def length_of(self, part: Part) -> Tensor:
-        """Tokens of `part` in each example; [batch] int64."""
+        """Return the number of tokens of `part` in each example; [batch] int64."""
         return (self.part == part).sum(1)
 
     def row(self, number: int) -> "CoTBatch":
-        """One example as a batch of its own, a copy, without padding."""
+        """Return a copy of one example as a batch, without padding."""
         keep = self.part[number] != Part.PAD
         return CoTBatch(
             tokens=self.tokens[number][keep][None],
@@ -81,7 +74,7 @@ class CoTBatch:
 
     @classmethod
     def stack(cls, batches: Sequence["CoTBatch"]) -> "CoTBatch":
-        """Batches one below the other, padded on the right to the longest."""
+        """Return the batches one below the other, padded on the right to the longest."""
         width = max(batch.tokens.shape[1] for batch in batches)
 
         def padded(name: str, fill: int) -> Tensor:
@@ -99,17 +92,18 @@ class CoTBatch:
     def remove(
         self, units: Tensor | npt.NDArray[np.int64] | int, side: str = "left", keep_position: bool = False
     ) -> "CoTBatch":
-        """The batch with the first (`side="left"`) or last (`"right"`) `units` of each example's CoT gone.
+        """Return the batch without the first (`side="left"`) or last (`"right"`) `units` of each example's CoT.
 
         With tokens as units this makes z[1 + min(s + o, m) : m] of the paper's objective (arXiv
         2405.14838, section 3). No loop over examples: a running count over the CoT, a mask, and
         one gather. The batch is padded on the right, with any lengths, an empty CoT included.
 
         Args:
-            units: how many units (tokens, or reasoning steps: `unit_start`) to remove from each
-                example, [batch] int64 or one number. More than there are removes all; 0 none.
-            keep_position: tokens behind the gap keep their positions, which jump exactly at
-                the gap; otherwise positions close up.
+            units: the number of units (tokens or reasoning steps, see `unit_start`) to remove
+                from each example, [batch] int64 or one number; 0 removes nothing. A number
+                above the CoT's units removes all of them.
+            keep_position: tokens behind the gap keep their positions, so that positions jump
+                at the gap. Otherwise positions close up.
 
         Returns:
             A batch no wider than its longest example.
@@ -134,7 +128,7 @@ class CoTBatch:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
-        """The batch on another device; `draw` stays, because offsets are computed on the host."""
+        """Return the batch on another device. `draw` stays on the host, because offsets are computed there."""
         return CoTBatch(
             tokens=self.tokens.to(device, non_blocking=non_blocking),
             part=self.part.to(device, non_blocking=non_blocking),
@@ -145,6 +139,6 @@ class CoTBatch:
 
 
 def continuation(batch: CoTBatch) -> list[list[int]]:
-    """The target of `generate`: CoT and answer of each example."""
+    """Return CoT and answer of each example as lists of tokens: the target of `generate`."""
     starts, ends = batch.length_of(Part.PROMPT).tolist(), batch.attention_mask.sum(1).tolist()
     return [row[start:end] for row, start, end in zip(batch.tokens.tolist(), starts, ends, strict=True)]

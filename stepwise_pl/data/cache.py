@@ -40,15 +40,15 @@ Encoded = tuple[dict[str, EncodedExamples], tuple[str, ...]]  # the splits, and 
 def encoded_splits(
     task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool = False, cache_dir: str | None = None
 ) -> dict[str, EncodedExamples]:
-    """A task's splits, tokenised, by the names in `SPLITS`, and `EASY` if there is one; from the cache if they are there.
+    """Return a task's splits, tokenised, by name (`SPLITS`, and `EASY` if the task has it); from the cache if possible.
 
-    An entry is a folder named by a hash of all that goes into it (`cache_key`), so that a
-    stale one is never found, and appears in one go. Where the cache cannot be written the
-    data stays in memory.
+    An entry of the cache is a folder. Its name is a hash of everything that the data depends
+    on (`cache_key`), so that a stale entry is never found. An entry appears complete or not at
+    all. If the cache cannot be written, the data stays in memory.
 
     Args:
-        by_step: note where reasoning steps begin, to remove those instead of tokens.
-        cache_dir: None: no cache.
+        by_step: find the beginnings of reasoning steps as well; the unit of removal is then a step.
+        cache_dir: the folder of the cache; None: no cache.
 
     Raises:
         UserError: the data cannot be read or tokenised.
@@ -64,7 +64,8 @@ def encoded_splits(
         found = _encode(task, tokenizer, by_step)
         if folder is not None:
             assert cache_dir is not None
-            folder = _folder(cache_dir, task, tokenizer, by_step)  # of what was read, should a file have changed since
+            # A file may have changed since. The name must match the data that was read.
+            folder = _folder(cache_dir, task, tokenizer, by_step)
         if folder is not None and _write(found, folder, by_step):
             log.info("data tokenised in %.1f s, kept in %s", time.monotonic() - started, folder)
             found = _read(folder, by_step) or found
@@ -75,35 +76,40 @@ def encoded_splits(
 
 
 def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Path | None:
-    """Where the entry is or will be; None if there can be none."""
+    """Return the folder of the entry, there or not; None if the data cannot be kept."""
     if task.fingerprint() is None:
         return None
     try:
         return Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
-    except RuntimeError as error:  # no such home
+    except RuntimeError as error:  # `~` stands for no folder
         log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", cache_dir, first_line(error))
-    except (TypeError, OSError):  # a task typed into a notebook has no source file to recognise it by
+    except (TypeError, OSError):  # a task typed into a notebook has no source file
         log.info("the task's source is not known, so its tokenised data is not kept")
     return None
 
 
 def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> str:
-    """A hash of the task's config, the content it reads, the tokenizer, and the code that makes tokens of them."""
+    """Return a hash of the task's config, of the content that it reads, of the tokenizer, and of the code that tokenises."""
     code = [
-        *sorted(Path(inspect.getfile(tasks)).parent.glob("*.py")),
+        *sorted(Path(inspect.getfile(tasks)).parent.rglob("*.py")),
         *(Path(inspect.getfile(module)) for module in (encoding, layout, own_tokenizers, roundtrip)),
     ]
-    code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may come from elsewhere
-    parts = [json.dumps(asdict(task), sort_keys=True), *(task.fingerprint() or ()), _digest(tokenizer), str(by_step)]
+    code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may be defined outside the package
+    parts = [
+        json.dumps(asdict(task), sort_keys=True),
+        *(task.fingerprint() or ()),
+        _tokenizer_digest(tokenizer),
+        str(by_step),
+    ]
     parts += [f"{library.__name__} {library.__version__}" for library in (np, tokenizers, transformers)]
     parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of everything that makes a tokenizer's ids, and texts of them again."""
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of everything that decides how a tokenizer encodes and decodes."""
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        # Truncation and padding are the caller's choice at every call, and are kept from the last one.
+        # Truncation and padding are left out: every call sets them, and the backend keeps them from the last call.
         plain = {
             key: value for key, value in json.loads(backend.to_str()).items() if key not in ("truncation", "padding")
         }
@@ -134,7 +140,7 @@ def _arrays(by_step: bool) -> tuple[str, ...]:
 
 
 def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
-    """Make the entry. False, with a warning, if it cannot be written."""
+    """Write the entry. Return False, after a warning, if it cannot be written."""
     encoded, notes = data
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -148,8 +154,8 @@ def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
             (fresh / NOTES).write_text(json.dumps(notes), encoding="utf-8")
             try:
                 fresh.rename(folder)
-            except OSError:  # there is one already
-                if _read(folder, by_step) is None:  # damaged; otherwise another process was faster
+            except OSError:  # another process was faster, or an old entry is damaged
+                if _read(folder, by_step) is None:
                     shutil.rmtree(folder)
                     fresh.rename(folder)
     except OSError as error:
@@ -159,19 +165,19 @@ def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
 
 
 def _writing_prefix() -> str:
-    """Of the folder that this process writes an entry in."""
+    """Return the beginning of the name of the folder in which this process writes an entry."""
     return f"writing-{os.getpid()}-{platform.node()}-"
 
 
 def remove_leftovers(cache: Path) -> None:
-    """Remove what killed processes were writing; what another one may still be writing stays.
+    """Remove the unfinished folders of killed processes. A folder that a process may still write to stays.
 
-    A folder says in its name which process of which machine made it. Of another machine, or of a
-    version whose folders did not say so, nobody knows whether it lives: one that nothing was added to for a day is left over.
+    The name of a folder holds its process and machine (not in older versions). A process on
+    another machine cannot be checked: its folder is removed once nothing was added for a day.
     """
     for folder in cache.glob("writing-*"):
         made_by = re.fullmatch(r"writing-(\d+)-(.+)-[^-]+", folder.name)
-        with contextlib.suppress(OSError):  # another process was faster
+        with contextlib.suppress(OSError):  # another process has removed it
             if made_by and made_by[2] == platform.node():
                 left_over = not is_alive(int(made_by[1]))
             else:
@@ -182,7 +188,7 @@ def remove_leftovers(cache: Path) -> None:
 
 
 def _read(folder: Path, by_step: bool) -> Encoded | None:
-    """The entry, mapped into memory; None if it is not there or damaged."""
+    """Return the entry, mapped into memory; None if it is missing or damaged."""
 
     def array(split: str, name: str) -> npt.NDArray[Any]:
         return np.asarray(np.lib.format.open_memmap(folder / f"{split}.{name}.npy", mode="r"))
@@ -197,5 +203,5 @@ def _read(folder: Path, by_step: bool) -> Encoded | None:
             if split != EASY or (folder / f"{EASY}.tokens.npy").exists()
         }
         return encoded, tuple(map(str, notes))
-    except Exception:  # whatever is wrong with it, it is made anew
+    except Exception:  # a damaged entry fails in many ways; it is made again
         return None

@@ -1,4 +1,4 @@
-"""What `check_data` finds out about a task's examples before a long run."""
+"""The report of `check_data` on a task's examples, before a long run."""
 
 import math
 from collections import Counter, defaultdict
@@ -19,32 +19,33 @@ from stepwise_pl.tasks import SPLITS, Example, ExampleList, Examples, Splits
 from stepwise_pl.tasks.base import chunks, place
 from stepwise_pl.tasks.files import COMPARED, normal, overlaps
 
-PACES = (  # examples per removed token in the paper's runs, and below what a run warns of
+# Examples per removed token in two runs of the paper, and at a faster pace to begin with.
+PACES = (
     ("as slow as the paper's multiplication (808,000 examples, Δ = 8)", PAPER_EXAMPLES_PER_TOKEN),
     ("as slow as the paper's GSM8K (378,000 examples, Δ = 8)", 378_000 / 8),
     ("to begin with, ten times as fast as the paper's multiplication", PAPER_EXAMPLES_PER_TOKEN / 10),
 )
 BINS, WIDTH = 10, 40
-SHOWN = 5  # duplicates and overlaps shown; malformed lines are all listed
+SHOWN = 5  # duplicates and overlaps shown; all malformed lines are listed
 TOKENS_SHOWN = (24, 8)  # tokens shown at the beginning and at the end of a long part
 
 
 class Pace(Protocol):
-    """How fast training is on this machine (`training.pace`)."""
+    """The speed of training on this machine (`training.pace`)."""
 
     @property
     def how_measured(self) -> str:
-        """How this was measured, in a line."""
+        """One line on how the speed was measured."""
 
     def seconds(
         self, train: EncodedExamples, steps_per_epoch: int, delta: Fraction, removed: int, epochs: int
     ) -> float:
-        """Of training for `epochs`, while `delta` tokens leave per epoch, until `removed` are gone."""
+        """Return the seconds that `epochs` take, while `delta` tokens leave per epoch until `removed` are gone."""
 
 
 @dataclass
 class Report:
-    """Lines to read, and what would stop a training run."""
+    """The lines of the report, and the reasons that would stop a training run."""
 
     lines: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
@@ -62,12 +63,15 @@ def check(
     allow_overlap: bool = False,
     measure: Callable[[EncodedExamples], Pace] | None = None,
 ) -> Report:
-    """Look at every example of every split.
+    """Look at every example of every split, and return the report.
 
     Args:
-        splits: as read, malformed lines listed.
-        positions: the longest text, in tokens, that the model takes; None: any.
-        measure: finds out how fast training on these examples is; None: no times are shown.
+        splits: the splits as read, with their malformed lines.
+        tokenizer: the tokenizer of the run.
+        positions: the longest text, in tokens, that the model takes; None: no bound.
+        data: the batch size, and the longest example to keep.
+        skip_malformed, allow_overlap: whether the task allows these faults. An allowed fault is no reason to stop.
+        measure: measures the speed of training on the examples; None: no times are shown.
     """
     report = Report()
     report.add(*(f"note: {note}" for note in splits.notes))
@@ -94,7 +98,7 @@ def check(
     shared = list(overlaps(splits))
     for one, other, prompts in shared:
         report.add(
-            f"  {one} and {other}: {len(prompts)} prompts{'; accuracy on what was trained on says nothing' if one == 'train' else ''}",
+            f"  {one} and {other}: {len(prompts)} prompts{'; accuracy on training examples says nothing' if one == 'train' else ''}",
             *(f"    {prompt[:100]!r}" for prompt in prompts[:SHOWN]),
         )
     report.add(*([] if shared else ["  none"]))
@@ -114,13 +118,14 @@ def check(
 
 
 def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> int:
-    """Counts, malformed lines and duplicates. Returns the most reasoning steps of a CoT, 0 if some CoT has none."""
+    """Report counts, malformed lines and duplicates. Return the most reasoning steps of a CoT, 0 if some CoT has none."""
     malformed = examples.malformed if isinstance(examples, ExampleList) else []
     source = f" from {examples.source}" if isinstance(examples, ExampleList) and examples.source else ""
     cots, steps = 0, []
-    rows: dict[str, list[int]] = defaultdict(list)  # of each prompt
+    rows: dict[str, list[int]] = defaultdict(list)  # the examples of each prompt
     answers: list[str] = []
-    for chunk in chunks(examples):  # texts are not kept: a task may make millions
+    # Texts are not kept, because a task may make millions.
+    for chunk in chunks(examples):
         for example in chunk:
             rows[normal(example.prompt)].append(len(answers))
             answers.append(example.answer)
@@ -149,7 +154,7 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
 def _show_examples(
     report: Report, examples: Examples, encoded: EncodedExamples, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Three examples as tokens: the first, the middle one, and the longest; with steps where those are known."""
+    """Report three examples as tokens: the first, the middle one, and the longest; with their steps if known."""
     names = {0: "the first", len(examples) // 2: "one in the middle", int(encoded.length.argmax()): "the longest"}
     report.add("", "examples as tokens (␣ is a space inside a token, / the beginning of a reasoning step)")
     for row, name in names.items():
@@ -158,7 +163,7 @@ def _show_examples(
 
 
 def _shown(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The parts of one example, and what is left of its CoT once half of it is gone."""
+    """Return lines with the parts of one example, and with its CoT once half of it is gone."""
     by_step = len(example.steps) > 1 and tokenizer.is_fast
     encoded = encode(ExampleList([example]), tokenizer, "train", by_step)
     starts = [] if encoded.step_start is None else (encoded.step_start - encoded.cot_start[0]).tolist()
@@ -181,10 +186,10 @@ def _shown(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def tokens_line(tokens: list[int], tokenizer: PreTrainedTokenizerBase, steps: Sequence[int] = ()) -> str:
-    """Tokens for reading, a space between; a long part is shortened in its middle.
+    """Return tokens for reading, with spaces between; a long part is shortened in its middle.
 
     Args:
-        steps: the tokens with which a reasoning step begins.
+        steps: indices of the tokens at which a reasoning step begins.
     """
     first, last = TOKENS_SHOWN
     middle = len(tokens) - first - last
@@ -196,10 +201,10 @@ def tokens_line(tokens: list[int], tokenizer: PreTrainedTokenizerBase, steps: Se
 
 
 def token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """One token for reading: its text, spaces visible; its name where it is only a part of a character."""
+    """Return one token for reading: its text with visible spaces, or its name if it is only a part of a character."""
     name = str(tokenizer.convert_ids_to_tokens(token))
     text = str(tokenizer.decode([token]))
-    if name.startswith("▁"):  # A decoder drops the space at the beginning of a text.
+    if name.startswith("▁"):  # a decoder drops the space at the beginning of a text
         text = name.replace("▁", " ")
     if not text or "\ufffd" in text:
         text = name
@@ -207,7 +212,7 @@ def token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int | None) -> None:
-    """Quantiles for every split, histograms for train, and what does not fit the model."""
+    """Report quantiles for every split, histograms for train, and the examples that do not fit the model."""
     parts = {
         "prompt": tokens.prompt_length,
         "CoT": tokens.cot_length,
@@ -234,7 +239,7 @@ def _lengths(report: Report, split: str, tokens: EncodedExamples, positions: int
 
 
 def histogram(values: Ints) -> list[str]:
-    """At most `BINS` lines `from-to  count  bar`, of equal width."""
+    """Return at most `BINS` lines `from-to  count  bar`, of equal width."""
     low, high = int(values.min()), int(values.max())
     width = max(1, math.ceil((high - low + 1) / BINS))
     counts = Counter(((values - low) // width).tolist())
@@ -248,22 +253,23 @@ def histogram(values: Ints) -> list[str]:
 
 
 def cutoff(cot_length: Ints) -> int | None:
-    """What to suggest as `remove_all_beyond`: 95% of the CoTs are gone by then; None if the longest is hardly longer."""
+    """Return the suggested `remove_all_beyond`: 95% of the CoTs are gone by then. None if the longest is hardly longer."""
     common, longest = int(np.quantile(cot_length, 0.95, method="higher")), int(cot_length.max())
     return common if longest > 1.1 * common else None
 
 
 def delta_for(epoch_size: int, examples_per_token: float) -> str:
-    """Δ that spends at least so many examples on each token: a whole number, or 1/n if that is below 1."""
+    """Return a Δ that spends at least so many examples on each token: a whole number, or 1/n below 1."""
     rate = epoch_size / examples_per_token
     return str(math.floor(rate)) if rate >= 1 else f"1/{math.ceil(1 / rate)}"
 
 
 def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfig, pace: Pace | str = "") -> None:
-    """Cutoff, Δ and epochs, as a command line takes them; by reasoning step as well, if CoTs have up to `steps` of them.
+    """Report cutoff, Δ and epochs as command lines; also by reasoning step, if the CoTs have steps.
 
     Args:
-        pace: how fast training is here, or why that is not known.
+        steps: the most reasoning steps of a CoT; 0: some CoT has none.
+        pace: the speed of training here, or the reason why it is not known; empty: nothing to say.
     """
     steps_per_epoch = data.steps_per_epoch(len(train))
     epoch = steps_per_epoch * data.batch_size
@@ -293,12 +299,12 @@ def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfi
         report.add(f"  {name}, {per_token:,.0f} examples per token:")
         report.add(command_line(f"schedule.remove_all_beyond={beyond} " if beyond else "", removed, removed, per_token))
         if steps:
-            # A step takes as many tokens with it as it holds on average.
+            # A step counts as many tokens as it holds on average.
             report.add(command_line("method.unit=step ", steps, longest, per_token * longest / steps))
     if pace:
         report.add(f"  {pace if isinstance(pace, str) else pace.how_measured}")
 
 
 def summary(stops: Sequence[str]) -> str:
-    """The last line."""
+    """Return the last line of the report."""
     return f"training would stop: {'; '.join(stops)}" if stops else "nothing stands in the way of training"

@@ -1,4 +1,4 @@
-"""From texts to tokens: encoded splits, and where each part and step begins."""
+"""From texts to tokens: encoded splits, with the beginnings of parts and steps."""
 
 import re
 from itertools import chain, repeat
@@ -15,20 +15,21 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.layout import MARK, layout
 from stepwise_pl.data.layout import export_prompt as export_prompt
 from stepwise_pl.data.roundtrip import Survey, check_examples, drawn_rows
-from stepwise_pl.data.tokenizers import _model, give_decoder, ids_of, is_word_list, num_ids
+from stepwise_pl.data.tokenizers import backend_model, give_decoder, ids_of, is_word_list, num_ids
 from stepwise_pl.tasks.base import Example, Examples, chunks, place
 
 Ints = npt.NDArray[np.integer[Any]]
 
-# Python's `split` takes these four for spaces, tokenizers do not.
+# Python's `split` counts these four as spaces. Tokenizers do not.
 PYTHON_SPACES = re.compile("[\x1c-\x1f]")
 
 
 def answer_frame(answer: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """How many tokens of the answer's part stand before the answer itself (separator and mark), and after it.
+    """Return how many tokens of the answer's part stand before the answer itself, and how many after it.
 
-    After it comes the end token, and before that, with tokenizers such as GPT-2's, a space;
-    with characters as tokens, a space stands between mark and answer as well.
+    Separator and mark stand before it, the end token after it. Some tokenizers, for example
+    GPT-2's, have a space before the end token. If tokens are characters, a space also stands
+    between mark and answer.
     """
     before = next(i for i in range(1, len(answer) + 1) if i == len(answer) or MARK in tokenizer.decode(answer[1:i]))
     while before < len(answer) - 1 and not str(tokenizer.decode([answer[before]])).strip():
@@ -43,11 +44,11 @@ class EncodedExamples:
     """A tokenised split, as flat arrays.
 
     Attributes:
-        tokens: all examples' token ids, one after the other, [all tokens].
-        start: where each example begins in `tokens`, and the end, [examples + 1].
-        cot_start, answer_start: where those parts begin within each example, [examples].
-        step_start: where in `tokens` reasoning steps begin, ascending, [all steps]; None
-            where the CoT is removed token by token.
+        tokens: token ids of all examples, one after the other, [all tokens].
+        start: index in `tokens` at which each example begins, and at last their end, [examples + 1].
+        cot_start, answer_start: tokens of each example before its CoT, and before its answer's part, [examples].
+        step_start: indices in `tokens` at which reasoning steps begin, ascending, [all steps];
+            None if the unit of removal is a token.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class EncodedExamples:
         return len(self.cot_start)
 
     def prompt_and_target(self, row: int) -> tuple[list[int], list[int]]:
-        """The tokens of an example: its prompt with the first separator, and CoT and answer."""
+        """Return the tokens of an example's prompt, with the first separator, and of its CoT and answer."""
         tokens = self.tokens[self.start[row] : self.start[row + 1]].tolist()
         return tokens[: self.cot_start[row]], tokens[self.cot_start[row] :]
 
     def take(self, rows: Ints) -> "EncodedExamples":
-        """The examples `rows` [n], in that order."""
+        """Return the examples `rows` [n], in that order."""
         first_step = self._first_step
         steps = None
         if self.step_start is not None and first_step is not None:
@@ -111,7 +112,7 @@ class EncodedExamples:
         return self.cot_length if self._first_step is None else np.diff(self._first_step)
 
     def cot_left(self, removed: int, side: str = "left") -> Ints:
-        """CoT tokens left in each example once `removed` units are gone, [examples]."""
+        """Return the CoT tokens left in each example once `removed` units are gone, [examples]."""
         if self.step_start is None or self._first_step is None:
             return np.maximum(self.cot_length - removed, 0)
         if removed == 0:
@@ -127,17 +128,17 @@ class EncodedExamples:
         return left
 
     def longest_cot(self, removed: int, side: str = "left") -> int:
-        """Tokens of the longest CoT once `removed` units are gone."""
-        if self.step_start is None:  # the same, and quick
+        """Return the tokens of the longest CoT once `removed` units are gone."""
+        if self.step_start is None:  # a quicker way to the same number
             return max(int(self.cot_length.max()) - removed, 0)
         return int(self.cot_left(removed, side).max())
 
     def longest(self, removed: int, side: str = "left") -> int:
-        """Tokens of the longest example once `removed` units of its CoT are gone."""
+        """Return the tokens of the longest example once `removed` units of its CoT are gone."""
         return int((self.length - self.cot_length + self.cot_left(removed, side)).max())
 
     def collate(self, rows: npt.NDArray[np.int64], draw: npt.NDArray[np.int64] | None = None) -> CoTBatch:
-        """The examples `rows` [batch] as one batch; `draw` [batch] numbers them in the stream (default: `rows`)."""
+        """Return the examples `rows` [batch] as one batch; `draw` [batch] are their numbers in the stream (default: `rows`)."""
         start = self.start[rows, None]
         length = self.start[rows + 1, None] - start
         column = np.arange(length.max())[None]
@@ -155,7 +156,7 @@ class EncodedExamples:
         )
 
     def _steps(self, rows: npt.NDArray[np.int64], column: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Where reasoning steps begin; [batch, seq]."""
+        """Return whether a reasoning step begins at each token; [batch, seq]."""
         assert self.step_start is not None and self._first_step is not None
         out = np.zeros((len(rows), column.shape[1]), bool)
         for index, row in enumerate(rows):
@@ -164,7 +165,7 @@ class EncodedExamples:
 
 
 def _ranges(start: Ints, count: Ints) -> Ints:
-    """start[0], start[0] + 1, ... (`count[0]` of them), start[1], ...; [sum of counts]."""
+    """Return start[0], start[0] + 1, ... (`count[0]` numbers), start[1], ...; [sum of counts]."""
     ends = np.cumsum(count)
     return np.arange(count.sum()) + np.repeat(start - ends + count, count)
 
@@ -181,12 +182,12 @@ def encode(
     With GPT-2's tokenizer the ids are those of the reference implementation.
 
     Args:
-        by_step: find out where reasoning steps begin as well, to remove those instead of tokens.
-        notes: is given what a person should know of the texts: special tokens in them, for one.
+        by_step: find the beginnings of reasoning steps as well; the unit of removal is then a step.
+        notes: a list to add notes for a person to, for example on special tokens in the texts.
 
     Raises:
         UserError: an example holds the end token, a word that the tokenizer does not know or
-            does not give back, or, with `by_step`, a CoT without steps.
+            does not give back, or (with `by_step`) a CoT without steps.
     """
     give_decoder(tokenizer)
     eos = str(tokenizer.eos_token)
@@ -202,7 +203,7 @@ def encode(
         except NotEncoded as error:
             raise UserError(f"{place(examples, split, done + error.row)}: {error}") from None
         _refuse_unknown(ids, count, tokenizer, examples, chunk, split, done, quick)
-        if not quick:  # A dictionary of words keeps every word that it knows.
+        if not quick:  # a dictionary of words keeps every word that it knows
             survey.check_words(chunk, done)
         survey.count_special(ids, count, done)
         if by_step:
@@ -210,7 +211,7 @@ def encode(
             if without is not None:
                 raise UserError(
                     f"{place(examples, split, done + without)}: its CoT has no reasoning steps, which method.unit=step "
-                    "removes: give the CoT as a list of steps, or say what begins one (task.step_start of task=file), or remove tokens"
+                    "removes: give the CoT as a list of steps, or set the text that begins a step (task.step_start of task=file), or remove tokens"
                 )
             steps.append(written + _step_starts(chunk, eos, count, ends))
         flat.append(ids.astype(small))
@@ -235,12 +236,13 @@ def encode(
     separators = (ends.reshape(-1, 3)[:, :2] - start[:-1, None]).astype(np.int32)
     encoded = EncodedExamples(tokens, start, separators[:, 0] + 1, separators[:, 1].copy())
     rows = drawn_rows(len(encoded), encoded.length)
-    said = check_examples(examples, split, tokenizer, rows, map(encoded.prompt_and_target, rows))
+    example_notes = check_examples(examples, split, tokenizer, rows, map(encoded.prompt_and_target, rows))
     if notes is not None:
-        notes += [*survey.notes(), *said]
+        notes += [*survey.notes(), *example_notes]
     if not by_step:
         return encoded
-    first = (start[:-1] + encoded.cot_start)[encoded.cot_length > 0]  # the first step begins where the CoT does
+    # The first step begins with the CoT.
+    first = (start[:-1] + encoded.cot_start)[encoded.cot_length > 0]
     step_start = np.unique(np.concatenate([first, *steps]))
     return EncodedExamples(tokens, start, encoded.cot_start, encoded.answer_start, step_start)
 
@@ -248,10 +250,14 @@ def encode(
 def _step_starts(
     chunk: list[Example], eos: str, count: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """The first token of every reasoning step but the first of each example, counted over the chunk; [those steps].
+    """Return the first token of every reasoning step but the first one of each example, counted over the chunk; [steps].
 
-    It is the first that reaches beyond the place where the step begins in the text. `ends`
-    is empty for the small tokenizer, whose tokens are words.
+    A step begins with the first token that ends behind the step's first character.
+
+    Args:
+        eos: the end token as text.
+        count: tokens of each example, [examples].
+        ends: end of each token in its text, [tokens]; empty for a word list, whose tokens are words.
     """
     out = []
     for example, first, tokens in zip(chunk, count.cumsum() - count, count, strict=True):
@@ -267,7 +273,7 @@ def _step_starts(
 
 
 def _same_as_words(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a dictionary of words gives the tokenizer's own ids, for some of the examples."""
+    """Whether a dictionary of words gives the tokenizer's own ids for some of the examples."""
     eos = str(tokenizer.eos_token)
     texts = [layout(examples.slice(row, row + 1)[0], eos) for row in drawn_rows(len(examples))]
     ids, count, _ = _word_ids(tokenizer, texts)
@@ -277,7 +283,7 @@ def _same_as_words(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> bo
 def _word_ids(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """`_token_ids` of a dictionary of words: ten times faster than the tokenizer."""
+    """Do the work of `_token_ids` with a dictionary of words, ten times faster than the tokenizer."""
     vocabulary, unknown = tokenizer.get_vocab(), tokenizer.unk_token_id
     words = [text.split() for text in texts]
     ids = np.fromiter(map(vocabulary.get, chain.from_iterable(words), repeat(unknown)), np.int64)
@@ -287,23 +293,27 @@ def _word_ids(
 def _token_ids(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], offsets: bool, quick: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids of all texts [tokens], tokens of each [texts], and, if asked for, where each ends in its text [tokens].
+    """Return the token ids of all texts [tokens], the tokens of each text [texts], and the end of each token in its text.
 
     Args:
-        quick: the tokens are words (`is_word_list`). The ends are not told.
+        offsets: whether to find the ends, [tokens]; they are empty otherwise.
+        quick: whether tokens are words (`is_word_list`). The ends are then always empty.
 
     Raises:
-        NotEncoded: the tokenizer breaks off.
+        NotEncoded: the tokenizer fails on a text.
+        UserError: ends are wanted, and the tokenizer is not a fast one.
     """
     if quick and not PYTHON_SPACES.search("".join(texts)):
         return _word_ids(tokenizer, texts)
-    if offsets and _model(tokenizer) is None:
-        raise UserError("method.unit=step needs a fast tokenizer, which says where each token stands in the text")
+    if offsets and backend_model(tokenizer) is None:
+        raise UserError(
+            "method.unit=step needs a fast tokenizer, because only that gives the place of each token in the text"
+        )
     try:
         out = tokenizer(texts, return_attention_mask=False, return_offsets_mapping=offsets)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # A panic of the tokenizers library is no `Exception`.
+    except BaseException as error:  # a panic of the tokenizers library is no `Exception`
         raise NotEncoded(tokenizer, texts, error) from None
     count = np.fromiter(map(len, out["input_ids"]), np.int64, len(texts))
     ids = np.fromiter(chain.from_iterable(out["input_ids"]), np.int64, int(count.sum()))
@@ -312,7 +322,7 @@ def _token_ids(
 
 
 class NotEncoded(Exception):
-    """A tokenizer breaks off, as a word list without an unknown token does; the message names what it does not know.
+    """A tokenizer fails on a text, as a word list without an unknown token does. The message names the unknown words.
 
     Attributes:
         row: the first text that it cannot encode.
@@ -339,8 +349,9 @@ def _refuse_unknown(
     tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64], tokenizer: PreTrainedTokenizerBase,
     examples: Examples, chunk: list[Example], split: str, done: int, quick: bool,
 ) -> None:  # fmt: skip
+    """Raise `UserError` if a text of the chunk holds the unknown token; the arguments are those of the loop in `encode`."""
     unknown = tokenizer.unk_token_id
-    if unknown is None or unknown == tokenizer.eos_token_id:  # In the second case `Survey.check_words` names the word.
+    if unknown is None or unknown == tokenizer.eos_token_id:  # `Survey.check_words` finds the word in the second case
         return
     where = np.flatnonzero(tokens == unknown)
     if not len(where):
@@ -354,7 +365,7 @@ def _refuse_unknown(
 
 
 def _unknown_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> set[str]:
-    """The words of a text that become the unknown token, or its characters, if no word does by itself."""
+    """Return the words of a text that become the unknown token; if no single word does, its characters that do."""
     unknown, pieces = tokenizer.unk_token_id, set[str]()
     if tokenizer.is_fast:
         out = tokenizer(text, return_offsets_mapping=True)

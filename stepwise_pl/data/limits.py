@@ -1,4 +1,4 @@
-"""The longest CoT, and how many units a schedule can remove; examples that are too long."""
+"""The lengths of CoTs and answers at every stage, and examples that are too long."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from stepwise_pl.data.encoding import EncodedExamples
 
 @dataclass(frozen=True)
 class Limits:
-    """How long things get, in tokens, once k units (tokens or reasoning steps) of every CoT are gone.
+    """The greatest lengths, in tokens, once k units (tokens or reasoning steps) of every CoT are gone.
 
     Attributes:
-        train_left: the longest CoT left in the training set, for k = 0 .. m_max; its last is 0.
+        train_left: the longest CoT left in the training set, for k = 0 .. m_max; the last is 0.
         left: the same over all splits. At m_max everything goes, also from longer CoTs.
-        longest_answer: of any split, with separator and end token.
+        longest_answer: the longest answer of any split, with separator and end token.
     """
 
     train_left: list[int]
@@ -25,7 +25,7 @@ class Limits:
 
     @classmethod
     def of(cls, encoded: Mapping[str, EncodedExamples], side: str) -> "Limits":
-        """Measured on the splits, for removal from `side`."""
+        """Return the limits of the splits, for removal from `side`."""
         units = range(int(encoded["train"].units.max()))
         longest = {name: [split.longest_cot(k, side) for k in units] for name, split in encoded.items()}
         return cls(
@@ -45,19 +45,19 @@ class Limits:
         return self.train_left[0]
 
     def removed_tokens(self, removed: int) -> int:
-        """By how many tokens the longest CoT is shorter once `removed` units are gone."""
+        """Return the tokens that the longest CoT has lost once `removed` units are gone."""
         return self.max_cot - self.train_left[min(removed, self.max_removed)]
 
     def max_new_tokens(self, removed: int) -> int:
-        """Most tokens any example can need after its prompt once `removed` units are gone."""
+        """Return the most tokens that an example can need after its prompt once `removed` units are gone."""
         return self.left[min(removed, self.max_removed)] + self.longest_answer
 
 
 def not_longer(examples: EncodedExamples, most: int, split: str) -> tuple[EncodedExamples, str]:
-    """The examples of at most so many tokens, and what is to be said of the others; empty if there is none.
+    """Return the examples of at most `most` tokens, and a note that counts the others; empty if there are none.
 
     Raises:
-        UserError: all are longer.
+        UserError: all examples are longer.
     """
     rows = np.flatnonzero(examples.length <= most)
     count, longer = len(examples), len(examples) - len(rows)

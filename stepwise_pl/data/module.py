@@ -26,13 +26,13 @@ class CoTDataModule(L.LightningDataModule):
     hold a stale removal count.
 
     Args:
-        unit, side: what will be removed, and from where (`Method`).
-        max_steps: where the share of easy examples ends at `data.easy_last`.
+        unit, side: the unit of removal and its side of the CoT (`Method`).
+        max_steps: the optimizer step at which the share of easy examples reaches `data.easy_last`.
 
     Attributes (after `prepare`):
-        encoded: the tokenised splits, by the names in `SPLITS`, and `EASY` if there is one.
+        encoded: the tokenised splits by name: `SPLITS`, and `EASY` if the run uses it.
         steps_per_epoch: T, optimizer steps in an epoch.
-        limits: how long CoT and answers get.
+        limits: the lengths of CoT and answers.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class CoTDataModule(L.LightningDataModule):
         self.task, self.tokenizer, self.data, self.seed, self.micro_batches = task, tokenizer, data, seed, micro_batches
         self.unit, self.side, self.max_steps = unit, side, max_steps
         self.encoded: dict[str, EncodedExamples] = {}
-        self._whole: TrainStream | None = None  # of whole optimizer steps
+        self._whole: TrainStream | None = None  # its batches are whole optimizer steps
 
     def prepare(self) -> "CoTDataModule":
-        """Load and tokenise once; every later call does nothing.
+        """Load and tokenise once. A later call does nothing.
 
         Raises:
             UserError: the data cannot be read or tokenised.
@@ -77,7 +77,7 @@ class CoTDataModule(L.LightningDataModule):
         return self
 
     def digest(self) -> str:
-        """Changes whenever an example, its place or its tokens do; a resumed run must find the same."""
+        """Return a hash of all tokens and their places. A resumed run must find the same."""
         digest = hashlib.sha256()
         for split in self.encoded:
             for array in (self.encoded[split].tokens, self.encoded[split].start, self.encoded[split].step_start):
@@ -107,7 +107,7 @@ class CoTDataModule(L.LightningDataModule):
         )
 
     def whole_step(self, step: int) -> CoTBatch:
-        """The examples of an optimizer step, of all its micro-batches and ranks, with the whole CoT in place."""
+        """Return the examples of an optimizer step, over all its micro-batches and ranks, with the whole CoT in place."""
         if self._whole is None:
             self._whole = self._stream(1, 0, 1)
         return self._whole[step]

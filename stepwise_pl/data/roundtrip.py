@@ -1,4 +1,4 @@
-"""The check that a tokenizer keeps a text: it is encoded, decoded and compared before any training."""
+"""The check that a tokenizer keeps a text: texts are encoded, decoded and compared before any training."""
 
 import logging
 import unicodedata
@@ -16,20 +16,20 @@ from stepwise_pl.tasks.base import Example, Examples, chunks, place
 
 log = logging.getLogger(__name__)
 
-DRAWN = 200  # examples of a split that are checked as a whole, besides the first, the last and the longest
+DRAWN = 200  # random examples of a split that are checked as a whole
 LONGEST_CHECKED = 50_000  # tokens of an example that is checked as a whole
-WORDS_KEPT = 1_000_000  # words remembered as checked
+WORDS_KEPT = 1_000_000  # checked words kept in memory
 PLACES_SHOWN = 5
-EXCERPT = 60  # characters shown of a text that did not come back
+EXCERPT = 60  # characters shown of a text that the tokenizer does not keep
 
 
 def without_spaces(text: str) -> str:
-    """The text for comparisons: spaces aside, and accents composed, as tokenizers may do both without losing anything."""
+    """Return the text for comparisons: without spaces, and with composed accents. A tokenizer may change both."""
     return "".join(unicodedata.normalize("NFC", text).split())
 
 
 class Survey:
-    """The findings about a split while it is encoded, chunk by chunk: lost text is refused, special tokens are counted.
+    """The checks of a split while it is encoded, chunk by chunk: lost text is refused, special tokens are counted.
 
     Attributes:
         special: for every special token that occurs in texts, the number of examples and the first places.
@@ -40,17 +40,17 @@ class Survey:
         self.special: dict[int, tuple[int, list[str]]] = {}
         self._words: set[str] = set()
         marked = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # The end token in a text is refused elsewhere, as is the unknown token.
-        aside = {tokenizer.eos_token_id, tokenizer.unk_token_id}
-        self._special_ids = np.array(sorted({*marked, *tokenizer.all_special_ids} - aside), np.int64)
-        # The tokenizer puts these into every text by itself; a start token, for instance.
+        # `encode` refuses the end token and the unknown token in a text.
+        refused = {tokenizer.eos_token_id, tokenizer.unk_token_id}
+        self._special_ids = np.array(sorted({*marked, *tokenizer.all_special_ids} - refused), np.int64)
+        # The tokenizer adds these to every text by itself, for example a start token.
         self._added = [number for number in ids_of(tokenizer, "") if number in self._special_ids]
 
     def check_words(self, chunk: list[Example], done: int) -> None:
         """Raise `UserError` if a word of these examples does not come back from the tokenizer.
 
         Args:
-            done: how many examples of the split stand before the chunk.
+            done: the examples of the split before the chunk.
         """
         if len(self._words) > WORDS_KEPT:
             self._words.clear()
@@ -72,7 +72,13 @@ class Survey:
             raise _not_kept(where, word, back.strip(), "" if text == word else f" in {text[:EXCERPT]!r}")
 
     def count_special(self, ids: npt.NDArray[np.int64], count: npt.NDArray[np.int64], done: int) -> None:
-        """Note the special tokens that these texts hold; `ids` [tokens] of all texts, `count` [texts] tokens of each."""
+        """Count the special tokens that texts hold.
+
+        Args:
+            ids: token ids of all texts, [tokens].
+            count: tokens of each text, [texts].
+            done: the examples of the split before the chunk.
+        """
         if not len(self._special_ids):
             return
         found = np.flatnonzero(np.isin(ids, self._special_ids))
@@ -88,7 +94,7 @@ class Survey:
                 self.special[int(number)] = (before + len(rows), places)
 
     def notes(self) -> list[str]:
-        """A line for every special token that occurs in texts."""
+        """Return a line for every special token that occurs in texts."""
         return [
             f"{self.split}: the text {self.tokenizer.convert_ids_to_tokens(number)!r} in {count} examples "
             f"({', '.join(places)}{', ...' if count > len(places) else ''}) becomes one control token of the tokenizer"
@@ -97,7 +103,10 @@ class Survey:
 
 
 def drawn_rows(count: int, lengths: npt.NDArray[np.integer[Any]] | None = None) -> list[int]:
-    """The rows of `count` examples that are checked as a whole: the first, the last, the longest, and some at random, always the same."""
+    """Return the rows of `count` examples to check as a whole: the first, the last, the longest, and `DRAWN` at random.
+
+    The same arguments give the same rows.
+    """
     rows = {0, count - 1, *np.random.default_rng(0).integers(0, count, min(count, DRAWN)).tolist()}
     if lengths is not None:
         short = np.flatnonzero(lengths <= LONGEST_CHECKED)
@@ -114,17 +123,17 @@ def check_examples(
     rows: Iterable[int],
     parts: Iterable[tuple[list[int], list[int]]],
 ) -> list[str]:
-    """Look at some examples as a whole: does the text come back, and the answer, and is the prompt alone encoded alike?
+    """Check some examples as a whole: the tokenizer gives text and answer back, and encodes the prompt alone alike.
 
     Args:
-        rows: the examples to look at.
-        parts: the tokens of each, prompt with its separator, and what follows.
+        rows: the examples to check.
+        parts: the tokens of each example: the prompt with its separator, and the rest.
 
     Returns:
-        Notes: what is not as a person would expect.
+        Notes on surprises that do no harm.
 
     Raises:
-        UserError: a text does not come back; or an exported model would read another prompt than training does.
+        UserError: a text is not given back; or an exported model would read another prompt than training does.
     """
     eos, end = str(tokenizer.eos_token), int(tokenizer.eos_token_id)
     moved: tuple[str, str] | None = None
@@ -153,7 +162,7 @@ def check_examples(
                     " ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))[-EXCERPT:] for ids in (alone, prompt)
                 )
                 raise UserError(
-                    f"{where}: the tokenizer makes {read!r} of the prompt alone and {trained!r} of it before its CoT, so that "
+                    f"{where}: the tokenizer makes {read!r} of the prompt alone, but {trained!r} if a CoT follows, so that "
                     "an exported model would not read what training reads; choose another tokenizer, or one that adds no token at the end"
                 )
     if not keeps_spaces:
@@ -164,7 +173,7 @@ def check_examples(
 
 
 def _refuse_equal_but_for_spaces(examples: Examples, split: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `UserError` if spaces alone tell two prompts, or two answers, apart, and the tokenizer does not keep those."""
+    """Raise `UserError` if two prompts, or two answers, differ in spaces alone, and the tokenizer encodes them alike."""
     seen: dict[tuple[str, str], str] = {}
     done = 0
     for chunk in chunks(examples):
@@ -181,6 +190,7 @@ def _refuse_equal_but_for_spaces(examples: Examples, split: str, tokenizer: PreT
 
 
 def _not_kept(where: str, text: str, back: str, what: str = "") -> UserError:
+    """Return the error for a text that the tokenizer gives back as another one; `what` tells what the text is."""
     return UserError(
         f"{where}: the tokenizer gives back {back[:EXCERPT]!r} for {text[:EXCERPT]!r}{what}; "
         "choose a tokenizer that keeps every text, such as model.tokenizer=gpt2"
@@ -188,7 +198,7 @@ def _not_kept(where: str, text: str, back: str, what: str = "") -> UserError:
 
 
 def _difference(text: str, back: str) -> tuple[str, str]:
-    """The words from the first difference on; of the text, and of what came back."""
+    """Return the words of both texts from the first difference on."""
     words, others = text.split(), back.split()
     first = next(
         (i for i, (a, b) in enumerate(zip(words, others, strict=False)) if a != b), min(len(words), len(others))

@@ -1,4 +1,4 @@
-"""The stream of training examples, a function of seed and draw; and batches for evaluation."""
+"""The stream of training examples (a function of seed and draw), and the batches of an evaluation."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from stepwise_pl.data.encoding import EncodedExamples
 
 @dataclass
 class Easy:
-    """Easy examples, and their share among those of training: `first` at the start, `last` at optimizer step `steps`."""
+    """Easy examples, and their share of the training examples: `first` at the start, `last` from optimizer step `steps` on."""
 
     examples: EncodedExamples
     first: float
@@ -24,7 +24,7 @@ class Easy:
     steps: int
 
     def share(self, step: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """At each optimizer step; [n]."""
+        """Return the share at each optimizer step; [n]."""
         return self.first + (self.last - self.first) * np.minimum(1.0, step / max(1, self.steps))
 
 
@@ -32,11 +32,10 @@ class Easy:
 class TrainStream(Dataset[CoTBatch]):
     """Micro-batches of an endless stream of shuffled examples, each a pure function of the seed and its number.
 
-    Pass p over the training set sees every example once, in a random order of its own.
+    Every pass over the training set sees each example once, in a new random order.
     Optimizer step t takes draws t·batch_size .. (t + 1)·batch_size - 1 of the stream,
-    shared out over micro-batches and ranks, so that no example is ever left out or
-    repeated within a pass, wherever an epoch ends. An easy example, any of them with the
-    same chance, takes the place of some.
+    shared out over micro-batches and ranks. So no example is left out or repeated within
+    a pass, wherever an epoch ends. Easy examples, drawn uniformly, replace some draws.
     """
 
     examples: EncodedExamples
@@ -45,7 +44,7 @@ class TrainStream(Dataset[CoTBatch]):
     rank: int
     world_size: int
     seed: int
-    pool: int = 1  # optimizer steps whose examples are grouped by length; at most half a pass, to keep passes apart
+    pool: int = 1  # optimizer steps whose examples are grouped by length; at most half a pass
     easy: Easy | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +71,7 @@ class TrainStream(Dataset[CoTBatch]):
         return CoTBatch.stack(batches)
 
     def rows(self, draw: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Which example each draw of the stream is, if it is no easy one; [n]."""
+        """Return the example of each draw of the stream, before easy ones replace some; [n]."""
         passes, places = np.divmod(draw, len(self.examples))
         rows = np.empty_like(draw)
         for number in np.unique(passes):
@@ -80,6 +79,7 @@ class TrainStream(Dataset[CoTBatch]):
         return rows
 
     def _order(self, number: int) -> npt.NDArray[np.int64]:
+        """Return the order of the examples in pass `number`; [examples]. The last two passes asked for are kept."""
         if number not in self._orders:
             rng = np.random.default_rng([self.seed, number])
             order = rng.permutation(len(self.examples))
@@ -89,31 +89,31 @@ class TrainStream(Dataset[CoTBatch]):
         return self._orders[number]
 
     def _grouped(self, order: npt.NDArray[np.int64], number: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """The order of pass `number`, with examples of similar length in the same step.
+        """Return the order of pass `number`, with examples of similar length in the same step.
 
-        Among the examples of `pool` successive steps, those come together whose length
-        without the CoT is similar (in about √pool groups), and within a group those whose
-        length with it is: padding stays low while the CoT is there and when it is gone.
-        Which step of the pool then gets which examples is random.
+        The examples of `pool` successive steps are sorted by their length without the CoT into
+        about √pool groups, and within a group by their length with the CoT. So padding stays
+        low while the CoT is there and when it is gone. The steps of the pool are then put in
+        random order.
         """
         count = len(order)
-        place = number * count + np.arange(count)  # in the stream, where steps need not end with a pass
+        place = number * count + np.arange(count)  # the place in the stream; a step may go over two passes
         step = place // self.batch_size - number * count // self.batch_size
         pool = step // self.pool
         by_base = np.lexsort((self._without_cot[order], pool))
-        group = np.empty(count, np.int64)  # so many whole steps each
+        group = np.empty(count, np.int64)  # each group fills whole steps
         group[by_base] = step // max(1, math.isqrt(self.pool))
         turn = rng.permutation(step[-1] + 1)[step]
         out = np.empty_like(order)
-        # Pool by pool, its steps in random order: filled with its examples, sorted.
+        # The sorted examples of each pool fill its steps, taken in random order.
         out[np.lexsort((turn, pool))] = order[np.lexsort((self._length[order], group, pool))]
         return out
 
 
 class StreamLoader:
-    """One epoch after another of a `TrainStream`; a resumed run goes on at the batch after the last one handed out.
+    """Yields a `TrainStream` epoch by epoch. A resumed run goes on at the batch after the last one handed out.
 
-    Lightning saves and restores loaders that have `state_dict`, `load_state_dict` and a length.
+    Lightning saves and restores a loader that has `state_dict`, `load_state_dict` and a length.
     """
 
     def __init__(self, stream: TrainStream, batches_per_epoch: int, num_workers: int) -> None:
@@ -130,12 +130,13 @@ class StreamLoader:
             batch_size=None,
             sampler=range(self.handed_out, stop),
             num_workers=self.num_workers,
-            # A generator of its own: by default a new iterator draws from torch's global
-            # one, and dropout after a resume would differ.
+            # By default an iterator draws from torch's global generator, and dropout after a
+            # resume would differ.
             generator=torch.Generator().manual_seed(0),
         )
         for batch in loader:
-            self.handed_out += 1  # before the batch is used: a checkpoint written during the step counts it
+            # Counted before the batch is used, so that a checkpoint written during the step counts it.
+            self.handed_out += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -147,9 +148,9 @@ class StreamLoader:
 
 @dataclass
 class EvalBatches:
-    """A split, every rank its share, the longest first; no example is left out or counted twice.
+    """The batches of a rank's share of a split, the longest examples first. No example is left out or counted twice.
 
-    `draw` of a batch is where its examples stand in the split.
+    `draw` of a batch are the indices of its examples in the split.
     """
 
     examples: EncodedExamples

@@ -1,4 +1,4 @@
-"""Tokenizers: the small offline one, those of the Hub, and what is mended in them."""
+"""Tokenizers: the small offline one, those of the Hub, and repairs of them."""
 
 import json
 import logging
@@ -18,7 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerBase:
-    """`symbols`: one token per word in `symbols`; otherwise a Hugging Face tokenizer by Hub name, folder or GGUF file.
+    """Return the tokenizer `name`.
+
+    Args:
+        name: `symbols`: the small tokenizer, with one token per word of `symbols`; otherwise a Hugging Face tokenizer
+            by Hub name, folder or GGUF file.
+        symbols: the words of the task's texts.
 
     Raises:
         UserError: the task's words are not known, or the tokenizer cannot be loaded.
@@ -37,16 +42,16 @@ def build_tokenizer(name: str, symbols: tuple[str, ...]) -> PreTrainedTokenizerB
 
 
 def load_tokenizer(key: str, name: str) -> PreTrainedTokenizerBase:
-    """A Hugging Face tokenizer by Hub name, folder or GGUF file, which was given as `key`.
+    """Return a Hugging Face tokenizer by Hub name, folder or GGUF file; `key` is the config key that gives the name.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the tokenizer cannot be loaded.
     """
     try:
         tokenizer = _class_of(Path(name).expanduser()).from_pretrained(**source(name))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # A panic of the tokenizers library is no `Exception`.
+    except BaseException as error:  # a panic of the tokenizers library is no `Exception`
         raise not_loaded(key, name, error) from None
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise UserError(f"{key}={name}: holds no tokenizer of texts but a {type(tokenizer).__name__}")
@@ -54,14 +59,14 @@ def load_tokenizer(key: str, name: str) -> PreTrainedTokenizerBase:
 
 
 def _class_of(folder: Path) -> Any:
-    """The class that reads the tokenizer of a folder; for anything else the one that looks for itself.
+    """Return the class that reads the tokenizer of a folder; AutoTokenizer if `folder` is none.
 
-    AutoTokenizer goes by the type of the model that lies beside the tokenizer, and makes a
-    Qwen2Tokenizer of whatever tokenizer a qwen2 has.
+    AutoTokenizer goes by the type of the model in the folder. Beside a qwen2 it makes a
+    Qwen2Tokenizer of any tokenizer.
     """
     settings = folder / "tokenizer_config.json"
     if not settings.is_file():
-        # GPT-2's vocabulary is often handed round as two bare files, which name no tokenizer class.
+        # GPT-2's vocabulary often comes as two bare files that name no tokenizer class.
         return GPT2Tokenizer if (folder / "merges.txt").is_file() else AutoTokenizer
     named = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
     is_plain = named in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
@@ -69,19 +74,20 @@ def _class_of(folder: Path) -> Any:
 
 
 def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many token ids a model must embed: one more than the highest. The vocabulary may have holes."""
+    """Return how many token ids a model must embed: one more than the highest. The vocabulary may have holes."""
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
 def tokenizer_for(task: Task, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer `name` for a task; its words are looked up only if they make the vocabulary."""
+    """Return the tokenizer `name` for a task. The task's words are looked up only for the small tokenizer."""
     return build_tokenizer(name, task.symbols() if name == SMALL else ())
 
 
 def small_tokenizer(symbols: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """One token per word: `symbols`, the answer mark, and the end and unknown tokens. Padding is the end token.
+    """Return a tokenizer with one token per word: `symbols`, the answer mark, the end token and the unknown token.
 
-    Sorted, so that tasks with the same words have the same ids and can share weights.
+    Padding is the end token. The words are sorted, so that tasks with the same words have the
+    same ids and can share weights.
     """
     words = dict.fromkeys((*sorted(symbols), MARK, "<eos>", "<unk>"))
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
@@ -92,13 +98,13 @@ def small_tokenizer(symbols: tuple[str, ...]) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def _model(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """What turns words into tokens."""
+def backend_model(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the part of a fast tokenizer that turns words into tokens; None if there is none."""
     return getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
 
 
 def is_word_list(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether tokens are the words between spaces and nothing else happens to a text, as with the small tokenizer.
+    """Whether tokens are exactly the words between spaces, as with the small tokenizer.
 
     Only then may a dictionary of words take the tokenizer's place.
     """
@@ -108,12 +114,12 @@ def is_word_list(tokenizer: PreTrainedTokenizerBase) -> bool:
         or not isinstance(backend.model, models.WordLevel)
         or not isinstance(backend.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
         or backend.normalizer is not None
-        or backend.num_special_tokens_to_add(False)  # A post-processor that adds none does nothing.
+        or backend.num_special_tokens_to_add(False)  # a post-processor that adds no token does nothing
         or tokenizer.unk_token is None
         or tokenizer.unk_token != backend.model.unk_token
     ):
         return False
-    # Added tokens are found inside words as well. Harmless are those that no word holds.
+    # A tokenizer finds added tokens inside words as well. They do no harm if no word holds one.
     vocabulary = tokenizer.get_vocab()
     added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
     return all(token.split() == [token] for token in added) and not any(
@@ -122,11 +128,11 @@ def is_word_list(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def give_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a word list without a decoder join its tokens as they are, if they are the text itself, spaces included.
+    """Give a word list without a decoder one that joins its tokens without spaces, if its tokens include the spaces.
 
-    Without a decoder, tokens are joined with spaces, and `####` of four characters would
-    never come back. The tokens of other models than word lists may be written in an
-    alphabet of their own: nobody can know how they are to be joined.
+    Without a decoder, tokens are joined with spaces, and `####` of four tokens would never
+    come back. Other tokenizers may write their tokens in a special alphabet, so they are left
+    as they are.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.decoder is not None or not isinstance(backend.model, models.WordLevel):
@@ -134,7 +140,7 @@ def give_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
     text = f" {MARK} "
     try:
         tokens = backend.encode(text, add_special_tokens=False).tokens
-    except Exception:  # The text holds what the tokenizer does not know.
+    except Exception:  # the tokenizer does not know a part of the text
         return
     if "".join(tokens) == text:
         log.info("the tokenizer has no decoder: its tokens are joined as they are, without spaces between")
@@ -142,5 +148,5 @@ def give_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> list[int]:
-    """The token ids of one text."""
+    """Return the token ids of one text."""
     return list(tokenizer(text, **options)["input_ids"])

@@ -1,1 +1,1 @@
-"""Whether answers are right: verified, decoded, counted."""
+"""Evaluation: answers are verified, decoded and counted."""

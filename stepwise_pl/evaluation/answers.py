@@ -1,4 +1,4 @@
-"""Answers as text: what a model wrote, and whether it is right. Only what the verifier could not prove is compared here."""
+"""Answers as text, and whether they are right. Only answers that the verifier could not prove are compared here."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,11 +9,12 @@ from stepwise_pl.data.layout import written_answer
 
 
 class Decoded(NamedTuple):
-    """A generated answer and the target's, normalised; None where none was finished.
+    """A generated answer and the target's.
 
     Attributes:
-        within_length: it was finished within the tokens asked for.
-        cot_tokens, target_cot_tokens: tokens of CoT that were written, and those of the target.
+        predicted, target: the answers, normalised; None if none was finished.
+        within_length: whether the answer was finished within the tokens asked for.
+        cot_tokens, target_cot_tokens: CoT tokens that were written, and CoT tokens of the target.
     """
 
     predicted: str | None
@@ -32,19 +33,19 @@ class Decoded(NamedTuple):
 
 
 class Answers(list[Decoded]):
-    """Of several examples, in order."""
+    """The answers to several examples, in order."""
 
     @property
     def predicted(self) -> list[str | None]:
         """The answers of the model."""
-        return [one.predicted for one in self]
+        return [decoded.predicted for decoded in self]
 
     @property
     def target(self) -> list[str | None]:
         """The right answers."""
-        return [one.target for one in self]
+        return [decoded.target for decoded in self]
 
 
 def answers(new: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
-    """The normalised answer in each row of generated tokens; None where none was finished (`written_answer`)."""
+    """Return the normalised answer in each row of generated tokens; None if none was finished (`written_answer`)."""
     return [written_answer(row, tokenizer) for row in new]

@@ -1,4 +1,4 @@
-"""Measures: targets, answers, and each token of the answers."""
+"""Metrics over targets, over answers, and over each token of the answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from stepwise_pl.common.statistics import wilson as wilson  # an accuracy is not without its interval
+from stepwise_pl.common.statistics import wilson as wilson  # every accuracy is shown with its interval
 from stepwise_pl.models.learner import Scored
 
 
 class DigitAccuracy(Metric):
-    """Accuracy at each token of the answer, over the examples that have it, right on any number of processes.
+    """Accuracy at each token of the answer, over the examples that have it, on any number of processes.
 
     Args:
         places: tokens of the longest answer, or more.
@@ -26,17 +26,17 @@ class DigitAccuracy(Metric):
         self.add_state("counts", torch.zeros(2, places, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, counts: Tensor) -> None:
-        """Examples that have each token, and how many of them have it right, [2, at most places] int64."""
+        """Add counts [2, at most places] int64: the examples that have each token, and those that have it right."""
         self.counts[:, : counts.shape[1]] += counts.to(self.counts.device)
 
     def compute(self) -> Tensor:
-        """Of each token that any example has, [tokens] float64."""
+        """Return the accuracy of each token that any example has, [tokens] float64."""
         there, right = self.counts[:, self.counts[0] > 0].double().unbind()
         return right / there
 
 
 class EvaluationMetrics(Metric):
-    """Answer accuracy, token accuracy, loss and perplexity over a split, right on any number of processes."""
+    """Answer accuracy, token accuracy, loss and perplexity over a split, on any number of processes."""
 
     full_state_update = False
     answers: Tensor
@@ -53,7 +53,12 @@ class EvaluationMetrics(Metric):
         self.add_state("loss_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update_answers(self, right: Sequence[bool], right_any_length: Sequence[bool] | None = None) -> None:
-        """Add the outcomes of generated answers, true where an answer is the target: within the tokens asked for, and at any length (None: the same)."""
+        """Add the outcomes of generated answers.
+
+        Args:
+            right: whether each answer is the target, within the tokens asked for.
+            right_any_length: whether each answer is the target, at any length; None: the same.
+        """
         self.answers += sum(right)
         self.answers_any_length += sum(right if right_any_length is None else right_any_length)
         self.examples += len(right)

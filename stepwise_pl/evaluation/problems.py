@@ -21,9 +21,11 @@ class Problems(NamedTuple):
     """The problems to be answered.
 
     Attributes:
-        name, title: in file names (`test`, `file-mine-1f3a5c70`, `ood`), and for reading.
-        asked: what the summary says of where they come from.
-        strata, places: of each example; where it stands in its split, file or part.
+        name: the problems in file names (`test`, `file-mine-1f3a5c70`, `ood`).
+        title: the problems for reading.
+        asked: the settings that chose them, for the summary.
+        strata: the strata of each example (`Task.strata`).
+        places: the index of each example in its split, file or part.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Problems(NamedTuple):
 
 
 class Wanted(Protocol):
-    """The problems that are asked for (`EvaluateConfig`): those of one of split (None with the two others: `test`), file and suite."""
+    """The problems that are asked for (`EvaluateConfig`): a split, a file or a suite; the split `test` if all three are None."""
 
     split: str | None
     file: Any
@@ -45,15 +47,15 @@ class Wanted(Protocol):
 
 
 def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Problems:
-    """The problems that are wanted.
+    """Return the problems that are wanted.
 
     Raises:
-        UserError: they cannot be read, there is none, or the task has no suite.
+        UserError: the problems cannot be read, there is none, or the task has no suite.
     """
     if wanted.file is not None:
         examples = (task if isinstance(task, FileTask) else Files()).read_other(wanted.file, "file", reserved)
         stem = re.sub(r"[^\w.-]", "-", Path(names_in(wanted.file, "file")[0]).stem)
-        # With a digest, because files in two folders may have the same name, and a list has more than one.
+        # The name has a digest, because files in two folders may have the same name, and a list has more than one.
         name, title, asked = f"file-{stem}-{digest(examples)[:8]}", examples.source, {"file": wanted.file}
         return Problems(name, title, asked, *_listed({"": examples}, task, wanted.limit))
     splits = task.load(reserved)
@@ -76,7 +78,7 @@ def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Proble
 def _listed(
     parts: Mapping[str, Examples], task: Task, limit: int | None
 ) -> tuple[ExampleList, list[dict[str, str]], list[int]]:
-    """The first `limit` examples of each part (None: all), one part after the other, their strata and their places."""
+    """Return the first `limit` examples of each part (None: all), part by part, with their strata and places."""
     examples = ExampleList()
     strata: list[dict[str, str]] = []
     places: list[int] = []
@@ -89,6 +91,6 @@ def _listed(
 
 
 def digest(examples: ExampleList) -> str:
-    """Changes whenever the text of an example or the order does."""
+    """Return a hash of the examples' texts, in order."""
     lines = "\n".join(json.dumps(example[:3]) for example in examples)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Scoring a trained model on examples: accuracy, every answer, speed."""
+"""Scores a trained model on examples: accuracy, every answer, speed."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from stepwise_pl.schedules.spread import Stage
 
 @dataclass
 class Scorer:
-    """A model with what it takes to score it on a split at a stage."""
+    """A model with a split to score it on, at a stage."""
 
     learner: Learner
     tokenizer: PreTrainedTokenizerBase
@@ -31,17 +31,17 @@ class Scorer:
 
     @property
     def removed(self) -> int:
-        """Units gone from every CoT, as far as the training set's longest has them."""
+        """Units gone from every CoT, at most m_max."""
         return self.learner.method.removed(self.stage, self.limits)
 
     @property
     def count(self) -> int:
-        """Units to remove from every CoT: all of them once the model was trained without."""
+        """Units to remove from every CoT; more than any CoT has once all are gone."""
         return int(Stage(self.removed, self.limits.max_removed).units[0])
 
     @property
     def bounds(self) -> Bounds:
-        """Those of the run's data, or of these examples where they take more."""
+        """The bounds of the run's data, or of these examples if they need more."""
         side = self.learner.method.side
         own = (self.examples.cot_left(gone, side) + self.examples.answer_length for gone in (self.count, 0))
         of_run = Bounds.of(self.limits, self.removed)
@@ -49,7 +49,7 @@ class Scorer:
 
     @property
     def bound(self) -> int:
-        """Most tokens of an answer that counts."""
+        """The most tokens of CoT and answer that count as right."""
         return self.bounds.asked
 
     @property
@@ -57,12 +57,12 @@ class Scorer:
         return Stage(self.stage, self.learner.method.stages(self.limits))
 
     def views(self, batch_size: int, limit: int | None = None) -> Iterator[CoTBatch]:
-        """What is read and written of the first `limit` examples (None: all)."""
+        """Yield the views of the first `limit` examples (None: all), in batches."""
         for batch in EvalBatches(self.examples, batch_size, limit=limit):
             yield self.learner.method.view(self.learner, batch, self._stage)
 
     def evaluate(self, batch_size: int) -> tuple[dict[str, float], Answers]:
-        """loss, perplexity, answer_accuracy (and at any length), token_accuracy, number of examples; the answers, in order."""
+        """Return the metrics by name (`EvaluationMetrics.compute`), and the answers in the order of the examples."""
         metrics = EvaluationMetrics().to(self.learner.model.device)
         validation = Validation(self.learner, self.tokenizer, metrics, batch_size)
         found: dict[int, Decoded] = {}
@@ -79,9 +79,10 @@ class Scorer:
 
     @torch.inference_mode()
     def speed(self, batch_size: int, problems: int) -> float:
-        """Problems answered per second, `batch_size` at a time, after one batch to warm up that is not counted."""
+        """Return the problems answered per second, `batch_size` at a time. A first batch warms up and is not counted."""
         prepared = [view.to(self.learner.model.device) for view in self.views(batch_size, problems)]
-        bound = self.bound  # The bound is found by going through all examples, which takes time of its own.
+        # The bound takes a pass over all examples, so it is computed before the clock starts.
+        bound = self.bound
         self.learner.generate(prepared[0], bound)
         started = time.perf_counter()
         for view in prepared:

@@ -1,4 +1,4 @@
-"""One evaluation of a split: what validation, testing and `stepwise_pl.evaluate` share."""
+"""One evaluation of a split. Validation, testing and `stepwise_pl.evaluate` share it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,17 +15,17 @@ from stepwise_pl.models.learner import Learner
 from stepwise_pl.runs.records import Sample, StageRecord
 from stepwise_pl.schedules.spread import Stage
 
-SAMPLES = 4  # right answers, and as many wrong ones, that are kept of a validation
+SAMPLES = 4  # samples of right answers, and of wrong ones, in the record of a validation
 
 
 class Validation:
-    """Every batch is verified, teacher-forced; examples that are not proved right wait, and are decoded at the end.
+    """An evaluation: every batch is verified, teacher-forced. Examples that are not proved right are decoded at the end.
 
     Args:
         learner: the model and its method.
         tokenizer: its tokenizer.
-        metrics: is cleared first, because an evaluation before may have been broken off.
-        batch_size: of decoding.
+        metrics: cleared first, because an earlier evaluation may have been interrupted.
+        batch_size: examples decoded at a time.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Validation:
         metrics.reset()
 
     def add(self, batch: CoTBatch, stage: Stage) -> tuple[CoTBatch, list[int]]:
-        """Verify a batch with the whole CoT in place, at a stage; return its view, and the rows proved right."""
+        """Verify a batch, given with the whole CoT in place, at a stage. Return its view, and the rows proved right."""
         view = self.learner.method.view(self.learner, batch, stage)
         scored, proved = self.verifier.verify(view)
         self.metrics.update(scored)
@@ -44,7 +44,7 @@ class Validation:
         return view, proved
 
     def decode(self, bounds: Bounds) -> Iterator[tuple[int, Decoded]]:
-        """`draw` and answer of every example that was not proved right."""
+        """Decode the examples that were not proved right. Yield the `draw` and the answer of each."""
         for draw, decoded in self.verifier.decode(bounds.whole, bounds.asked):
             self.metrics.update_answers([decoded.right], [decoded.right_any_length])
             yield draw, decoded
@@ -53,12 +53,12 @@ class Validation:
         self, where: Mapping[str, int], metrics: Mapping[str, Any], digits: DigitAccuracy, examples: EncodedExamples,
         everywhere: Callable[[list[Any]], list[Any]],
     ) -> StageRecord:  # fmt: skip
-        """What stages.jsonl says of a validation that is over; on every process the same.
+        """Return the line of stages.jsonl for a validation that is over. It is the same on every process.
 
         Args:
             where: step, attempt and removed tokens.
-            metrics: as logged, under `val/`.
-            digits: is cleared first.
+            metrics: the logged metrics, under `val/`.
+            digits: computes the accuracy of each token; cleared first.
             examples, everywhere: see `samples`.
         """
         digits.reset()
@@ -74,18 +74,18 @@ class Validation:
             "examples": round(float(metrics["val/examples"])),
             "accuracy": accuracy,
             "accuracy_any_length": any_length,
-            "digits": digits.compute().reshape(-1).tolist(),  # of a single one torchmetrics makes a number
+            "digits": digits.compute().reshape(-1).tolist(),  # torchmetrics turns a tensor of one into a number
             "samples": self.samples(examples, SAMPLES, everywhere),
         }
 
     def samples(
         self, examples: EncodedExamples, count: int, everywhere: Callable[[list[Any]], list[Any]]
     ) -> list[Sample]:
-        """The first `count` right and the first `count` wrong examples, in the order of the data. Called after `decode`.
+        """Return the first `count` right and the first `count` wrong examples, in the order of the data. Called after `decode`.
 
         Args:
-            examples: the split; a `draw` is a place in it.
-            everywhere: what is found by this process to what is found by all of them.
+            examples: the split; a `draw` is an index in it.
+            everywhere: gathers a list from all processes.
         """
         verifier = self.verifier
         outcomes: list[tuple[int, bool, str | None, bool]] = [
@@ -98,7 +98,7 @@ class Validation:
         outcomes = sorted(everywhere(outcomes))
         out: list[Sample] = []
         for wanted in (True, False):
-            for draw, right, prediction, too_long in [one for one in outcomes if one[1] is wanted][:count]:
+            for draw, right, prediction, too_long in [outcome for outcome in outcomes if outcome[1] is wanted][:count]:
                 batch = examples.collate(np.array([draw]))
                 (target,) = answers(continuation(batch), verifier.tokenizer)
                 prompt = str(

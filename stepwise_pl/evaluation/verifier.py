@@ -1,4 +1,4 @@
-"""Greedy answers: proved in one teacher-forced pass where the model agrees with the target, decoded elsewhere."""
+"""Greedy answers: one teacher-forced pass proves right answers; the others are decoded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from stepwise_pl.models.learner import Learner, Scored
 
 
 class Bounds(NamedTuple):
-    """Most tokens that a model may write after a prompt.
+    """The most tokens that a model may write after a prompt.
 
-    Decoding goes on up to `whole`, so that a model which still writes a CoT that is to be
-    gone is seen to answer; a claim about k removed tokens is about answers within `asked`.
+    Decoding goes on up to `whole`, so that a model that still writes removed CoT gets to its
+    answer. An accuracy at k removed tokens counts answers within `asked`.
 
     Attributes:
-        asked: what a target can take at the number of removed units.
-        whole: what CoT and answer can take with nothing removed.
+        asked: the most tokens of a target at the number of removed units.
+        whole: the most tokens of CoT and answer with nothing removed.
     """
 
     asked: int
@@ -33,18 +33,18 @@ class Bounds(NamedTuple):
 
     @classmethod
     def of(cls, limits: Limits, removed: int) -> "Bounds":
-        """Of the run's data with `removed` units gone."""
+        """Return the bounds of the run's data with `removed` units gone."""
         return cls(limits.max_new_tokens(removed), limits.max_new_tokens(0))
 
 
 @dataclass
 class Draft:
-    """An example whose target the model does not agree with all the way.
+    """An example for which the model departs from the target.
 
     Attributes:
-        target: CoT and answer.
-        batch: the example alone, after removal, the first departing token in the place of the target's.
-        accepted: how many tokens after the prompt are known to be what the model generates.
+        target: the tokens of CoT and answer.
+        batch: the example alone, after removal. The model's first departing token replaces the target's.
+        accepted: count of tokens after the prompt that the model is known to generate.
     """
 
     target: list[int]
@@ -53,24 +53,24 @@ class Draft:
 
 
 class Verifier:
-    """Greedy answers at the price of one teacher-forced pass, where the model is mostly right.
+    """Finds greedy answers. One teacher-forced pass is enough for right answers.
 
     The target serves as the draft of speculative decoding (arXiv 2211.17192, with greedy
-    acceptance): where the arg-max at every target is the target, greedy decoding would
-    write just that; elsewhere it would write the target up to the first departure, and
-    decoding goes on from there, for the examples of all batches together. The pass yields
-    loss and token accuracy as well.
+    acceptance). If the arg-max at every target is the target, greedy decoding would write
+    exactly the target. Otherwise it would write the target up to the first departure, and
+    decoding goes on from there, for the examples of all batches together. The pass also gives
+    loss and token accuracy.
 
-    The decisions are those of plain greedy decoding (tested) up to rounding: a full pass
-    and a step with a cache add in another order, so that two logits which differ by less
-    than their rounding error may change places. The same is true of two batch sizes.
+    The answers are those of plain greedy decoding (tested) up to rounding. A full pass and a
+    step with a cache sum in another order, so two logits may change places if they differ by
+    less than their rounding error. Two batch sizes differ in the same way.
 
     Attributes:
-        right: `draw` of every example known so far to be answered rightly.
-        wrong: by `draw`, the answer of every other that was decoded so far.
-        too_long: `draw` of those whose answer is right, but took more tokens than were asked for.
-        digit_counts: how many examples have each token of the answer, and in how many of
-            them it is the arg-max, teacher-forced; [2, tokens of the longest answer so far] int64.
+        right: `draw` of every example found right so far.
+        wrong: by `draw`, the answer of every example found wrong so far.
+        too_long: `draw` of wrong examples whose answer is right but took more tokens than asked for.
+        digit_counts: the number of examples that have each token of the answer, and the number
+            in which it is the arg-max, teacher-forced; [2, tokens of the longest answer so far] int64.
     """
 
     def __init__(self, learner: Learner, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
@@ -84,7 +84,7 @@ class Verifier:
 
     @torch.inference_mode()
     def verify(self, batch: CoTBatch) -> tuple[Scored, list[int]]:
-        """The targets of a view, and the rows proved right. The other rows are queued for decoding.
+        """Score the targets of a view; return the scores and the rows proved right. The other rows are queued for decoding.
 
         Args:
             batch: the view, on the host.
@@ -92,7 +92,7 @@ class Verifier:
         scored = self.learner.score(batch)
         predicted, row, column = scored.predicted.cpu(), scored.row, scored.column
         wrong = ~scored.right.cpu()
-        # Targets stand row after row: of each row the first wrong one.
+        # Targets stand row after row, so the first index of a row is its first wrong target.
         rows, first = np.unique(row[wrong].numpy(), return_index=True)
         prompt = batch.length_of(Part.PROMPT)
         where = wrong.nonzero().squeeze(1)[torch.from_numpy(first)]
@@ -109,7 +109,7 @@ class Verifier:
         return scored, proved
 
     def _count_digits(self, batch: CoTBatch, row: Tensor, column: Tensor, right: Tensor) -> None:
-        """Add the targets of a batch to `digit_counts`; row, column and outcome of each, [targets]."""
+        """Add the targets of a batch to `digit_counts`; `row`, `column` and `right` are those of each target, [targets]."""
         ends = batch.attention_mask.sum(1)
         starts = ends - batch.length_of(Part.ANSWER)
         if self._frame is None:
@@ -124,11 +124,11 @@ class Verifier:
 
     @torch.inference_mode()
     def decode(self, max_new_tokens: int, asked: int | None = None) -> Iterator[tuple[int, Decoded]]:
-        """`draw` and answer of every example queued, the longest first.
+        """Decode the queued examples, the longest first. Yield the `draw` and the answer of each.
 
         Args:
-            max_new_tokens: what any answer may take (`Bounds.whole`).
-            asked: what a right answer may take (`Bounds.asked`); None: as much.
+            max_new_tokens: the most tokens to write (`Bounds.whole`).
+            asked: the most tokens of a right answer (`Bounds.asked`); None: `max_new_tokens`.
         """
         asked = max_new_tokens if asked is None else asked
         drafts = sorted(self.drafts, key=lambda draft: -draft.batch.tokens.shape[1])
@@ -139,13 +139,13 @@ class Verifier:
             accepted = torch.tensor([draft.accepted for draft in some])
             eos = self.learner.eos
             tokens = self.learner.generate(batch, max_new_tokens, accepted)
-            targets = [one.target for one in some]
+            targets = [draft.target for draft in some]
             found = zip(
                 answers(tokens, self.tokenizer), answers(targets, self.tokenizer),
                 [row.count(eos) == 2 and len(row) <= asked for row in tokens],
                 cot_tokens(tokens, eos), cot_tokens(targets, eos), strict=True,
             )  # fmt: skip
-            for draw, decoded in zip(batch.draw.tolist(), (Decoded(*one) for one in found), strict=True):
+            for draw, decoded in zip(batch.draw.tolist(), (Decoded(*parts) for parts in found), strict=True):
                 if decoded.right:
                     self.right.append(draw)
                 else:
@@ -156,5 +156,5 @@ class Verifier:
 
 
 def cot_tokens(new: Sequence[Sequence[int]], eos: int) -> list[int]:
-    """How many tokens stand before the first end token of each row, which ends the CoT; all where there is none."""
+    """Return the count of CoT tokens in each row: the tokens before its first end token, or all without one."""
     return [list(row).index(eos) if eos in row else len(row) for row in new]

@@ -1,4 +1,4 @@
-"""How: what a stage means, that is, what is read, what is written, and what is minimised."""
+"""Methods: the meaning of a stage, that is, what is read, what is written, and what is minimised."""
 
 from stepwise_pl.methods.base import Losses, Method
 from stepwise_pl.methods.stepwise import Stepwise

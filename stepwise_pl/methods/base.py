@@ -3,10 +3,10 @@
 A method is one file here and one in `conf/method/`. The file holds a class with
 `@register("method")` above `@dataclass`, derived from `Method`, with `kind: str = "<name>"`
 and a `view`; `stepwise.py` is the shortest. The YAML is one line, `defaults: [_<kind>]`.
-Every file here is found by itself, and nothing else has to change.
+The registry finds every file here, so nothing else has to change.
 
-A method imports no torch at its top: the verbs live on the `Learner` that it is handed, and
-a method that builds modules imports torch inside `extra`, `read` or `loss`.
+A method file does not import torch at its top. The verbs live on the `Learner` that a method
+is handed. A method that builds modules imports torch inside `extra`, `read` or `loss`.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Method:
     kind: str = ""
     # The unit of removal: `token`, as in the paper, or `step`, a whole reasoning step.
     unit: str = "token"
-    # Units leave from this side of the CoT. The paper removes from the left (section 3).
+    # Units leave from this side of the CoT. The paper removes them from the left (section 3).
     side: str = "left"
     # Tokens behind the gap keep the positions they had with the whole CoT in place.
     keep_position: bool = False
@@ -63,34 +63,34 @@ class Method:
         one_of("method.side", self.side, ("left", "right"))
 
     def stages(self, limits: "Limits") -> int:
-        """The last stage. By default m_max, the units in the longest CoT of the training set."""
+        """Return the last stage. By default it is m_max, the units in the longest CoT of the training set."""
         return limits.max_removed
 
     def removed(self, stage: int, limits: "Limits") -> int:
-        """CoT units that are gone at a stage, which is what is logged and plotted. By default the stage itself."""
+        """Return the CoT units that are gone at a stage, for logs and plots. By default it is the stage itself."""
         return stage
 
     def extra(self, model: "nn.Module") -> "nn.Module | None":
-        """What is trained besides the model; built once, before training. By default nothing."""
+        """Return a module to train besides the model; built once, before training. By default there is none."""
         return None
 
     def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":
-        """What is read and written at a stage: a function of its arguments, without randomness of its own.
+        """Return what is read and written at a stage. It depends on the arguments alone; a method draws no random numbers here.
 
         Args:
-            batch: with the whole CoT in place, on the host.
-            stage: `stage.each` says where each example stands; it is None in evaluation.
+            batch: the batch with the whole CoT in place, on the host.
+            stage: `stage.each` is the stage of each example; it is None in evaluation.
         """
         raise NotImplementedError
 
     def read(self, learner: "Learner", view: "CoTBatch", accepted: "Tensor | None" = None) -> "Reading":
-        """How prompts are read before anything is written. By default as `Learner.read` does.
+        """Read the prompts, before anything is written. By default as `Learner.read` does.
 
         Args:
-            accepted: tokens after each prompt that are known to be what the model writes, [batch] int64; None: none.
+            accepted: count of tokens after each prompt that the model is known to write, [batch] int64; None: none.
         """
         return learner.read(view, accepted)
 
     def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:
-        """What is minimised. By default the cross entropy of what the view writes."""
+        """Return the terms to minimise. By default it is the cross entropy of what the view writes."""
         return Losses(learner.score(self.view(learner, batch, stage)))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @register("method")
 @dataclass
 class Stepwise(Method):
-    """The model reads the prompt, and writes what is left of the CoT, and the answer (section 3).
+    """The model reads the prompt; it writes the rest of the CoT and then the answer (section 3).
 
     Explicit CoT and No CoT are schedules of this method: one removes nothing, the other has
     removed everything.

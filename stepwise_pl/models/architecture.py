@@ -1,4 +1,4 @@
-"""What a causal LM is made of: its configuration, a model of random or no weights, and its positions."""
+"""The architecture of a causal LM: its configuration, a model with random or no weights, and its positions."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from stepwise_pl.common.errors import UserError, first_line, require
 from stepwise_pl.common.hub import not_loaded, source
 from stepwise_pl.config.model import MOST_LAYERS, ModelConfig, no_such_type
 
-# The names that configurations of transformers have for one size. A model with an encoder besides gets the size in both.
+# The names of one size in the configurations of transformers. A model with an encoder and a decoder gets it in both.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "decoder_layers", "encoder_layers",
           "num_decoder_layers", "num_encoder_layers")  # fmt: skip
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "decoder_attention_heads",
@@ -23,12 +23,12 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_hea
 WIDTH = ("hidden_size", "d_model", "n_embd", "emb_dim", "embedding_dim")
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length", "model_max_length",
              "max_target_positions")  # fmt: skip
-EXPERTS = re.compile(r"^(num|n)_.*experts$|^num_experts")  # each is built, as each layer is
-# Sizes that must divide, or be equal to, the number of heads; and those that belong to the width.
+EXPERTS = re.compile(r"^(num|n)_.*experts$|^num_experts")  # experts are bounded like layers: each one is built
+# Sizes that must divide, or be equal to, the number of heads; and names of the width of a head.
 GROUPS = re.compile(r"key_value_heads|kv_heads|kv_n_heads|query_groups")
 HEAD_DIM = ("head_dim", "attention_head_dim", "attention_head_size", "d_head", "d_kv", "dim_head", "kv_channels")
-# The heads of state-space layers beside those of attention; and how many tokens such layers read at a time, which changes
-# speed and memory only.
+# Names of the heads of state-space layers, of their width, and of the tokens that such layers read at a time. The last
+# changes speed and memory only.
 STATE_HEADS, STATE_DIM = (
     ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"),
     ("mamba_d_head", "mamba_head_dim", "mamba_headdim"),
@@ -41,15 +41,18 @@ OF_WIDTH = re.compile(
 
 
 def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) -> Any:
-    """The transformers configuration that `cfg` describes by type and size.
+    """Return the transformers configuration that `cfg` describes by type and size.
 
     Args:
-        positions: the least it is to have, whatever `cfg.positions` says.
+        cfg: type, sizes and further keys.
+        vocabulary: token ids that the model embeds.
+        eos: id of the end token.
+        positions: the fewest positions; `cfg.positions` may ask for more.
 
     Raises:
-        UserError: there is no such type or key, or a value does not fit it.
+        UserError: there is no such type or key, or a value does not fit.
     """
-    # Asked here, because transformers' own refusal lists every model it knows, and imports them all for it.
+    # This check comes first, because the error of transformers imports and lists every model that it knows.
     if cfg.type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise no_such_type(cfg.type)
     config = _sized(cfg, max(cfg.positions, positions), vocabulary, eos)
@@ -71,11 +74,11 @@ def own_config(cfg: ModelConfig, vocabulary: int, eos: int, positions: int = 0) 
 
 
 def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
-    """A configuration of the type with the sizes asked for, and with others that fit them.
+    """Return a configuration of the type with the sizes asked for, and with other sizes that fit them.
 
-    A type's defaults are those of one published model, billions of weights large. A size
-    that does not follow from layers, heads and width by itself keeps the proportion that it
-    has to them there: the feed-forward layers to the width, the key-value heads to the heads.
+    A type's defaults are the sizes of one published model, with billions of weights. Sizes
+    that do not follow from layers, heads and width keep their proportion in that model: the
+    feed-forward layers to the width, the key-value heads to the heads.
     """
     kind: Any = CONFIG_MAPPING[cfg.type]
     try:
@@ -83,7 +86,7 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
         parts = {name: part for name, part in vars(published).items() if isinstance(part, PreTrainedConfig)}
         if models := {name: part.model_type for name, part in parts.items() if part.model_type in CONFIG_MAPPING}:
             text = next(
-                (one for one in (f"{cfg.type}_text", *models.values()) if one in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+                (name for name in (f"{cfg.type}_text", *models.values()) if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
                 None,
             )
             raise UserError(
@@ -95,7 +98,7 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
         try:
             return kind(**sizes, **tokens)
         except Exception:
-            # Some name a kind for every layer, and do not make as many of them as there are layers.
+            # Some configurations list a kind for every layer, and do not adapt the list to the number of layers.
             lists = _layer_lists(published.to_dict(), first_of(published.to_dict(), LAYERS), cfg.layers)
             if not lists:
                 raise
@@ -108,14 +111,15 @@ def _sized(cfg: ModelConfig, positions: int, vocabulary: int, eos: int) -> Any:
 
 
 def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabulary: int) -> dict[str, int]:
-    """The sizes to build a configuration with, by the names that the published one has for them."""
+    """Return the sizes to build a configuration with, by their names in the published one."""
     heads, width, layers = (first_of(published, names) for names in (HEADS, WIDTH, LAYERS))
     state_heads, state_dim = (
         next((name for name in names if published.get(name)), None) for names in (STATE_HEADS, STATE_DIM)
     )
     sizes: dict[str, int] = {}
     for key, value in published.items():
-        if value is None and (GROUPS.search(key) or key in HEAD_DIM):  # left to the model, not all of which can tell
+        # None leaves the size to the model, but some models fail without it.
+        if value is None and (GROUPS.search(key) or key in HEAD_DIM):
             sizes[key] = cfg.heads if GROUPS.search(key) else cfg.width // cfg.heads
         if not isinstance(value, int) or isinstance(value, bool):
             continue
@@ -131,12 +135,11 @@ def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabula
             sizes[key] = positions
         elif GROUPS.search(key):
             sizes[key] = value * cfg.heads // heads if value * cfg.heads % heads == 0 else cfg.heads
-        elif key in HEAD_DIM and value != published.get(
-            "qk_rope_head_dim"
-        ):  # that of latent attention has its own sizes
+        # The heads of latent attention have sizes of their own.
+        elif key in HEAD_DIM and value != published.get("qk_rope_head_dim"):
             sizes[key] = max(1, value * heads // width) * cfg.width // cfg.heads
         elif OF_WIDTH.search(key):
-            # Of a width that some kernels ask for: 16 bytes in bf16.
+            # A multiple of 8, because some kernels need 16 bytes in bf16.
             sizes[key] = cfg.width if value == width else -(-value * cfg.width // width // 8) * 8
         elif key in STATE_HEADS and state_dim:
             sizes[key] = cfg.heads
@@ -154,27 +157,29 @@ def _sizes(published: dict[str, Any], cfg: ModelConfig, positions: int, vocabula
 
 
 def first_of(published: dict[str, Any], names: tuple[str, ...]) -> int:
-    """The size that a configuration has under one of the names, 1 if it has none."""
+    """Return the size that a configuration has under one of the names, 1 if it has none."""
     return next((published[name] for name in names if isinstance(published.get(name), int)), 1)
 
 
 def _layer_lists(published: dict[str, Any], layers: int, wanted: int) -> dict[str, Any]:
-    """The lists that have an entry for every layer, over and over again up to as many as are wanted."""
+    """Return the lists with an entry for every layer, repeated or cut to `wanted` entries."""
     lists = {
         key: (value * -(-wanted // layers))[:wanted]
         for key, value in published.items()
         if isinstance(value, list) and len(value) == layers > 0
     }
-    if "attention_layers" in lists and "attention_types" in published:  # gpt_neo's, of which it makes the other
+    if (
+        "attention_layers" in lists and "attention_types" in published
+    ):  # gpt_neo expands attention_types to attention_layers
         lists["attention_types"] = [[lists["attention_layers"], 1]]
     return lists
 
 
 def pretrained_config(name: str, key: str, dropout: float | None) -> Any:
-    """The configuration of a pretrained model; `key` is what `name` was given as.
+    """Return the configuration of a pretrained model; `key` is the config key that gives its name.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the configuration cannot be loaded.
     """
     try:
         return adjusted(AutoConfig.from_pretrained(**source(name)), dropout)
@@ -183,10 +188,14 @@ def pretrained_config(name: str, key: str, dropout: float | None) -> Any:
 
 
 def build(config: Any, what: str, dtype: torch.dtype = torch.float32, initialised: bool = True) -> PreTrainedModel:
-    """A model of this configuration, its weights drawn from torch's generator, or (not `initialised`) whatever memory holds.
+    """Return a model of this configuration.
+
+    Args:
+        what: the setting that asks for the model, for messages.
+        initialised: whether to draw the weights from torch's generator. Otherwise their memory is not set.
 
     Raises:
-        UserError: there is none; `what` says what was asked for.
+        UserError: no causal LM has this configuration.
     """
     try:
         if initialised:
@@ -200,12 +209,12 @@ def build(config: Any, what: str, dtype: torch.dtype = torch.float32, initialise
 
 
 def num_weights(model: PreTrainedModel) -> int:
-    """How many numbers the model has to learn; it may be on the meta device."""
+    """Return the number of weights of a model; it may be on the meta device."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def memory(free: bool = False) -> int:
-    """Bytes of memory that this machine has, or has free; 4 GiB if the system does not tell."""
+    """Return the bytes of memory that this machine has, or has free; 4 GiB if the system gives no number."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES" if free else "SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -213,8 +222,8 @@ def memory(free: bool = False) -> int:
 
 
 def adjusted(config: Any, dropout: float | None) -> Any:
-    """The configuration with one rate for all its dropouts (None: its own)."""
-    # GPT-2's GELU as one kernel of torch instead of eight: the same function, up to rounding (tested).
+    """Return the configuration with one rate for all its dropouts (None: its own), and with a faster GELU."""
+    # One kernel of torch replaces the eight of GPT-2's GELU: the same function up to rounding (tested).
     if getattr(config, "activation_function", None) == "gelu_new":
         config.activation_function = "gelu_pytorch_tanh"
     if dropout is not None:
@@ -227,9 +236,9 @@ def adjusted(config: Any, dropout: float | None) -> Any:
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Bring all weights but those of adapters to `dtype`, in place.
 
-    Not `model.to(dtype)`, which would round the buffers too: the frequencies of rotary
-    positions, in bf16, are off by up to 0.2%, which at position 1,000 is a wrong angle. And
-    steps of training are too small for adapters in bf16.
+    `model.to(dtype)` would round the buffers too. The frequencies of rotary positions are off
+    by up to 0.2% in bf16, and the angle at position 1,000 is then wrong. Adapters stay in
+    float32, because training steps are too small for bf16.
     """
     for name, parameter in model.named_parameters():
         if ".lora_" not in name:
@@ -237,16 +246,16 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def num_positions(model: PreTrainedModel) -> int | None:
-    """The most tokens that the model takes, as its configuration has it; None if it sets no bound."""
+    """Return the most tokens that the model takes, by its configuration; None if there is no bound."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None  # -1: xlnet's word for any number
+    return positions if isinstance(positions, int) and positions > 0 else None  # xlnet writes -1 for any number
 
 
 def position_table(model: PreTrainedModel) -> nn.Embedding | None:
-    """The learned absolute positions, one row each, of a model that would take more rows; None if it has no such table.
+    """Return the table of learned absolute positions, if rows can be added to it; None otherwise.
 
-    Rotary models have none. Some models with a table have causal masks of the same size too (gpt_neo), or
-    rows that stand for something else (opt): they stay as they are.
+    Rotary models have no table. Some models have causal masks of the same size as their table (gpt_neo), or rows with
+    another meaning in it (opt). Their tables cannot grow.
     """
     positions = num_positions(model)
     tables = [
@@ -259,12 +268,12 @@ def position_table(model: PreTrainedModel) -> nn.Embedding | None:
 
 
 def grow_positions(model: PreTrainedModel, positions: int) -> bool:
-    """Give a model with learned absolute positions at least so many. Returns whether it got new ones.
+    """Give a model with learned absolute positions at least `positions` of them. Return whether it got new ones.
 
-    The n new rows are the last n of the old ones again, in the same order (and again, if
-    there are fewer old ones). A new row is then of a size that the model knows, and lies
-    to its neighbours as trained rows do, by which a token finds those next to it. Rows
-    drawn at random would have neither; copies of one row could not be told apart.
+    The n new rows are copies of the last n old ones, in the same order (repeated, if there are
+    fewer old ones). So new rows have the size of trained rows, and relate to their neighbours
+    as trained rows do; a token finds its neighbours by that relation. Random rows would have
+    neither property, and copies of one row could not be distinguished.
     """
     table = position_table(model)
     if table is None or positions <= table.num_embeddings:
@@ -283,6 +292,6 @@ def check_positions(model: PreTrainedModel, longest: int) -> None:
     positions = num_positions(model)
     if positions is not None and longest > positions:
         raise UserError(
-            f"the longest example has {longest} tokens, the model {positions} positions, and what it makes of others "
-            "nobody has taught it: choose a smaller task, schedule.remove_start_from=k, or a model from scratch"
+            f"the longest example has {longest} tokens, the model {positions} positions, and it was not trained beyond them: "
+            "choose a smaller task, schedule.remove_start_from=k, or a model from scratch"
         )

@@ -1,4 +1,4 @@
-"""Building the causal LM, and the weights it starts from."""
+"""Builds the causal LM with the weights that it starts from."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from stepwise_pl.models.architecture import (
     position_table,
     pretrained_config,
 )
-from stepwise_pl.models.checkpoint import PREFIX, REFERENCE_PREFIX, _named, load_weights, read_checkpoint
+from stepwise_pl.models.checkpoint import PREFIX, REFERENCE_PREFIX, load_weights, named_weights, read_checkpoint
 from stepwise_pl.models.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
 from stepwise_pl.runs.provenance import located_model, other_version
 
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 def build_model(
     cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, positions: int = 0, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """The model: pretrained, with random weights from torch's generator, or from `cfg.init_from`; with adapters if asked for.
+    """Return the model: pretrained, with random weights from torch's generator, or from `cfg.init_from`; maybe with adapters.
 
     Args:
-        positions: tokens of the longest example. Random weights get as many, learned
-            absolute positions grow to as many (`grow_positions`).
-        dtype: of weights that are loaded. Random ones, and adapters, are in float32.
+        positions: tokens of the longest example. A model with random weights gets as many
+            positions; learned absolute positions grow to as many (`grow_positions`).
+        dtype: precision of weights that are loaded. Random weights and adapters are in float32.
 
     Raises:
         UserError: the model or its weights cannot be loaded, do not fit together, or have too few positions.
@@ -74,20 +74,21 @@ def build_model(
     return model
 
 
-def named(cfg: ModelConfig) -> str:
-    """The setting that says which model it is, for messages."""
+def model_setting(cfg: ModelConfig) -> str:
+    """Return the setting that chooses the model, for messages."""
     if cfg.init_from is not None:
         return f"model.init_from={cfg.init_from}"
     return f"model.name={cfg.name}" if cfg.pretrained else f"model.type={cfg.type}"
 
 
 def check_architecture(cfg: ModelConfig) -> int:
-    """The number of weights that the model has; 0 if it is that of a folder (`cfg.init_from`).
+    """Check that the model can be built, without memory for weights and without random numbers.
 
-    Takes neither memory nor random numbers.
+    Returns:
+        The number of weights; 0 for a model from a folder (`cfg.init_from`).
 
     Raises:
-        UserError: no such model can be built, as far as that can be told without its weights.
+        UserError: the model cannot be built, as far as that is known without its weights.
     """
     if cfg.init_from is not None:
         _folder(cfg.init_from)
@@ -112,13 +113,13 @@ def require_memory(weights: int, bytes_per_weight: int) -> None:
 
 
 def prepare(model: PreTrainedModel, cfg: ModelConfig) -> None:
-    """Turn on gradient checkpointing and put adapters in, as configured; raise `UserError` where a model has none."""
+    """Turn on gradient checkpointing and put adapters in, as configured. Raise `UserError` if the model has none."""
     if cfg.gradient_checkpointing:
         if not model.supports_gradient_checkpointing:
             kind = model.config.model_type
             raise UserError(f"model.gradient_checkpointing=true: transformers has none for {kind}; set it to false")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # its name will be another one some day
+            warnings.simplefilter("ignore", FutureWarning)  # transformers is going to rename it
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     if cfg.lora.rank:
         add_adapters(model, cfg.lora)
@@ -133,14 +134,14 @@ def _pretrained(name: str, key: str, dropout: float | None, dtype: torch.dtype) 
     try:
         given = source(name)
         if "gguf_file" in given and hasattr(quantization_config, "GgufConfig"):
-            # With a kernel for quantised blocks transformers would leave the weights in them, and blocks cannot be trained.
+            # With a kernel for quantised blocks, transformers would keep the blocks, and blocks cannot be trained.
             given["quantization_config"] = quantization_config.GgufConfig(dequantize=True)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**given, config=config, dtype=dtype)
     except Exception as error:
         raise not_loaded(key, name, error) from None
     quantizer: Any = getattr(model, "hf_quantizer", None)
     if "gguf_file" in given and quantizer is not None:
-        quantizer.remove_quantization_config(model)  # plain weights by now, and to be saved as such
+        quantizer.remove_quantization_config(model)  # the weights are plain now, and are saved as plain ones
     return model
 
 
@@ -154,7 +155,7 @@ def _folder(name: str) -> Path:
 def _from_folder(
     cfg: ModelConfig, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """The model of `model.init_from`: of another run, as Hugging Face writes it, or of the reference implementation."""
+    """Return the model of `model.init_from`: a run folder, a Hugging Face folder, or one of the reference implementation."""
     _folder(str(folder))
     check_same_words(folder, tokenizer)
     where = f"model.init_from={folder}"
@@ -162,7 +163,7 @@ def _from_folder(
         model = build(_own_config(cfg, tokenizer), f"model.type={cfg.type}", initialised=False)
         load_weights(
             model,
-            _named(read_checkpoint(folder / "state_dict.bin"), REFERENCE_PREFIX, folder),
+            named_weights(read_checkpoint(folder / "state_dict.bin"), REFERENCE_PREFIX, folder),
             where + _base_model(folder),
         )
         return model
@@ -189,24 +190,24 @@ def restored(
     tokenizer: PreTrainedTokenizerBase,
     dropout: float | None = None,
 ) -> PreTrainedModel:
-    """The model of a run as it was at a checkpoint, in the precision it was saved in, adapters beside its own weights.
+    """Return the model of a run at a checkpoint, in the precision it was saved in, with its adapters.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         state: the checkpoint, read from `path`.
-        tokenizer: of the run.
+        tokenizer: the tokenizer of the run.
         dropout: see `ModelConfig.dropout`.
 
     Raises:
-        UserError: the folder cannot be read, or does not fit the checkpoint; or what the
-            adapters were trained on cannot be loaded or is not the same any more.
+        UserError: the folder cannot be read or does not fit the checkpoint, or the model that
+            the adapters belong to cannot be loaded or has changed.
     """
-    weights = _named(state.get("state_dict", {}), PREFIX, path)
+    weights = named_weights(state.get("state_dict", {}), PREFIX, path)
     try:
         if "config" in state["stepwise"]:
             settings, trainer = (dict(state["stepwise"]["config"][part]) for part in ("model", "trainer"))
             cfg = ModelConfig(**{**settings, "lora": LoRAConfig(**settings.get("lora", {}))})
-        else:  # of a version that had neither that nor adapters
+        else:  # an older version, without adapters, kept no config in the checkpoint
             cfg = ModelConfig()
     except (KeyError, TypeError):
         raise UserError(f"{path}: was written by {other_version(path, 'a7bb055')}") from None
@@ -225,14 +226,14 @@ def restored(
     model = build_model(cfg, tokenizer, dtype=dtype)
     if frozen_digest(model) != (state["stepwise"]["config"].get("derived") or {}).get("frozen"):
         raise UserError(
-            f"{path}: holds adapters of a model that has changed since: {cfg.init_from or cfg.name}; put back what it was"
+            f"{path}: holds adapters of a model that has changed since: {cfg.init_from or cfg.name}; put the old one back"
         )
     load_adapters(model, weights, str(path))
     return model
 
 
 def _require_shape(cfg: ModelConfig, model: PreTrainedModel, where: str) -> None:
-    """Raise `UserError` if a run's model is not of the type and size that this configuration says."""
+    """Raise `UserError` if a run's model has another type or size than this configuration."""
     theirs = model.config
     pairs = {
         "type": theirs.model_type, "layers": theirs.num_hidden_layers, "heads": theirs.num_attention_heads,
@@ -250,7 +251,7 @@ def _require_shape(cfg: ModelConfig, model: PreTrainedModel, where: str) -> None
 
 
 def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `UserError` if the folder brings a tokenizer whose ids mean something else than ours."""
+    """Raise `UserError` if the folder has a tokenizer with another vocabulary than ours."""
     for place in (folder, folder / "model"):
         if (place / "tokenizer_config.json").is_file():
             theirs = load_tokenizer("model.init_from", str(place))
@@ -262,7 +263,7 @@ def check_same_words(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _base_model(folder: Path) -> str:
-    """What a reference checkpoint says of its base model, for messages."""
+    """Return the base model of a reference checkpoint, for messages; empty if its folder does not name one."""
     try:
         return f" (made from base model {json.loads((folder / 'config.json').read_text())['base_model']}; see model=)"
     except (OSError, ValueError, KeyError, TypeError):
@@ -270,7 +271,7 @@ def _base_model(folder: Path) -> str:
 
 
 def positions_of(cfg: ModelConfig) -> int | None:
-    """The longest text in tokens that the model takes, without building it; None if it takes any."""
+    """Return the longest text, in tokens, that the model takes, without building it; None if there is no bound."""
     if not cfg.pretrained:
         return None
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Weights in checkpoints: reading a file, loading a model from it."""
+"""Weights in checkpoints: reads a file, and loads a model from it."""
 
 import zipfile
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.upgrade import upgraded_state
 
-PREFIX = "model."  # of the causal LM's weights in a checkpoint of `StepwiseModule`
+# The names of the causal LM's weights begin so, in a checkpoint of `StepwiseModule` and of the reference implementation.
+PREFIX = "model."
+REFERENCE_PREFIX = "base_model."
 
-REFERENCE_PREFIX = "base_model."  # of the same in a checkpoint of the reference implementation
 
-
-def _named(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
-    """The weights whose names begin with `prefix`, without it."""
+def named_weights(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    """Return the weights with names that begin with `prefix`, and cut it off. Raise `UserError` if there are none."""
     found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     if not found:
         raise UserError(f"{path}: holds no weights whose names begin with {prefix}")
@@ -26,15 +26,15 @@ def _named(weights: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, 
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file on the CPU; only tensors and plain containers, never code.
+    """Read a checkpoint file to the CPU: tensors and plain containers only, never code.
 
     Raises:
-        UserError: it is missing, damaged or of another kind.
+        UserError: the file is missing, damaged or of another kind.
     """
     try:
-        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not look
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not check
             raise UserError(f"{path}: damaged: its checksum is wrong")
-        # Mapped: what nobody looks at, such as the moments of the optimizer, is not read.
+        # The file is mapped into memory. Unused parts, for example the optimizer's moments, are not read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UserError:
         raise
@@ -53,11 +53,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_weights(model: PreTrainedModel, weights: dict[str, Tensor], where: str) -> None:
     """Put `weights` into `model`; they must fit exactly.
 
-    Old GPT-2 checkpoints carry their causal masks as buffers, which are no weights, and
-    may leave out a tied output layer.
+    Old GPT-2 checkpoints hold causal masks, which are no weights, and may leave out a tied
+    output layer. Both are allowed.
 
     Raises:
-        UserError: names or shapes differ; `where` says of what.
+        UserError: names or shapes differ; `where` names the source of the weights.
     """
     own = model.state_dict()
     weights = {key: value for key, value in weights.items() if not key.endswith((".attn.bias", ".attn.masked_bias"))}

@@ -1,4 +1,4 @@
-"""Greedy decoding from the prompt on."""
+"""Greedy decoding from the prompt on, with a KV cache if that changes nothing."""
 
 import logging
 import math
@@ -22,12 +22,12 @@ COMPARED_ROWS, COMPARED_WORDS = 4, 64
 
 
 class _Cached:
-    """Rows of unequal length that grow by a token each, read with a KV cache.
+    """Rows of unequal length that grow token by token, read with a KV cache.
 
     Args:
-        tokens: each row ends in the last column, padding on the left; [batch, seq] int64.
-        there: where there is a token, [batch, seq] bool.
-        positions: [batch, seq] int64.
+        tokens: [batch, seq] int64. Each row ends in the last column; padding stands on the left.
+        there: whether there is a token, [batch, seq] bool.
+        positions: position of each token, [batch, seq] int64.
     """
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
@@ -36,7 +36,7 @@ class _Cached:
         self.cache = DynamicCache(config=model.config)
 
     def logits(self) -> Tensor:
-        """The logits after each row, [batch, vocabulary]."""
+        """Return the logits after each row, [batch, vocabulary]."""
         read = model_inputs(self.model, self.tokens, self.positions)
         read |= {"attention_mask": self.attention, "past_key_values": self.cache, "use_cache": True}
         if "logits_to_keep" in accepted_by(type(self.model).forward):
@@ -45,13 +45,13 @@ class _Cached:
         return logits[:, -1]
 
     def add(self, token: Tensor, position: Tensor) -> None:
-        """The next token of each row, and its position; [batch] int64."""
+        """Append the next token of each row, with its position; both [batch] int64."""
         self.tokens, self.positions = token[:, None], position[:, None]
         self.attention = torch.cat([self.attention, self.attention.new_ones(len(token), 1)], dim=1)
 
 
 class _Whole:
-    """The same rows, read from their first token on every time, as in training: padding stands on the right."""
+    """Rows as in `_Cached`, but read from their first token at every step. As in training, padding stands on the right."""
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
         self.model = model
@@ -61,11 +61,11 @@ class _Whole:
         self.tokens, self.positions = tokens.gather(1, column), positions.gather(1, column)
 
     def logits(self, last: int | None = None) -> Tensor:
-        """The logits after each row, [batch, vocabulary]; or after each of its `last` tokens, [batch, last, vocabulary]."""
+        """Return the logits after each row, [batch, vocabulary]; or after each of its `last` tokens, [batch, last, vocabulary]."""
         width, first = int(self.length.max()), int(self.length.min()) - (last or 1)
         positions = self.positions[:, :width]
         counted = torch.arange(width, device=positions.device)
-        # As in training: not given where they just count from 0, because a model's own may be others (roberta).
+        # As in training, positions that count from 0 are not given: a model may count otherwise (roberta).
         jumps = bool(((positions != counted) & (counted < self.length[:, None])).any())
         logits = full_pass(self.model, self.tokens[:, :width], positions if jumps else None, width - first)
         column = self.length[:, None] - first - (last or 1) + torch.arange(last or 1, device=positions.device)
@@ -73,34 +73,34 @@ class _Whole:
         return logits[:, 0] if last is None else logits
 
     def add(self, token: Tensor, position: Tensor) -> None:
-        """The next token of each row, and its position; [batch] int64."""
+        """Append the next token of each row, with its position; both [batch] int64."""
         column = self.length[:, None]
         self.tokens = F.pad(self.tokens, (0, 1)).scatter(1, column, token[:, None])
         self.positions = F.pad(self.positions, (0, 1)).scatter(1, column, position[:, None])
         self.length = self.length + 1
 
 
-# For each model, by whether rows were padded: the longest text for which its cache was seen to change nothing. Negative:
-# the cache changes what the model says. This is a property of the model's type and sizes, so it holds while weights change.
+# For each model, and for batches with (True) and without padding: the longest text on which the cache was seen to change
+# nothing; negative if the cache changes the answers. It depends on the model's type and sizes, not on its weights.
 _exact_up_to: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary()
 
 
 def rounding(model: PreTrainedModel) -> float:
-    """How far apart logits may be that would be equal if nothing were rounded, as a share of their standard deviation."""
+    """Return how much rounding may change logits, as a share of their standard deviation."""
     kind = model.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
     return math.sqrt(torch.finfo(dtype).eps)
 
 
 class Reading(NamedTuple):
-    """Prompts, with the tokens after them that are known, before anything is written. Rows are moved so that all end in the last column.
+    """Prompts with the accepted tokens after them, before anything is written. Every row ends in the last column.
 
     Attributes:
         tokens: [batch, seq] int64, padding on the left.
-        there: where there is a token, [batch, seq] bool.
-        position: of each token, [batch, seq] int64.
-        prompt: the length of each prompt, [batch, 1] int64.
-        known: the same with the known tokens, [batch, 1] int64.
+        there: whether there is a token, [batch, seq] bool.
+        position: position of each token, [batch, seq] int64.
+        prompt: tokens of each prompt, [batch, 1] int64.
+        known: tokens of each prompt with its accepted tokens, [batch, 1] int64.
     """
 
     tokens: Tensor
@@ -111,7 +111,7 @@ class Reading(NamedTuple):
 
 
 def read_prompts(view: CoTBatch, accepted: Tensor | None = None) -> Reading:
-    """The prompts of a view, and the accepted tokens after each, [batch] int64 (None: none)."""
+    """Return the prompts of a view, each with its accepted tokens; `accepted` counts them, [batch] int64 (None: none)."""
     prompt = view.length_of(Part.PROMPT)[:, None]
     known = prompt + (0 if accepted is None else accepted[:, None])
     width = int(known.max())
@@ -125,18 +125,18 @@ def read_prompts(view: CoTBatch, accepted: Tensor | None = None) -> Reading:
 def generate(
     model: PreTrainedModel, view: CoTBatch, eos: int, max_new_tokens: int, reading: Reading | None = None
 ) -> list[list[int]]:
-    """Greedy continuation of each example's prompt, batched, with a KV cache if that changes nothing.
+    """Continue each example's prompt greedily, in a batch, with a KV cache if that changes nothing.
 
-    An own loop instead of `transformers.generate` because a row ends at its second end
-    token (the first ends the CoT), and because with keep_position the positions jump at
-    the gap. Without that, the tokens are those of `transformers.generate` (tested).
+    This loop replaces `transformers.generate`, because a row ends at its second end token (the
+    first one ends the CoT), and because positions jump at the gap with keep_position. Without
+    keep_position the tokens are those of `transformers.generate` (tested).
 
     Args:
-        view: after removal. Of CoT and answer, but for accepted tokens, only the positions
-            are read, which depend on nothing but the lengths.
+        view: the batch after removal. From CoT and answer only accepted tokens and positions
+            are read; the positions depend on the lengths alone.
         eos: id of the end token.
-        max_new_tokens: bound on a row's new tokens. The model's positions are another.
-        reading: of the view's prompts, perhaps with accepted tokens; None: the prompts alone.
+        max_new_tokens: bound on a row's new tokens. The model's positions are another bound.
+        reading: the view's prompts as read, maybe with accepted tokens; None: the prompts alone.
 
     Returns:
         The new tokens of each row, accepted ones included, up to its second end token.
@@ -151,7 +151,7 @@ def generate(
     following = _continued_positions(view, known, max_new_tokens)
     bound = torch.full_like(ended, max_new_tokens) - (known - prompt)[:, 0]
     if (limit := num_positions(model)) is not None:
-        bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last one generated is not read
+        bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last token generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)
     start = tokens, there, positions
@@ -174,11 +174,11 @@ def _with_cache(
     bound: Tensor,
     eos: int,
 ) -> list[Tensor] | None:
-    """`_continued` with a KV cache; None if that is found to change what the model says.
+    """Do the work of `_continued` with a KV cache; return None if the cache changes the model's logits.
 
-    A few rows of every batch with longer texts than any before are read again without a cache. The logits differ
-    where a model's state is no KV cache (mamba), where the model minds padding on the left, where it cannot be told
-    positions, or where a window of attention is cut otherwise.
+    If a batch has longer texts than any batch before, a few of its rows are read again without a cache. The logits
+    differ if a model's state is no KV cache (mamba), if padding on the left changes its output, if it takes no
+    positions, or if a window of attention is cut otherwise.
     """
     known = _exact_up_to[model]
     length, width = start[1].sum(1), start[0].shape[1]
@@ -186,18 +186,18 @@ def _with_cache(
     compared_up_to = known.get(is_padded, 0)
     rows = _compared_rows(length, bound)
     seen: list[Tensor] = []
-    keep = width + int(bound.max()) > compared_up_to  # No text of this batch can be longer otherwise.
-    see = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
-    problem = "changes what it answers"
+    keep = width + int(bound.max()) > compared_up_to  # otherwise no text of the batch can be longer
+    on_logits = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
+    problem = "changes its answers"
     try:
-        new = _continued(_Cached(model, *start), following, ended, bound, eos, see)
+        new = _continued(_Cached(model, *start), following, ended, bound, eos, on_logits)
         is_longer = width + len(new) > compared_up_to
-        is_exact = not is_longer or _says_the_same(
+        is_exact = not is_longer or _logits_agree(
             model, [part[rows] for part in start], following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1), bound[rows]
         )  # fmt: skip
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # A model may make anything of a cache that is not of its kind.
+    except Exception as error:  # a model may raise any error on a cache that is not of its kind
         is_exact, problem = False, f"cannot be used ({first_line(error)})"
     if is_exact is False:
         log.warning(
@@ -205,13 +205,13 @@ def _with_cache(
         )
         known[is_padded] = -1
         return None
-    if is_exact and is_longer and len(new) > 1:  # The first token is read off without anything in the cache.
+    if is_exact and is_longer and len(new) > 1:  # the cache is empty before the first token
         known[is_padded] = width + len(new)
     return new
 
 
 def _compared_rows(length: Tensor, bound: Tensor) -> Tensor:
-    """The rows to read again: of those that are continued, the shortest and the longest."""
+    """Return the rows to read again: the shortest and the longest of the rows that are continued."""
     continued = (bound > 0).nonzero().squeeze(1)
     order = continued[length[continued].argsort()]
     most = min(len(order), COMPARED_ROWS)
@@ -219,31 +219,31 @@ def _compared_rows(length: Tensor, bound: Tensor) -> Tensor:
 
 
 def _some_words(logits: Tensor) -> Tensor:
-    """The logits of some of the vocabulary, which tell models apart just as well."""
+    """Return the logits of some words of the vocabulary. They are enough to see a difference."""
     return logits[..., :: max(1, logits.shape[-1] // COMPARED_WORDS)].float()
 
 
-def _says_the_same(
+def _logits_agree(
     model: PreTrainedModel, start: Sequence[Tensor], following: Tensor, new: Tensor, found: Tensor, bound: Tensor
 ) -> bool | None:
-    """Whether one pass without a cache gives the logits found with it, up to rounding; None if weights are not finite.
+    """Whether one pass without a cache gives the logits found with it, up to rounding; None if logits are not finite.
 
     Args:
-        start: tokens, where there is a token, and positions, as `_Cached` takes them; each [rows, seq].
+        start: tokens, there and positions, as `_Cached` takes them; each [rows, seq].
         following: positions of the new tokens, [rows, count or more] int64.
         new: the tokens generated, [rows, count] int64.
-        found: `_some_words` of the logits behind each of them, [rows, count, words].
+        found: `_some_words` of the logits for each new token, [rows, count, words].
         bound: most tokens for each row, [rows] int64.
     """
-    read = new[:, :-1]  # The last token generated is not read.
+    read = new[:, :-1]  # the last token generated is not read
     more = (read, torch.ones_like(read, dtype=torch.bool), following[:, : read.shape[1]])
     whole = _Whole(model, *(torch.cat(pair, dim=1) for pair in zip(start, more, strict=True)))
     expected = _some_words(whole.logits(new.shape[1]))  # [rows, count, words]
     if not expected.isfinite().all():
         return None
-    apart = (found - expected).square().mean(2).sqrt() / expected.std(2, correction=0).clamp(min=1e-9)
+    distance = (found - expected).square().mean(2).sqrt() / expected.std(2, correction=0).clamp(min=1e-9)
     asked = torch.arange(new.shape[1], device=bound.device) < bound[:, None]
-    return bool(apart[asked].mean() <= rounding(model))
+    return bool(distance[asked].mean() <= rounding(model))
 
 
 def _continued(
@@ -252,39 +252,42 @@ def _continued(
     ended: Tensor,
     bound: Tensor,
     eos: int,
-    see: Callable[[Tensor], None] | None = None,
+    on_logits: Callable[[Tensor], None] | None = None,
 ) -> list[Tensor]:
-    """Greedy tokens after rows, each [batch] int64, until all rows have ended.
+    """Return greedy tokens after rows, each [batch] int64, until all rows have ended.
 
     Args:
         following: positions after each row, [batch, count] int64.
         ended: end tokens that each row has already, [batch] int64.
         bound: most tokens for each row, [batch] int64.
-        see: is given the logits of every step, [batch, vocabulary].
+        on_logits: called with the logits of every step, [batch, vocabulary].
     """
     new: list[Tensor] = []
     for index in range(int(bound.max())):
-        going = (ended < 2) & (index < bound)
-        if not bool(going.any()):
+        is_open = (ended < 2) & (index < bound)
+        if not bool(is_open.any()):
             break
         logits = rows.logits()
-        token = logits.argmax(-1).masked_fill(~going, eos)
+        token = logits.argmax(-1).masked_fill(~is_open, eos)
         new.append(token)
         ended = ended + (token == eos)
         rows.add(token, following[:, index])
-        if see is not None:
-            see(logits)
+        if on_logits is not None:
+            on_logits(logits)
     return new
 
 
 def _until_end(tokens: list[int], eos: int) -> list[int]:
-    """The tokens up to the second end token."""
+    """Return the tokens up to the second end token."""
     ends = [i for i, token in enumerate(tokens) if token == eos][:2]
     return tokens[: ends[1] + 1] if len(ends) == 2 else tokens
 
 
 def _continued_positions(batch: CoTBatch, known: Tensor, count: int) -> Tensor:
-    """Position of each token after the `known` ones: that of the token it stands for, counting on after the last; [batch, count]."""
+    """Return the position of each of `count` tokens after the `known` ones, [batch, count].
+
+    It is the position of the target token in the same place; after the last target, positions count on.
+    """
     length = batch.attention_mask.sum(1, keepdim=True)
     column = known + torch.arange(count, device=known.device)
     last = batch.position.gather(1, length - 1)

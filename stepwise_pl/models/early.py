@@ -1,4 +1,4 @@
-"""What can be refused before any data is made and Lightning is imported, the quickest first."""
+"""The checks before any data is made and Lightning is imported, the quickest first."""
 
 import importlib.util
 import re
@@ -11,7 +11,7 @@ from stepwise_pl.config.run import Config
 
 
 def check(config: Config) -> None:
-    """Raise `UserError` if the machine lacks what the trainer is told to use, or parts of the configuration do not fit together."""
+    """Raise `UserError` if the machine lacks a device or package that is asked for, or if settings do not fit together."""
     config.schedule.require_slow_down(config.guard.action)
     check_type(config.model)
     if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -38,7 +38,7 @@ def check_type(cfg: ModelConfig) -> None:
 
 
 def check_sources(cfg: ModelConfig) -> None:
-    """Raise `UserError` if weights or tokenizer are neither on this machine nor to be had from the Hub."""
+    """Raise `UserError` if weights or tokenizer are neither on this machine nor available from the Hub."""
     if cfg.pretrained and cfg.init_from is None:
         hub.require("model.name", cfg.name)
     if cfg.tokenizer != SMALL:
@@ -46,9 +46,9 @@ def check_sources(cfg: ModelConfig) -> None:
 
 
 def causal_types() -> set[str]:
-    """The types of model that transformers has a causal LM for; empty if that cannot be told.
+    """Return the types of model that have a causal LM in transformers; empty if its source is not found.
 
-    Read off its source, because importing the table takes seconds: all of torch comes along.
+    The table is read from the source, because its import takes seconds: it loads all of torch.
     """
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""A trained model as a folder that transformers reads, with a README that shows its prompt."""
+"""Writes a trained model as a folder that transformers reads, with a README that shows its prompt."""
 
 import logging
 from pathlib import Path
@@ -26,8 +26,8 @@ chain of thought are removed. Give it a problem in this form, with your own in p
 ```
 """
 
-# Tokens are split and decoded as an evaluation does it: with special tokens, which an answer may hold. Only the two
-# inputs that training knows are given, because some tokenizers make others.
+# Tokens are split and decoded as in an evaluation: with special tokens, because an answer may hold some. The model gets
+# the two inputs of training only, because some tokenizers make more.
 CODE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,14 +37,14 @@ tokens = model.generate(input_ids=prompt["input_ids"], attention_mask=prompt["at
 text = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=False)
 """
 
-# Both separators are given: what follows is the answer and the end token, where generation stops by itself.
+# The prompt ends with both separators. The answer follows; generation stops at its end token.
 INTERNALIZED = (
     CODE
     + """\
 print(text.split({eos!r})[0].partition("####")[2].strip())"""
 )
 
-# The CoT ends with an end token too, so generation is not stopped at one, and what comes after the second is cut.
+# The CoT ends with an end token too, so generation does not stop at one. The text after the second one is cut off.
 WRITES_COT = (
     CODE
     + """\
@@ -55,7 +55,7 @@ print(answer.partition("####")[2].strip())"""
 
 
 def example_prompt(task: Task) -> str:
-    """A prompt of the test split; where its file is not there (any more), words in place of one."""
+    """Return a prompt of the test split; a placeholder if its file cannot be read any more."""
     try:
         return task.load()["test"].slice(0, 1)[0].prompt
     except UserError as error:
@@ -67,8 +67,8 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     """Write model, tokenizer, generation settings and a README with the prompt format to `out`; return it.
 
     Raises:
-        UserError: the run cannot be read, or was trained with keep_position, which no
-            plain Hugging Face folder can express.
+        UserError: the run cannot be read; or its answers need more than a plain Hugging Face
+            folder can express (keep_position, or a method with `exports = False`).
     """
     from transformers import GenerationConfig
 
@@ -87,7 +87,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
             "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
         )
     eos = run.tokenizer.eos_token
-    # Not the model's own: a pretrained one may ask for penalties or a least length, which the run was not scored with.
+    # Fresh settings: those of a pretrained model may ask for penalties or a least length. The run was scored without.
     settings = run.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=run.tokenizer.bos_token_id
     )
@@ -113,19 +113,18 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         run.tokenizer.save_pretrained(folder)
         make_readable(folder)
         _require_same_tokens(folder, run.tokenizer)
-        if (
-            not run.config.model.pretrained
-        ):  # of types that are published, which are read all the time, and may be large
+        # Published types are known to be read back, and may be large.
+        if not run.config.model.pretrained:
             require_same_weights(folder, run.model)
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return out
 
 
 def _generates_with_cache(model: "PreTrainedModel") -> bool:
-    """Whether the model's own `generate` writes with its cache what was scored here; not all types do.
+    """Whether the model's own `generate` gives the tokens of our decoding with its cache. Some types do not.
 
     Raises:
-        UserError: it writes something else without a cache as well. It may count positions otherwise (roberta).
+        UserError: it gives other tokens without a cache as well, for example because it counts positions otherwise (roberta).
     """
     import torch
 
@@ -142,14 +141,14 @@ def _generates_with_cache(model: "PreTrainedModel") -> bool:
             asked = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": most, "eos_token_id": None}
             try:
                 written = model.generate(prompt, use_cache=use_cache, do_sample=False, **asked)  # type: ignore[operator]
-            except Exception:  # whatever the type makes of it
+            except Exception:  # a type may raise any error here
                 alike[use_cache] = False
             else:
                 alike[use_cache] &= torch.equal(written, expected)
     if not any(alike.values()):
         raise UserError(
-            f"model.type={model.config.model_type}: what transformers' own generate writes is not what the model was "
-            "trained and scored on, so that nothing is exported; stepwise_pl.evaluate reads the run"
+            f"model.type={model.config.model_type}: transformers' own generate gives other answers than the model "
+            "was scored on; nothing is exported, stepwise_pl.evaluate reads the run"
         )
     return alike[True]
 
@@ -157,7 +156,7 @@ def _generates_with_cache(model: "PreTrainedModel") -> bool:
 def require_same_weights(folder: Path, model: "PreTrainedModel") -> None:
     """Raise `UserError` if transformers reads other weights from the folder than were written.
 
-    The code of a type may reset some of them while it loads: youtu sets the end token's to zero.
+    The code of a type may reset some weights while it loads: youtu sets those of the end token to zero.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -175,7 +174,7 @@ def require_same_weights(folder: Path, model: "PreTrainedModel") -> None:
 def _require_same_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raise `UserError` if transformers reads another tokenizer from the folder than was written.
 
-    It makes a Qwen2Tokenizer of any that lies beside a qwen2, which splits numbers into digits.
+    Beside a qwen2 it makes a Qwen2Tokenizer of any tokenizer, and that splits numbers into digits.
     """
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Forward passes: logits at the targets, and the inputs that a type of model takes."""
+"""Forward passes: the logits at the targets, and the inputs that a type of model takes."""
 
 import functools
 import inspect
@@ -12,22 +12,21 @@ from transformers import PreTrainedModel
 
 from stepwise_pl.data.batch import CoTBatch, Part
 
-# Model types whose logits are the output embedding of the last hidden state and nothing more (tested). Others may
-# scale or cap them (cohere, gemma2, granite, ...), and take the full way.
+# The logits of these types are the output embedding of the last hidden state, and nothing more (tested). Other types may
+# scale or cap them (cohere, gemma2, granite, ...); they are read in a full pass.
 PLAIN_HEADS = ("gpt2", "llama", "mistral", "phi3", "qwen2")
-
 
 Head = Callable[["Targets"], Tensor]
 
 
 @dataclass
 class Targets:
-    """What a model reads, and what it has to predict.
+    """The tokens that a model reads, and the targets that it has to predict.
 
     Attributes:
-        tokens: without the last column, after which nothing is predicted, [batch, seq - 1] int64.
-        position: of each token, [batch, seq - 1] int64; None where they just count from 0.
-        index: where a target is predicted, in the flattened tokens, [targets] int64.
+        tokens: all columns but the last; nothing is predicted after it; [batch, seq - 1] int64.
+        position: position of each token, [batch, seq - 1] int64; None if positions count from 0.
+        index: places in the flattened tokens at which a target is predicted, [targets] int64.
         label: the targets, [targets] int64, row after row.
     """
 
@@ -38,7 +37,7 @@ class Targets:
 
     @classmethod
     def of(cls, batch: CoTBatch) -> "Targets":
-        """Of a batch after removal. On a device this waits for it, so let the batch be on the host."""
+        """Return the targets of a batch after removal. The batch should be on the host: on a device, this call waits for it."""
         target = batch.is_target[:, 1:]
         there = batch.part[:, :-1] != Part.PAD
         counted = torch.arange(target.shape[1], device=target.device)
@@ -52,7 +51,7 @@ class Targets:
         )
 
     def to(self, device: torch.device | str) -> "Targets":
-        """The same on another device."""
+        """Return the targets on another device."""
         if torch.device(device) == self.tokens.device:
             return self
 
@@ -64,18 +63,18 @@ class Targets:
 
 
 def target_logits(model: PreTrainedModel, targets: Targets, head: Head | None = None) -> Tensor:
-    """The logits that predict each target, teacher-forced; [targets, vocabulary].
+    """Return the logits that predict each target, teacher-forced; [targets, vocabulary].
 
-    The mask is all ones: padding stands on the right, where no token looks. But a mask
-    must be given: without one, transformers takes a jump in the positions for the start
-    of another packed sequence and cuts attention to all before it.
+    The mask is all ones: padding stands on the right, and no token attends to its right. The
+    mask cannot be left out: without one, transformers takes a jump in the positions for the
+    start of another packed sequence, and cuts attention to everything before it.
 
     Args:
-        head: does the work of `head_logits` where weights are shared out (`stepwise_pl.training.sharding`).
+        head: replaces `head_logits` if weights are sharded (`stepwise_pl.training.sharding`).
     """
     if model.config.model_type in PLAIN_HEADS:
         return head_logits(model, targets) if head is None else head(targets)
-    # Columns before the first target of all need no logits.
+    # Columns before the first target of the batch need no logits.
     first = int(targets.index.remainder(targets.tokens.shape[1]).min())
     width = targets.tokens.shape[1] - first
     logits = full_pass(model, targets.tokens, targets.position, width)
@@ -84,7 +83,7 @@ def target_logits(model: PreTrainedModel, targets: Targets, head: Head | None = 
 
 
 def head_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
-    """`target_logits` of a model with a plain head, which is applied nowhere else."""
+    """Return `target_logits` of a model with a plain head. The head is applied at the targets alone."""
     hidden = model.base_model(**model_inputs(model, targets.tokens, targets.position)).last_hidden_state
     output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     logits: Tensor = output(hidden.flatten(0, 1).index_select(0, targets.index))  # type: ignore[misc]
@@ -92,10 +91,10 @@ def head_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
 
 
 def hidden_states(model: PreTrainedModel, targets: Targets, layers: Sequence[int]) -> Tensor:
-    """The residual stream of some layers, teacher-forced.
+    """Return the residual stream after some layers, teacher-forced.
 
     Args:
-        layers: 0 is the sum of the embeddings, l what layer l writes; the last is normalised, as transformers gives it.
+        layers: 0 is the sum of the embeddings, l the output of layer l. The last one is normalised, as in transformers.
 
     Returns:
         [layers, batch, seq - 1, width].
@@ -106,12 +105,15 @@ def hidden_states(model: PreTrainedModel, targets: Targets, layers: Sequence[int
 
 
 def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, last: int) -> Tensor:
-    """The logits after each of the last columns, read without a cache and with a mask of ones; [batch, last, vocabulary].
+    """Return the logits after each of the last columns, read without a cache and with a mask of ones.
 
     Args:
-        tokens: padded on the right, [batch, seq] int64.
-        position: of each token, [batch, seq] int64; None: they count from 0.
-        last: how many columns.
+        tokens: [batch, seq] int64, padded on the right.
+        position: position of each token, [batch, seq] int64; None: positions count from 0.
+        last: the number of columns.
+
+    Returns:
+        [batch, last, vocabulary].
     """
     read = model_inputs(model, tokens, position)
     if "logits_to_keep" in accepted_by(type(model).forward):
@@ -121,12 +123,12 @@ def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, l
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """Whether the model can be told the positions of its tokens; recurrent models and some with relative positions cannot."""
+    """Whether the model takes the positions of its tokens. Recurrent models and some with relative positions do not."""
     return "position_ids" in accepted_by(type(model).forward)
 
 
 def model_inputs(model: PreTrainedModel, tokens: Tensor, position: Tensor | None) -> dict[str, Any]:
-    """The inputs that the model's type takes, by name."""
+    """Return the inputs that the model's type takes, by name."""
     possible = {
         "input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": position, "use_cache": False
     }  # fmt: skip
@@ -135,4 +137,5 @@ def model_inputs(model: PreTrainedModel, tokens: Tensor, position: Tensor | None
 
 @functools.cache
 def accepted_by(kind: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the parameters of a function."""
     return frozenset(inspect.signature(kind).parameters)

@@ -1,4 +1,4 @@
-"""The learner: a causal LM and the method it is trained by, with the verbs that training, evaluation and probes share."""
+"""The learner: a causal LM and its method of training, with the verbs that training, evaluation and probes share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from stepwise_pl.models.forward import Head, Targets, hidden_states, target_logi
 
 
 class Scored(NamedTuple):
-    """The targets of a view, and what the model predicts in their places, teacher-forced.
+    """The targets of a view, and the model's predictions in their places, teacher-forced.
 
     Attributes:
         loss: negative log likelihood of all targets together, nats, 0-d.
         predicted: the arg-max for each target, [targets] int64.
         label: the targets, [targets] int64, row after row.
-        row, column: where each target stands in the view, [targets] int64, on the host.
+        row, column: place of each target in the view, [targets] int64, on the host.
     """
 
     loss: Tensor
@@ -33,20 +33,20 @@ class Scored(NamedTuple):
 
     @property
     def right(self) -> Tensor:
-        """Which targets are the arg-max of their prediction, [targets] bool."""
+        """Whether each target is the arg-max of its prediction, [targets] bool."""
         return self.predicted == self.label
 
 
 @dataclass
 class Learner:
-    """A model, the method it is trained by, and what is trained besides it.
+    """A model, its method of training, and the module that is trained besides it.
 
     Attributes:
         model: any causal LM of transformers.
         eos: id of the end token, which separates prompt, CoT and answer.
-        method: what a stage means.
-        extra: what the method trains besides the model; None: nothing.
-        head: reads off the logits where the model's weights are shared out; None elsewhere.
+        method: decides what a stage means.
+        extra: the module that the method trains besides the model; None: there is none.
+        head: computes the logits if the model's weights are sharded; None otherwise.
     """
 
     model: PreTrainedModel
@@ -56,7 +56,7 @@ class Learner:
     head: Head | None = None
 
     def score(self, view: CoTBatch) -> Scored:
-        """The targets of a view on the host, teacher-forced."""
+        """Score the targets of a view, teacher-forced. The view is on the host."""
         targets = Targets.of(view)
         width = targets.tokens.shape[1]
         moved = targets.to(self.model.device)
@@ -70,20 +70,20 @@ class Learner:
         )
 
     def hidden(self, view: CoTBatch, layers: Sequence[int]) -> Tensor:
-        """The residual stream of some layers (`hidden_states`) over a view on the host; [layers, batch, seq - 1, width]."""
+        """Return the residual stream after some layers (`hidden_states`) over a view on the host; [layers, batch, seq - 1, width]."""
         return hidden_states(self.model, Targets.of(view).to(self.model.device), layers)
 
     def read(self, view: CoTBatch, accepted: Tensor | None = None) -> Reading:
-        """The prompts of a view, and the accepted tokens after each, [batch] int64 (None: none)."""
+        """Return the prompts of a view, each with its accepted tokens; `accepted` counts them, [batch] int64 (None: none)."""
         return read_prompts(view, accepted)
 
     @torch.inference_mode()
     def generate(self, view: CoTBatch, most: int, accepted: Tensor | None = None) -> list[list[int]]:
-        """What the model writes after each prompt, greedily, up to its second end token, at most `most` tokens.
+        """Continue each prompt greedily up to its second end token, by at most `most` tokens.
 
         Args:
-            view: after removal, on any device (`decoding.generate`).
-            accepted: tokens after each prompt that are known to be what it writes, [batch] int64; None: none.
+            view: the batch after removal, on any device (`decoding.generate`).
+            accepted: count of tokens after each prompt that the model is known to write, [batch] int64; None: none.
         """
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)

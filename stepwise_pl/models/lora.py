@@ -1,8 +1,8 @@
-"""LoRA (arXiv 2106.09685) through peft: low-rank adapters beside weights that stay as they are.
+"""LoRA (arXiv 2106.09685) through peft: low-rank adapters beside frozen weights.
 
-The adapters are put into the model itself, which stays the transformers class it is. Only
-they are trained, and only they are in a run's checkpoints: what they were trained on is
-loaded again from where it came from, and its digest is compared.
+The adapters are put into the model itself; its class stays the one of transformers. Only the
+adapters are trained, and only they are in a run's checkpoints. The frozen weights are loaded
+again from their source, and their digest is compared.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def add_adapters(model: PreTrainedModel, cfg: LoRAConfig) -> None:
     The adapters are in float32. At first they change nothing: B is zero, A is drawn from torch's generator.
 
     Raises:
-        UserError: peft is not there, or the model has no such layers.
+        UserError: peft is not installed, or the model has no such layers.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -35,9 +35,8 @@ def add_adapters(model: PreTrainedModel, cfg: LoRAConfig) -> None:
         lora_alpha=2 * cfg.rank if cfg.alpha is None else cfg.alpha,  # type: ignore[arg-type]
         lora_dropout=cfg.dropout,
         target_modules=list(cfg.targets) or "all-linear",
-        fan_in_fan_out=any(
-            isinstance(module, Conv1D) for module in model.modules()
-        ),  # GPT-2's, which store W transposed
+        # GPT-2's layers store W transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     try:
         with warnings.catch_warnings():
@@ -50,12 +49,12 @@ def add_adapters(model: PreTrainedModel, cfg: LoRAConfig) -> None:
 
 
 def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that training changes, by name: of a model with adapters, theirs."""
+    """Return the parameters that training changes, by name. In a model with adapters they are the adapters'."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def has_adapters(model: torch.nn.Module) -> bool:
-    """Whether adapters are in the model. Frozen weights do not tell: some types have positions that are never trained."""
+    """Whether the model has adapters. Frozen weights prove nothing: some types have positions that are never trained."""
     return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
@@ -63,7 +62,7 @@ def load_adapters(model: PreTrainedModel, weights: Mapping[str, Tensor], where: 
     """Put `weights` into the adapters.
 
     Raises:
-        UserError: names or shapes differ; `where` says of what.
+        UserError: names or shapes differ; `where` names the source of the weights.
     """
     own = trained(model)
     wrong = own.keys() ^ weights.keys() or {key for key in own if own[key].shape != weights[key].shape}
@@ -75,7 +74,7 @@ def load_adapters(model: PreTrainedModel, weights: Mapping[str, Tensor], where: 
 
 
 def merge_adapters(model: PreTrainedModel) -> None:
-    """Add what the adapters have learned to the weights beside them, and remove them. Without adapters, do nothing."""
+    """Add the adapters to the weights beside them, and remove the adapters. Without adapters, do nothing."""
     if not has_adapters(model):
         return
     from peft.tuners.lora import LoraLayer
@@ -88,7 +87,7 @@ def merge_adapters(model: PreTrainedModel) -> None:
 
 
 def frozen_digest(model: torch.nn.Module) -> str | None:
-    """Changes whenever a weight does that is not trained; None if there is none."""
+    """Return a hash of the weights that are not trained; None for a model without adapters."""
     if not has_adapters(model):
         return None
     digest = hashlib.sha256()

@@ -1,11 +1,11 @@
-"""Folders that transformers 5 writes, for transformers 4 to read as well: the same facts under the names that it knows."""
+"""Makes folders that transformers 5 writes readable for transformers 4: the same facts under its older names."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-# The names that transformers 4 has for the base of rotary positions besides `rope_theta`, by model type, of all layers or
-# of those with full attention; and of those with a sliding window.
+# The names of the base of rotary positions in transformers 4 besides `rope_theta`, by model type. The first table is for
+# all layers, or those with full attention; the second for layers with a sliding window.
 BASES = {
     "gpt_neox": "rotary_emb_base", "gpt_neox_japanese": "rotary_emb_base", "modernbert-decoder": "global_rope_theta",
 }  # fmt: skip
@@ -14,16 +14,16 @@ LOCAL_BASES = {
     "gemma3n_text": "rope_local_base_freq", "modernbert-decoder": "local_rope_theta",
 }  # fmt: skip
 ROTATED_SHARES = {"gpt_neox": "rotary_pct", "gpt_neox_japanese": "rotary_pct"}
-# Keys of a scaled rotary embedding that transformers 4 looks for beside it.
+# Keys of a scaled rotary embedding that transformers 4 looks for outside `rope_scaling`.
 BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
 
 
 def make_readable(folder: Path) -> None:
-    """Add to a folder's `config.json` and `tokenizer_config.json` what transformers 4 would miss.
+    """Add the names of transformers 4 to a folder's `config.json` and `tokenizer_config.json`.
 
-    It reads the base of rotary positions from `rope_theta`, and falls back on the type's
-    default, with other answers and without a word, where there is none; and it knows no
-    tokenizer class of transformers 5.
+    transformers 4 reads the base of rotary positions from `rope_theta`. If that is missing, it
+    takes the type's default without a warning, and the model answers otherwise. It does not
+    know the tokenizer classes of transformers 5.
     """
     _change(folder / "config.json", _older_config)
     _change(folder / "tokenizer_config.json", _older_tokenizer)
@@ -46,7 +46,7 @@ def _older_config(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(rope, dict) or not rope:
         return config
     kind = config.get("model_type", "")
-    # One for all layers, or one for each kind of layer.
+    # There is one set of parameters for all layers, or one for each kind of layer.
     by_layer = {name: one for name, one in rope.items() if isinstance(one, dict)}
     full = by_layer.get("full_attention") or next(iter(by_layer.values()), None) or rope
     local = by_layer.get("sliding_attention", full)
@@ -62,7 +62,7 @@ def _older_config(config: dict[str, Any]) -> dict[str, Any]:
         scaled = {
             key: value for key, value in full.items() if key not in ("rope_theta", "partial_rotary_factor", "rope_type")
         }
-        if name == "longrope":  # read by `type`, of three keys exactly
+        if name == "longrope":  # transformers 4 allows exactly three keys here
             more["rope_scaling"] = {"type": name, **{key: scaled[key] for key in ("short_factor", "long_factor")}}
         else:
             more["rope_scaling"] = {"rope_type": name, **scaled}
@@ -72,7 +72,7 @@ def _older_config(config: dict[str, Any]) -> dict[str, Any]:
 def _older_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    # A list there, a table of named tokens here.
+    # transformers 5 writes a list. transformers 4 expects a table of named tokens under this key.
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     return config

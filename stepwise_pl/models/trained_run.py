@@ -1,4 +1,4 @@
-"""Loading a trained run from its folder (`runs/folder.py` says what lies where)."""
+"""Loads a trained run from its folder (`runs/folder.py` describes the folder)."""
 
 import logging
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.run import Config
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.tokenizers import load_tokenizer
-from stepwise_pl.models.build import named, restored
+from stepwise_pl.models.build import model_setting, restored
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.checkpoint import read_checkpoint
 from stepwise_pl.models.learner import Learner
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainedRun:
-    """A run loaded from its folder, weights in place."""
+    """A run loaded from its folder, with its weights."""
 
     path: Path
     config: Config
@@ -45,7 +45,7 @@ class TrainedRun:
 
     @property
     def learner(self) -> Learner:
-        """The model with the method that it was trained by."""
+        """The model with the method of its training."""
         return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method)
 
 
@@ -78,5 +78,5 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     if config.method.extra(model) is not None:
         raise UserError(f"{file}: method={config.method.kind} trains modules of its own, which are not loaded yet")
     longest = limits.max_cot + limits.longest_answer
-    require_causal(model, f"run={path}: {named(config.model)}", longest, config.method.keep_position)
+    require_causal(model, f"run={path}: {model_setting(config.model)}", longest, config.method.keep_position)
     return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, stage)

@@ -1,4 +1,4 @@
-"""When: which stage s(t) training is at, and where each example stands around it (`spread.py`)."""
+"""Schedules: the stage s(t) that training is at, and the stages of single examples around it (`spread.py`)."""
 
 from stepwise_pl.schedules.adaptive import Adaptive
 from stepwise_pl.schedules.base import Schedule

@@ -13,25 +13,25 @@ from stepwise_pl.schedules.base import Schedule
 @register("schedule")
 @dataclass
 class Adaptive(Schedule):
-    """s grows when the running token accuracy of the examples it is about reaches a gate.
+    """s grows when the running token accuracy at s, or at a later stage, reaches a gate.
 
-    Every training example of optimizer step t has had some number k of units removed: s,
-    more by smoothing, or another number by mixing. Let c_k(t) of n_k(t) target tokens of the examples
-    with k units removed be predicted (arg-max, teacher-forced), and
+    Every training example of optimizer step t has some number k of units removed: s, more
+    by smoothing, or another number by mixing. The examples with k units removed have
+    n_k(t) target tokens, of which c_k(t) are predicted (arg-max, teacher-forced). Let
 
         a_k(t) = C_k(t) / N_k(t),  C_k(t) = C_k(t-1) + c_k(t) - C_k(t-1) / memory,  N_k alike,
 
-    the accuracy at k over about the last `memory` steps. Once s has stayed for `min_stay`
-    steps, it moves
+    be the accuracy at k over about the last `memory` steps. Once s has stayed for
+    `min_stay` steps, it moves
 
         to the largest k > s with a_k >= gate and N_k of at least `evidence` tokens, else
         to s + 1 if a_s >= gate (N_s of at least `evidence`) or s has stayed for `max_stay` steps.
 
-    The first line lets s jump over numbers of removed tokens that are harder than what
-    comes after them, as far as smoothing shows them. At most `remove_at_most` units go.
+    The first line lets s jump over a stage that is harder than the stages after it, if
+    smoothing gives evidence of them. s ends at `remove_at_most`.
 
-    Everything it decides from is summed over processes and micro-batches, so that all
-    ranks decide the same, and is in the checkpoint.
+    The counts are summed over processes and micro-batches, so that all ranks decide the
+    same. They are in the checkpoint.
 
     Raises:
         UserError: a value is out of range.
@@ -46,7 +46,7 @@ class Adaptive(Schedule):
     # Optimizer steps that s stays at each number of removed units; null: there is no longest stay.
     min_stay: int = 20
     max_stay: int | None = None
-    # Target tokens that an accuracy must be of before it counts.
+    # Target tokens N_k that an accuracy needs before it counts.
     evidence: int = 300
     # s goes no further.
     remove_at_most: int | None = None
@@ -63,24 +63,25 @@ class Adaptive(Schedule):
 
     def bind(self, steps_per_epoch: int, last: int) -> None:
         super().bind(steps_per_epoch, last)
-        self.now, self.since = 0, 0  # s, and the step at which it became that
-        self.longer = Fraction(1)  # stays last so many times as long, where the guard has slowed down
+        self.now, self.since = 0, 0  # s, and the step since which it has this value
+        self.longer = Fraction(1)  # factor on min_stay and max_stay; above 1 once the guard has slowed down
         self._forget()
 
     def _forget(self) -> None:
+        """Clear the running counts N_k and C_k, for k = 0 .. m_max."""
         self.targets = [0.0] * (self.last + 1)
         self.right = [0.0] * (self.last + 1)
 
     @property
     def most(self) -> int:
-        """Where s ends."""
+        """The stage at which s ends."""
         return self.last if self.remove_at_most is None else min(self.remove_at_most, self.last)
 
     def removed(self, step: int) -> int:
         return self.now
 
     def accuracy(self, removed: int) -> float:
-        """The running token accuracy at so many removed units; 0 where there is too little to tell."""
+        """Return the running token accuracy a_k at k = `removed`; 0 if there is too little evidence."""
         targets = self.targets[removed]
         return self.right[removed] / targets if targets >= self.evidence else 0.0
 

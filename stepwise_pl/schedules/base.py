@@ -1,4 +1,4 @@
-"""The interface of a removal schedule, and what all schedules share."""
+"""The interface of a removal schedule, and the code that all schedules share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ import numpy.typing as npt
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.schedules.spread import Stage, mixed, offsets
 
-# A clock: from the first number on, time goes on from the second, at the third.
+# A clock (begin, time, rate): at optimizer step `begin` the schedule's time is `time`, and grows by `rate` a step.
 REAL_TIME = (0, 0, Fraction(1))
 
 
 @dataclass
 class Schedule:
-    """Decides s(t), the stage at optimizer step t; for Stepwise Internalization the CoT tokens (or reasoning steps) removed.
+    """Decides s(t), the stage at optimizer step t. For Stepwise Internalization it is the number of CoT units removed.
 
     Pure Python: no torch, no trainer. The training module calls `bind` once, then
-    `stage` and `spread` at every step and `observe` whenever there is something to learn
-    from. An open-loop schedule ignores what it observes; a closed-loop one keeps what it
-    learns in `state_dict`, because it must decide the same after a resume and on every
-    process of a distributed run.
+    `stage` and `spread` at every step, and `observe` whenever metrics were measured. An
+    open-loop schedule ignores what it observes. A closed-loop one keeps what it learns in
+    `state_dict`, because it must decide the same after a resume and on every process of a
+    distributed run.
 
     Raises:
         UserError: a value is out of range.
@@ -37,9 +37,9 @@ class Schedule:
     reset_optimizer: bool = True
     # Optimizer steps over which the learning rate climbs back to full after a reset (0: none).
     rewarmup_steps: int = 0
-    # Stage mixing: the share of examples whose stage is drawn uniformly, instead of s(t) with smoothing, from:
+    # Stage mixing: this share of the examples gets a stage drawn uniformly, instead of s(t) with smoothing.
     mix: float = 0.0
-    # `earlier`, the stages 0 .. s(t) - 1, so that what was learned is kept up; or `all`, 0 .. m_max, as Coconut has it.
+    # Mixing draws from `earlier`, the stages 0 .. s(t) - 1, so that they are not forgotten, or from `all`, 0 .. m_max (Coconut).
     mix_from: str = "earlier"
 
     def __post_init__(self) -> None:
@@ -55,30 +55,32 @@ class Schedule:
         one_of("schedule.mix_from", self.mix_from, ("earlier", "all"))
         require(self.rewarmup_steps >= 0, "schedule.rewarmup_steps", self.rewarmup_steps, "must be at least 0")
         if self.rewarmup_steps and not self.reset_optimizer:
-            raise UserError("schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or it to 0")
+            raise UserError(
+                "schedule.rewarmup_steps follows a reset: set schedule.reset_optimizer=true, or schedule.rewarmup_steps=0"
+            )
         self.steps_per_epoch = 0
         self.last = 0
 
     def bind(self, steps_per_epoch: int, last: int) -> None:
-        """Learn T, the optimizer steps in an epoch, and the last stage: m_max, the units in the longest CoT trained on."""
+        """Set T, the optimizer steps in an epoch, and the last stage: m_max, the units in the longest CoT trained on."""
         self.steps_per_epoch = steps_per_epoch
         self.last = last
         self._clock = REAL_TIME
 
     def removed(self, step: int) -> int:
-        """s(t): units of CoT removed at optimizer step `step`; `last` or more means all of them."""
+        """Return s at `step` of the schedule's time; `last` or more means that all units are removed."""
         raise NotImplementedError
 
     def at(self, step: int) -> int:
-        """s(t) as training follows it, slowed down where the guard has gone back; `last` or more means all."""
+        """Return s(t) at optimizer step `step`. The clock counts here: the guard may have slowed it down."""
         return self.removed(self.time(step))
 
     def stage(self, step: int) -> int:
-        """s(t), at most `last`."""
+        """Return s(t), at most `last`."""
         return min(self.at(step), self.last)
 
     def spread(self, draw: npt.NDArray[np.int64], step: int, seed: int) -> Stage:
-        """The stage at optimizer step `step`, with the stage at which each example of a batch stands.
+        """Return the stage at optimizer step `step`, with the stage of each example of a batch.
 
         Args:
             draw: numbers of the examples in the training stream, [batch].
@@ -91,7 +93,7 @@ class Schedule:
         return Stage(now, self.last, mixed(each, draw, seed, share, count))
 
     def time(self, step: int) -> int:
-        """The step of the schedule that optimizer step `step` takes the place of: the same, unless the default `slow_down` is at work."""
+        """Return the schedule's time at optimizer step `step`: the step itself, unless the default `slow_down` has changed the clock."""
         begins, time, rate = self._clock
         return time + math.floor(rate * max(0, step - begins))
 
@@ -101,38 +103,39 @@ class Schedule:
         return self.last
 
     def is_spread_at(self, step: int) -> bool:
-        """Whether examples may stand elsewhere than at s at `step` of the schedule, by offset or by mixing."""
+        """Whether examples may have other stages than s at `step` of the schedule's time, by offset or by mixing."""
         return True
 
     def smoothing_at(self, step: int) -> float:
-        """The λ in force at `step`; inf where no offset is drawn."""
+        """Return λ at `step` of the schedule's time; inf if no offset is drawn."""
         return self.smoothing if self.is_spread_at(step) else math.inf
 
     def rate(self) -> float:
-        """Δ: units of CoT removed per epoch in the long run; nan if that is not known beforehand."""
+        """Return Δ, the units of CoT removed per epoch in the long run; nan if it is not known beforehand."""
         return math.nan
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Take note of metrics measured at `step` (0-d tensors or numbers). Open loop: nothing to do."""
+        """Take note of metrics measured at `step` (0-d tensors or numbers). An open-loop schedule does nothing."""
 
-    _clock = REAL_TIME  # without annotation, so that it is no field
+    # The attribute has no annotation, so that it is no dataclass field.
+    _clock = REAL_TIME
 
-    # Whether `observe_levels` is to be called.
+    # Whether training calls `observe_levels`.
     closed_loop: ClassVar[bool] = False
 
     def observe_levels(self, step: int, targets: Sequence[int], right: Sequence[int]) -> None:
-        """Take note of an optimizer step, of all processes together: for a schedule that is `closed_loop`.
+        """Take note of the counts of an optimizer step, summed over all processes. Called if the schedule is `closed_loop`.
 
         Args:
             targets: target tokens of the examples that had k units removed, for k = 0 .. m_max.
-            right: how many of them the model predicted, teacher-forced.
+            right: target tokens among them that the model predicted, teacher-forced.
         """
 
     def hold(self, step: int, removed: int, wait: int = 0) -> None:
-        """Stay at s = `removed` at `step`, and for `wait` steps more: for the guard, which has gone back there.
+        """Stay at s = `removed` at `step` and for `wait` more steps. The guard calls this after it has gone back.
 
-        The pace stays, and so does a wait that is not over. The default turns the
-        schedule's time back by the one step at which the next unit was to leave.
+        The pace does not change, and an earlier wait still lasts to its end. If the next unit
+        was to leave at this very step, the default turns the schedule's time back by one step.
         """
         begins, _, rate = self._clock
         now = self.time(step)
@@ -141,13 +144,13 @@ class Schedule:
         self._clock = (max(begins, step + wait), now, rate)
 
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
-        """Go on from s = `removed` at `step`, more slowly: for the guard, which has gone back there after a collapse.
+        """Go on from s = `removed` at `step`, more slowly. The guard calls this after it has gone back from a collapse.
 
-        The default lets the schedule's time pass more slowly: right for a schedule whose
-        s follows from the step alone. One that learns as it goes needs its own.
+        The default lets the schedule's time pass more slowly. This is right if s follows from
+        the step alone. A schedule that learns while it runs must override this method.
 
         Args:
-            rate: the part of the configured pace that is left; 1: all of it.
+            rate: the share of the configured pace that is left, at most 1.
             wait: optimizer steps during which nothing more is removed.
         """
         self.hold(step, removed, wait)
@@ -164,7 +167,7 @@ class Schedule:
             )
 
     def save(self, step: int) -> dict[str, Any]:
-        """The state that `restore` needs to go on from `step`: the schedule's own state, and its clock where that was changed."""
+        """Return the state that `restore` needs to go on from `step`: the schedule's own state, and its clock if that was changed."""
         begins, time, rate = self._clock
         clock = {} if self._clock == REAL_TIME else {"clock": [begins, time, str(rate)]}
         return {**self.state_dict(step), **clock}
@@ -176,7 +179,7 @@ class Schedule:
         self.load_state_dict({key: value for key, value in state.items() if key != "clock"})
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on from `step`; plain numbers and strings only."""
+        """Return the state that `load_state_dict` needs to go on from `step`; plain numbers and strings only."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

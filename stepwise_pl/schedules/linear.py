@@ -19,8 +19,8 @@ class Linear(Schedule):
     s grows by one every T/Δ optimizer steps, inside the epoch, in exact integer
     arithmetic. Explicit CoT removes at most 0 tokens; No CoT removes all beyond 0 tokens.
 
-    A run that is resumed with another Δ (or another T), or that the guard slows down, goes
-    on from the s it had reached: another segment of the line begins there.
+    If a run is resumed with another Δ (or another T), or slowed down by the guard, it goes on
+    from the s that it had reached: another segment of the line begins there.
 
     Raises:
         UserError: a value is out of range, or `delta` is no number.
@@ -29,10 +29,10 @@ class Linear(Schedule):
     kind: str = "linear"
     # Δ: CoT tokens (or steps: `method.unit`) removed per epoch; an integer, a decimal or a fraction such as 1/2.
     delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
-    # Until then exactly `remove_start_from` tokens are gone: no offset is drawn, no stage mixed in.
+    # For so many epochs exactly `remove_start_from` tokens are gone: no offset is drawn, no stage is mixed in.
     pretrain_epochs: float = 0
     remove_start_from: int = 0
-    # Once s reaches this, the whole CoT goes at once (the paper's GSM8K runs: 39); 0: it is gone from the first step on.
+    # Once s reaches this number, the whole CoT goes at once (the paper's GSM8K runs: 39); 0: it is gone from the first step on.
     remove_all_beyond: int | None = None
     # s goes no further (the paper's 11x11 run: 320 of 368); 0 removes nothing, neither by offset nor by mixing.
     remove_at_most: int | None = None
@@ -58,13 +58,13 @@ class Linear(Schedule):
         # The current segment of the line: `removed_from` tokens until `step_from`, Δ per T afterwards.
         self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
         self.removed_from = self.remove_start_from
-        self.slowed = Fraction(1)  # the part of Δ that is left of it
+        self.slowed = Fraction(1)  # factor on Δ; below 1 once the guard has slowed down
 
     def removed(self, step: int) -> int:
         rate, elapsed = self.rate_exact * self.slowed, step - self.step_from
         removed = self.removed_from + (rate.numerator * max(0, elapsed)) // (rate.denominator * self.steps_per_epoch)
-        # Before the segment begins (pre-training, or the guard waits) nothing leaves, not even all at once. No CoT has
-        # nothing to begin with, under any recipe.
+        # Nothing leaves before the segment begins (in pre-training, or while the guard waits), not even all at once. No CoT
+        # (`remove_all_beyond=0`) is the exception: it has removed everything from the start.
         begun = elapsed >= 0 or self.remove_all_beyond == 0
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond and begun:
             removed = max(removed, self.last)
@@ -85,7 +85,7 @@ class Linear(Schedule):
         begins = max(step, self.pretrain_steps) + wait
         pace = self.rate_exact * self.slowed
         if self.remove_all_beyond is not None and removed >= self.remove_all_beyond:
-            # The stage before everything goes lasts as long as any other, and a step where the schedule has no pace.
+            # The stage before everything goes lasts as long as any other stage. Without a pace it lasts one step.
             begins += math.ceil(self.steps_per_epoch / pace) if pace else 1
         self.removed_from, self.step_from = removed, max(self.step_from, begins)
 
@@ -94,6 +94,7 @@ class Linear(Schedule):
         self.hold(step, removed, wait)
 
     def _line(self) -> dict[str, Any]:
+        """Return the settings of the line. If they differ after a resume, a new segment begins."""
         return {
             "delta": str(self.rate_exact),
             "steps_per_epoch": self.steps_per_epoch,

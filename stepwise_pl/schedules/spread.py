@@ -1,4 +1,4 @@
-"""Where the examples of a batch stand around s(t): random offsets that smooth the removal, and stage mixing."""
+"""The stages of single examples around s(t): random offsets that smooth the removal, and stage mixing."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Stages = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stage:
-    """s(t), and the stage at which each example of a batch stands.
+    """s(t), and the stage of each example of a batch.
 
     Attributes:
         now: s(t), from 0 to `last`.
         last: the stage at which everything is gone; m_max for Stepwise Internalization.
-        each: the stage of each example, [batch]; None: all stand at `now`, as in evaluation.
+        each: the stage of each example, [batch]; None: all examples are at `now`, as in evaluation.
     """
 
     now: int
@@ -29,28 +29,28 @@ class Stage:
 
     @property
     def _each(self) -> Stages:
-        """The stages of `each`, or `now` for all, [batch] or [1]."""
+        """The stage of each example, [batch]; `now` alone, [1], if all have it."""
         return np.array([self.now]) if self.each is None else self.each
 
     @property
     def units(self) -> Stages:
-        """min(s + o, m) as a count of units to remove, [batch] or [1]. At the last stage a CoT that is longer than m_max goes whole."""
+        """The units to remove, min(s + o, m), [batch] or [1]. At the last stage it is `ALL`, because some CoTs may be longer than m_max."""
         each = self._each
         return np.where(each >= self.last, np.int64(ALL), each)
 
     @property
     def levels(self) -> Stages:
-        """The stages of `each`, at most `last`, [batch] or [1]: what a closed-loop schedule counts by."""
+        """The stage of each example, at most `last`, [batch] or [1]. A closed-loop schedule counts by it."""
         levels: Stages = np.minimum(self._each, self.last)
         return levels
 
 
 def offsets(draw: Stages, smoothing: float, seed: int) -> Stages:
-    """The random extra removal o of each example, P(o) = (1 - e^-λ) e^-λo (arXiv 2405.14838, section 3).
+    """Return the random extra removal o of each example, P(o) = (1 - e^-λ) e^-λo (arXiv 2405.14838, section 3).
 
-    A pure function of the seed and the number of the draw: an example gets a fresh offset
-    every time it is seen, the same one after a resume, on any number of processes, and
-    with or without gradient accumulation.
+    The offset is a pure function of the seed and the number of the draw. An example gets a
+    fresh offset every time it is seen. A resume, another number of processes, or gradient
+    accumulation does not change it.
 
     Args:
         draw: numbers of the examples in the training stream, [batch].
@@ -67,15 +67,15 @@ def offsets(draw: Stages, smoothing: float, seed: int) -> Stages:
 
 
 def mixed(each: Stages, draw: Stages, seed: int, share: float, count: int) -> Stages:
-    """The stages of a batch, a share of them replaced by stages drawn uniformly from 0 .. count - 1.
+    """Return the stages of a batch, with a share of them replaced by stages drawn uniformly from 0 .. count - 1.
 
-    A pure function of the seed and the number of the draw, as `offsets` is.
+    The result is a pure function of the seed and the number of the draw, as in `offsets`.
 
     Args:
         each: the stages before, [batch].
         draw: numbers of the examples in the training stream, [batch].
-        share: the chance of each example to be replaced.
-        count: how many stages are drawn from; 0 replaces none.
+        share: the probability that the stage of an example is replaced.
+        count: the number of stages to draw from; 0 replaces none.
 
     Returns:
         [batch] int64.
@@ -83,6 +83,6 @@ def mixed(each: Stages, draw: Stages, seed: int, share: float, count: int) -> St
     if share == 0 or count == 0:
         return each
     u = uniform(draw, seed, stream=3)  # in (0, 1]
-    # Given that u <= share, u / share is uniform in (0, 1]; the others are not looked at.
+    # If u <= share, u / share is uniform in (0, 1]. Other values of u leave the stage as it is.
     drawn = np.ceil(np.minimum(u, share) / share * count).astype(np.int64) - 1
     return np.where(u <= share, drawn, each)

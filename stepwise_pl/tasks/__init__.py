@@ -1,4 +1,4 @@
-"""Where examples come from."""
+"""Tasks: the sources of examples."""
 
 from stepwise_pl.tasks.addition import Addition
 from stepwise_pl.tasks.base import EASY, SPLITS, Example, ExampleList, Examples, Splits, Task

@@ -1,4 +1,4 @@
-"""Sums of several numbers, with the running sums as the chain of thought."""
+"""Sums of several numbers. The chain of thought is the running sums."""
 
 from dataclasses import dataclass
 
@@ -19,17 +19,17 @@ class Addition(SampledTask):
     Example line for `operands=4, digits=3`, 123 + 456 + 789 + 111 = 1479:
     `3 2 1 + 6 5 4 + 9 8 7 + 1 1 1||9 7 5 0 ; 8 6 3 1 #### 9 7 4 1`
 
-    The CoT is the sum of the first two operands, of the first three, and so on up to all
-    but the last; each is a reasoning step, and `;` begins every one but the first. These
-    sums and the answer have as many digits as the largest total there could be. The
-    leading digit of an operand is never zero.
+    The CoT is the sum of the first two operands, then of the first three, and so on up to
+    all but the last. Each sum is a reasoning step. A `;` begins every step but the first.
+    The sums and the answer have as many digits as the largest possible total. The leading
+    digit of an operand is never zero.
 
     Raises:
         UserError: a value is out of range.
     """
 
     kind: str = "addition"
-    # At least 3: two have no running sum, so no CoT.
+    # At least 3: two operands have no running sum, so there would be no CoT.
     operands: int = 4
     digits: int = 3
 
@@ -45,7 +45,7 @@ class Addition(SampledTask):
         return True
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """Digits [CHUNK, operands, digits]."""
+        """Return digits [CHUNK, operands, digits]."""
         digits = rng.integers(0, 10, (CHUNK, self.operands, self.digits), dtype=np.uint8)
         digits[..., -1] = rng.integers(1, 10, (CHUNK, self.operands), dtype=np.uint8)
         return digits
@@ -56,15 +56,19 @@ class Addition(SampledTask):
         prompts = spaced(_joined(problems, "+"))
         cots = spaced(_joined(sums[:, 1:-1], ";"))
         answers = spaced(digit_chars(sums[:, -1]))
-        # A space behind every character, and a `;` before the digits of every sum but the first.
+        # Every character has a space behind it. Every sum but the first has a `;` before its digits.
         steps = (0, *(2 * (i * (width + 1) - 1) for i in range(1, self.operands - 2)))
         return [Example(x, z, y, steps) for x, z, y in zip(prompts, cots, answers, strict=True)]
 
 
 def running_sums(operands: Problems, width: int) -> npt.NDArray[np.int64]:
-    """Digits [n, operands, width] of the sum of the first operand, the first two, ..., of operand digits [n, operands, digits].
+    """Return the digits of the sum of the first operand, of the first two, and so on; [n, operands, width].
 
-    Digit by digit, so that no size of number is too large.
+    The sums are made digit by digit, so that no number is too large for an integer type.
+
+    Args:
+        operands: digits [n, operands, digits].
+        width: digits of each sum.
     """
     sums = np.zeros((*operands.shape[:2], width), np.int64)
     sums[..., : operands.shape[2]] = np.cumsum(operands, axis=1)
@@ -75,6 +79,6 @@ def running_sums(operands: Problems, width: int) -> npt.NDArray[np.int64]:
 
 
 def _joined(numbers: npt.NDArray[np.integer], symbol: str) -> npt.NDArray[np.uint8]:
-    """Digits [n, numbers, width] as characters [n, all], with `symbol` between the numbers."""
+    """Return digits [n, numbers, width] as characters [n, all], with `symbol` between the numbers."""
     chars = np.pad(digit_chars(numbers), ((0, 0), (0, 0), (1, 0)), constant_values=ord(symbol))
     return chars.reshape(len(chars), -1)[:, 1:]

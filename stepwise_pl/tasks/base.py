@@ -10,10 +10,11 @@ from typing import NamedTuple, Protocol
 from stepwise_pl.common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-EASY = "easy"  # examples for the start of training, which a task may have besides (`data.easy_first`)
+# A task may also have a split of easy examples for the start of training (`data.easy_first`).
+EASY = "easy"
 
 # A number whose commas stand between groups of exactly three digits: 1,000 and -$12,345.6, but not 1,2 or 0,123
-# or 1,2,300. Behind a bracket a comma parts the items of a list or the arguments of a function: [1,200] is two numbers.
+# or 1,2,300. A comma behind a bracket separates the items of a list or the arguments of a function: [1,200] is two numbers.
 _THOUSANDS = re.compile(r"(?<![0-9.,(\[{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9]|\.[0-9]+,[0-9])")
 # The same number written digit by digit: 1 , 0 0 0.
 _THOUSANDS_SPACED = re.compile(
@@ -22,9 +23,9 @@ _THOUSANDS_SPACED = re.compile(
 
 
 def without_thousands_separators(text: str) -> str:
-    """The text without the commas that only group the digits of one number: `1,000, 2,000.5` becomes `1000, 2000.5`.
+    """Return the text without the commas that only group the digits of one number: `1,000, 2,000.5` becomes `1000, 2000.5`.
 
-    Every other comma stays, because it parts things: `1,2` is not `12`.
+    Every other comma stays, because it separates two things: `1,2` is not `12`.
     """
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     return _THOUSANDS_SPACED.sub(lambda number: number[0].replace(" ,", ""), text)
@@ -33,8 +34,8 @@ def without_thousands_separators(text: str) -> str:
 class Example(NamedTuple):
     """One problem as text: x, z and y of the paper. The CoT may be empty.
 
-    `steps` are the characters of `cot` at which its reasoning steps begin; empty where the
-    data does not say.
+    Attributes:
+        steps: indices of the characters of `cot` at which its reasoning steps begin; empty if they are not known.
     """
 
     prompt: str
@@ -44,17 +45,17 @@ class Example(NamedTuple):
 
     @classmethod
     def of_steps(cls, prompt: str, steps: Sequence[str], answer: str) -> "Example":
-        """An example whose CoT is the given steps, with a space between them."""
+        """Return an example whose CoT is the given steps, with a space between them."""
         begins = accumulate((len(step) + 1 for step in steps[:-1]), initial=0) if steps else ()
         return cls(prompt, " ".join(steps), answer, tuple(begins))
 
     def line(self) -> str:
-        """The interchange format `prompt||cot #### answer`, without a newline."""
+        """Return the example in the interchange format `prompt||cot #### answer`, without a newline."""
         return f"{self.prompt}||{self.cot} #### {self.answer}"
 
 
 def parse_line(line: str) -> Example:
-    """Split one line `prompt||cot #### answer` into its parts. Raises `ValueError` with the reason if it cannot be."""
+    """Split one line `prompt||cot #### answer` into its parts. Raise `ValueError` with the reason if it has another form."""
     prompt, bar, rest = line.partition("||")
     if not bar:
         raise ValueError("no '||' between prompt and CoT")
@@ -69,24 +70,25 @@ def parse_line(line: str) -> Example:
 
 
 class Examples(Protocol):
-    """A split. Texts are made when asked for, so that 808,000 examples need little memory."""
+    """A split. Its texts are made on demand, so that 808,000 examples need little memory."""
 
     def __len__(self) -> int: ...
 
     def slice(self, start: int, stop: int) -> list[Example]:
-        """The examples `start` .. `stop` - 1."""
+        """Return the examples `start` .. `stop` - 1."""
         ...
 
 
 class ExampleList(list[Example]):
-    """Examples that are simply kept in memory, and where they were read.
+    """Examples kept in memory, with the places that they were read from.
 
     Attributes:
-        source, unit: what was read, and what it is counted in (line, row or item of an array).
-        numbers: the line, row or item of each example; may be empty.
-        files: the file of each example and what that is counted in; empty unless there are several files.
-        malformed: what could not be read, `line 3: the answer is empty`; with its file if there are several.
-        notes: what a person must know of how values became text, one sentence each.
+        source: the file or data set.
+        unit: the name of one record: line, row or item of an array.
+        numbers: the number of each example's line, row or item; may be empty.
+        files: the file of each example and the unit of that file; empty unless there are several files.
+        malformed: a line for each malformed record, `line 3: the answer is empty`; with its file if there are several.
+        notes: sentences that tell a person how values became text.
     """
 
     def __init__(self, examples: Iterable[Example] = (), source: str = "", unit: str = "line") -> None:
@@ -101,7 +103,7 @@ class ExampleList(list[Example]):
         return self[start:stop]
 
     def where(self, keep: Sequence[bool]) -> "ExampleList":
-        """Those examples for which `keep` is true."""
+        """Return the examples for which `keep` is true."""
         out = ExampleList(compress(self, keep), self.source, self.unit)
         out.numbers = list(compress(self.numbers, keep))
         out.files = list(compress(self.files, keep))
@@ -109,7 +111,7 @@ class ExampleList(list[Example]):
 
 
 def place(examples: Examples, split: str, index: int) -> str:
-    """Where example `index` of a split stands, for messages."""
+    """Return the place of example `index` of a split, for messages."""
     if isinstance(examples, ExampleList) and examples.numbers:
         file, unit = examples.files[index] if examples.files else (examples.source, examples.unit)
         return f"{file} {unit} {examples.numbers[index]}"
@@ -117,10 +119,10 @@ def place(examples: Examples, split: str, index: int) -> str:
 
 
 class Splits(dict[str, Examples]):
-    """The splits of a task, by the names in `SPLITS`; and maybe `EASY` ones.
+    """The splits of a task by name: those of `SPLITS`, and `EASY` if the task has it.
 
-    `notes` say what a person must know of how they came to be, one sentence each: splits
-    that came out smaller than asked for, lines that were skipped. They are shown at every start.
+    Attributes:
+        notes: sentences shown at every start: a split is smaller than asked for, lines were skipped.
     """
 
     def __init__(self, splits: Mapping[str, Examples], notes: Sequence[str] = ()) -> None:
@@ -135,11 +137,11 @@ class Task:
     kind: str = ""
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
-        """The splits. The same config (and the same files) give the same examples.
+        """Return the splits. The same config (and the same files) give the same examples.
 
         Args:
-            reserved: texts that stand between the parts, such as the tokenizer's end
-                token; an example that holds one is malformed.
+            reserved: texts that separate the parts, for example the tokenizer's end token. An
+                example that holds one is malformed.
 
         Raises:
             UserError: a file is missing, or a line cannot be read.
@@ -147,38 +149,42 @@ class Task:
         raise NotImplementedError
 
     def symbols(self) -> tuple[str, ...]:
-        """The words of the task's texts, for the small tokenizer; empty if they are not known."""
+        """Return the words of the task's texts, for the small tokenizer; empty if they are not known."""
         return ()
 
     def fingerprint(self) -> tuple[str, ...] | None:
-        """What `load` reads besides the config, as digests: a change is a change of the data.
+        """Return digests of everything that `load` reads besides the config. They change when the data changes.
 
-        None: not known, and tokenised data is not kept for the next start.
+        None means that they are not known. Tokenised data is then not kept for the next start.
         """
         return None
 
     def cot_length_known(self) -> bool:
-        """Whether the CoT's length follows from the task alone, as keep_position needs to generate."""
+        """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""
         return False
 
     def strata(self, example: Example) -> dict[str, str]:
-        """By which properties of an example accuracy is broken down in an evaluation, and their values; few each."""
+        """Return the properties by which an evaluation breaks accuracy down, with their values for this example.
+
+        A property should take few values.
+        """
         return {}
 
     def ood(self, train: Examples, size: int) -> dict[str, Examples]:
-        """Problems out of the training distribution, for `evaluate suite=ood`: up to `size` in each named part.
+        """Return problems out of the training distribution, for `evaluate suite=ood`.
 
         Args:
-            train: the training split of `load`, of which no problem may occur.
+            train: the training split of `load`. None of its problems may occur.
+            size: the most problems of a part.
 
         Returns:
-            No part at all if the task has no such suite.
+            The parts by name; empty if the task has no such suite.
         """
         return {}
 
 
 def shortages(splits: Mapping[str, Sized], asked: Mapping[str, int]) -> list[str]:
-    """A note for every split of a generated task that has fewer problems than asked for."""
+    """Return a note for every split of a generated task that has fewer problems than asked for."""
     return [
         f"{name}: {len(splits[name])} of the {asked[name]} problems asked for; there are no more distinct ones"
         for name in SPLITS
@@ -187,19 +193,20 @@ def shortages(splits: Mapping[str, Sized], asked: Mapping[str, int]) -> list[str
 
 
 def chunks(examples: Examples, size: int = 10_000) -> Iterator[list[Example]]:
-    """All examples in order, `size` at a time."""
+    """Yield all examples in order, `size` at a time."""
     for start in range(0, len(examples), size):
         yield examples.slice(start, min(start + size, len(examples)))
 
 
 def write_lines(examples: Examples, path: Path) -> None:
-    """Write a split in the format `prompt||cot #### answer`, which other implementations read.
+    """Write a split in the format `prompt||cot #### answer`. Other implementations read it too.
 
     Raises:
-        UserError: an example holds a separator or a line break, which the format cannot hold.
+        UserError: an example holds a separator or a line break. The format cannot hold either.
     """
     done = 0
-    temporary = path.with_name(f"{path.name}.tmp")  # no half of a split is left behind
+    # A split that is only half written never has its final name.
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             for chunk in chunks(examples):
@@ -207,7 +214,7 @@ def write_lines(examples: Examples, path: Path) -> None:
                     line = example.line()
                     if "\n" in line or not _holds(line, example):
                         raise UserError(
-                            f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', which a line "
+                            f"{place(examples, path.stem, done + index)}: holds a line break, '||' or '####', but a line "
                             "of text cannot"
                         )
                     file.write(line + "\n")
@@ -218,7 +225,7 @@ def write_lines(examples: Examples, path: Path) -> None:
 
 
 def _holds(line: str, example: Example) -> bool:
-    """Whether the line is read back as the example, reasoning steps aside."""
+    """Whether the line is read back as the example. Reasoning steps do not count."""
     try:
         return parse_line(line) == example._replace(steps=())
     except ValueError:

@@ -1,4 +1,4 @@
-"""Your own data, from files or from the Hub: nothing dropped, nothing leaked, unless it is said."""
+"""Your own data, from files or from the Hub. A note reports every example that is dropped or occurs in two splits."""
 
 import hashlib
 import logging
@@ -30,21 +30,23 @@ from stepwise_pl.tasks.reading import (
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = ("test", "validation")  # test first, so that it does not depend on validation
-SHOWN = 100  # malformed lines listed before a run is refused; check_data lists all
+# Test comes first, so that it does not depend on the size of validation.
+HELD_OUT = ("test", "validation")
+# A run that is refused lists so many malformed lines; check_data lists all.
+SHOWN = 100
 COMPARED = "compared without regard to spaces and Unicode forms (NFKC); case counts"
-# Characters without width that are no part of the text: soft hyphen, zero-width space, word joiner, byte-order mark.
+# Characters without width. They are not part of the text: soft hyphen, zero-width space, word joiner, byte-order mark.
 _NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 
 @dataclass(frozen=True)
 class DataSearch:
-    """The places where the data of a run may lie: where it was, or, if a folder has moved with run and data, there.
+    """The places where the data of a run may lie: the old place, or a new one if run and data have moved together.
 
     Attributes:
         run: the run folder.
-        starts: folders in which the run was started, the newest first. Paths were typed from there.
-        digests: of its splits, in order; None if they were not kept.
+        starts: folders in which the run was started, the newest first. Relative paths begin there.
+        digests: digests of the run's splits, in order; None if they were not kept.
     """
 
     run: Path
@@ -52,12 +54,15 @@ class DataSearch:
     digests: list[str] | None = None
 
     def roots(self) -> list[Path]:
-        """The folders to look in: the starts, the current one, and those above the run."""
+        """Return the folders to look in: the starts, the current folder, and the folders above the run."""
         run = self.run.resolve()
         return list(dict.fromkeys([*self.starts, Path.cwd(), *run.parents[:-1]]))
 
     def places(self) -> list[tuple[Path, Callable[[str], str]]]:
-        """Each folder, and how a name is to be read in it; at last, files beside the run or in it by their bare names."""
+        """Return each folder to look in, with a function that turns a configured name into the name to look for there.
+
+        The last two folders are the one of the run and the one above. A file is looked for there by its bare name.
+        """
         run = self.run.resolve()
         return [
             *((root, partial(below, root)) for root in self.roots()),
@@ -66,16 +71,17 @@ class DataSearch:
 
 
 def _bare(name: str) -> str:
+    """Return the name of a file without its folders."""
     return name if name.startswith(HUB) else Path(name).name
 
 
 @dataclass
 class FileTask(Task):
-    """Examples from files or a Hub data set for each split (`Source`). What a record means, a subclass decides.
+    """Examples from files or a Hub data set for each split (`Source`). A subclass decides what a record means.
 
-    Where `validation` (or `test`) is not set, `validation_size` (`test_size`) prompts of
-    the training set are held out. Which ones depends on their text alone, not on the
-    order of the file; all examples with the same prompt go together.
+    If `validation` (or `test`) is not set, `validation_size` (`test_size`) prompts of the
+    training set are held out. The choice depends on their text alone, not on the order of
+    the file. All examples with the same prompt stay in the same split.
 
     Raises:
         UserError: a file cannot be read; lines are malformed, unless `skip_malformed`; a
@@ -88,12 +94,12 @@ class FileTask(Task):
     test: Any = None
     # Whether double quotes stand around text in CSV and TSV (`quotes`), or are characters like others (`none`).
     quoting: str = "quotes"
-    # Prompts held out of train where no file is given.
+    # Prompts held out of train if no file is given.
     validation_size: int = 500
     test_size: int = 0
-    # Leave malformed lines out, and say how many.
+    # Leave malformed lines out; a note counts them.
     skip_malformed: bool = False
-    # Allow the same prompt in two splits, and say how many there are.
+    # Allow the same prompt in two splits; a note counts them.
     allow_overlap: bool = False
 
     def __post_init__(self) -> None:
@@ -102,14 +108,15 @@ class FileTask(Task):
         one_of("task.quoting", self.quoting, QUOTING)
         self._opened: list[tuple[str, Source]] = []
         self._search: DataSearch | None = None
-        self._read: dict[tuple[str, ...], dict[str, ExampleList]] = {}  # files are read once for all that ask
+        # The examples of each split, by the reserved texts. Files are read once.
+        self._read: dict[tuple[str, ...], dict[str, ExampleList]] = {}
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of a table that `example` reads."""
+        """Return the columns of a table that `example` reads."""
         raise NotImplementedError
 
     def example(self, record: Record) -> Example:
-        """What a line of text or a row of a table says. Raises `ValueError` with the reason if it cannot be used."""
+        """Return the example on a line of text or in a row of a table. Raise `ValueError` with the reason if there is none."""
         raise NotImplementedError
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
@@ -117,7 +124,9 @@ class FileTask(Task):
         found = self._found(reserved)
         for split, examples in found.items():
             if examples.malformed and not self.skip_malformed:
-                raise refused(examples, f"task.{split}", "mend them, or leave them out with task.skip_malformed=true")
+                raise malformed_error(
+                    examples, f"task.{split}", "mend them, or leave them out with task.skip_malformed=true"
+                )
             if examples.malformed:
                 notes.append(f"{examples.source}: skipped {len(examples.malformed)} malformed {examples.unit}s")
             if not examples:
@@ -136,14 +145,14 @@ class FileTask(Task):
         return Splits(splits, notes)
 
     def read(self, reserved: tuple[str, ...] = ()) -> Splits:
-        """What is there, however little: malformed lines are listed in each `ExampleList`, not refused.
+        """Return all examples that can be read. Malformed lines are listed in each `ExampleList`, not refused.
 
         Raises:
             UserError: a file cannot be read at all.
         """
         found = dict(self._found(reserved))
         notes = [
-            note for split, examples in found.items() for note in (*examples.notes, *self.about_cots(split, examples))
+            note for split, examples in found.items() for note in (*examples.notes, *self.cot_notes(split, examples))
         ]
         for split in (split for split in HELD_OUT if split not in found):
             size = min(getattr(self, f"{split}_size"), len(prompts(found["train"])) // 2)
@@ -152,7 +161,7 @@ class FileTask(Task):
         return Splits({split: found[split] for split in SPLITS}, notes)
 
     def obstacles(self, reserved: tuple[str, ...] = ()) -> list[str]:
-        """The obstacles to training although every line can be read: too few prompts to hold out, no CoT."""
+        """Return the obstacles to training although every line can be read: too few prompts to hold out, no CoT."""
         found = self._found(reserved)
         problems = []
         there = len(prompts(found["train"]))
@@ -168,16 +177,16 @@ class FileTask(Task):
         return problems
 
     def step_mark(self) -> str | None:
-        """The text that reasoning steps begin with where a CoT is one text; None if that is not known."""
+        """Return the text that begins a reasoning step if a CoT is one text; None if it is not known."""
         raise NotImplementedError
 
-    # The share of empty CoTs, or of CoTs without a step, that is worth a note.
+    # A larger share of empty CoTs, or of CoTs without a step, makes a note.
     odd_share = 0.9
     # The advice for such CoTs.
     cot_advice = ""
 
-    def about_cots(self, split: str, examples: ExampleList) -> list[str]:
-        """A note if more CoTs of a split are empty, or without the mark of a step, than such data has as a rule."""
+    def cot_notes(self, split: str, examples: ExampleList) -> list[str]:
+        """Return a note if most CoTs of a split are empty, and one if most have no mark of a step (`odd_share`)."""
         cots = [example for example in examples if example.cot]
         empty = len(examples) - len(cots)
         notes = []
@@ -195,14 +204,18 @@ class FileTask(Task):
         return notes
 
     def read_other(self, name: object, key: str, reserved: tuple[str, ...] = ()) -> ExampleList:
-        """All examples of another file or data set (`Source`), which `key` names, with the columns of this task.
+        """Return all examples of another file or data set (`Source`) with the columns of this task.
+
+        Args:
+            name: the file or data set.
+            key: the config key that gives it, for messages.
 
         Raises:
-            UserError: it cannot be read, is malformed (`skip_malformed` does not count here), or has no example.
+            UserError: the file cannot be read, is malformed (`skip_malformed` does not count here), or has no example.
         """
         examples = self._read_source(Source(name, key, self.columns(), quoting=self.quoting), reserved)
         if examples.malformed:
-            raise refused(examples, key, "mend them")
+            raise malformed_error(examples, key, "mend them")
         if not examples:
             raise UserError(f"{key}={examples.source}: no example in it")
         for note in examples.notes:
@@ -210,7 +223,7 @@ class FileTask(Task):
         return examples
 
     def _found(self, reserved: tuple[str, ...]) -> dict[str, ExampleList]:
-        """The examples of the splits that have a source of their own."""
+        """Return the examples of the splits that have their own source, before any are held out."""
         if reserved not in self._read:
             self._read = {reserved: {name: self._read_source(source, reserved) for name, source in self._sources()}}
         for split in HELD_OUT:
@@ -221,11 +234,11 @@ class FileTask(Task):
         return self._read[reserved]
 
     def look_in(self, search: DataSearch) -> None:
-        """Read relative paths from whichever folder of the search has the data; the fields stay as they are."""
+        """Read relative paths from the folder of the search that has the data. The fields stay as they are."""
         self._search = search
 
     def _sources(self) -> list[tuple[str, Source]]:
-        """The splits that have a source of their own; opened once."""
+        """Return the sources of the splits that have their own; opened once."""
         if not self._opened:
             self._opened = self._open() if self._search is None else self._found_in(self._search)
         return self._opened
@@ -241,20 +254,22 @@ class FileTask(Task):
         return opened
 
     def _found_in(self, search: DataSearch) -> list[tuple[str, Source]]:
-        """The sources in the first place that has the very data of the run; or else in the first that has such files.
+        """Return the sources in the first place whose data is that of the run (by digest).
+
+        If no place has that data, return the sources in the first place that has all the files.
 
         Raises:
-            UserError: no place has them all.
+            UserError: no place has all the files.
         """
-        there: list[list[tuple[str, Source]]] = []
+        others: list[list[tuple[str, Source]]] = []
         seen: set[tuple[str, ...]] = set()
         unread: UserError | None = None
         for root, rename in search.places():
             try:
                 sources = self._open(root, rename)
-            except UserError:  # a pattern matches nothing here, or two files have the same bare name
+            except UserError:  # a pattern matches no file here, or two files have the same bare name
                 continue
-            files = tuple(part.identity for _, source in sources for part in source.parts)
+            files = tuple(reader.identity for _, source in sources for reader in source.readers)
             if files in seen or any(source.missing() for _, source in sources):
                 continue
             seen.add(files)
@@ -264,9 +279,9 @@ class FileTask(Task):
             except UserError as error:
                 unread = unread or error
             else:
-                there.append(sources)
-        if there:
-            return there[0]
+                others.append(sources)
+        if others:
+            return others[0]
         if unread is not None:
             raise unread
         names = ", ".join(f"task.{split}={name}" for split in SPLITS if (name := getattr(self, split)) is not None)
@@ -277,9 +292,9 @@ class FileTask(Task):
 
     def _read_source(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
         examples = ExampleList(source=source.name)
-        several = len(source.parts) > 1
-        for part in source.parts:
-            for number, record in part.records():
+        several = len(source.readers) > 1
+        for reader in source.readers:
+            for number, record in reader.records():
                 try:
                     if isinstance(record, ValueError):
                         raise record
@@ -287,14 +302,14 @@ class FileTask(Task):
                     _check(example, reserved)
                 except ValueError as error:
                     hint = line_end_hint(record) if isinstance(record, str) else ""
-                    file = f"{part.name} " if several else ""
-                    examples.malformed.append(printable(f"{file}{part.unit} {number}: {error}{hint}"))
+                    file = f"{reader.name} " if several else ""
+                    examples.malformed.append(printable(f"{file}{reader.unit} {number}: {error}{hint}"))
                 else:
                     examples.append(example)
                     examples.numbers.append(number)
             if several:
-                examples.files += [(part.name, part.unit)] * (len(examples) - len(examples.files))
-            examples.notes += part.notes
+                examples.files += [(reader.name, reader.unit)] * (len(examples) - len(examples.files))
+            examples.notes += reader.notes
         examples.unit = source.unit
         hidden = [index for index, example in enumerate(examples) if any(map(_has_no_width, example[:3]))]
         if hidden:
@@ -307,10 +322,10 @@ class FileTask(Task):
         return tuple(source.digest() for _, source in self._sources())
 
     def symbols(self) -> tuple[str, ...]:
-        """The words of the training set, so that the small tokenizer fits any data of few distinct words."""
+        """Return the words of the training set, so that the small tokenizer fits any data of few distinct words."""
         train = self.read()["train"]
         if not train:
-            self.load()  # says why
+            self.load()  # raises the reason
         texts = (text for chunk in chunks(train) for example in chunk for text in example[:3])
         return tuple(sorted({word for text in texts for word in text.split()}))
 
@@ -329,7 +344,7 @@ class Files(FileTask):
     prompt_field: str = "question"
     cot_field: str = "steps"
     answer_field: str = "answer"
-    # The text that a reasoning step begins with, where the CoT is one text (`<<` for equations; `\\n` for lines).
+    # The text that begins a reasoning step if the CoT is one text (`<<` for equations; `\\n` for lines).
     step_start: str | None = None
 
     def __post_init__(self) -> None:
@@ -357,8 +372,8 @@ def _has_no_width(text: str) -> bool:
     return not text.isascii() and text != text.translate(_NO_WIDTH)
 
 
-def refused(examples: ExampleList, key: str, advice: str) -> UserError:
-    """Log the malformed lines; return the error that names the first of them."""
+def malformed_error(examples: ExampleList, key: str, advice: str) -> UserError:
+    """Log the malformed lines; return the error that names the first one."""
     for line in examples.malformed[:SHOWN]:
         log.error("%s", line)
     if len(examples.malformed) > SHOWN:
@@ -370,10 +385,10 @@ def refused(examples: ExampleList, key: str, advice: str) -> UserError:
 
 
 def with_steps(example: Example, start: str | None) -> Example:
-    """The example with a reasoning step beginning wherever `start` stands in the CoT, and at its beginning.
+    """Return the example with reasoning steps: one begins with the CoT, and one at every `start` in the CoT.
 
-    Where it stands nowhere, nothing is known of steps. A command line cannot hold a line break: `\\n` stands for one
-    (and `\\t` for a tab), unless the CoT holds that very text. Several line breaks in a row begin one step.
+    A CoT without `start` gets no steps. A command line cannot hold a line break: `\\n` stands for one (and `\\t` for
+    a tab), unless the CoT holds that very text. Several line breaks in a row begin one step.
     """
     if start and start not in example.cot:
         start = start.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t")
@@ -389,10 +404,10 @@ def with_steps(example: Example, start: str | None) -> Example:
 
 
 def normal(prompt: str) -> str:
-    """A prompt for comparisons: neither spaces nor line breaks count, nor the form in Unicode.
+    """Return a prompt for comparisons. Spaces, line breaks and Unicode forms do not count; case does.
 
-    `é` may be one character or two, digits may be wide, `ﬁ` may be one letter (NFKC). Case counts. Exponents, indices
-    and fractions stay: 5² is not 52, as NFKC alone would have it.
+    `é` may be one character or two, digits may be wide, `ﬁ` may be one letter (NFKC). Exponents, indices and fractions
+    stay, though NFKC would make 52 of 5².
     """
     if not prompt.isascii():
         prompt = "".join(
@@ -408,7 +423,7 @@ def _keeps_meaning(character: str) -> bool:
 
 
 def prompts(examples: Examples) -> dict[str, str]:
-    """The distinct prompts of a split, in order, and the least of the spellings that each has (spaces aside)."""
+    """Return the distinct prompts of a split, in order, each with the first of its spellings in alphabetical order."""
     found: dict[str, str] = {}
     for chunk in chunks(examples):
         for example in chunk:
@@ -419,8 +434,12 @@ def prompts(examples: Examples) -> dict[str, str]:
 
 
 def hold_out(examples: ExampleList, size: int, salt: str) -> tuple[ExampleList, ExampleList]:
-    """What is kept, and the examples of `size` distinct prompts, chosen by a hash of their text."""
-    # The hash is of the text as it is spelled, so that runs made before forms were compared keep their splits.
+    """Hold the examples of `size` distinct prompts out, chosen by a hash of their text.
+
+    Returns:
+        The examples that stay, and those that are held out.
+    """
+    # The hash takes the text as it is spelled. Older runs, made before Unicode forms were compared, so keep their splits.
     spelled = prompts(examples)
 
     def rank(prompt: str) -> bytes:
@@ -434,7 +453,7 @@ def hold_out(examples: ExampleList, size: int, salt: str) -> tuple[ExampleList, 
 
 
 def overlaps(splits: Splits) -> Iterable[tuple[str, str, list[str]]]:
-    """Every two splits that share prompts, and which."""
+    """Yield every two splits that share prompts, with those prompts."""
     of = {split: prompts(examples) for split, examples in splits.items()}
     for one, other in combinations(SPLITS, 2):
         if shared := [prompt for prompt in of[other] if prompt in of[one]]:

@@ -22,8 +22,8 @@ class GSM8K(FileTask):
     Example line, with `cot="equations"`:
     `Janet's ducks lay 16 eggs per day. [...] every day at the farmers' market?||<<16-3-4=9>> <<9*2=18>> #### 18`
 
-    The original answers are converted. In a line file prompt and CoT are taken as they are, and `cot` only says where
-    its reasoning steps begin. Answers lose their thousands separators in both, as in the reference. The original set
+    The original answers are converted. In a line file prompt and CoT are taken as they are, and `cot` only tells how
+    a reasoning step begins. Answers lose their thousands separators in both, as in the reference. The original set
     has no validation split: `validation_size` problems of train are held out.
 
     Raises:
@@ -43,7 +43,7 @@ class GSM8K(FileTask):
         if self.cot == "equations":
             self.cot_advice = " (task.cot=natural_language takes the sentences in place of <<equations>>)"
 
-    # In the original training set 95 of 7,473 problems have no equation.
+    # 95 of the 7,473 problems of the original training set have no equation.
     odd_share = 0.05
 
     def step_mark(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Long multiplication on arrays of digits, and how it reads: shared by the task and its tests out of distribution."""
+"""Long multiplication on arrays of digits, and its texts. The task and its suite out of distribution share them."""
 
 import re
 from typing import Any
@@ -14,11 +14,12 @@ PROMPT = re.compile(r"[0-9](?: [0-9])* \* [0-9](?: [0-9])*")
 
 
 def render(operands: Digits, lengths: npt.NDArray[np.integer[Any]] | None = None) -> list[Example]:
-    """The texts of multiplication problems from operand digits [n, 2, digits].
+    """Return the texts of multiplication problems.
 
     Args:
-        lengths: digits written of each operand, [n, 2]; where the operand has fewer, zeros lead it.
-            None: as many as it has (`digit_counts`).
+        operands: digits [n, 2, digits], least significant first.
+        lengths: digits to write of each operand, [n, 2]. Leading zeros fill a shorter operand.
+            None: the digits that the operand has (`digit_counts`).
     """
     lengths = digit_counts(operands) if lengths is None else lengths
     out: list[Example] = [Example("", "", "")] * len(operands)
@@ -37,9 +38,9 @@ def _prompt(a: Digits, b: Digits) -> list[Digits]:
 
 
 def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], tuple[int, ...]]:
-    """The rows, signs and running sums of a * b, and its digits, as character columns; and where the CoT's steps begin.
+    """Return the CoT and the answer of a * b as character columns, and the characters at which reasoning steps begin.
 
-    A step is a row with its sign, and its running sum where there is one.
+    The CoT consists of rows, signs and running sums. A step is a row with its sign and its running sum, if it has one.
     """
     n, width = a.shape
     last = b.shape[1] - 1
@@ -50,7 +51,8 @@ def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], t
         row = np.zeros((n, width + 1 + i), np.uint8)
         row[:, i:] = _times_digit(a, b[:, i])
         total = _add(total, row)
-        steps.append(2 * sum(part.shape[1] for part in cot))  # a space behind every character
+        # Every character has a space behind it.
+        steps.append(2 * sum(part.shape[1] for part in cot))
         if i > 0:
             cot.append(_symbol("+", a))
         cot.append(digit_chars(row))
@@ -60,7 +62,7 @@ def _cot_and_answer(a: Digits, b: Digits) -> tuple[list[Digits], list[Digits], t
 
 
 def _times_digit(a: Digits, digit: Digits) -> Digits:
-    """a [n, width] times one digit each [n], as digits [n, width + 1]."""
+    """Return the digits [n, width + 1] of a [n, width] times one digit each [n]."""
     out = np.zeros((len(a), a.shape[1] + 1), np.uint8)
     carry = np.zeros(len(a), np.uint8)
     for place in range(a.shape[1]):
@@ -71,7 +73,7 @@ def _times_digit(a: Digits, digit: Digits) -> Digits:
 
 
 def _add(total: Digits, row: Digits) -> Digits:
-    """total [n, width] plus row [n, at most width], as digits [n, width]; the sum must fit."""
+    """Return the digits [n, width] of total [n, width] plus row [n, at most width]; the sum must fit."""
     out = total.copy()
     out[:, : row.shape[1]] += row
     for place in range(out.shape[1] - 1):
@@ -85,15 +87,15 @@ def _symbol(symbol: str, like: Digits) -> Digits:
 
 
 def digit_counts(operands: Digits) -> npt.NDArray[np.int64]:
-    """Digits of each operand [n, 2]: one more than the place of its last non-zero digit."""
+    """Return how many digits each operand has, [n, 2]: one more than the place of its last non-zero digit."""
     nonzero = operands[..., ::-1] != 0
     return np.where(nonzero.any(-1), operands.shape[-1] - nonzero.argmax(-1), 1)
 
 
 def pair_keys(operands: Digits, unordered: bool) -> npt.NDArray[np.bytes_]:
-    """One byte string per pair, equal exactly for pairs of one class; [n]."""
+    """Return one byte string per pair, [n]. Two are equal exactly if the pairs are: `unordered` pairs may be swapped."""
     width = operands.shape[-1]
-    # Most significant digit first, so that byte order is numeric order; no zero bytes, which numpy strips.
+    # The most significant digit comes first, so that byte order is numeric order. numpy would strip zero bytes, hence + 1.
     numbers = np.ascontiguousarray(operands[..., ::-1] + np.uint8(1)).view(f"S{width}")[..., 0]
     if unordered:
         numbers = np.sort(numbers, axis=1)
@@ -101,7 +103,7 @@ def pair_keys(operands: Digits, unordered: bool) -> npt.NDArray[np.bytes_]:
 
 
 def read_prompt(prompt: str) -> tuple[str, str] | None:
-    """The two operands of `9 1 7 3 * 9 4 3 3` as their digits, `9173` and `9433`; None if it is no such prompt."""
+    """Return the two operands of `9 1 7 3 * 9 4 3 3` as their digits, `9173` and `9433`; None for any other prompt."""
     if not PROMPT.fullmatch(prompt):
         return None
     first, second = prompt.replace(" ", "").split("*")
@@ -109,19 +111,19 @@ def read_prompt(prompt: str) -> tuple[str, str] | None:
 
 
 def carries(first: str, second: str) -> int:
-    """How often something is carried when two operands (digits, least significant first) are multiplied by hand.
+    """Count the carries when two operands (digits, least significant first) are multiplied by hand.
 
-    Two kinds count. In each row, a digit of the first operand times the digit of the
-    second, with what was carried before, is 10 or more: also at the last digit, whose
-    carry becomes the row's highest digit. And when a row is added to the running sum,
-    a place (with what was carried before) comes to 10 or more.
+    Two kinds count. In a row, a digit of the first operand times the digit of the second,
+    plus the carry from the place before, is 10 or more. The last digit counts too: its
+    carry becomes the row's highest digit. In the running sum, a place (plus the carry from
+    the place before) comes to 10 or more when a row is added.
     """
     a, count, total = int(first[::-1]), 0, 0
     for place, digit in enumerate(map(int, second)):
-        # The lowest k digits of a times one digit, of which what goes beyond k places is carried.
+        # The lowest k digits of a times one digit: the part beyond k places is carried.
         count += sum(a % 10**k * digit >= 10**k for k in range(1, len(first) + 1))
         row = a * digit * 10**place
-        # Every carry of an addition makes ten of a place to one of the next: nine less in the sum of the digits.
+        # Every carry of an addition turns ten of a place into one of the next: the sum of the digits falls by nine.
         count += (_digit_sum(total) + _digit_sum(row) - _digit_sum(total + row)) // 9
         total += row
     return count

@@ -1,4 +1,4 @@
-"""Long multiplication with its partial products and running sums as the chain of thought."""
+"""Long multiplication. The chain of thought is its partial products and running sums."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from stepwise_pl.tasks import multiplication_ood
 from stepwise_pl.tasks.base import EASY, Example, Examples, Splits, Task, shortages
 from stepwise_pl.tasks.long_multiplication import Digits, carries, digit_counts, pair_keys, read_prompt, render
 
-ENUMERATED = 2_000_000  # up to this many ordered pairs they are all listed, so that none is missed
+ENUMERATED = 2_000_000  # if there are no more ordered pairs than this, all are listed, so that none is missed
 CHUNK = 1 << 16  # random pairs drawn at a time
 MOST_EASY = 200_000
 EVERY = 5  # at most one class in this many goes to the test set, and one to validation
@@ -27,15 +27,15 @@ class Multiplication(Task):
     Example line for `digits=2`, 38 * 57 = 2166:
     `8 3 * 7 5||6 6 2 + 0 0 9 1 #### 6 6 1 2`
 
-    Row i of the CoT is the first operand times digit i of the second, shifted by i; after
-    every row but the first and the last the running sum stands in brackets. Where operands
-    have different lengths (`min_digits` below `digits`), row i has (digits of the first
-    operand) + 1 + i digits and the answer has as many digits as both operands together.
+    Row i of the CoT is the first operand times digit i of the second, shifted by i. The
+    running sum stands in brackets after every row but the first and the last. Row i has
+    (digits of the first operand) + 1 + i digits, and the answer has as many digits as both
+    operands together, also if operands have different lengths (`min_digits` below `digits`).
 
     No operand pair of validation or test occurs in training. With `split="unordered"`
-    b * a does not either. Where there are too few pairs, the splits come out smaller than
-    asked for and the shortage is said; they never overlap. Validation and test do not
-    depend on `train_size`.
+    b * a does not either. If there are too few pairs, the splits are smaller than asked
+    for, and a note says so; they never overlap. Validation and test do not depend on
+    `train_size`.
 
     Raises:
         UserError: a value is out of range.
@@ -45,11 +45,11 @@ class Multiplication(Task):
     digits: int = 4
     # Digits of the second operand; null: as many as the first.
     second_digits: int | None = None
-    # Operand lengths are drawn uniformly from min_digits up; null: all are as long as they may be.
+    # Operand lengths are drawn uniformly from min_digits up; null: every operand has the most digits.
     min_digits: int | None = None
     split: str = "ordered"
-    # Easy problems (data.easy_first) are problems like those of training in which every digit but an operand's leading
-    # one becomes zero with this probability: they show the parts of a product one by one. 0: there are none.
+    # Easy problems (data.easy_first) are training problems with more zeros: each digit but the leading one of an operand
+    # becomes zero with this probability. They show the parts of a product one by one. 0: there are no easy problems.
     zeros: float = 0.0
     train_size: int = 808_000
     validation_size: int = 1_000
@@ -77,11 +77,11 @@ class Multiplication(Task):
                 f"must be at most {pairs // 4 - self.validation_size - self.test_size}, a quarter of the pairs there are")  # fmt: skip
 
     def lengths(self) -> list[tuple[int, int]]:
-        """Fewest and most digits of the first and the second operand."""
+        """Return the fewest and the most digits of the first and of the second operand."""
         return [(self.min_digits or most, most) for most in (self.digits, self.second_digits or self.digits)]
 
     def _ranges(self) -> list[tuple[int, int]]:
-        """Smallest number of the first and the second operand, and one more than the largest."""
+        """Return the smallest number, and one more than the largest, of the first and of the second operand."""
         return [(10 ** (fewest - 1), 10**most) for fewest, most in self.lengths()]
 
     def fingerprint(self) -> tuple[str, ...]:
@@ -102,11 +102,11 @@ class Multiplication(Task):
         return True
 
     def strata(self, example: Example) -> dict[str, str]:
-        """Operand lengths (`4x4`), zeros among the operands' digits, and carries (`long_multiplication.carries`).
+        """Return operand lengths (`4x4`), zeros among the operands' digits, and carries (`long_multiplication.carries`).
 
-        Digits count as they are written, leading zeros too. Carries come in ranges of
-        ⌈digits · second_digits / 4⌉, of which test sets fill half a dozen. Nothing for a
-        prompt that is no multiplication, as a file may hold.
+        Digits count as they are written, with leading zeros. Carries come in ranges of
+        ⌈digits · second_digits / 4⌉; a test set fills about six of them. A prompt that is no
+        multiplication, as a file may hold, has no strata.
         """
         operands = read_prompt(example.prompt)
         if operands is None:
@@ -121,19 +121,22 @@ class Multiplication(Task):
         }
 
     def ood(self, train: Examples, size: int) -> dict[str, Examples]:
-        """The parts described at `multiplication_ood.suite`."""
+        """Return the parts that `multiplication_ood.suite` describes."""
         assert isinstance(train, Problems)
         return multiplication_ood.suite(train.operands, self.lengths(), self.split == "unordered", self.seed, size)
 
     def _split(self) -> dict[str, Digits]:
-        """Operands [problems, 2, digits] of train, validation and test, disjoint by class of pair."""
+        """Return the operands [problems, 2, digits] of train, validation and test.
+
+        A class is a pair, with the swapped pair if the split is unordered. Each class occurs in one split only.
+        """
         drawn = np.empty((0, 2, self.digits), np.uint8)
         fresh: list[Digits] = []
         needed = self.train_size + self.validation_size + self.test_size
         for chunk in self._pairs():
             fresh.append(chunk)
             if len(drawn) + sum(map(len, fresh)) < needed and len(chunk) == CHUNK:
-                continue  # draw on: sorting out is the slow part
+                continue  # draw more first, because splitting is the slow part
             drawn, fresh = _first_of_each(np.concatenate([drawn, *fresh])), []
             held_out = self._held_out(drawn)
             first = _first_index(pair_keys(drawn, self.split == "unordered"))  # one pair of each class
@@ -151,7 +154,7 @@ class Multiplication(Task):
         return {"train": train[: self.train_size], "validation": validation, "test": test}
 
     def _easy(self, train: Digits, held_out: Digits) -> Digits:
-        """Training problems with more zeros, but for those that this makes held-out ones; a problem may occur many times."""
+        """Return training problems with more zeros. Problems that become held-out ones are dropped; a problem may repeat."""
         rng = np.random.default_rng([self.seed, 1])
         out = train[:MOST_EASY].copy()
         leading = np.arange(self.digits) >= digit_counts(out)[..., None] - 1
@@ -160,11 +163,11 @@ class Multiplication(Task):
         return out[~np.isin(pair_keys(out, unordered), pair_keys(held_out, unordered))]
 
     def _held_out(self, operands: Digits) -> npt.NDArray[np.int8]:
-        """For every pair: 0 train, 1 validation, 2 test.
+        """Return the split of every pair: 0 train, 1 validation, 2 test; [n].
 
-        Within every combination of operand lengths, classes of pairs are numbered as they
-        come, and one in `EVERY` may go to validation, one to test, until those are full.
-        So short operands, of which there are few, keep most of their pairs for training.
+        Classes of pairs are numbered as they come, within each combination of operand lengths.
+        Of `EVERY` classes one may go to validation and one to test, until those are full. There
+        are few short operands, so most of their pairs stay in training.
         """
         keys = pair_keys(operands, self.split == "unordered")
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -185,7 +188,7 @@ class Multiplication(Task):
         return part[inverse]
 
     def _pairs(self) -> Iterator[Digits]:
-        """Operand pairs [n, 2, digits] in random order: all there are, or an endless stream of draws."""
+        """Yield operand pairs [n, 2, digits] in random order: all pairs once, or an endless stream of draws."""
         lengths, ranges = self.lengths(), self._ranges()
         seed = [self.seed, *(number for pair in lengths for number in pair)]
         if math.prod(high - low for low, high in ranges) <= ENUMERATED:
@@ -227,12 +230,12 @@ class Problems:
 
 
 def _first_index(keys: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-    """Where a key occurs for the first time; [n]."""
+    """Whether each key occurs for the first time; [n] bool."""
     first = np.zeros(len(keys), bool)
     first[np.unique(keys, return_index=True)[1]] = True
     return first
 
 
 def _first_of_each(operands: Digits) -> Digits:
-    """Without repeated ordered pairs, in the order of first occurrence."""
+    """Return the operands without repeated ordered pairs, in the order of first occurrence."""
     return operands[_first_index(pair_keys(operands, unordered=False))]

@@ -1,7 +1,7 @@
 """Multiplication problems unlike those trained on, in named parts: the suite of `evaluate suite=ood`.
 
-A problem is the digits of its operands, least significant first, and behind them how many
-are written of each: [2, digits + 1] uint8.
+A problem is [2, digits + 1] uint8: the digits of each operand, least significant first, and
+then the number of digits to write of it.
 """
 
 from collections.abc import Callable
@@ -23,24 +23,26 @@ ZERO = 0.75  # how often a digit of a zero-heavy operand is a zero
 def suite(
     trained: Digits, lengths: list[tuple[int, int]], unordered: bool, seed: int, size: int
 ) -> dict[str, Examples]:
-    """Problems of which none was trained on, up to `size` for each part.
+    """Return problems that were not trained on, up to `size` for each part.
 
     fewer_digits     at least one operand is shorter than any trained on, none is longer
     leading_zeros    as many digits as trained on, the highest of at least one operand being zero
     swapped          b * a of problems that were trained on as a * b only
-    repeated_digits  each operand repeats one digit, such as 111 * 777
+    repeated_digits  each operand repeats one digit, for example 111 * 777
     carry_heavy      every digit is 7, 8 or 9
-    zero_heavy       of each operand's digits below the highest at least half are zero, and not none
+    zero_heavy       at least half of each operand's digits below the highest are zero, and at least one is
 
-    The last four have operands of the lengths trained on, without leading zeros; `swapped`
-    is empty where these do not allow it. All but `swapped` leave out pairs that were trained
-    on, in an unordered split in either order. Problems of validation and test may occur.
+    The last four have operands of the lengths trained on, without leading zeros. `swapped` is
+    empty if the lengths trained on do not allow b * a. All parts but `swapped` leave out pairs
+    that were trained on; if the split is unordered, in either order. Problems of validation
+    and test may occur.
 
     Args:
         trained: operand digits of the training set, [problems, 2, digits].
         lengths: fewest and most digits trained on, of the first and of the second operand.
-        seed: of the draws. The same arguments give the same problems.
-        size: of each part; fewer where there are no more.
+        unordered: whether a * b and b * a count as one pair.
+        seed: the seed of the draws. The same arguments give the same problems.
+        size: the most problems of a part. A part has fewer if there are no more.
     """
     fewest, most = np.array(lengths).T
     parts = {"swapped": _swapped(trained, fewest, most)[:size]}
@@ -61,14 +63,14 @@ def _render(problems: Digits) -> list[Example]:
 
 
 def _among(keys: npt.NDArray[np.bytes_], known: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-    """Which keys [n] are among the `known`, which are sorted: for few against many, where `np.isin` sorts again."""
+    """Whether each key is among the sorted `known` keys, [n] bool. For few keys this is faster than `np.isin`, which sorts."""
     if not len(known):
         return np.zeros(len(keys), bool)
     return np.asarray(known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys)
 
 
 def _swapped(trained: Digits, fewest: Ints, most: Ints) -> Digits:
-    """b * a for a * b in the training set, where that has not b * a as well and the lengths are right."""
+    """Return b * a for every a * b of the training set, if b * a is not in it and has lengths that were trained on."""
     swapped = trained[:, ::-1]
     written = digit_counts(swapped)
     right = ((written >= fewest) & (written <= most)).all(axis=1)
@@ -76,11 +78,12 @@ def _swapped(trained: Digits, fewest: Ints, most: Ints) -> Digits:
 
 
 def _problems(digits: Ints, written: Ints, keep: Any = True) -> Digits:
+    """Return the problems to `keep` [n] from digits [n, 2, most] and the digits to write [n, 2]."""
     problems: Digits = np.concatenate([digits, written[..., None]], axis=-1).astype(np.uint8)
     return np.asarray(problems[np.broadcast_to(keep, len(problems))])
 
 
-# How the problems of a part are drawn, some of CHUNK at a time, given the fewest and most digits trained on.
+# Draws up to CHUNK problems of a part, given the fewest and the most digits trained on, each [2].
 Draw = Callable[[np.random.Generator, Ints, Ints], Digits]
 
 
@@ -115,14 +118,14 @@ def _zero_heavy(rng: np.random.Generator, fewest: Ints, most: Ints) -> Digits:
 
 
 def _any_digits(rng: np.random.Generator, length: Ints, most: Ints) -> Ints:
-    """Uniform numbers of `length` digits [n, 2], as digits [n, 2, most]."""
+    """Draw numbers of `length` digits [n, 2] uniformly; return their digits [n, 2, most]."""
     digits = _cut(rng.integers(0, 10, (*length.shape, most.max())), length, most)
     np.put_along_axis(digits, length[..., None] - 1, rng.integers(1, 10, (*length.shape, 1)), axis=-1)
     return digits
 
 
 def _cut(digits: Ints, length: Ints, most: Ints) -> Ints:
-    """Zeros in place of the digits beyond `length` [n, 2]; [n, 2, most]."""
+    """Return the digits with zeros beyond `length` [n, 2]; [n, 2, most]."""
     return np.where(np.arange(most.max()) < length[..., None], digits, 0)
 
 

@@ -1,4 +1,4 @@
-"""Parity of a string of bits, with the running parity as the chain of thought."""
+"""Parity of a string of bits. The chain of thought is the running parity."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,10 @@ class Parity(SampledTask):
     Example line for `bits=4`:
     `1 0 1 1||1 1 0 1 #### 1`
 
-    Token i of the CoT is the parity of the first i bits, so that it has as many tokens, and
-    reasoning steps, as there are bits; the last of them is the answer. Lengths drawn
-    uniformly (`min_bits` below `bits`) come equally often only as far as there are so many
-    different strings: of the 2**n strings of n bits each occurs once at most.
+    Token i of the CoT is the parity of the first i bits. The CoT has as many tokens, and as
+    many reasoning steps, as there are bits. Its last token is the answer. If lengths are
+    drawn uniformly (`min_bits` below `bits`), short strings can be fewer: there are 2**n
+    strings of n bits, and each occurs once at most.
 
     Raises:
         UserError: a value is out of range.
@@ -48,7 +48,7 @@ class Parity(SampledTask):
         return True
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """Bits [CHUNK, bits], and `END` behind the last one."""
+        """Return bits [CHUNK, bits], with `END` behind the last one of a shorter string."""
         bits = rng.integers(0, 2, (CHUNK, self.bits), dtype=np.uint8)
         length = rng.integers(self.min_bits or self.bits, self.bits + 1, (CHUNK, 1))
         bits[np.arange(self.bits) >= length] = END

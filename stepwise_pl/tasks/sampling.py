@@ -1,4 +1,4 @@
-"""Generated problems: distinct ones out of an endless stream of draws, dealt out to the splits."""
+"""Generated problems: an endless stream of draws gives distinct problems, and each goes to one split."""
 
 import math
 from collections.abc import Callable
@@ -11,22 +11,22 @@ import numpy.typing as npt
 from stepwise_pl.common.errors import require
 from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
 
-Problems = npt.NDArray[Any]  # [problems, ...]; what a row means is the task's affair
+Problems = npt.NDArray[Any]  # [problems, ...]; the task decides what a row means
 Keys = npt.NDArray[np.uint64]
 
 CHUNK = 1 << 14  # problems drawn at a time
-PATIENCE = 32  # after so many chunks with nothing new there are no more (half a million draws)
+PATIENCE = 32  # chunks without a new problem after which the stream counts as exhausted (half a million draws)
 EVERY = 5  # at most one prompt in this many goes to validation, and one to test
 LARGEST = {"train_size": 10_000_000, "validation_size": 1_000_000, "test_size": 1_000_000}
 
 
 @dataclass
 class SampledTask(Task):
-    """Problems drawn at random. A subclass says how they are drawn (`draw`) and how they read (`render`).
+    """Problems drawn at random. A subclass draws them (`draw`) and writes their texts (`render`).
 
-    No prompt occurs twice, in one split or in two. Where there are too few distinct ones,
-    the splits come out smaller than asked for and the shortage is said. Validation and test
-    do not depend on `train_size`, and a smaller training set is the beginning of a larger.
+    No prompt occurs twice, in one split or in two. If there are too few distinct prompts,
+    the splits are smaller than asked for, and a note says so. Validation and test do not
+    depend on `train_size`, and a smaller training set is the beginning of a larger one.
 
     Raises:
         UserError: a value is out of range.
@@ -45,15 +45,15 @@ class SampledTask(Task):
         require(self.seed >= 0, "task.seed", self.seed, "must be at least 0")
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """The next problems of the stream, about `CHUNK` of them; [n, ...]."""
+        """Return the next problems of the stream, about `CHUNK` of them; [n, ...]."""
         raise NotImplementedError
 
     def keys(self, problems: Problems) -> Keys:
-        """One number per problem, the same for the same prompt; [n]. Problems with equal keys count as one."""
+        """Return one number per problem, the same for the same prompt; [n]. Problems with equal keys count as one."""
         return row_keys(problems)
 
     def render(self, problems: Problems) -> list[Example]:
-        """The texts of problems [n, ...]."""
+        """Return the texts of problems [n, ...]."""
         raise NotImplementedError
 
     def fingerprint(self) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class SampledTask(Task):
 
 
 class Rendered:
-    """A split of generated problems [problems, ...], whose texts are made when asked for."""
+    """A split of generated problems [problems, ...]. Their texts are made on demand."""
 
     def __init__(self, problems: Problems, render: Callable[[Problems], list[Example]]) -> None:
         self.problems, self.render = problems, render
@@ -81,10 +81,10 @@ class Rendered:
 
 
 def distinct(draw: Callable[[], Problems], keys: Callable[[Problems], Keys], count: int) -> Problems:
-    """The first `count` problems with different keys in a stream of chunks, in the order of first occurrence.
+    """Return the first `count` problems with different keys in a stream of chunks, in the order of first occurrence.
 
-    Fewer where the stream has no more, which is taken for granted after `PATIENCE` chunks
-    with nothing new. What comes first does not depend on `count`.
+    The stream ends after `PATIENCE` chunks without a new problem; then there are fewer. A
+    smaller `count` gives the beginning of what a larger one gives.
     """
     found: list[Problems] = []
     seen = np.empty(0, np.uint64)  # sorted
@@ -94,21 +94,22 @@ def distinct(draw: Callable[[], Problems], keys: Callable[[Problems], Keys], cou
         key, first = np.unique(keys(problems), return_index=True)
         new = np.isin(key, seen, assume_unique=True, invert=True)
         found.append(problems[np.sort(first[new])])
-        seen = np.sort(np.concatenate([seen, key[new]]), kind="stable")  # quick: two sorted runs
+        # A stable sort merges two sorted runs quickly.
+        seen = np.sort(np.concatenate([seen, key[new]]), kind="stable")
         idle = 0 if new.any() else idle + 1
     return np.concatenate(found)[:count]
 
 
 def needed(asked: dict[str, int]) -> int:
-    """How many distinct problems `deal` needs to fill every split."""
+    """Return how many distinct problems `deal` needs to fill every split."""
     return max(sum(asked.values()), EVERY * asked["validation"], EVERY * asked["test"])
 
 
 def deal(problems: Problems, asked: dict[str, int]) -> dict[str, Problems]:
-    """Distinct problems [n, ...] dealt out in turn, by the names in `SPLITS`.
+    """Deal distinct problems [n, ...] out to the splits in `SPLITS`.
 
-    Of every `EVERY` one goes to validation and one to test, until those are full, and the
-    others to train: who goes where depends on the place in the stream alone.
+    Of every `EVERY` problems one goes to validation and one to test, until those are full.
+    The others go to train. The place in the stream alone decides.
     """
     turn = np.arange(len(problems)) % EVERY
     split = np.zeros(len(problems), np.int8)
@@ -118,22 +119,22 @@ def deal(problems: Problems, asked: dict[str, int]) -> dict[str, Problems]:
 
 
 def row_keys(rows: npt.NDArray[np.uint8]) -> Keys:
-    """A hash of every row of small numbers [n, ...]; [n].
+    """Return a hash of every row of small numbers [n, ...]; [n].
 
-    Two different rows share one about once in 2**60 pairs, which then costs a problem, no more.
+    Two different rows share a hash about once in 2**60 pairs. That costs one problem, no more.
     """
-    flat = rows.reshape(len(rows), math.prod(rows.shape[1:])).astype(np.uint64)  # -1 would not do for no rows
+    flat = rows.reshape(len(rows), math.prod(rows.shape[1:])).astype(np.uint64)  # -1 fails if there are no rows
     weights = np.frombuffer(np.random.default_rng(0).bytes(8 * flat.shape[1]), np.uint64)
     return np.asarray(flat @ weights)  # modulo 2**64
 
 
 def digit_chars(digits: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The characters of digits 0 to 9, as codes; same shape."""
+    """Return the character codes of digits 0 to 9; same shape."""
     return (digits + ord("0")).astype(np.uint8)
 
 
 def spaced(chars: npt.NDArray[np.uint8]) -> list[str]:
-    """Character codes [n, width] as n texts with a space between every two characters."""
+    """Return character codes [n, width] as n texts with a space between every two characters."""
     out = np.full((len(chars), 2 * chars.shape[1] - 1), ord(" "), np.uint8)
     out[:, ::2] = chars
     return [str(text) for text in out.view(f"S{out.shape[1]}").ravel().astype(str)]

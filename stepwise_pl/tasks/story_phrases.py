@@ -5,19 +5,20 @@ from typing import NamedTuple
 
 
 class Phrase(NamedTuple):
-    """One way to tell one thing that happens, or to ask.
+    """A wording of one event of a story, or of its question.
 
     Attributes:
-        text: `{a}` and `{b}` are its numbers, `{N}` is whom the story is about (`{they}`, `{his}`:
-            the pronouns), `{O}` the other one, `{T}` what they have; other names stand for one of `WORDS`.
-        program: the equations that it means, (operand, operator, operand) each. Operands are
-            its numbers, those that are words of the text, and what is known (`Story.known`).
-            A single name is taken over without an equation.
-        equations: how many there are.
-        numbers: those of a and b that occur, and whether something is multiplied or divided by them.
+        text: the wording. `{a}` and `{b}` are numbers, `{N}` is the main character (`{they}` and
+            `{his}` its pronouns), `{O}` the other character, `{T}` the things that they have.
+            Another name stands for one of its words in `WORDS`.
+        program: the equations of the event, each (operand, operator, operand). An operand is a
+            number of the text, a number that a word of the text names, or a value of
+            `Story.known`. A part that is a single name copies that value without an equation.
+        equations: the count of equations.
+        numbers: the names (of a and b) that occur, each with whether it is a factor or divisor.
         words: the names of `WORDS` that occur.
-        fits: whether it can be told before, and after, the two were compared.
-        crowded: whether it speaks of people that a pronoun behind it might mean.
+        fits: whether the phrase can stand before the comparison, and whether after it.
+        crowded: whether the phrase names people that a later pronoun might mean.
     """
 
     text: str
@@ -41,12 +42,12 @@ class Phrase(NamedTuple):
 
 
 def phrases(table: Mapping[str, Sequence[str]]) -> tuple[Phrase, ...]:
-    """The phrases of a table `{program: texts}`."""
+    """Return the phrases of a table `{program: texts}`."""
     return tuple(Phrase.of(program, text) for program, texts in table.items() for text in texts)
 
 
 class Holder(NamedTuple):
-    """Whoever has something: a child or a shop."""
+    """A character that has something: a child or a shop."""
 
     name: str
     they: str
@@ -54,11 +55,11 @@ class Holder(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What can be told of things, of money, or of shops.
+    """The phrases for stories about things, about money, or about shops.
 
     A story is an opening, then `middle` phrases with at most one comparison among them, and
-    an ending, which asks. The two of a story are from different groups of `cast`, so that a
-    pronoun can mean one of them only.
+    an ending that asks the question. Its two characters are from different groups of `cast`,
+    so that a pronoun can mean only one of them.
     """
 
     cast: tuple[tuple[Holder, ...], tuple[Holder, ...]]

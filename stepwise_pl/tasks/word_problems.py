@@ -1,4 +1,4 @@
-"""Arithmetic stories in plain English, with their equations as the chain of thought."""
+"""Arithmetic stories in plain English. The chain of thought is their equations."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from stepwise_pl.tasks.base import Example
 from stepwise_pl.tasks.sampling import Keys, Problems, SampledTask
 from stepwise_pl.tasks.story_phrases import COMPARISON, LEADS, SCENES, WORDS, Holder, Phrase
 
-SMALLEST, LARGEST = 2, 999  # of all numbers: a story with `1 apple` would need other words
-FACTORS = 12  # the largest number said that something is multiplied or divided by
-CHUNK = 1 << 12  # stories told at a time; more than needed would take a while
-TRIES = 10  # draws of a phrase's numbers before another phrase is taken
+SMALLEST, LARGEST = 2, 999  # bounds of all numbers; `1 apple` would need other words
+LARGEST_FACTOR = 12  # the largest factor or divisor in a text
+CHUNK = 1 << 12  # stories made at a time; a larger chunk would take long
+TRIES = 10  # draws of a phrase's numbers before another phrase is drawn
 T = TypeVar("T")
 OPERATORS = {"+": add, "-": sub, "*": mul, "/": floordiv}
 
@@ -34,15 +34,15 @@ class WordProblems(SampledTask):
 
     Numbers are written most significant digit first, as in any English text, with spaces
     between the digits. A reasoning step is one equation. Its operands are numbers of the
-    prompt, results of earlier equations, or what a word says: 2 (half, twice, doubles), 3
-    (third, triples) and 4 (quarter). Every number of the prompt is used, all numbers are
-    between 2 and 999, and divisions are exact. No result is a number that was said or
-    calculated before, so that no answer can be read off the prompt.
+    prompt, results of earlier equations, or numbers that a word names: 2 (half, twice,
+    doubles), 3 (third, triples) and 4 (quarter). Every number of the prompt is used, all
+    numbers are between 2 and 999, and divisions are exact. No result occurs in the prompt
+    or in an earlier equation, so that no answer can be read off the prompt.
 
-    What can happen is in the tables of phrases below: gains and losses of one kind and
-    another, goods at a price, wages, equal shares, fractions, growth, comparisons. Each is
-    told in several ways, and the same words (`gets`, `buys`, `more`, `times as many`) stand
-    in steps that add or multiply and in steps that take away or divide.
+    The tables of `story_phrases.py` hold the events: gains and losses, goods at a price,
+    wages, equal shares, fractions, growth, comparisons. Each event has several wordings. The
+    same words (`gets`, `buys`, `more`, `times as many`) stand in steps that add or multiply
+    and in steps that subtract or divide.
 
     Raises:
         UserError: a value is out of range.
@@ -63,7 +63,7 @@ class WordProblems(SampledTask):
         return vocabulary()
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """A seed for each problem, from which its story follows; [CHUNK]."""
+        """Return a seed for each problem; its story follows from it; [CHUNK]."""
         return rng.integers(0, 2**63, CHUNK, dtype=np.uint64)
 
     def keys(self, problems: Problems) -> Keys:
@@ -75,32 +75,35 @@ class WordProblems(SampledTask):
 
 
 class Story:
-    """A story while it is told.
+    """A story that grows phrase by phrase.
 
-    `known`: v, what the one it is about has; w, what the other one has, once they were
-    compared; r, the last result.
+    Attributes:
+        one, other: the main character and the other character.
+        known: numbers by name: v, what the main character has; w, what the other character has,
+            once the two were compared; r, the last result; 2, 3 and 4 themselves.
+        used: all numbers of the text, and all results.
     """
 
     def __init__(self, seed: int) -> None:
-        # Only its `random()` is used, which gives the same numbers in every version of Python.
+        # Only `random()` is used: it gives the same numbers in every version of Python.
         self.rng = Random(seed)
         self.scene = self.pick(SCENES)
         one, other = self.pick((self.scene.cast, self.scene.cast[::-1]))
         self.one, self.other = self.pick(one), self.pick(other)
         self.things = self.pick(self.scene.things)
         self.known = {"2": 2, "3": 3, "4": 4, "v": 0}
-        self.used: set[int] = set()  # numbers said, and results
+        self.used: set[int] = set()
         self.compared = False
-        self.crowded = False  # whether the last phrase was
+        self.crowded = False  # whether the last phrase is crowded (`Phrase.crowded`)
         self.text: list[str] = []
         self.steps: list[str] = []
 
     def tell(self, fewest: int, most: int) -> Example:
-        """A whole story of `fewest` to `most` equations."""
+        """Return a whole story of `fewest` to `most` equations."""
         total = self.between(fewest, most)
         while not self.go_on(self.scene.opening, 0, total):
             pass
-        leads: set[str] = set()  # none twice
+        leads: set[str] = set()  # no lead occurs twice
         asked = False
         while not asked:
             left = total - len(self.steps)
@@ -115,14 +118,14 @@ class Story:
         return Example.of_steps(" ".join(self.text), self.steps, spelt(self.known["v"]))
 
     def compare(self, left: int) -> None:
-        """Say what the other one has; from then on the story is about that one."""
+        """Add a phrase that compares the two characters; then the other one becomes the main character."""
         v = self.known["v"]
         if self.go_on(COMPARISON, 1, left):
             self.known["w"] = v
             self.one, self.other, self.compared = self.other, self.one, True
 
     def go_on(self, choice: Sequence[Phrase], fewest: int, most: int, lead: str = "") -> bool:
-        """Tell a phrase of `fewest` to `most` equations, unless the one drawn, or every number tried, does not fit."""
+        """Add a phrase of `fewest` to `most` equations. Return whether the phrase drawn, and some of its numbers, did fit."""
         phrase = self.pick(choice)
         if not (fewest <= phrase.equations <= most and phrase.fits[self.compared]):
             return False
@@ -144,9 +147,9 @@ class Story:
         return True
 
     def number(self, factor: bool) -> int:
-        """A number to say; beside what is already there it is neither always large nor always small."""
+        """Draw a number for the text; its size goes with that of v."""
         v = self.known["v"]
-        return self.between(SMALLEST, FACTORS if factor else 99 if v == 0 else min(max(20, 2 * v), LARGEST))
+        return self.between(SMALLEST, LARGEST_FACTOR if factor else 99 if v == 0 else min(max(20, 2 * v), LARGEST))
 
     def between(self, low: int, high: int) -> int:
         return low + int(self.rng.random() * (high - low + 1))
@@ -156,9 +159,9 @@ class Story:
 
 
 def solve(program: Sequence[Sequence[str]], known: dict[str, int], used: set[int]) -> list[str] | None:
-    """The equations of a program as text; None if a result is out of range, no integer, or used already.
+    """Return the equations of a program as text; None if a result is out of range, no integer, or used already.
 
-    The last result goes into `known["r"]`, all go into `used`.
+    The last result is stored in `known["r"]`; all results are added to `used`.
     """
     equations = []
     for part in program:
@@ -176,12 +179,12 @@ def solve(program: Sequence[Sequence[str]], known: dict[str, int], used: set[int
 
 
 def spelt(number: int) -> str:
-    """Digit by digit, the most significant first."""
+    """Return a number digit by digit, the most significant first."""
     return " ".join(str(number))
 
 
 def sentences(text: str, lead: str, one: Holder, other: Holder, things: str, slots: Mapping[str, str]) -> str:
-    """A phrase as it stands in a story, every sentence with a capital."""
+    """Return a phrase with its slots filled. Every sentence begins with a capital."""
     text = text.format(N=one.name, they=one.they, his=one.his, O=other.name, T=things, **slots)
     parts = f"{lead} {text}".strip().split(" . ")
     return " . ".join(part[0].upper() + part[1:] for part in parts)
@@ -189,7 +192,7 @@ def sentences(text: str, lead: str, one: Holder, other: Holder, things: str, slo
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Every word that a story can hold, sorted."""
+    """Return every word that a story can hold, sorted."""
     out = set("0123456789+-*/=") | {"<<", ">>"}
     for scene in SCENES:
         holders = [*scene.cast[0], *scene.cast[1]]

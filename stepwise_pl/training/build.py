@@ -19,7 +19,7 @@ from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import PAPER_EXAMPLES_PER_TOKEN, TrainerConfig
 from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.data.tokenizers import tokenizer_for
-from stepwise_pl.models.build import build_model, named
+from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.lora import frozen_digest
 from stepwise_pl.schedules.spread import Stage
@@ -64,7 +64,7 @@ def build_parts(config: Config) -> Parts:
     longest = max(split.longest(at_start, method.side) for split in data.encoded.values())
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
-    require_causal(model, named(config.model), longest, method.keep_position)
+    require_causal(model, model_setting(config.model), longest, method.keep_position)
     return Parts(tokenizer, data, model)
 
 

@@ -1,4 +1,4 @@
-"""Tokenised data on disk: found again when nothing changed, made anew when anything did, and never served damaged."""
+"""Tokenised data on disk: found again if nothing changed, made again if anything did, and never used if damaged."""
 
 import dataclasses
 import importlib
@@ -43,7 +43,7 @@ def task(tmp_path: Path) -> Files:
 
 
 def again(task: Files) -> Files:
-    """The same task as a new process has it, with nothing read."""
+    """Return the same task, with nothing read yet, as in a new process."""
     return dataclasses.replace(task)
 
 
@@ -56,7 +56,7 @@ def arrays(splits: Splits) -> dict[str, list[int] | None]:
 
 
 def entry(folder: Path) -> Path:
-    """The only thing in the cache."""
+    """Return the only entry of the cache."""
     (path,) = folder.iterdir()
     return path
 
@@ -121,7 +121,7 @@ def test_home_is_expanded(task, tok, tmp_path: Path, monkeypatch) -> None:
     assert not (tmp_path / "~").exists()
 
 
-def test_the_key_is_the_same_where_nothing_changed(task, tok) -> None:
+def test_the_key_is_the_same_if_nothing_changed(task, tok) -> None:
     keys = {cache_key(again(task), small_tokenizer(words), False) for words in (WORDS, WORDS[::-1])}
     task.load()
     keys.add(cache_key(task, tok, False))
@@ -130,7 +130,7 @@ def test_the_key_is_the_same_where_nothing_changed(task, tok) -> None:
     assert cache_key(Multiplication(digits=2), tok, False) == cache_key(Multiplication(digits=2), tok, False)
 
 
-def test_the_key_changes_with_all_that_goes_in(task, tok, tmp_path: Path) -> None:
+def test_the_key_changes_with_each_of_its_inputs(task, tok, tmp_path: Path) -> None:
     keys = [cache_key(task, tok, False), cache_key(task, tok, True)]
     keys.append(cache_key(task, small_tokenizer((*WORDS, "4")), False))
     changes = {
@@ -156,6 +156,15 @@ def test_the_key_changes_with_a_byte_of_any_file(task, tok, tmp_path: Path, spli
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     assert cache_key(again(task), tok, False) != before
+
+
+def test_the_key_covers_the_code_of_every_task_and_reader(task, tok, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: hashed.append(path) or read_bytes(path))
+    cache_key(task, tok, False)
+    code = set((REPO / "stepwise_pl" / "tasks").rglob("*.py"))
+    assert REPO / "stepwise_pl" / "tasks" / "reading" / "source.py" in code and code <= set(hashed)
 
 
 def test_changed_data_is_tokenised_anew(task, tok, tmp_path: Path) -> None:
@@ -244,7 +253,10 @@ def test_a_damaged_entry_is_made_anew(task, tok, tmp_path: Path, monkeypatch, da
     caplog.clear()
     assert arrays(encoded_splits(again(task), tok, True, str(folder))) == good
     assert entry(folder) == path
-    assert [message.split(":")[0] for message in caplog.messages] == ["test", "validation"]  # the notes, as they were
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "test",
+        "validation",
+    ]  # the notes are those of the first start
     monkeypatch.setattr(cache, "encode", refuse)
     assert arrays(encoded_splits(again(task), tok, True, str(folder))) == good
 
@@ -300,7 +312,7 @@ def test_nothing_is_left_of_a_failure(task, tok, tmp_path: Path, monkeypatch, er
 
 
 def started(count: int, work: Callable[[Callable[[float], object]], object]) -> list[object]:
-    """What the same work gives in `count` processes at the same time; None where it fails.
+    """Return the results of the same work in `count` processes at the same time; None for a process that fails.
 
     `work` is given a function that waits for the others.
     """
@@ -370,7 +382,7 @@ def test_an_entry_is_not_taken_away_while_it_is_read(task, tok, tmp_path: Path) 
     assert arrays(first) == expected
 
 
-def test_what_a_killed_write_left_is_removed_and_a_live_one_is_not(
+def test_the_folder_of_a_killed_write_is_removed_and_a_live_one_is_not(
     task: Files, tok: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"

@@ -1,4 +1,4 @@
-"""The report of check_data: right counts, every malformed line, and "would stop" exactly where training would."""
+"""The report of check_data: right counts, every malformed line, and "would stop" exactly if training would stop."""
 
 import math
 import re
@@ -39,7 +39,7 @@ __all__ = ["offline"]
 
 @pytest.fixture(scope="module")
 def byte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer that knows any text: a token for each byte."""
+    """Return a tokenizer that knows any text: it has a token for each byte."""
     vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,7 +57,7 @@ def bytes_tokenizer(byte_folder: Path) -> PreTrainedTokenizerBase:
 def report_on(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *texts: str, positions: int = 512, **options: bool
 ) -> Report:
-    """The report on line files for train, validation and test."""
+    """Return the report on line files for train, validation and test."""
     paths = [written(folder / f"{name}.txt", text.encode()) for name, text in zip(SPLITS, texts, strict=True)]
     train, validation, test = map(str, paths)
     splits = Files(train=train, validation=validation, test=test, step_start="<<").read(("<eos>",))
@@ -65,7 +65,7 @@ def report_on(
 
 
 def part(report: Report, begin: str) -> str:
-    """The paragraph that begins so."""
+    """Return the paragraph of the report that begins with a text."""
     (found,) = [text for text in "\n".join(report.lines).split("\n\n") if text.strip().startswith(begin)]
     return found.strip()
 
@@ -98,12 +98,12 @@ def test_a_small_report(tmp_path: Path, bytes_tokenizer) -> None:
     assert "empty CoT (allowed): 0" in validation
     assert re.search(r"reasoning steps: 1 to 3\b.* 1\.6 on average", train)
     assert re.search(r"reasoning steps: 2 to 2\b", test)
-    # Three times a, with answers 1, 4 and 1; twice b with the same one.
+    # Prompt a occurs three times, with answers 1, 4 and 1; prompt b twice, with the same answer.
     assert "prompts that occur more than once: 2 (3 examples too many), 1 with different answers" in train
     assert re.search(r"train.txt line 1, .*train.txt line 7, .*train.txt line 11: 'a'", train)
     assert "'b'" not in train
     overlap = part(report, "overlap")
-    assert "train and validation: 2 prompts; accuracy on what was trained on says nothing\n    'e'\n    'a'" in overlap
+    assert "train and validation: 2 prompts; accuracy on training examples says nothing\n    'e'\n    'a'" in overlap
     assert "test" not in overlap
     assert [stop.split(" (")[0] for stop in report.stops] == ["train has malformed lines", "splits overlap"]
     assert summary(report.stops).startswith("training would stop: train has malformed lines")
@@ -119,7 +119,7 @@ def test_nothing_stands_in_the_way(tmp_path: Path, bytes_tokenizer) -> None:
     assert part(report, "overlap").splitlines()[1:] == ["  none"]
 
 
-def test_what_is_allowed_does_not_stop(tmp_path: Path, bytes_tokenizer) -> None:
+def test_allowed_faults_do_not_stop(tmp_path: Path, bytes_tokenizer) -> None:
     texts = ("a||x #### 1\nbad\n", "a||x #### 1\n", "t||x #### 1\n")
     stops = {
         (skip, overlap): len(report_on(tmp_path, bytes_tokenizer, *texts, skip_malformed=skip, allow_overlap=overlap).stops)
@@ -139,8 +139,8 @@ def test_notes_come_first(tmp_path: Path, bytes_tokenizer) -> None:
     ]
 
 
-def test_lengths_and_what_is_too_long(tmp_path: Path, bytes_tokenizer) -> None:
-    """One token a byte: ` a<eos> <<1>> <eos> #### 1 <eos>` and so on, each separator one token."""
+def test_lengths_are_counted_and_long_examples_named(tmp_path: Path, bytes_tokenizer) -> None:
+    """There is one token for each byte of ` a<eos> <<1>> <eos> #### 1 <eos>`, and one for each separator."""
     report = report_on(tmp_path, bytes_tokenizer, *GOOD_TEXTS, positions=25)
     rows = {line.split()[0]: [*map(int, line.split()[1:])] for line in part(report, "train: length").splitlines()[2:6]}
     # ` a ` and the end token; ` <<1>> ` or ` <<12>> <<3>> `; end token, ` #### 1 ` and end token.
@@ -153,7 +153,7 @@ def test_lengths_and_what_is_too_long(tmp_path: Path, bytes_tokenizer) -> None:
     assert "13 positions: 2, without any CoT: 2" in part(hopeless, "train: length")
 
 
-def test_what_cannot_be_tokenised_is_named(tmp_path: Path) -> None:
+def test_a_text_that_cannot_be_tokenised_is_named(tmp_path: Path) -> None:
     small = build_tokenizer("symbols", ("a", "b", "v", "1", "<<1>>"))
     report = report_on(tmp_path, small, *GOOD_TEXTS)
     assert re.search(
@@ -203,7 +203,7 @@ def test_a_histogram_counts_every_example_once(values: list[int]) -> None:
 
 @given(counts)
 @settings(max_examples=200, deadline=None)
-def test_by_the_cutoff_most_are_gone(values: list[int]) -> None:
+def test_most_cots_are_gone_by_the_cutoff(values: list[int]) -> None:
     found = cutoff(np.array(values))
     common = next(n for n in sorted(values) if sum(value <= n for value in values) >= 0.95 * len(values))
     if found is None:
@@ -217,7 +217,7 @@ def test_by_the_cutoff_most_are_gone(values: list[int]) -> None:
 def test_the_cutoff_by_hand() -> None:
     assert cutoff(np.array([10] * 96 + [30] * 4)) == 10
     assert cutoff(np.array([10] * 94 + [30] * 6)) is None  # the common ones are as long as the longest
-    assert cutoff(np.array([100] * 99 + [110])) is None  # hardly longer
+    assert cutoff(np.array([100] * 99 + [110])) is None  # the longest is hardly longer
     assert cutoff(np.array([100] * 99 + [111])) == 100
     assert cutoff(np.array([7])) is None
 
@@ -232,7 +232,7 @@ def test_delta_spends_at_least_so_many_examples_on_a_token(epoch: int, per_token
 
 @given(st.integers(1, 10**7))
 @settings(max_examples=500)
-def test_delta_is_no_slower_than_need_be(epoch: int) -> None:
+def test_delta_is_no_slower_than_necessary(epoch: int) -> None:
     for _, slow in PACES:
         per_token = Fraction(slow)
         delta = Fraction(delta_for(epoch, slow))
@@ -282,11 +282,11 @@ def test_tokens_are_shown_with_their_spaces_and_in_one_line(bytes_tokenizer, gpt
     assert tokens_line(gpt2_tokenizer(" 12 apples\n")["input_ids"], gpt2_tokenizer) == r"␣12 ␣apples \n"
     assert tokens_line(gpt2_tokenizer("a" * 3 + "é")["input_ids"], gpt2_tokenizer) == "aaa é"
     half = tokens_line(bytes_tokenizer("é")["input_ids"], bytes_tokenizer)
-    assert half == "Ã ©"  # the bytes of one character, by the names that the vocabulary has for them
+    assert half == "Ã ©"  # the bytes of one character, by their names in the vocabulary
     assert tokens_line([*range(40)], bytes_tokenizer).split("... ")[1] == "8 more "
 
 
-def test_special_tokens_in_the_text_are_told_by_line(tmp_path: Path, byte_folder: Path) -> None:
+def test_special_tokens_in_the_text_are_reported_by_line(tmp_path: Path, byte_folder: Path) -> None:
     tokenizer = build_tokenizer(str(byte_folder), ())
     tokenizer.add_special_tokens({"bos_token": "<s>"})
     report = report_on(tmp_path, tokenizer, "a||<<1>> #### 1\nb <s>||<<1>> #### 1\n", *GOOD_TEXTS[1:])
@@ -297,7 +297,7 @@ def test_special_tokens_in_the_text_are_told_by_line(tmp_path: Path, byte_folder
 
 
 @pytest.mark.parametrize("cots", [[7] * 40, [7] * 39 + [30]], ids=["equal", "one long"])
-def test_a_suggested_schedule_is_taken_by_the_command_line_and_told_with_its_time(
+def test_the_command_line_takes_a_suggested_schedule_and_the_report_gives_its_time(
     bytes_tokenizer, cots: list[int], tmp_path: Path
 ) -> None:
     rows = [Example.of_steps(f"q{i}", ["z" * (n // 2), "y" * (n - n // 2)], "1") for i, n in enumerate(cots)]
@@ -326,7 +326,7 @@ def test_a_suggested_schedule_is_taken_by_the_command_line_and_told_with_its_tim
 def measured(
     model: ModelConfig, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> Callable[[EncodedExamples], Pace]:
-    """As `check_data` measures it."""
+    """A pace as `check_data` measures it."""
     return lambda train: pace.measure(model, tokenizer, train, DataConfig(batch_size=batch_size))
 
 
@@ -430,7 +430,9 @@ def test_the_real_data_with_the_real_command(shared_data: Path) -> None:
         assert "malformed: 0" in text
         assert f"empty CoT (allowed): {empty}" in text
         assert "occur more than once: 0" in text
-        assert "positions" not in part(report, f"{split}: length in tokens")  # random weights get as many as it takes
+        assert "positions" not in part(
+            report, f"{split}: length in tokens"
+        )  # random weights get as many positions as needed
     assert 88 + 7 == 95
     overlap = part(report, "overlap")
     assert re.search("train and validation: 463 ", overlap)

@@ -1,4 +1,4 @@
-"""The training stream: nothing lost, nothing twice, the same in any division of the work."""
+"""The training stream: no example is lost or repeated, and any division of the work gives the same examples."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def with_easy(first: float, last: float, steps: int, micro: int = 1, rank: int =
 
 
 def texts(batch: CoTBatch) -> dict[int, str]:
-    """By the number in the stream."""
+    """Return the examples by their number in the stream."""
     return {
         draw: TOKENIZER.decode(tokens[part != Part.PAD])
         for draw, tokens, part in zip(batch.draw.tolist(), batch.tokens, batch.part, strict=True)
@@ -142,7 +142,7 @@ def test_limits_in_reasoning_steps() -> None:
 
 
 def numbers(count: int) -> EncodedExamples:
-    """Examples of very unequal prompts and CoTs."""
+    """Return examples with prompts and CoTs of very unequal lengths."""
     rng = np.random.default_rng(0)
 
     def text(most: int) -> str:
@@ -160,14 +160,14 @@ def test_grouping_by_length_only_reorders(batch_size: int, pool: int, count: int
         draws = np.arange(number * count, (number + 1) * count)
         one, other = plain.rows(draws), grouped.rows(draws)
         assert sorted(other) == list(range(count))
-        # Within every pool the same examples, so that nothing comes earlier or later than the pool allows.
+        # Every pool holds the same examples as without grouping.
         pools = (draws // batch_size - draws[0] // batch_size) // grouped.pool
         for number_of_pool in np.unique(pools):
             assert sorted(one[pools == number_of_pool]) == sorted(other[pools == number_of_pool])
 
 
 def padding(examples: EncodedExamples, source: TrainStream, removed: int) -> float:
-    """The share of padding in one pass, `removed` CoT tokens being gone."""
+    """Return the share of padding in one pass, with `removed` CoT tokens gone."""
     left = examples.length - examples.cot_length + examples.cot_left(removed)
     steps = range(len(examples) // source.batch_size)
     batches = [left[source.rows(source.batch_size * step + np.arange(source.batch_size))] for step in steps]
@@ -180,7 +180,7 @@ def test_grouping_saves_padding_with_and_without_cot() -> None:
     for removed in (0, 20, 40):
         assert padding(examples, grouped, removed) < 0.1 < 0.3 < padding(examples, plain, removed)
     passes = [grouped.rows(np.arange(number * 3000, (number + 1) * 3000)).reshape(-1, 10) for number in (0, 1)]
-    # Batches come in random order (their lengths do not follow their place), and in the next pass others.
+    # Batches come in random order: their lengths do not follow their place. The next pass has other batches.
     mean = examples.length[passes[0]].mean(1)
     assert abs(np.corrcoef(mean, np.arange(300))[0, 1]) < 0.2
     together = {frozenset(batch.tolist()) for batch in passes[0]} & {frozenset(batch.tolist()) for batch in passes[1]}
@@ -188,7 +188,7 @@ def test_grouping_saves_padding_with_and_without_cot() -> None:
 
 
 def test_a_small_set_is_not_one_pool() -> None:
-    """At most half a pass, or every pass would have the same batches."""
+    """A pool is at most half a pass. Otherwise every pass would have the same batches."""
     for count, pool in ((3000, 100), (1000, 50), (100, 5), (10, 1)):
         assert TrainStream(numbers(count), 10, 1, 0, 1, 5, 100).pool == pool
 

@@ -1,23 +1,19 @@
-"""`remove` against a naive oracle on lists; the offsets against their distribution."""
-
-import math
+"""`remove` against a naive oracle on lists."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwise_pl.common.draws import uniform
-from stepwise_pl.data.batch import IGNORE, CoTBatch, Part
-from stepwise_pl.schedules.spread import ALL, Stage, offsets
+from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.schedules.spread import ALL, Stage
 
 lengths = st.tuples(st.integers(1, 5), st.integers(0, 9), st.integers(1, 5))  # prompt, CoT, answer
 rows = st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=6)
 
 
 def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
-    """Tokens are numbered 1, 2, ... within a row, so that every one can be told apart."""
+    """Return a batch with tokens 1, 2, ... in each row, so that all tokens of a row differ."""
     width = max(map(sum, sizes))
     tokens, part, position = (torch.zeros(len(sizes), width, dtype=torch.long) for _ in range(3))
     for row, (prompt, cot, answer) in enumerate(sizes):
@@ -29,7 +25,7 @@ def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
 
 
 def oracle(sizes: tuple[int, int, int], count: int, side: str) -> list[tuple[int, int, int]]:
-    """(token, part, original position) of what is left."""
+    """Return (token, part, original position) of every token that is left."""
     prompt, cot, answer = sizes
     everything = [(i + 1, 0 if i < prompt else 1 if i < prompt + cot else 2, i) for i in range(prompt + cot + answer)]
     gone = min(count, cot)
@@ -49,8 +45,8 @@ def test_remove_is_what_a_loop_over_lists_does(rows, side: str, keep_position: b
         assert out.part[row].tolist() == [part for _, part, _ in left] + [Part.PAD] * (out.tokens.shape[1] - n)
         assert out.position[row, :n].tolist() == [place if keep_position else i for i, (_, _, place) in enumerate(left)]
         assert out.attention_mask[row].sum() == n
-        labels = [token if part else IGNORE for token, part, _ in left]
-        assert out.labels[row].tolist() == labels + [IGNORE] * (out.tokens.shape[1] - n)
+        targets = [part in (Part.COT, Part.ANSWER) for _, part, _ in left]
+        assert out.is_target[row].tolist() == targets + [False] * (out.tokens.shape[1] - n)
     assert out.draw.tolist() == list(range(len(sizes)))
 
 
@@ -59,14 +55,14 @@ def test_remove_is_what_a_loop_over_lists_does(rows, side: str, keep_position: b
     st.sampled_from(["left", "right"]),
 )
 def test_reasoning_steps_leave_whole(rows, side: str) -> None:
-    """Each row: tokens of its reasoning steps, and how many steps to remove."""
+    """A row gives the tokens of each reasoning step, and the number of steps to remove."""
     batch = make_batch([(2, sum(steps), 3) for steps, _ in rows])
     batch.unit_start.zero_()
     for row, (steps, _) in enumerate(rows):
         batch.unit_start[row, [2 + sum(steps[:i]) for i in range(len(steps))]] = True
     out = batch.remove(torch.tensor([count for _, count in rows]), side)
     for row, (steps, count) in enumerate(rows):
-        # The same as removing the tokens of those steps.
+        # Removing the tokens of the steps gives the same.
         gone = sum(steps[:count] if side == "left" else steps[max(0, len(steps) - count) :])
         left = [token for token, _, _ in oracle((2, sum(steps), 3), gone, side)]
         assert out.tokens[row, : len(left)].tolist() == left
@@ -86,7 +82,7 @@ def test_removing_twice_is_removing_the_sum(sizes, first: int, second: int) -> N
     assert torch.equal(twice.tokens * twice.attention_mask, once.tokens * once.attention_mask)
 
 
-def test_all_means_all_even_of_a_longer_cot_than_was_trained_on() -> None:
+def test_the_last_stage_removes_all_even_of_a_longer_cot_than_was_trained_on() -> None:
     batch = make_batch([(2, 9, 2)])
     assert batch.remove(Stage(5, 6).units).length_of(Part.COT).tolist() == [4]
     assert batch.remove(Stage(3, 6, np.array([5])).units).length_of(Part.COT).tolist() == [4]
@@ -100,38 +96,3 @@ def test_one_number_removes_from_every_row_and_all_is_all() -> None:
     for side in ("left", "right"):
         assert not (batch.remove(ALL, side).part == Part.COT).any()
     assert torch.equal(batch.remove(0).tokens, batch.tokens)
-
-
-@pytest.mark.parametrize("smoothing", [0.5, 1.0, 4.0])
-def test_offsets_follow_their_distribution(smoothing: float) -> None:
-    n = 400_000
-    drawn = offsets(np.arange(n), smoothing, seed=7)
-    for o in range(6):
-        expected = (1 - math.exp(-smoothing)) * math.exp(-smoothing * o)
-        deviation = math.sqrt(expected * (1 - expected) / n)
-        assert abs((drawn == o).mean() - expected) < 5 * deviation + 1e-12, o
-
-
-def test_streams_are_independent_and_uniform() -> None:
-    drawn = np.array([uniform(np.arange(100_000), 3, stream) for stream in range(4)])
-    assert drawn.min() > 0 and drawn.max() <= 1
-    assert abs(drawn.mean(1) - 0.5).max() < 5 / math.sqrt(12 * 100_000)
-    assert abs(np.corrcoef(drawn) - np.eye(4)).max() < 5 / math.sqrt(100_000)
-    assert np.array_equal(uniform(np.arange(50, 60), 3, 2), drawn[2, 50:60])
-
-
-def test_offsets_are_fresh_for_every_draw_and_seed() -> None:
-    first, second = offsets(np.arange(50_000), 0.5, 0), offsets(np.arange(50_000, 100_000), 0.5, 0)
-    other_seed = offsets(np.arange(50_000), 0.5, 1)
-    for a, b in ((first, second), (first, other_seed), (first[1:], first[:-1])):
-        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(len(a))  # independent: five standard deviations
-
-
-@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=50), st.integers(0, 2**31))
-def test_offsets_are_a_function_of_seed_and_draw(draws: list[int], seed: int) -> None:
-    together = offsets(np.array(draws), 0.7, seed)
-    assert together.tolist() == [int(offsets(np.array([d]), 0.7, seed)[0]) for d in draws]
-
-
-def test_no_smoothing_no_offset() -> None:
-    assert not offsets(np.arange(1000), math.inf, 0).any()

@@ -1,4 +1,4 @@
-"""A text that does not come back from the tokenizer is refused before training, and an export reads what training read."""
+"""A text that the tokenizer does not give back is refused before training, and an export reads the tokens of training."""
 
 import json
 import subprocess
@@ -29,13 +29,13 @@ WORDS = ["sum", "of", "####", "<eos>", "<unk>", "<s>", *map(str, range(100))]
 
 
 def saved(folder: Path, backend: Tokenizer, **special: str) -> str:
-    """The folder of a tokenizer, as users have it."""
+    """Return the folder of a tokenizer, as users have it."""
     PreTrainedTokenizerFast(tokenizer_object=backend, **{"eos_token": "<eos>", **special}).save_pretrained(folder)
     return str(folder)
 
 
 def characters(folder: Path, unknown: bool = True) -> str:
-    """A word list whose words are characters, without a decoder."""
+    """Return a word list of characters, without a decoder."""
     vocabulary = {c: i for i, c in enumerate([*CHARACTERS, *["<unk>"] * unknown])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>") if unknown else models.WordLevel(vocabulary))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -43,7 +43,7 @@ def characters(folder: Path, unknown: bool = True) -> str:
 
 
 def character_pairs(folder: Path, decoder: decoders.Decoder | None) -> str:
-    """Characters by BPE without merges, which drops what it does not know."""
+    """Return a BPE of characters without merges. It drops unknown characters."""
     backend = Tokenizer(models.BPE({c: i for i, c in enumerate(CHARACTERS)}, []))
     if decoder is not None:
         backend.decoder = decoder
@@ -53,7 +53,7 @@ def character_pairs(folder: Path, decoder: decoders.Decoder | None) -> str:
 def words(
     folder: Path, start: bool = False, digits: bool = False, normalizer: normalizers.Normalizer | None = None
 ) -> str:
-    """A list of words: with a start token, with split digits, with another text than the given one."""
+    """Return a list of words: with a start token, with split digits, or with a changed text."""
     vocabulary = {word: i for i, word in enumerate(WORDS)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     split = [pre_tokenizers.WhitespaceSplit(), *[pre_tokenizers.Digits(individual_digits=True)] * digits]
@@ -68,7 +68,7 @@ def words(
 
 
 def bytes_of(folder: Path, normalizer: normalizers.Normalizer | None = None, **special: str) -> str:
-    """A token for each byte: keeps any text, if nothing is done to the text before."""
+    """Return a tokenizer with a token for each byte. It keeps any text, unless a normalizer changes the text first."""
     backend = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     if normalizer is not None:
@@ -81,7 +81,7 @@ def split_of(*lines: str) -> ExampleList:
 
 
 def encoded_tokens(folder: str, *lines: str, row: int = 0) -> tuple[list[str], list[str]]:
-    """The tokens of prompt and target of an example."""
+    """Return the tokens of prompt and target of an example."""
     tokenizer = build_tokenizer(folder, ())
     prompt, target = encode(split_of(*lines), tokenizer, "train").prompt_and_target(row)
     return tokenizer.convert_ids_to_tokens(prompt), tokenizer.convert_ids_to_tokens(target)  # type: ignore[return-value]
@@ -97,7 +97,7 @@ def test_a_word_list_of_characters_is_split_by_its_own_rule_and_gives_answers_ba
     tokenizer = build_tokenizer(folder, ())
     encoded = encode(split_of("12+5||12 #### 17", "1+1||1 #### 2"), tokenizer, "train")
     assert answers([encoded.prompt_and_target(row)[1] for row in (0, 1)], tokenizer) == ["17", "2"]
-    # What is saved with a run decodes alike.
+    # The tokenizer saved with a run decodes in the same way.
     tokenizer.save_pretrained(tmp_path / "again")
     again = AutoTokenizer.from_pretrained(tmp_path / "again")
     assert again.decode(again("12+5")["input_ids"]) == "12+5"
@@ -138,7 +138,7 @@ def test_text_that_is_lost_or_changed_is_refused_by_line(
 
 
 def wordpiece(folder: Path) -> str:
-    """As BERT has it: lower case, pieces, punctuation apart."""
+    """Return a tokenizer like BERT's: lower case, pieces of words, separate punctuation."""
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = (
         normalizers.BertNormalizer(lowercase=True),
@@ -155,8 +155,8 @@ def test_pieces_of_words_that_never_give_the_mark_back_are_refused(tmp_path: Pat
         encode(split_of("13 - 61||- 48 #### -48"), build_tokenizer(wordpiece(tmp_path), ()), "train")
 
 
-def test_a_lost_character_is_found_in_whichever_example_holds_it(tmp_path: Path) -> None:
-    """No sample would find the one among thousands."""
+def test_a_lost_character_is_found_in_any_example(tmp_path: Path) -> None:
+    """A sample would miss the one example among thousands."""
     tokenizer = build_tokenizer(character_pairs(tmp_path, decoders.Fuse()), ())
     lines = [f"{i}+1||1 #### {i + 1}" for i in range(12_000)]
     encode(split_of(*lines), tokenizer, "train")
@@ -188,7 +188,7 @@ def test_only_the_small_tokenizer_is_a_list_of_words(tmp_path: Path) -> None:
     assert not is_word_list(inside)
 
 
-def test_a_separator_that_only_python_takes_for_a_space_is_told_apart(tmp_path: Path) -> None:
+def test_a_separator_that_only_python_takes_for_a_space_is_refused_as_unknown(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(words(tmp_path), ())
     with pytest.raises(UserError, match="does not know"):
         encode(ExampleList([Example("sum of 1\x1c2", "1", "3")]), tokenizer, "train")
@@ -207,7 +207,7 @@ def test_a_word_that_becomes_the_end_token_is_named_as_unknown(tmp_path: Path, u
 @pytest.mark.parametrize(
     "token,places", [("<|im_start|>", "train example 2, train example 3"), ("<s>", "train example 2")]
 )
-def test_special_tokens_in_the_text_are_told_with_place_and_token(tmp_path: Path, token: str, places: str) -> None:
+def test_special_tokens_in_the_text_are_reported_with_place_and_token(tmp_path: Path, token: str, places: str) -> None:
     folder = bytes_of(tmp_path, bos_token="<s>")
     tokenizer = build_tokenizer(folder, ())
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
@@ -220,7 +220,7 @@ def test_special_tokens_in_the_text_are_told_with_place_and_token(tmp_path: Path
     ]
 
 
-def test_a_start_token_of_every_text_is_not_told_as_one_in_the_text(tmp_path: Path) -> None:
+def test_a_start_token_of_every_text_is_not_reported(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(words(tmp_path, start=True), ())
     notes: list[str] = []
     encode(split_of("sum of 1||1 #### 1", "sum of 2||2 #### 2"), tokenizer, "train", notes=notes)
@@ -308,7 +308,7 @@ SUMS = [
     ["start", pytest.param("digits", marks=pytest.mark.long), pytest.param("characters", marks=pytest.mark.long)],
 )
 def test_an_export_answers_as_the_evaluation_does(tmp_path: Path, kind: str) -> None:
-    """With a start token, with split digits, and with characters: the README's code, and a pipeline."""
+    """The README's code and a pipeline give the evaluation's answers, with three tokenizers."""
     make = {
         "start": lambda at: words(at, start=True),
         "digits": lambda at: words(at, digits=True),

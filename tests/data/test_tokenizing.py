@@ -85,7 +85,7 @@ def test_small_tokenizer_is_a_standard_one(tokenizer, tmp_path) -> None:
     text = " 1 * ( 9 ) + 4 <eos> #### 7 <eos>"
     assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert again.decode(again("1 + 2 #### 3")["input_ids"]) == "1 + 2 #### 3"
-    # `encode` takes a shortcut for this kind; the ids are the tokenizer's own.
+    # `encode` takes a shortcut for this tokenizer. The ids are the same.
     examples = Multiplication(digits=3, train_size=5).load()["train"]
     assert encode(examples, again, "train").tokens.tolist() == sum(
         (
@@ -104,7 +104,7 @@ def test_messages_name_the_way_out(tmp_path) -> None:
 
 
 def units_of(encoded: EncodedExamples, row: int) -> list[list[int]]:
-    """The CoT's tokens, reasoning step by reasoning step."""
+    """Return the tokens of each reasoning step of the CoT."""
     batch = encoded.collate(np.array([row]))
     cot = batch.part[0] == Part.COT
     tokens, starts = batch.tokens[0][cot].tolist(), batch.unit_start[0][cot].nonzero().flatten().tolist()
@@ -140,17 +140,17 @@ def test_reasoning_steps_with_the_small_tokenizer(tokenizer) -> None:
     assert set(encoded.units.tolist()) == {1, 2, 3}
 
 
-def test_a_cot_without_steps_is_refused_where_steps_are_removed(tokenizer) -> None:
+def test_a_cot_without_steps_is_refused_if_steps_are_removed(tokenizer) -> None:
     examples = ExampleList([Example("1", "", "2"), Example.of_steps("1", ["2 + 3", "4"], "2"), Example("1", "2", "3")])
     with pytest.raises(UserError, match=r"train example 3: its CoT has no reasoning steps.*task.step_start"):
         encode(examples, tokenizer, "train", by_step=True)
     encoded = encode(ExampleList(examples[:2]), tokenizer, "train", by_step=True)
-    assert encoded.units.tolist() == [0, 2]  # an empty CoT has none, and that is valid
+    assert encoded.units.tolist() == [0, 2]  # an empty CoT has no steps, and that is valid
     assert encoded.cot_left(1).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("by_step", [False, True])
-def test_some_of_the_examples_are_what_they_were(tokenizer, by_step: bool) -> None:
+def test_taken_examples_do_not_change(tokenizer, by_step: bool) -> None:
     examples = Multiplication(digits=3, min_digits=1, train_size=200).load()["train"]
     encoded = encode(examples, tokenizer, "train", by_step)
     rows = np.array([150, 3, 3, 199, 0])

@@ -1,4 +1,4 @@
-"""`evaluate` on a small run: what it writes is scored again here, independently."""
+"""`evaluate` on a small run: its predictions are scored again here, independently."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from stepwise_pl.runs.predictions import Prediction, by_position, by_stratum, re
 from stepwise_pl.tasks import Files, Multiplication
 from tests.conftest import SMALL, command, learner, small_model
 
-# Operands of one and two digits, so that lengths differ. Trained until the 60 problems are known
+# Operands have one or two digits, so that lengths differ. The run trains until it knows its 60 problems
 # by heart, so that problems trained on are answered right and others wrong.
 MIXED = (
     "task=mult2x2", "task.min_digits=1", "task.train_size=60", "task.validation_size=10", "task.test_size=40",
@@ -37,7 +37,7 @@ Evaluated = tuple[str, dict[str, Any], list[dict[str, Any]]]
 
 
 def evaluated(run: Path, **settings: Any) -> Evaluated:
-    """What `evaluate` prints, its summary and its predictions, as they lie in the run folder."""
+    """Run `evaluate`; return its output, and its summary and predictions from the run folder."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         evaluate(EvaluateConfig(run=str(run), **{"speed_problems": 0, **settings}))
     path = Path(out.getvalue().split("written to")[1].split(";")[0].strip())
@@ -54,7 +54,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def mixture(run: Path) -> Path:
-    """A file of problems that were trained on, and as many that were not."""
+    """Write a file of problems that were trained on, and as many that were not."""
     splits = load_run(str(run), "best").config.task.load()
     path = run.parent / "mixture.txt"
     path.write_text("".join(f"{e.line()}\n" for name in ("train", "test") for e in splits[name].slice(0, 40)))
@@ -98,7 +98,7 @@ def test_predictions_scored_again_are_the_accuracy(run: Path, mixture: Path) -> 
             assert (summary["removed_tokens"], summary["as_trained"], summary["checkpoint"]) == (0, False, "last.ckpt")
 
 
-def test_each_prediction_is_what_the_model_answers_alone(run: Path, mixture: Path) -> None:
+def test_each_prediction_is_the_answer_to_the_problem_alone(run: Path, mixture: Path) -> None:
     _, _, rows = evaluated(run, file=str(mixture))
     trained = load_run(str(run), "best")
     encoded = encode(Files().read_other(str(mixture), "file"), trained.tokenizer, "file")
@@ -151,7 +151,7 @@ def test_a_file_is_answered_like_the_split_it_holds(run: Path, tmp_path) -> None
         assert again == rows
         assert out.startswith(f"{tmp_path / name} of {run}")
         differ = {key for key in of_split.keys() | of_file.keys() if of_split.get(key) != of_file.get(key)}
-        assert differ == {"split", "file"}  # the digest is of what was read
+        assert differ == {"split", "file"}  # the digest is that of the content
     written = {path.name for path in (run / "evaluations").iterdir()}
     digest = of_split["data_digest"][:8]
     for name in ("test", f"file-mine-{digest}", f"file-my-data-{digest}"):
@@ -220,7 +220,7 @@ def test_errors_are_one_line(run: Path, tmp_path) -> None:
         assert not out.stdout
 
 
-def test_what_cannot_be_evaluated_is_named(run: Path, tmp_path) -> None:
+def test_a_file_or_setting_that_cannot_be_used_is_named(run: Path, tmp_path) -> None:
     for name, text, message in (
         ("eos.txt", "2 <eos> 3||6 0 #### 6 0\n", "the end token '<eos>' occurs in the text"),
         ("empty.txt", "\n", "no example in it"),
@@ -259,7 +259,7 @@ def test_a_run_on_files_reads_other_files_by_its_own_columns(tmp_path) -> None:
     assert (summary["removed_steps"], summary["removed_tokens"], summary["strata"]) == (2, 2, {})
     with pytest.raises(UserError, match="suite=ood: task file has none; multiplication has one"):
         evaluated(run, suite="ood")
-    # Lines of text know no steps, which matters only where some are left.
+    # Lines of text have no steps. That matters only if some steps are left.
     (tmp_path / "lines.txt").write_text("2 * 3||6 0 #### 6 0\n")
     assert len(evaluated(run, file=str(tmp_path / "lines.txt"))[2]) == 1
     with pytest.raises(UserError, match="its CoT has no reasoning steps"):
@@ -267,7 +267,7 @@ def test_a_run_on_files_reads_other_files_by_its_own_columns(tmp_path) -> None:
 
 
 def test_the_bound_on_new_tokens_follows_the_data(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Longer problems than those of the run are answered to the end."""
+    """Problems longer than those of the run are answered to the end."""
     short, long = (
         encode(Multiplication(digits=d, train_size=20, validation_size=1, test_size=1).load()["train"], tokenizer, "train")
         for d in (1, 4)

@@ -1,4 +1,4 @@
-"""Answers that are right, but longer than what is asked for: a model one step after a token has left still writes its old CoT."""
+"""Answers that are right but too long: one step after a token has left, a model still writes its old CoT."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from tests.evaluation.test_verifier import numbered, trained
 
 ANY_LENGTH = "answer_accuracy_any_length"
 
-# Explicit CoT for 15 epochs of 10 steps; a token leaves after 5 steps more, and training ends one step later.
+# The run trains explicit CoT for 15 epochs of 10 steps. A token leaves 5 steps later, and training ends after one more.
 COPY = (
     "task=file", "task.allow_overlap=true", "model.layers=1", "model.heads=2", "model.width=64", "optimizer.lr=5e-3",
     "data.batch_size=20", "data.epoch_size=200", "data.cache_dir=null", "schedule.smoothing=inf", "schedule.rewarmup_steps=100", "guard.patience=1",
@@ -44,7 +44,7 @@ COPY = (
 
 @pytest.fixture(scope="module")
 def still_writing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that ends one step after its first token has left."""
+    """Train a run that ends one step after its first token has left."""
     folder = tmp_path_factory.mktemp("lengths")
     lines = "".join(f"{a} {b}||{b} {a} {b} #### {a} {b}\n" for a in range(10) for b in range(10))
     (folder / "copy.txt").write_text(lines)
@@ -64,7 +64,7 @@ def test_a_model_that_still_writes_its_old_cot_is_right_at_any_length_and_has_no
     summary = json.loads((still_writing / "summary.json").read_text())
     assert summary["collapsed"] is False and summary["collapsed_at"] is None
     assert "has collapsed" not in (still_writing / "output.txt").read_text()
-    # All of it is told, and claims are about the length asked for.
+    # Both accuracies are reported. Claims use the one within the length asked for.
     assert summary["test_accuracy"] < 0.1 and summary["test_accuracy_any_length"] > 0.9
     assert summary["val_accuracy"] < 0.1 and summary["val_accuracy_any_length"] > 0.9
     assert summary["removed_at_95"] in (0, None)
@@ -75,7 +75,7 @@ def test_a_model_that_still_writes_its_old_cot_is_right_at_any_length_and_has_no
     assert "right at any length" in (still_writing / "output.txt").read_text()
 
 
-def test_evaluate_says_the_same_and_what_was_written(still_writing: Path) -> None:
+def test_evaluate_reports_the_same_and_the_written_cot(still_writing: Path) -> None:
     out = command("evaluate", f"run={still_writing}", "split=validation", "checkpoint=last", "speed_problems=0").stdout
     found = json.loads((still_writing / "evaluations" / "last-validation-removed1.json").read_text())
     row = [row for row in all_rows(still_writing / "metrics.csv") if row["val/loss"]][-1]
@@ -94,8 +94,8 @@ def test_evaluate_says_the_same_and_what_was_written(still_writing: Path) -> Non
     assert "removed_tokens= sets only" not in out
 
 
-def test_removed_tokens_sets_what_is_asked_for_not_what_is_written(run_dir: Path) -> None:
-    """`run_dir` has no CoT left, however much of it the targets have."""
+def test_removed_tokens_sets_the_targets_and_the_model_writes_what_it_has_learned(run_dir: Path) -> None:
+    """The model of `run_dir` writes no CoT, though the targets have 2 CoT tokens."""
     out = command("evaluate", f"run={run_dir}", "removed_tokens=0", "speed_problems=0").stdout
     found = json.loads((run_dir / "evaluations" / "best-test-removed0.json").read_text())
     assert found["cot_tokens_written"] == {"mean": 0, "least": 0, "most": 0}
@@ -105,8 +105,8 @@ def test_removed_tokens_sets_what_is_asked_for_not_what_is_written(run_dir: Path
 
 
 @pytest.mark.parametrize("steps", [60, 250])
-def test_within_the_length_it_is_the_number_of_decoding_no_further(steps: int) -> None:
-    """Bit for bit: one decoding up to the whole CoT says the same of the first tokens as one that ends there."""
+def test_accuracy_within_the_length_is_that_of_shorter_decoding(steps: int) -> None:
+    """Decoding up to the whole CoT gives the same first tokens, bit for bit, as decoding that ends earlier."""
     task = Multiplication(digits=2, min_digits=1, train_size=48, validation_size=30, test_size=30)
     tokenizer = build_tokenizer("symbols", task.symbols())
     examples = encode(task.load()["train"], tokenizer, "train")
@@ -135,11 +135,11 @@ def test_right_is_right_within_the_length(within: bool, predicted: str | None) -
     assert one.right == (within and predicted == "1") and one.right_any_length == (predicted == "1")
 
 
-# Run folders from before answers of any length were counted.
+# --- run folders of a version that did not count answers of any length
 
 
 def strip(folder: Path) -> None:
-    """Take the new numbers out of a run folder."""
+    """Remove the new numbers from a run folder."""
 
     def without(value: Any) -> Any:
         if isinstance(value, dict):
@@ -185,7 +185,7 @@ def test_folders_without_the_new_numbers_are_read_by_everything(still_writing: P
     assert [stage.accuracy_any_length is None for stage in read_stages(folder / "metrics.csv")[0]] == [True, False]
 
 
-def test_a_stage_shows_accuracy_at_any_length_where_it_differs(still_writing: Path, tmp_path: Path) -> None:
+def test_a_stage_shows_accuracy_at_any_length_if_it_differs(still_writing: Path, tmp_path: Path) -> None:
     assert (
         not StageAccuracy(0, 1, 0.5, 10).differs
         and not StageAccuracy(0, 1, 0.5, 10, 0.5).differs
@@ -199,7 +199,7 @@ def test_a_stage_shows_accuracy_at_any_length_where_it_differs(still_writing: Pa
     assert '<th scope="col">right at any length</th>' in page and "right, but too long" in page
 
 
-# Evaluations that are not about the checkpoint of today.
+# --- evaluations of another checkpoint than the present one
 
 
 def test_a_stale_evaluation_is_left_out_of_the_figures_with_a_note(run_dir: Path, tmp_path: Path) -> None:
@@ -209,15 +209,15 @@ def test_a_stale_evaluation_is_left_out_of_the_figures_with_a_note(run_dir: Path
     for more in ((), ("removed_tokens=0",), ("checkpoint=last",), ("split=validation", "limit=3")):
         command("evaluate", f"run={folder}", "speed_problems=2", *more)
     fresh = read_run(folder)
-    # Of two checkpoints; not of targets that the checkpoint was not trained on, nor of three problems.
+    # The figure has two checkpoints. It leaves out other targets than those trained on, and a limit of three problems.
     assert [len(points) for points in speeds([fresh]).values()] == [2, 2]
     assert any("best-test-removed0.json is about targets with 0 CoT tokens removed" in note for note in fresh.notes)
     best = folder / "evaluations" / "best-test-removed2.json"
     best.write_text(best.read_text().replace('"step": ', '"step": 9'))
     last = folder / "evaluations" / "last-test-removed2.json"
-    os.utime(last, (1, 1))  # as a copied folder may have it
+    os.utime(last, (1, 1))  # a copied folder may have old dates
     assert not any("older" in note for note in read_run(folder).notes)
-    # Another checkpoint of the same step, as a rollback may leave it.
+    # A rollback may leave another checkpoint of the same step.
     last.write_text(last.read_text().replace('"checkpoint_digest": "', '"checkpoint_digest": "0'))
     stale = read_run(folder)
     assert speeds([stale]) == {}

@@ -43,7 +43,7 @@ def test_scores_are_a_loop_over_targets() -> None:
                 targets += 1
 
     class Model:
-        """Gives these logits, whatever it reads."""
+        """A model that returns the given logits for any input."""
 
         config, device = SimpleNamespace(model_type="any"), torch.device("cpu")
 

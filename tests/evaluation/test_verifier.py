@@ -1,4 +1,4 @@
-"""Verified evaluation decides as plain greedy decoding does, for models good and bad."""
+"""Verified evaluation decides as plain greedy decoding does, for good and bad models."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ COUNTS = (0, 1, 3, 6, ALL)
 
 
 def trained(tokenizer: PreTrainedTokenizerBase, examples: EncodedExamples, steps: int, **kinds: Any) -> PreTrainedModel:
-    """A small model after so many steps on the first 24 examples, at changing numbers of removed tokens."""
+    """Return a small model after `steps` on the first 24 examples, at changing numbers of removed tokens."""
     model = small_model(tokenizer, 0, width=64).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = examples.collate(np.arange(24))
@@ -42,7 +42,7 @@ def trained(tokenizer: PreTrainedTokenizerBase, examples: EncodedExamples, steps
 def compare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: EncodedExamples, **kinds: Any
 ) -> set[str]:
-    """Checks every removal level; returns what was seen on the way."""
+    """Check every removal level; return the kinds of outcome that occurred."""
     eos, bound, seen = tokenizer.eos_token_id, 40, set()
     for count in COUNTS:
         verifier = Verifier(learner(model, tokenizer), tokenizer, 7)
@@ -81,7 +81,7 @@ def compare(
 def digits_by_hand(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batches: list[CoTBatch]
 ) -> list[list[int]]:
-    """One example and one digit after the other: how many have it, and how many have it right; both tokenizers give a digit a token."""
+    """Count, digit by digit, the examples that have it, and those that have it right. A digit is one token here."""
     out: list[list[int]] = []
     for batch in batches:
         for number in range(len(batch)):
@@ -108,7 +108,7 @@ def small() -> tuple[PreTrainedTokenizerBase, EncodedExamples]:
 
 
 def numbered(examples: EncodedExamples) -> EncodedExamples:
-    """Batches of these say in `draw` where in the batch an example stands."""
+    """Let `draw` of every batch be the index in the batch."""
     collate = examples.collate
     examples.collate = lambda rows: collate(rows, np.arange(len(rows)))  # type: ignore[method-assign]
     return examples
@@ -120,7 +120,7 @@ def numbered(examples: EncodedExamples) -> EncodedExamples:
 def test_it_decides_as_greedy_decoding_does(small: Any, steps: int, side: str, keep_position: bool) -> None:
     kinds = {"side": side, "keep_position": keep_position}
     seen = compare(trained(*small, steps, **kinds), *small, **kinds)
-    # Examples that were trained on, and others: the paths are all taken, by some model.
+    # Some examples were trained on, others not, so that every path is taken by some model.
     assert {"wrong", "unfinished"} & seen
     if steps == 250:
         assert {"proved", "wrong"} <= seen
@@ -142,7 +142,7 @@ def test_an_answer_may_be_right_behind_a_wrong_step(small: Any) -> None:
     tokenizer, examples = small
     model = trained(tokenizer, examples, 250)
     batch = examples.collate(np.arange(24))
-    # Targets with a CoT that nobody would write: the model departs from it, and answers as it does without.
+    # The targets have a CoT that no model would write: the model departs from it, and answers as without it.
     spoiled = batch.remove(0)
     cot = spoiled.part == Part.COT
     spoiled.tokens[cot] = (spoiled.tokens[cot] + 1) % 10
@@ -168,7 +168,7 @@ def test_the_scorer_does_the_same_at_any_batch_size(small: Any) -> None:
         assert math.isfinite(metrics["loss"])
 
 
-def test_a_batch_is_put_together_again(small: Any) -> None:
+def test_rows_stack_to_the_same_batch(small: Any) -> None:
     batch = small[1].collate(np.arange(8)).remove(2, "left", True)
     again = CoTBatch.stack([batch.row(number) for number in range(8)])
     for name in ("part", "position", "unit_start", "draw"):

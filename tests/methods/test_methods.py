@@ -1,4 +1,4 @@
-"""The seam: what a method is handed, what it gives back, and one suite for every registered method."""
+"""The seam: the arguments and results of a method, and one suite for every registered method."""
 
 import subprocess
 import sys
@@ -9,8 +9,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback
 
 from stepwise_pl.common import registry
@@ -20,7 +18,7 @@ from stepwise_pl.data.encoding import encode
 from stepwise_pl.methods import Losses, Method, Stepwise
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.schedules import Linear
-from stepwise_pl.schedules.spread import ALL, Stage, mixed
+from stepwise_pl.schedules.spread import ALL, Stage
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import REPO, SMALL, command, learner, small_model
 
@@ -39,7 +37,7 @@ def test_a_bad_value_is_named() -> None:
             Stepwise(**bad)  # type: ignore[arg-type]
 
 
-def test_stepwise_reads_the_prompt_and_writes_what_is_left(tokenizer, batch: CoTBatch) -> None:
+def test_stepwise_reads_the_prompt_and_writes_the_rest(tokenizer, batch: CoTBatch) -> None:
     method = Stepwise()
     each = np.arange(20) % 9
     view = method.view(learner(small_model(tokenizer), tokenizer), batch, Stage(2, 8, each))
@@ -54,10 +52,11 @@ def test_the_loss_is_the_cross_entropy_of_the_view(tokenizer, batch: CoTBatch) -
     losses = one.method.loss(one, batch, Stage(3, 8))
     view = batch.remove(3)
     logits = one.model(input_ids=view.tokens, attention_mask=view.attention_mask).logits[:, :-1]
-    labels = view.labels[:, 1:]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    is_target = view.is_target[:, 1:]
+    label = view.tokens[:, 1:][is_target]
+    expected = torch.nn.functional.cross_entropy(logits[is_target], label, reduction="sum")
     torch.testing.assert_close(losses.scored.loss, expected)
-    assert len(losses.scored.label) == int((labels != -100).sum()) and not losses.more
+    assert len(losses.scored.label) == len(label) and not losses.more
 
 
 def test_hidden_states_are_those_of_the_model(tokenizer, batch: CoTBatch) -> None:
@@ -86,7 +85,7 @@ def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None
             return Losses(losses.scored, {"size": self.share * len(batch) * embeddings.square().sum()})
 
     class Gradient(Callback):
-        """The gradient of the embeddings at the first step."""
+        """Keeps the gradient of the embeddings at the first step."""
 
         def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: torch.optim.Optimizer) -> None:
             if trainer.global_step == 0:
@@ -94,7 +93,7 @@ def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None
                 self.found = weight.grad.clone(), 2 * weight.detach().clone()
 
     def plus(share: float, micro: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradient of the embeddings, and that of their squares."""
+        """Return the gradient of the embeddings, and that of the sum of their squares."""
         spy = Gradient()
         folder = tmp_path / f"{share}-{micro}"
         fit(folder, Linear(delta=4), 1, micro=micro, method=Plus(share=share), callbacks=(spy,))
@@ -103,16 +102,16 @@ def test_further_terms_are_divided_by_the_examples_of_the_step(tmp_path) -> None
     plain = plus(0.0, 1)[0]
     for micro in (1, 2, 4):
         first = plus(0.1, micro)
-        # Of the mean over examples each example's term is the whole one.
+        # Every example has the same term, so the mean over examples is that term.
         torch.testing.assert_close(first[0], plain + 0.1 * first[1], rtol=1e-4, atol=1e-6)
 
 
-def test_what_a_method_trains_besides_the_model_is_trained_and_resumed(tmp_path) -> None:
+def test_an_extra_module_is_trained_and_resumed(tmp_path) -> None:
     from tests.training.test_module import fit
 
     @dataclass
     class Shifted(Stepwise):
-        """The loss is lowered by what a module of its own gives."""
+        """A method with a module of its own. The output of the module is subtracted from the loss."""
 
         def extra(self, model: torch.nn.Module) -> torch.nn.Module:
             return torch.nn.Linear(1, 1)
@@ -131,67 +130,9 @@ def test_what_a_method_trains_besides_the_model_is_trained_and_resumed(tmp_path)
     last = str(tmp_path / "cut" / "last.ckpt")
     resumed = fit(tmp_path / "cut", Linear(delta=4), 8, method=Shifted(), dropout=0.1, resume=last)[0]
     assert weight(whole) == weight(resumed)
-    # AdamW with the same gradient at every step: each moves it by the learning rate.
+    # The gradient is the same at every step, so AdamW moves the weight by the learning rate each time.
     begun = weight(fit(tmp_path / "first", Linear(delta=4), 1, method=Shifted(), dropout=0.1)[0])
     assert weight(whole) - begun == pytest.approx(7e-3, rel=0.02)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-@pytest.mark.parametrize("mix_from", ["earlier", "all"])
-def test_a_share_of_the_examples_stands_at_stages_drawn_uniformly(share: float, mix_from: str) -> None:
-    n, now, last = 100_000, 5, 8
-    schedule = Linear(delta=0, remove_start_from=now, mix=share, mix_from=mix_from, smoothing=float("inf"))
-    schedule.bind(10, last)
-    stage = schedule.spread(np.arange(n), 7, seed=3)
-    assert (stage.now, stage.last) == (now, last) and stage.each is not None
-    count = now if mix_from == "earlier" else last + 1
-    for k in range(last + 1):
-        expected = share * (k < count) / count + (1 - share) * (k == now)
-        deviation = (expected * (1 - expected) / n) ** 0.5
-        assert abs((stage.each == k).mean() - expected) <= 5 * deviation, k
-    assert (stage.units == np.where(stage.each == last, ALL, stage.each)).all()
-
-
-@given(
-    st.lists(st.integers(0, 2**40), min_size=1, max_size=30), st.integers(0, 2**31), st.floats(0, 1), st.integers(0, 9)
-)
-def test_mixing_is_a_function_of_seed_and_draw(draws: list[int], seed: int, share: float, count: int) -> None:
-    draw = np.array(draws)
-    together = mixed(np.full(len(draw), 9), draw, seed, share, count)
-    one_by_one = [int(mixed(np.array([9]), np.array([d]), seed, share, count)[0]) for d in draws]
-    assert together.tolist() == one_by_one
-    assert all(k == 9 or 0 <= k < count for k in one_by_one)
-
-
-def test_nothing_is_mixed_in_where_a_schedule_promises_a_number() -> None:
-    draw = np.arange(2000)
-    for settings, step, stages in (
-        ({"pretrain_epochs": 2, "remove_start_from": 5}, 3, {5}),
-        ({"remove_at_most": 0}, 30, {0}),
-        ({"remove_at_most": 10, "delta": 8, "smoothing": float("inf")}, 300, set(range(11))),
-    ):
-        schedule = Linear(mix=0.5, mix_from="all", **settings)  # type: ignore[arg-type]
-        schedule.bind(10, 20)
-        each = schedule.spread(draw, step, 0).each
-        assert each is not None and set(each.tolist()) == stages
-
-
-def test_all_examples_at_earlier_stages_would_never_train_s() -> None:
-    with pytest.raises(UserError, match=r"schedule\.mix=1: must be below 1 with schedule\.mix_from=earlier"):
-        Linear(mix=1)
-    Linear(mix=1, mix_from="all")
-
-
-def test_mixing_leaves_smoothing_as_it_is() -> None:
-    """The examples that are not mixed get the offsets that they get without."""
-    plain, mixing = (Linear(delta=0, remove_start_from=4, smoothing=0.5, mix=mix) for mix in (0.0, 0.4))
-    for schedule in (plain, mixing):
-        schedule.bind(10, 50)
-    draw = np.arange(2000)
-    one, other = (schedule.spread(draw, 3, 1).each for schedule in (plain, mixing))
-    assert one is not None and other is not None
-    same = one == other
-    assert 0.55 < same.mean() < 0.7 and (other[~same] < 4).all()
 
 
 @pytest.mark.parametrize("kind", METHODS)

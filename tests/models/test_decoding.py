@@ -1,4 +1,4 @@
-"""Greedy decoding against transformers and against a loop of full forward passes."""
+"""Greedy decoding, compared with transformers and with a loop of full forward passes."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def transformers_generate(model, batch: CoTBatch, eos: int, bound: int) -> torch
 
 
 def naive(model, batch: CoTBatch, eos: int, bound: int) -> list[list[int]]:
-    """One example and one full forward pass per token, with the positions that training would give."""
+    """Decode one example at a time, with a full forward pass per token and the positions of training."""
     out = []
     for row in range(len(batch)):
         n = int(batch.attention_mask[row].sum())
@@ -105,7 +105,7 @@ def test_positions_matter_to_what_is_generated(tokenizer) -> None:
 
 
 def all_logits(model, batch: CoTBatch) -> torch.Tensor:
-    """Of every position, one row at a time, without padding."""
+    """Return the logits of every position, one row at a time, without padding."""
     out = []
     for row in range(len(batch)):
         n = int(batch.attention_mask[row].sum())
@@ -115,7 +115,7 @@ def all_logits(model, batch: CoTBatch) -> torch.Tensor:
     return torch.stack(out)
 
 
-# Types whose head is more than a product, besides those that take the short way.
+# The head of these types is more than a product.
 CAPPED = {
     "gemma2": {"final_logit_softcapping": 2.0},
     "cohere": {"logit_scale": 0.3},
@@ -137,11 +137,11 @@ def test_logits_and_gradients_at_targets_are_those_of_the_whole_model(
     batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(9)).remove(3, "left", keep_position)
     targets = Targets.of(batch)
     assert (targets.position is not None) == keep_position
-    labels = batch.labels[:, 1:]
-    whole = all_logits(model, batch)[:, :-1][labels != -100]
-    assert float(whole.abs().max()) > 1.5  # where a cap of 2 is felt
+    is_target = batch.is_target[:, 1:]
+    whole = all_logits(model, batch)[:, :-1][is_target]
+    assert float(whole.abs().max()) > 1.5  # a cap of 2 changes such logits
     logits = target_logits(model, targets)
-    assert torch.equal(targets.label, labels[labels != -100])
+    assert torch.equal(targets.label, batch.tokens[:, 1:][is_target])
     assert torch.allclose(logits, whole, atol=2e-4)
     gradients = []
     for some in (logits, whole):
@@ -162,7 +162,7 @@ def test_no_logits_are_computed_for_prompt_or_padding(tokenizer) -> None:
 
 
 def test_a_jump_in_the_positions_does_not_cut_attention(tokenizer) -> None:
-    """transformers takes a jump for a new packed sequence when it is given no mask."""
+    """Without a mask, transformers takes a jump for a new packed sequence."""
     model = small_model(tokenizer)
     batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.array([0])).remove(3, "left", True)
     prompt = int(batch.length_of(Part.PROMPT))
@@ -177,7 +177,7 @@ def test_generation_is_bounded(tokenizer) -> None:
     batch = encode(TASK.load()["train"], tokenizer, "train").collate(np.arange(12))
     eos = tokenizer.eos_token_id
     assert max(map(len, generate(model, batch, eos, 3))) == 3
-    # The model has 128 positions, whatever is asked for: as many as each row has left, and one that is not read.
+    # The model has 128 positions. A row gets as many tokens as it has positions left, and one that is not read.
     model.get_output_embeddings().weight.data[eos] = 0
     model.get_output_embeddings().weight.data[0] = 0
     rows = generate(model, batch, eos, 10**4)
@@ -195,7 +195,7 @@ def test_rows_that_have_ended_say_nothing_about_the_cache(tokenizer, caplog: pyt
     whole = torch.tensor([len(row) for row in targets])
     assert generate(model, batch, eos, 100, read_prompts(batch, whole)) == targets
     assert not decoding._exact_up_to.get(model) and not caplog.messages
-    # The first row has ended, the second may write one token more than is known of it.
+    # The first row has ended. The second may write one token beyond the accepted ones.
     generate(model, batch, eos, int(whole[1]) + 3, read_prompts(batch, whole - torch.tensor([0, 3])))
     assert not caplog.messages
 

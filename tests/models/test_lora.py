@@ -1,4 +1,4 @@
-"""LoRA: what is trained, what is kept, and that every command knows it; with the real commands on a small run."""
+"""LoRA: the weights that are trained and kept, and the real commands on a small run."""
 
 import builtins
 import dataclasses
@@ -52,7 +52,7 @@ def test_adapters_change_nothing_at_first_and_can_be_merged() -> None:
 
 
 def test_a_merged_weight_is_that_of_the_paper() -> None:
-    """W + alpha / r · B A, computed here; GPT-2 stores W transposed."""
+    """The merged weight is W + alpha / r · B A, computed here. GPT-2 stores W transposed."""
     model, generator = with_adapters(LoRAConfig(rank=2, alpha=6, targets=["attn.c_attn"]))
     own = trained(model)
     assert len(own) == 2 * model.config.n_layer
@@ -86,7 +86,7 @@ def test_the_optimizer_sees_nothing_else() -> None:
     assert seen == {id(parameter) for parameter in trained(model).values()}
 
 
-def test_the_digest_is_of_what_is_frozen() -> None:
+def test_the_digest_is_that_of_the_frozen_weights() -> None:
     model, _ = with_adapters(LoRAConfig(rank=2))
     before = frozen_digest(model)
     with torch.no_grad():
@@ -97,12 +97,12 @@ def test_the_digest_is_of_what_is_frozen() -> None:
     assert frozen_digest(small_model(TOKENIZER)) is None
 
 
-def test_layers_that_are_not_there() -> None:
+def test_missing_layers_are_named() -> None:
     with pytest.raises(UserError, match=r"model.lora.targets=\['q_proj'\]: Target modules .* not found"):
         add_adapters(small_model(TOKENIZER), LoRAConfig(rank=2, targets=["q_proj"]))
 
 
-def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     there = builtins.__import__
 
     def gone(name: str, *args, **kwargs):
@@ -115,7 +115,7 @@ def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
         add_adapters(small_model(TOKENIZER), LoRAConfig(rank=2))
 
 
-def test_new_positions_would_have_to_be_trained(tmp_path: Path) -> None:
+def test_new_positions_are_refused_because_they_would_not_be_trained(tmp_path: Path) -> None:
     small_model(TOKENIZER).save_pretrained(tmp_path)
     cfg = ModelConfig(name=str(tmp_path), pretrained=True, tokenizer="own", lora=LoRAConfig(rank=2))
     assert trained(build_model(cfg, TOKENIZER, positions=128))
@@ -125,7 +125,7 @@ def test_new_positions_would_have_to_be_trained(tmp_path: Path) -> None:
         build_model(cfg, TOKENIZER, positions=129)
 
 
-# The commands
+# --- the commands
 
 LORA = (*SMALL, "model.lora.rank=4", "model.dropout=0.1", "model.lora.dropout=0.1", "schedule.smoothing=1", "trainer.max_epochs=4",
         "trainer.checkpoint_every_n_steps=7")  # fmt: skip
@@ -133,7 +133,7 @@ LORA = (*SMALL, "model.lora.rank=4", "model.dropout=0.1", "model.lora.dropout=0.
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A run with the whole CoT: what a curriculum of removal starts from."""
+    """Train a run with the whole CoT; a curriculum of removal starts from it."""
     folder = tmp_path_factory.mktemp("base") / "explicit"
     command("train", *SMALL, "schedule=explicit_cot", f"run_dir={folder}")
     return folder
@@ -155,8 +155,8 @@ def test_checkpoints_hold_the_adapters_alone(base: Path, adapted: Path) -> None:
     assert size < of_base
 
 
-def test_it_learns(base: Path, adapted: Path) -> None:
-    """With adapters alone: CoT is removed, and the loss stays far below that of the model that still writes it."""
+def test_adapters_learn(base: Path, adapted: Path) -> None:
+    """Adapters alone learn the removal: the loss stays far below that of the model that still writes its CoT."""
     command("evaluate", f"run={base}", "removed_tokens=2", "speed_problems=0")
     before = json.loads((base / "evaluations" / "best-test-removed2.json").read_text())
     command("evaluate", f"run={adapted}", "speed_problems=0")
@@ -192,13 +192,13 @@ def test_a_run_can_start_from_one_with_adapters(base: Path, adapted: Path, tmp_p
     model = build_model(cfg, own.tokenizer).eval()
     torch.testing.assert_close(model(IDS).logits, own.model(IDS).logits, rtol=1e-4, atol=1e-4)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    # And adapters on top of adapters.
+    # Adapters can stand on top of merged adapters.
     command("train", *LORA, f"model.init_from={adapted}", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2")
     command("evaluate", f"run={tmp_path / 'run'}", "checkpoint=last", "speed_problems=0")
 
 
 def test_other_weights_beneath_are_refused(base: Path, tmp_path: Path) -> None:
-    """Adapters mean nothing beside weights that they were not trained beside."""
+    """Adapters are useless beside other weights than those of their training."""
     moved = tmp_path / "base"
     shutil.copytree(base, moved)
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Every type of causal LM that transformers has: trains, decodes, is saved and loaded, or is refused in one line."""
+"""Every causal LM type of transformers trains, decodes, is saved and loaded, or is refused in one line."""
 
 import contextlib
 import multiprocessing
@@ -38,13 +38,13 @@ NEW = 12  # tokens to decode
 
 
 def batches() -> tuple[CoTBatch, CoTBatch]:
-    """One to train on and one to answer, whose prompts are of unequal length."""
+    """Return a batch to train on and one to answer. Their prompts have unequal lengths."""
     examples = encode(TASK.load()["train"], TOKENIZER, "train")
     return examples.collate(np.arange(8)).remove(3), examples.collate(np.arange(6)).remove(ALL)
 
 
 def plainly(model: PreTrainedModel, batch: CoTBatch) -> list[list[int]]:
-    """One example and one full forward pass per token."""
+    """Decode one example at a time, with a full forward pass per token."""
     eos, out = TOKENIZER.eos_token_id, []
     for row in range(len(batch)):
         tokens = batch.tokens[row][batch.part[row] == Part.PROMPT].tolist()
@@ -56,9 +56,11 @@ def plainly(model: PreTrainedModel, batch: CoTBatch) -> list[list[int]]:
 
 
 def written_by_transformers(model: PreTrainedModel, batch: CoTBatch) -> list[list[int]] | None:
-    """What `model.generate` makes of each prompt alone; None where the type's own generate fails."""
+    """Return the tokens of `model.generate` for each prompt alone; None if the type's own generate fails."""
     eos, out = TOKENIZER.eos_token_id, []
-    model.generation_config = GenerationConfig()  # as an export has it: blenderbot's own asks for 20 tokens at least
+    model.generation_config = (
+        GenerationConfig()
+    )  # an export has these settings too; blenderbot's own ask for 20 tokens at least
     for row in range(len(batch)):
         prompt = batch.tokens[row][batch.part[row] == Part.PROMPT][None]
         asked = {
@@ -77,7 +79,7 @@ def written_by_transformers(model: PreTrainedModel, batch: CoTBatch) -> list[lis
 
 
 def follow(kind: str, folder: Path, **more: object) -> str:
-    """A model of this type from the check of its settings to a folder that transformers loads.
+    """Follow a model of this type from the check of its settings to a folder that transformers loads.
 
     Returns:
         Why it is refused, or what there is to tell of it.
@@ -112,7 +114,7 @@ def follow(kind: str, folder: Path, **more: object) -> str:
     with torch.inference_mode():
         assert answered == plainly(model, ask)
         logits = full_pass(model, train.tokens, None, train.tokens.shape[1])
-    # As a run folder keeps it, and as an export does.
+    # The model is saved as in a run folder, and as an export.
     model.config.save_pretrained(folder / "run")
     again = build(AutoConfig.from_pretrained(folder / "run"), kind, initialised=False)
     load_weights(again, {key: value.clone() for key, value in model.state_dict().items()}, kind)
@@ -142,7 +144,7 @@ def _followed(kind: str, folder: Path, more: dict[str, object], pipe: object) ->
 
 
 def followed(kind: str, folder: Path, seconds: float = 900, **more: object) -> str:
-    """`follow` in a process of its own, with bounds on time and memory."""
+    """Run `follow` in another process, with bounds on time and memory."""
     ours, theirs = multiprocessing.get_context("fork").Pipe()
     process = multiprocessing.get_context("fork").Process(target=_followed, args=(kind, folder, more, theirs))
     process.start()
@@ -156,7 +158,7 @@ def followed(kind: str, folder: Path, seconds: float = 900, **more: object) -> s
         process.join()
 
 
-# Kinds of sizes, of states and of positions: each by another name, or by none.
+# The sizes, states and positions of these types have different names, or none.
 TRAIN = (
     "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "gptj", "gpt_neo", "mamba", "rwkv", "bloom", "opt", "bart",
     "mixtral", "deepseek_v3", "ministral", "falcon", "recurrent_gemma",
@@ -187,7 +189,7 @@ def test_a_model_of_several_names_its_part_for_text(tmp_path: Path) -> None:
 
 
 def test_the_check_leaves_no_trace() -> None:
-    """Mode, buffers and random numbers: training goes on bit by bit as without it."""
+    """Mode, buffers and random numbers stay, so that training goes on bit by bit as without the check."""
     model = build_model(ModelConfig(type="gpt2", layers=2, width=64, heads=4, dropout=0.1), TOKENIZER).train()
     model.base_model.h[0].eval()
     before = {name: value.clone() for name, value in (*model.named_buffers(), *model.named_parameters())}
@@ -205,7 +207,7 @@ def test_the_check_leaves_no_trace() -> None:
 @pytest.mark.parametrize(
     "kind,causal", [("gpt2", True), ("llama", True), ("nanochat", True), ("bert", False), ("roberta", False)]
 )
-def test_causality_is_told_in_every_precision_and_with_adapters(kind: str, causal: bool, dtype: torch.dtype) -> None:
+def test_causality_is_checked_in_every_precision_and_with_adapters(kind: str, causal: bool, dtype: torch.dtype) -> None:
     model = build_model(ModelConfig(type=kind, layers=2, width=64, heads=4), TOKENIZER)
     cast_weights(model, dtype)
     for adapters in (False, True):
@@ -224,15 +226,15 @@ def test_layers_that_start_at_zero_do_not_hide_that_later_tokens_are_seen() -> N
         require_causal(model, "model.type=bert", 40)
 
 
-def test_positions_that_jump_are_refused_where_a_model_takes_none() -> None:
+def test_positions_that_jump_are_refused_if_a_model_takes_none() -> None:
     model = build_model(ModelConfig(type="mamba", layers=2, width=64, heads=4), TOKENIZER)
     require_causal(model, "model.type=mamba", 40)
     with pytest.raises(UserError, match="keep_position=true: a mamba cannot be told the positions"):
         require_causal(model, "model.type=mamba", 40, jumps=True)
 
 
-def test_a_cache_is_used_where_it_changes_nothing_and_only_there() -> None:
-    """A prompt beyond the window of attention included; how often the whole text is read tells which way was gone."""
+def test_a_cache_is_used_exactly_if_it_changes_nothing() -> None:
+    """One prompt is longer than the window of attention. The number of full passes tells whether the cache was used."""
     _, ask = batches()
     for kind, cached in (("gpt2", True), ("mistral", True), ("mamba", False), ("bloom", True)):
         torch.manual_seed(0)

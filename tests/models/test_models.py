@@ -1,4 +1,4 @@
-"""Weights from elsewhere: reference checkpoints, runs, Hugging Face folders."""
+"""Weights from other sources: reference checkpoints, runs, Hugging Face folders."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ SIZE = {"layers": 2, "heads": 2, "width": 32, "positions": 64}
 
 
 def reference_folder(path, model) -> None:
-    """As the reference saves: state_dict.bin of a module whose causal LM is called base_model, and its config."""
+    """Write a folder like the reference: state_dict.bin of a module with the causal LM as base_model, and its config."""
     state = {f"base_model.{key}": value for key, value in model.state_dict().items()}
     # Older transformers kept the causal masks as buffers.
     for layer in range(2):
@@ -48,7 +48,7 @@ def test_reference_checkpoints_load(tokenizer, tmp_path) -> None:
 
 
 class Evil:
-    """Unpickling it would touch a file."""
+    """An object that touches a file when it is unpickled."""
 
     def __init__(self, path) -> None:
         self.path = path
@@ -122,7 +122,7 @@ def test_a_folder_without_weights(tokenizer, tmp_path) -> None:
 
 
 def test_gelu_in_one_kernel_is_gpt2s(tokenizer, tmp_path) -> None:
-    """For random weights and for a folder that asks for `gelu_new`, as GPT-2's does."""
+    """The kernel serves random weights, and a folder that asks for `gelu_new`, as GPT-2's does."""
     from transformers import AutoModelForCausalLM
 
     model = small_model(tokenizer)
@@ -139,7 +139,7 @@ def test_gelu_in_one_kernel_is_gpt2s(tokenizer, tmp_path) -> None:
 
 
 def test_an_explicit_cot_run_serves_to_start_from(tmp_path) -> None:
-    """The weights of its best checkpoint, under another schedule; a model of another size is refused."""
+    """A run starts from the weights of the best checkpoint, under another schedule. Another size of model is refused."""
     explicit = tmp_path / "explicit"
     command("train", *SMALL, "schedule=explicit_cot", f"run_dir={explicit}", "trainer.max_epochs=3")
     run = load_run(str(explicit), "best")
@@ -164,7 +164,7 @@ def test_an_explicit_cot_run_serves_to_start_from(tmp_path) -> None:
 
 @pytest.mark.parametrize("kind", ["random", "pretrained", "a run", "adapters"])
 def test_a_model_is_built_once(kind: str, run_dir, tmp_path, monkeypatch) -> None:
-    """From the check of the configuration to the parts of a run; what is built besides takes no memory."""
+    """Only one model with weights is built from the check of the configuration to the parts of a run."""
     model = {
         "random": [], "pretrained": [f"model.name={tmp_path / 'hf'}", "model.pretrained=true", f"model.tokenizer={tmp_path / 'hf'}"],
         "a run": [f"model.init_from={run_dir}"], "adapters": [f"model.init_from={run_dir}", "model.lora.rank=2"],

@@ -1,4 +1,4 @@
-"""Exports as transformers 4 reads them."""
+"""Exports are read by transformers 4."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def read(python: str, folders: list[Path]) -> dict:
 
 @pytest.mark.long
 def test_transformers_4_answers_as_transformers_5_does(tmp_path: Path) -> None:
-    """In an environment of its own, which shares torch with this one."""
+    """The test makes an environment with transformers 4 that shares torch with this one."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", "transformers>=4.57,<5"], check=True)
@@ -86,7 +86,7 @@ def test_transformers_4_answers_as_transformers_5_does(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout.strip()
-    (Path(own) / "shared.pth").write_text(sysconfig.get_path("purelib"))  # looked into last
+    (Path(own) / "shared.pth").write_text(sysconfig.get_path("purelib"))  # Python searches it last
     folders = [tmp_path / name for name in SHAPES]
     for name, folder in zip(SHAPES, folders, strict=True):
         exported(name, folder)
@@ -101,7 +101,7 @@ def test_transformers_4_answers_as_transformers_5_does(tmp_path: Path) -> None:
         )
 
 
-def test_a_folder_says_what_transformers_4_looks_for(tmp_path: Path) -> None:
+def test_a_folder_has_the_names_of_transformers_4(tmp_path: Path) -> None:
     for name in ("llama3", "phi3", "gemma3"):
         exported(name, tmp_path / name)
     config = {name: json.loads((tmp_path / name / "config.json").read_text()) for name in ("llama3", "phi3", "gemma3")}

@@ -1,4 +1,4 @@
-"""Tasks longer than a model's positions."""
+"""Tasks with examples longer than a model's positions."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ TOKENIZER = build_tokenizer("symbols", "0123456789")
 
 
 @pytest.mark.parametrize("positions", [129, 200, 256, 300])
-def test_new_rows_are_the_last_ones_again(positions: int) -> None:
+def test_new_rows_are_copies_of_the_last_ones(positions: int) -> None:
     model = small_model(TOKENIZER)
     before = model.transformer.wpe.weight.detach().clone()
     ids = torch.arange(128).remainder(len(TOKENIZER))[None]
@@ -29,7 +29,7 @@ def test_new_rows_are_the_last_ones_again(positions: int) -> None:
     again = min(128, positions - 128)
     expected = [before[128 - again + i % again] for i in range(positions - 128)]
     assert torch.equal(table.weight, torch.cat([before, torch.stack(expected)]))
-    assert torch.equal(model(ids).logits, logits)  # what fitted before is as it was
+    assert torch.equal(model(ids).logits, logits)  # shorter texts give the same logits as before
     longer = torch.arange(positions).remainder(len(TOKENIZER))[None]
     model(longer).logits.sum().backward()
     assert table.weight.grad[128:].abs().sum(1).gt(0)[:-1].all()  # and the new rows are trained
@@ -56,8 +56,8 @@ def test_random_weights_have_as_many_as_needed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "phi3", "opt", "gpt_neo"])
-def test_pretrained_models_that_cannot_grow_are_refused_beyond_theirs(kind: str, tmp_path: Path) -> None:
-    """Rotary positions would be turned further than was ever trained; OPT's table and GPT-Neo's masks mean something else."""
+def test_pretrained_models_that_cannot_grow_are_refused_beyond_their_positions(kind: str, tmp_path: Path) -> None:
+    """Rotary models have not been trained at larger angles. OPT's table and GPT-Neo's masks have another meaning."""
     config = AutoConfig.for_model(
         kind, num_hidden_layers=2, num_attention_heads=2, hidden_size=32, max_position_embeddings=64, vocab_size=20,
         bos_token_id=1, eos_token_id=1, pad_token_id=1, **({"attention_types": [[["global"], 2]]} if kind == "gpt_neo" else {}),
@@ -72,7 +72,7 @@ def test_pretrained_models_that_cannot_grow_are_refused_beyond_theirs(kind: str,
 
 
 def test_20x20_digits_train_and_export(tmp_path: Path) -> None:
-    """1,299 tokens on a model of 512 positions, from random weights and from those of a smaller task."""
+    """An example has 1,299 tokens. The models are a random one, and one of 512 positions from a smaller task."""
     few = (
         "task.train_size=8",
         "task.validation_size=1",
@@ -94,8 +94,8 @@ def test_20x20_digits_train_and_export(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "grown" / "summary.json").read_text())["steps"] == 2
 
 
-def test_evaluation_does_not_grow_what_was_trained(run_dir: Path, tmp_path: Path) -> None:
-    """Positions that were never trained say nothing."""
+def test_evaluation_does_not_grow_a_trained_model(run_dir: Path, tmp_path: Path) -> None:
+    """Positions that were never trained would give meaningless answers."""
     prompt = " ".join("1" * 300)
     (tmp_path / "long.txt").write_text(f"{prompt} * 1||{prompt} #### 1\n")
     out = command("evaluate", f"run={run_dir}", f"file={tmp_path / 'long.txt'}", "removed_tokens=0", check=False)
@@ -103,6 +103,6 @@ def test_evaluation_does_not_grow_what_was_trained(run_dir: Path, tmp_path: Path
 
 
 def test_the_architecture_is_checked_without_memory() -> None:
-    """70 billion parameters; what is built for the check lies on the meta device."""
+    """The model has 70 billion parameters. The check builds it on the meta device."""
     cfg = ModelConfig(type="llama", layers=80, heads=64, width=8192, config={"intermediate_size": 28672})
     check_architecture(cfg)

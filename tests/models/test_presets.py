@@ -23,7 +23,7 @@ ALL_EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 ARMS = [name for name in ALL_EXPERIMENTS if name.startswith("ablation_")]
 EXPERIMENTS = [name for name in ALL_EXPERIMENTS if name not in ARMS or name.endswith("_stepwise")]
 MODELS = sorted(path.stem for path in CONF.glob("model/*.yaml"))
-# Vocabulary of the published checkpoint, and parameters, tied ones counted once.
+# The vocabulary of the published checkpoint, and its parameters; tied ones count once.
 PUBLISHED = {
     "gpt2": (50_257, 124_439_808),
     "gpt2-medium": (50_257, 354_823_168),
@@ -31,7 +31,7 @@ PUBLISHED = {
     "mistral7b": (32_000, 7_241_732_096),
     "smollm2": (49_152, 134_515_008),
 }
-# What makes any of them small; keys that all types have, or the preset sets.
+# Overrides that make any preset small. All types have these keys, or the preset sets them.
 SMALL = ["model.pretrained=false", "model.layers=1", "model.heads=2", "model.width=16", "data.cache_dir=null"]
 KEPT = {"num_key_value_heads": 1, "intermediate_size": 24}
 
@@ -64,7 +64,7 @@ def test_random_weights_have_the_published_architecture(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def gsm8k(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides for problems in GSM8K's original form, and a tokenizer that knows any text: a token for each byte."""
+    """Return overrides for problems in GSM8K's original form, and for a tokenizer with a token for each byte."""
     folder = tmp_path_factory.mktemp("gsm8k")
     record = {"answer": "He has <<1+2=3>>3. Then <<3*4=12>>12.\n#### 12"}
     lines = [json.dumps({"question": f"Problem {number}?", **record}) for number in range(120)]
@@ -79,8 +79,8 @@ def gsm8k(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("experiment", ALL_EXPERIMENTS)
-def test_every_experiment_builds_what_it_trains(experiment: str, gsm8k: list[str]) -> None:
-    """Tokenizer, data and a model of the experiment's type, only smaller."""
+def test_every_experiment_builds_its_parts(experiment: str, gsm8k: list[str]) -> None:
+    """The experiment builds its tokenizer, its data and a smaller model of its type."""
     config = composed(f"experiment={experiment}", *SMALL)
     is_gsm8k = config.task.kind == "gsm8k"
     few = (
@@ -98,7 +98,7 @@ def test_every_experiment_builds_what_it_trains(experiment: str, gsm8k: list[str
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
 def test_an_arm_of_the_ablation_changes_one_thing(size: str) -> None:
-    """And the two sizes have the same arms."""
+    """The two sizes have the same arms."""
     names = [name.removeprefix(f"ablation_{size}_") for name in ARMS if name.startswith(f"ablation_{size}_")]
     configs = {name: flat(to_plain(composed(f"experiment=ablation_{size}_{name}"))) for name in names}
     base = configs.pop("stepwise")
@@ -151,7 +151,7 @@ def test_the_small_model_anchor() -> None:
 
 
 def test_a_preset_follows_its_name(tmp_path: Path) -> None:
-    """A folder in place of a Hub name brings its tokenizer, unless another is named."""
+    """A folder in place of a Hub name brings its tokenizer, unless another one is named."""
     config = composed("model=phi3", f"model.name={tmp_path}")
     assert config.model.tokenizer == str(tmp_path)
     assert composed("model=phi3", f"model.name={tmp_path}", "model.tokenizer=other").model.tokenizer == "other"

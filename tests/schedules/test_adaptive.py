@@ -1,4 +1,4 @@
-"""The adaptive schedule against sums over its whole history, and under the real trainer."""
+"""The adaptive schedule, compared with sums over its whole history, and under the real trainer."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from stepwise_pl.training.module import StepwiseModule
 from tests.training.test_module import fit
 
 MOST = 6
-# Per step and number of removed units: target tokens, and the share of them that is right.
+# For each step and number of removed units: target tokens, and the share that is right.
 histories = st.lists(
     st.lists(st.tuples(st.integers(0, 40), st.floats(0, 1)), min_size=MOST + 1, max_size=MOST + 1), max_size=40
 )
@@ -45,7 +45,7 @@ def counts(step: list[tuple[int, float]]) -> tuple[list[int], list[int]]:
 
 
 def oracle(history, gate, memory, min_stay, max_stay, evidence, remove_at_most) -> list[int]:
-    """s after each step, every running accuracy summed anew from the whole history."""
+    """Return s after each step. Every running accuracy is summed again from the whole history."""
     most = MOST if remove_at_most is None else min(MOST, remove_at_most)
     out, stays = [0], 0
     for t in range(len(history)):
@@ -69,7 +69,7 @@ def oracle(history, gate, memory, min_stay, max_stay, evidence, remove_at_most) 
 
 
 def near_a_gate(history, gate: float, memory: int, evidence: int) -> bool:
-    """Whether rounding could decide: some accuracy or count is within a hair of its threshold."""
+    """Whether rounding could decide, because some accuracy or count is very close to its threshold."""
     schedule = bound(gate=gate, memory=memory, evidence=evidence)
     for step, one in enumerate(history):
         schedule.observe_levels(step, *counts(one))
@@ -80,7 +80,7 @@ def near_a_gate(history, gate: float, memory: int, evidence: int) -> bool:
 
 
 @given(histories, settings_of, st.integers(0, 40))
-def test_it_decides_as_its_docstring_says_and_the_same_after_a_resume(history, settings, stop) -> None:
+def test_it_decides_by_its_formula_and_the_same_after_a_resume(history, settings, stop) -> None:
     if near_a_gate(history, settings["gate"], settings["memory"], settings["evidence"]):
         return
     schedule = bound(**settings)
@@ -97,7 +97,7 @@ def test_it_decides_as_its_docstring_says_and_the_same_after_a_resume(history, s
 
 
 def stays(schedule: Adaptive, start: int, steps: int, right: float = 1.0) -> list[int]:
-    """s at each step from `start` on, with 100 targets a step at s alone."""
+    """Return s at each step from `start` on, with 100 targets a step, all at s."""
     out = []
     for step in range(start, start + steps):
         out.append(schedule.removed(step))
@@ -132,7 +132,7 @@ def test_bad_values_are_named(bad: dict) -> None:
 
 
 class Recounting(StepwiseModule):
-    """Counts what the schedule is told once more, example by example."""
+    """Counts again, example by example, the numbers that the schedule observes."""
 
     told: list[tuple[list[int], list[int]]]
     counted: list[tuple[list[int], list[int]]]
@@ -164,11 +164,11 @@ class Recounting(StepwiseModule):
 
 
 @pytest.mark.parametrize("micro", [1, 2])
-def test_the_schedule_is_told_what_happened_at_each_level(tmp_path, micro: int) -> None:
+def test_the_schedule_observes_the_counts_of_each_level(tmp_path, micro: int) -> None:
     schedule = Adaptive(smoothing=0.3, gate=0.01, min_stay=3, evidence=1, reset_optimizer=False)
     module, spy = fit(tmp_path, schedule, steps=12, micro=micro, build=Recounting)
     assert isinstance(module, Recounting)
-    # The counts of the micro-batches of a step together.
+    # The counts are summed over the micro-batches of a step.
     steps = np.array(module.counted).reshape(-1, micro, 2, module.data.limits.max_removed + 1).sum(1)
     assert np.array_equal(np.array(module.told), steps)
     assert len(set(spy.removed)) > 1 and np.count_nonzero(steps[0][0]) > 2

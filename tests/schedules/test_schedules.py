@@ -111,8 +111,8 @@ def test_bad_values_are_named(bad: dict) -> None:
 @given(
     deltas, st.fractions("1/64", 1), st.integers(0, 90), st.integers(0, 500), st.integers(0, 30), st.integers(0, 2000)
 )
-def test_slowed_down_it_goes_on_from_where_it_is_told(delta, rate, wait, step, removed, later) -> None:
-    """The guard's segment: s tokens until `step` and the wait (and pre-training) are over, then at the given part of Δ."""
+def test_a_schedule_slowed_down_goes_on_from_the_given_s(delta, rate, wait, step, removed, later) -> None:
+    """s stays until `step`, the wait and pre-training are over. Then it grows at the given share of Δ."""
     schedule = bound(60, delta=delta, pretrain_epochs=2)
     schedule.slow_down(step, removed, rate, wait)
     begins = max(step, 120) + wait
@@ -127,7 +127,7 @@ def test_slowed_down_it_goes_on_from_where_it_is_told(delta, rate, wait, step, r
     st.integers(0, 12), st.integers(1, 12), st.sampled_from(["1/2", "1/3", "0.7", 1, 2]), st.sampled_from([None, 2, 9]),
     st.sampled_from([0, 1, "1/2", 3]),
 )  # fmt: skip
-def test_exactly_as_many_as_configured_are_gone_until_pretraining_ends(start, beyond, epochs, at_most, delta) -> None:
+def test_pretraining_removes_exactly_the_configured_number(start, beyond, epochs, at_most, delta) -> None:
     kwargs = {"remove_start_from": start, "remove_all_beyond": beyond, "remove_at_most": at_most, "delta": delta}
     schedule = bound(10, 12, pretrain_epochs=float(Fraction(epochs)), **kwargs)
     ends, most = schedule.pretrain_steps, inf if at_most is None else at_most
@@ -135,7 +135,7 @@ def test_exactly_as_many_as_configured_are_gone_until_pretraining_ends(start, be
     assert {schedule.smoothing_at(t) for t in range(ends)} == {inf}
     if start >= beyond:
         assert schedule.removed(ends) == min(12, most)
-    # A resume in the middle, with the same Δ and with another.
+    # The run is resumed in the middle, with the same Δ and with another one.
     for other in (delta, 7):
         again = bound(10, 12, pretrain_epochs=float(Fraction(epochs)), **(kwargs | {"delta": other}))
         again.restore(json.loads(json.dumps(schedule.save(ends // 2))))
@@ -143,8 +143,8 @@ def test_exactly_as_many_as_configured_are_gone_until_pretraining_ends(start, be
         assert again.removed(ends) == schedule.removed(ends)
 
 
-def test_a_wait_before_everything_goes_is_waited_for() -> None:
-    """The guard goes back to the last stage of pre-training: nothing leaves while it waits, nor for the length of a stage."""
+def test_the_wait_ends_before_everything_goes() -> None:
+    """If the guard goes back to the last stage of pre-training, nothing leaves during the wait and one more stage."""
     schedule = bound(10, 12, pretrain_epochs=1, remove_start_from=3, remove_all_beyond=3, delta=2)
     schedule.slow_down(10, 3, Fraction(1, 2), 4)
     assert [schedule.removed(t) for t in (10, 14, 23, 24)] == [3, 3, 3, 12]
@@ -154,7 +154,7 @@ def test_a_wait_before_everything_goes_is_waited_for() -> None:
 
 @dataclass
 class Staircase(Schedule):
-    """A schedule of a user's own, which knows nothing of the guard: s by step, given as a list."""
+    """A user's schedule without code for the guard: a token leaves at each of the given steps."""
 
     kind: str = "staircase"
     leaves: tuple[int, ...] = ()
@@ -167,13 +167,13 @@ class Staircase(Schedule):
     st.lists(st.integers(1, 60), max_size=10), st.lists(st.tuples(st.integers(1, 30), st.integers(0, 20)), max_size=5)
 )
 def test_any_schedule_of_the_step_alone_can_be_slowed_down(leaves, rollbacks) -> None:
-    """Time passes more slowly from the step on that was gone back to, however often; s neither jumps nor falls."""
+    """After each rollback time passes more slowly; s neither jumps nor falls."""
     schedule = Staircase(leaves=tuple(leaves))
     schedule.bind(10, 8)
     step, rate = 0, Fraction(1)
     for trained, wait in rollbacks:
         step, rate = step + trained, rate / 2
-        removed = schedule.at(step - 1)  # that the checkpoint was trained with
+        removed = schedule.at(step - 1)  # the stage of the checkpoint
         time = max(t for t in range(1000) if schedule.removed(t) == removed and t <= schedule.time(step))
         schedule.slow_down(step, removed, rate, wait)
         assert {schedule.at(t) for t in range(step, step + wait + 1)} == {removed}

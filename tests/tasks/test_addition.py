@@ -42,7 +42,7 @@ def test_the_example_of_the_docstring() -> None:
 
 
 @pytest.mark.parametrize("count,digits", [(3, 1), (4, 3), (20, 20)])
-def test_what_is_drawn(count: int, digits: int) -> None:
+def test_drawn_problems_follow_their_settings(count: int, digits: int) -> None:
     train = Addition(operands=count, digits=digits, train_size=300).load()["train"]
     examples = train.slice(0, 300)
     for e in examples:

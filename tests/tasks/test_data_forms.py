@@ -53,7 +53,7 @@ def test_gsm8k_trains_on_answers_without_separators_of_thousands(shared_data: Pa
     assert not any("," in task.example(line).answer for line in lines)
     assert GSM8K().example("q||<<1+1=2>> #### 1,2").answer == "1,2"
     path = written(tmp_path / "x.txt", b"q||s #### 1,000")
-    assert read(path)[0].answer == "1,000"  # an answer of one's own is a text
+    assert read(path)[0].answer == "1,000"  # an answer of task=file is plain text
 
 
 # --- data without a CoT
@@ -75,7 +75,7 @@ def test_gsm8k_without_equations_stops_and_names_natural_language(tmp_path: Path
     assert "task.cot=natural_language" in out.stdout.strip().splitlines()[-1]
 
 
-def test_more_empty_cots_than_gsm8k_has_are_told(tmp_path: Path) -> None:
+def test_more_empty_cots_than_gsm8k_has_give_a_note(tmp_path: Path) -> None:
     def notes(without: int) -> list[str]:
         rows = [row(i, "6\n#### 6" if i < without else "<<1+1=2>>2\n#### 2") for i in range(100)]
         train = str(written(tmp_path / "x.jsonl", "".join(rows).encode()))
@@ -85,7 +85,7 @@ def test_more_empty_cots_than_gsm8k_has_are_told(tmp_path: Path) -> None:
     assert not any("CoTs" in note for note in notes(2))
 
 
-def test_a_wrong_cot_field_and_a_step_mark_that_is_nowhere_are_told(tmp_path: Path) -> None:
+def test_a_wrong_cot_field_and_a_missing_step_mark_give_a_note(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}", "steps": "", "why": "<<1>>", "answer": 1} for i in range(20)]
     path = written(tmp_path / "x.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     options: dict[str, Any] = {"train": str(path), "test_size": 2, "validation_size": 2}
@@ -151,7 +151,7 @@ def test_other_line_ends_are_read_or_named(tmp_path: Path) -> None:
             assert f"{name} stands inside the line" in found.malformed[0]
 
 
-def test_a_file_of_another_kind_says_so(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     for name, content, message in (
         ("x.jsonl", gzip.compress(FINE), "is compressed; let its name end in .gz"),
         ("x.csv", as_parquet(question=["q"]), "is Parquet; let its name end in .parquet"),
@@ -364,7 +364,7 @@ def test_a_run_finds_its_data_and_tokenizer_from_elsewhere_and_after_a_move(tmp_
     for name, numbers in (("a", range(20)), ("b", range(20, 40))):
         written(project / "data" / f"{name}.jsonl", as_jsonl([(f"{i % 10} {i // 10}", "1", "2") for i in numbers]))
     written(project / "test.txt", b"".join(b"1 1 %d||1 #### 2\n" % i for i in range(10)))
-    # A file of the same name, which is another one.
+    # Another file has the same name.
     written(elsewhere / "test.txt", b"7||1 #### 2\n")
     command(
         "train", "task=file", "task.train=[data/a.jsonl,data/b.jsonl]", "task.validation_size=4", f"task.test={project}/test.txt",
@@ -416,8 +416,10 @@ def test_the_data_that_a_run_was_trained_on_is_preferred_to_a_file_of_the_same_n
 
         start = tmp_path / "start"
         assert found([start], wanted) == "b"
-        assert found([start], None) == "a"  # of a run that kept no digests
-        assert found([start], ["changed"] * 3) == "a"  # whoever asks compares, and says so
+        assert found([start], None) == "a"  # the run kept no digests
+        assert (
+            found([start], ["changed"] * 3) == "a"
+        )  # no place has the data of the run, so the first is taken; the caller compares digests
         assert found([tmp_path / "gone"], wanted) == "b"
         with pytest.raises(UserError, match="cannot be loaded" if "hub" in name else "looked in"):
             found([], None, name.replace("x.txt", "no.txt").replace("set", "no/such/set"))

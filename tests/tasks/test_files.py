@@ -1,4 +1,4 @@
-"""Malformed files: every line that cannot be used is named with its reason, and nothing is lost without a word."""
+"""Malformed files: every line that cannot be used is named with its reason, and nothing is dropped without a note."""
 
 import contextlib
 import datetime
@@ -28,7 +28,7 @@ FOLDER, MISSING = b"a folder", b"nothing there"
 
 
 class Bad(NamedTuple):
-    """A file that must be refused: where in it (nothing: the file as a whole), and why."""
+    """A file that must be refused, with the place in it (empty: the file as a whole) and the reason."""
 
     file: str
     content: bytes
@@ -37,7 +37,7 @@ class Bad(NamedTuple):
 
 
 class Good(NamedTuple):
-    """A file that looks odd and is none the less valid, with the prompts it holds."""
+    """A file that looks odd but is valid, with its prompts."""
 
     file: str
     content: bytes
@@ -54,7 +54,7 @@ GARBAGE = random.Random(0).randbytes(3000).replace(b"\n", b"").replace(b"\r", b"
 
 
 def one_row_short() -> bytes:
-    """A table whose footer counts 3 rows where 2 can be read."""
+    """Return a table that holds 2 rows, with a footer that counts 3."""
     footer = len(TABLE) - 8 - int.from_bytes(TABLE[-8:-4], "little")
     for place in range(footer, len(TABLE)):
         if TABLE[place] == 4:  # 2, as Parquet writes it
@@ -236,7 +236,7 @@ def short(case: NamedTuple) -> str:
 
 
 def put(folder: Path, file: str, content: bytes) -> str:
-    """Lay the file there; what to give as task.train."""
+    """Write the file; return the value for task.train."""
     if file.startswith("hub:"):
         return file
     path = folder / file
@@ -248,13 +248,13 @@ def put(folder: Path, file: str, content: bytes) -> str:
 
 
 def with_splits(folder: Path, train: str, **options: Any) -> Files:
-    """A task with this training set and a problem each for validation and test."""
+    """Return a task with this training set, and with one problem each for validation and test."""
     validation, test = (written(folder / f"{name}.txt", f"{name}||s #### 1\n".encode()) for name in SPLITS[1:])
     return Files(train=train, validation=str(validation), test=str(test), **options)
 
 
 @pytest.mark.parametrize("case", BAD, ids=short)
-def test_what_is_malformed_is_named(tmp_path: Path, case: Bad) -> None:
+def test_malformed_files_are_named(tmp_path: Path, case: Bad) -> None:
     name = put(tmp_path, case.file, case.content)
     task = with_splits(tmp_path, name)
     with pytest.raises(UserError) as error:
@@ -273,7 +273,7 @@ def test_what_is_malformed_is_named(tmp_path: Path, case: Bad) -> None:
 
 
 @pytest.mark.parametrize("case", GOOD, ids=short)
-def test_what_is_odd_but_valid_is_read(tmp_path: Path, case: Good) -> None:
+def test_odd_but_valid_files_are_read(tmp_path: Path, case: Good) -> None:
     task = with_splits(tmp_path, put(tmp_path, case.file, case.content))
     assert [example.prompt for example in task.load(RESERVED)["train"].slice(0, 99)] == case.prompts
 
@@ -283,7 +283,7 @@ def test_what_is_odd_but_valid_is_read(tmp_path: Path, case: Good) -> None:
     [(b'"r,s,2\nt,s,3\nu,s,4\n', 5), (b'"r,s,2\nt,s,3\nu,"s",4\n', 5), (b'"r,s,2\nt,s,3"\nu,s,4\n', 4)],
     ids=["never closed", "closed in a cell", "closed at the end"],
 )
-def test_rows_swallowed_by_an_open_quote_are_told(tmp_path: Path, rows: bytes, last: int) -> None:
+def test_rows_behind_an_open_quote_are_named(tmp_path: Path, rows: bytes, last: int) -> None:
     path = written(tmp_path / "x.csv", HEAD + b"q,s,1\n" + rows)
     try:
         told = with_splits(tmp_path, str(path), skip_malformed=True).load().notes[0] + "; ".join(read(path).malformed)
@@ -292,7 +292,7 @@ def test_rows_swallowed_by_an_open_quote_are_told(tmp_path: Path, rows: bytes, l
     assert re.search(rf"lines? 3\b.*\bline {last}\b", told), told  # "line 3: ...; the row goes on to line 5", or so
 
 
-def test_all_that_is_malformed_is_counted_and_the_first_named(tmp_path: Path, caplog) -> None:
+def test_malformed_lines_are_counted_and_the_first_is_named(tmp_path: Path, caplog) -> None:
     lines = [b"bad" if i % 2 else f"q{i}||s #### 1".encode() for i in range(300)]
     name = str(written(tmp_path / "x.txt", b"\n".join(lines)))
     with pytest.raises(UserError, match=r"150 malformed lines, the first is line 2: no '\|\|'"):
@@ -340,7 +340,7 @@ def test_random_bytes_are_refused_or_accounted_for(tmp_path_factory, ending: str
     count = len(found) + len(found.malformed)
     data = data.removeprefix(b"\xef\xbb\xbf")
     if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
-        return  # UTF-16 or UTF-32, and read as such
+        return  # the bytes are UTF-16 or UTF-32, and are read
     if ending in ("txt", "jsonl"):
         assert count == sum(bool(line.strip()) for line in data.split(b"\n" if b"\n" in data else b"\r"))
     elif b'"' not in data:
@@ -404,7 +404,7 @@ def test_held_out_prompts_depend_on_their_text_alone(tmp_path_factory, words, or
     if 2 * validation > distinct - test:
         return
     splits = held(rows, folder, test_size=test, validation_size=validation)
-    # Sizes count prompts; all examples of a prompt go together; nothing is lost or made up.
+    # Sizes count prompts; all examples of a prompt go together; no example is lost or invented.
     assert [len(names(splits[name])) for name in SPLITS] == [distinct - test - validation, validation, test]
     assert not any(names(splits[one]) & names(splits[other]) for one, other in combinations(SPLITS, 2))
     everything = sorted((p.strip(), s, a) for p, s, a in rows)
@@ -479,7 +479,7 @@ def test_repeated_prompts_within_a_split_are_kept(tmp_path: Path) -> None:
     assert len(splits["train"]) == 3
 
 
-def test_splits_that_are_not_there(tmp_path: Path) -> None:
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
     path = str(written(tmp_path / "x.txt", as_lines([(f"q{i}", "s", "1") for i in range(10)])))
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, r"task.train is not set: give a .txt .*, .jsonl, .json, .csv, .tsv or .parquet file, .* or hub:<data set>:<split>"),
@@ -506,7 +506,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
             three(tmp_path, *texts)
 
 
-def test_what_begins_a_step(tmp_path: Path) -> None:
+def test_a_step_begins_at_its_mark(tmp_path: Path) -> None:
     path = written(
         tmp_path / "x.txt", b"q||<<1>> <<2>>\t<<3>> #### 1\nr||so <<1>> #### 2\ns|| #### 3\nt||none #### 4\n"
     )
@@ -547,7 +547,7 @@ def test_check_data_lists_every_malformed_line_of_every_format(tmp_path: Path) -
 
 
 def one_error(*arguments: str) -> str:
-    """The only line on standard error that begins with `error: `, the last."""
+    """Return the line on standard error that begins with `error: `. It must be the only one, and the last."""
     out = command(*arguments, check=False)
     assert out.returncode == 2, (out.stdout, out.stderr)
     assert "Traceback" not in out.stdout + out.stderr

@@ -1,4 +1,4 @@
-"""GSM8K: the original answers become the line files of the paper's authors, and the test set stays what it is."""
+"""GSM8K: the original answers become the line files of the paper's authors, and the test set does not change."""
 
 import json
 from pathlib import Path
@@ -30,13 +30,13 @@ def originals(folder: Path, validation: str, cot: str = "equations") -> Splits:
 
 
 def raw(folder: Path) -> dict[str, str]:
-    """The original answers by question."""
+    """Return the original answers by question."""
     lines = (folder / "gsm8k" / "openai_train.jsonl").read_text(encoding="utf-8").splitlines()
     return {normal((row := json.loads(line))["question"]): row["answer"] for line in lines}
 
 
 def equations(solution: str) -> list[str]:
-    """What stands in << >>, without regular expressions."""
+    """Return the parts between << and >>, without regular expressions."""
     out = []
     while "<<" in solution:
         inside, _, solution = solution.split("<<", 1)[1].partition(">>")
@@ -67,7 +67,7 @@ def test_all_original_answers_against_an_independent_conversion(shared_data: Pat
         assert len(example.steps) == len(steps)
 
 
-def test_natural_language_is_that_of_the_authors(shared_data: Path) -> None:
+def test_natural_language_is_the_same_as_the_authors_have(shared_data: Path) -> None:
     splits = originals(shared_data, "icot_train_natural_language.txt", cot="natural_language")
     examples = everything(splits, "train", "test")
     converted = {normal(example.prompt): example for example in examples}

@@ -12,12 +12,12 @@ from stepwise_pl.tasks.multiplication import render
 
 
 def spaced(number: int, width: int) -> str:
-    """Least significant digit first, padded with zeros."""
+    """Return the digits, least significant first, padded with zeros."""
     return " ".join(str(number).zfill(width)[::-1])
 
 
 def oracle(a: int, b: int) -> Example:
-    """The line of METHOD.md from Python integers."""
+    """Return the line of the format, made from Python integers."""
     width, count = len(str(a)), len(str(b))
     pieces, total = [], 0
     for i, digit in enumerate(reversed(str(b))):
@@ -99,9 +99,9 @@ def test_easy_problems_are_training_problems_with_more_zeros(split: str) -> None
     held_out = {tuple(numbers(e)) for name in ("validation", "test") for e in zeroed[name].slice(0, 5_000)}
     held_out |= {(b, a) for a, b in held_out} if split == "unordered" else set()
     assert not held_out & set(easy)
-    assert 90_000 < len(easy) < 100_000  # the others would have been held-out ones
+    assert 90_000 < len(easy) < 100_000  # the others became held-out problems, and were dropped
     digits = np.array([[*f"{a}", *f"{b}"] for a, b in easy], int)
-    # A digit is 0 by itself once in ten, but for the leading one.
+    # One digit in ten is 0 before zeros are added, except the leading digit.
     assert np.allclose((digits == 0).mean(0), [0, 0.37, 0.37] * 2, atol=0.02)
 
 

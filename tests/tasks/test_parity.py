@@ -13,7 +13,7 @@ from stepwise_pl.tasks.parity import END, Parity
 
 
 def oracle(bits: list[int]) -> Example:
-    """From the number of ones so far, bit by bit."""
+    """Return the line, made from the number of ones so far, bit by bit."""
     running = [str(ones % 2) for ones in accumulate(bits)]
     return Example.of_steps(" ".join(map(str, bits)), running, running[-1])
 
@@ -32,7 +32,7 @@ def test_the_example_of_the_docstring() -> None:
 
 
 @pytest.mark.parametrize("bits,shortest", [(16, None), (64, None), (256, 200), (30, 10)])
-def test_what_is_drawn(bits: int, shortest: int | None) -> None:
+def test_drawn_problems_follow_their_settings(bits: int, shortest: int | None) -> None:
     task = Parity(bits=bits, min_bits=shortest, train_size=4_000)
     examples = task.load()["train"].slice(0, 4_000)
     assert examples == [oracle([int(bit) for bit in e.prompt.split()]) for e in examples]

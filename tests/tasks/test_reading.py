@@ -25,7 +25,7 @@ Row = tuple[str, Any, str]  # prompt; CoT as one text or a list of steps; answer
 
 @pytest.fixture(scope="module", autouse=True)
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The `datasets` library without network, and with a cache of its own."""
+    """Cut the `datasets` library off from the network, and give it an empty cache."""
     home = tmp_path_factory.mktemp("hf")
     with pytest.MonkeyPatch.context() as patch:
         for key, value in {"HF_HOME": home, "HF_DATASETS_CACHE": home / "datasets", "HF_HUB_OFFLINE": 1}.items():
@@ -69,7 +69,7 @@ def rows_as_parquet(rows: list[Row], row_group_size: int | None = None) -> bytes
 
 
 def read(name: str | Path, **options: Any) -> ExampleList:
-    """The examples of one file, with what is malformed in it."""
+    """Return the examples of one file, with its malformed lines."""
     with TemporaryDirectory() as folder:
         nothing = str(written(Path(folder) / "nothing.txt", b""))
         found = Files(train=str(name), validation=nothing, test=nothing, **options).read(("<eos>",))["train"]
@@ -98,11 +98,11 @@ any_text = st.text(
 
 
 def clean(text: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return text.map(str.strip).filter(lambda part: "<eos>" not in part)  # Hypothesis takes it from this file
+    return text.map(str.strip).filter(lambda part: "<eos>" not in part)  # Hypothesis takes this literal from the file
 
 
 def rows_of(text: st.SearchStrategy[str], cot: st.SearchStrategy[Any] | None = None) -> st.SearchStrategy[list[Row]]:
-    """Rows that are no malformed ones: stripped, with a prompt and an answer."""
+    """Return valid rows: stripped, with a prompt and an answer."""
     needed = clean(text).filter(bool)
     return st.lists(st.tuples(needed, clean(text) if cot is None else cot, needed), min_size=1, max_size=5)
 
@@ -194,7 +194,11 @@ def test_quoted_line_breaks_do_not_shift_line_numbers(tmp_path: Path) -> None:
     text = 'question,steps,answer\n"a\nb\nc"d,x,1\ne,y,2\n'
     found = read(written(tmp_path / "x.csv", text.encode()))
     assert found.numbers == [5]
-    assert [line.split()[1] for line in found.malformed] == ["2:", "3:", "4:"]  # what it swallowed counts too
+    assert [line.split()[1] for line in found.malformed] == [
+        "2:",
+        "3:",
+        "4:",
+    ]  # the lines behind the open quote count too
 
 
 def test_row_numbers_go_on_over_batches_and_row_groups(tmp_path: Path) -> None:
@@ -235,7 +239,7 @@ def test_the_digest_changes_with_the_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subset", [False, True])
 def test_a_folder_that_changes_is_read_again(tmp_path: Path, subset: bool) -> None:
-    if subset:  # as most data sets on the Hub say what their files are
+    if subset:  # most data sets on the Hub list their files so
         config = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: x.jsonl\n---\n"
         (tmp_path / "README.md").write_text(config)
     seen = []

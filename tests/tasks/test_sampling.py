@@ -1,4 +1,4 @@
-"""Splits of generated problems: distinct, disjoint, the same every time, and said where they are small."""
+"""Splits of generated problems: distinct, disjoint, the same every time, with a note if they are small."""
 
 import re
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def test_distinct_problems_are_the_first_of_each_in_the_stream(draws: list[int],
     assert out.tolist() == naive[:count]
 
 
-def test_a_stream_without_anything_new_is_given_up() -> None:
+def test_a_stream_without_new_problems_ends() -> None:
     def ones() -> Iterator[np.ndarray]:
         while True:
             yield np.ones((10, 3), np.uint8)
@@ -59,7 +59,7 @@ def test_a_stream_without_anything_new_is_given_up() -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 200), st.integers(1, 60), st.integers(1, 60))
-def test_dealing_takes_a_fifth_at_most_and_prefers_nobody(n: int, train: int, validation: int, test: int) -> None:
+def test_dealing_takes_a_fifth_at_most_by_place_alone(n: int, train: int, validation: int, test: int) -> None:
     asked = {"train": train, "validation": validation, "test": test}
     splits = deal(np.arange(n), asked)
     dealt = [number for part in splits.values() for number in part.tolist()]
@@ -70,7 +70,7 @@ def test_dealing_takes_a_fifth_at_most_and_prefers_nobody(n: int, train: int, va
     if n >= needed(asked):
         assert {name: len(part) for name, part in splits.items()} == asked
     other = deal(np.arange(n + 100), {**asked, "train": train + 7})
-    assert len(splits["train"]) == train or len(dealt) == n  # nothing is left out for no reason
+    assert len(splits["train"]) == train or len(dealt) == n  # a problem is left out only if train is full
     for name in ("validation", "test"):
         assert other[name][: len(splits[name])].tolist() == splits[name].tolist()
 
@@ -102,9 +102,7 @@ def test_splits_are_disjoint_distinct_and_do_not_depend_on_the_training_size(
 
 
 @pytest.mark.parametrize("cls,fields,space", TINY)
-def test_tiny_spaces_are_dealt_out_whole_and_the_shortage_is_said(
-    cls: type[SampledTask], fields: dict, space: int
-) -> None:
+def test_tiny_spaces_are_dealt_out_whole_with_a_note(cls: type[SampledTask], fields: dict, space: int) -> None:
     splits = cls(**fields, validation_size=2_000, test_size=2_000).load()
     examples = {name: split.slice(0, len(split)) for name, split in splits.items()}
     assert len({e.prompt for part in examples.values() for e in part}) == space == sum(map(len, examples.values()))
@@ -122,7 +120,7 @@ def test_two_prompts_cannot_fill_three_splits() -> None:
     assert splits.notes[-1].startswith("test: 0 of the 1000 problems")
 
 
-def test_no_note_where_there_are_enough() -> None:
+def test_enough_problems_give_no_note() -> None:
     assert Parity().load().notes == ()
 
 

@@ -41,7 +41,7 @@ def built(request) -> tuple[Multiplication, list[Example], dict[str, list[Exampl
 
 
 def schoolbook(first: str, second: str) -> int:
-    """Carries counted digit by digit, with pencil and paper."""
+    """Count the carries digit by digit, as with pencil and paper."""
     a, b = list(map(int, first)), list(map(int, second))
     count, total = 0, [0] * (len(a) + len(b) + 1)
     for place, digit in enumerate(b):
@@ -77,7 +77,7 @@ def test_carries_by_hand() -> None:
 
 
 @given(st.integers(1, 10**4 - 1), st.integers(1, 10**4 - 1), st.integers(4, 6))
-def test_strata_are_what_the_prompt_says(a: int, b: int, width: int) -> None:
+def test_strata_follow_from_the_prompt(a: int, b: int, width: int) -> None:
     first, second = str(a).zfill(width)[::-1], str(b)[::-1]
     example = Example(f"{' '.join(first)} * {' '.join(second)}", "", "")
     strata = Multiplication(digits=4).strata(example)
@@ -96,7 +96,7 @@ def test_strata_of_other_texts_and_tasks() -> None:
 
 
 def test_the_parts_hold_right_long_multiplications(built) -> None:
-    """Leading zeros keep their place: rows and answer are as wide as the operands are written."""
+    """Leading zeros are written: rows and answer are as wide as the written operands ask for."""
     _, _, parts = built
     assert tuple(parts) == PARTS
     for name, examples in parts.items():
@@ -126,7 +126,7 @@ def test_no_problem_was_trained_on(built) -> None:
             assert not trained & {pair(example)[::-1] for example in examples}, name
 
 
-def test_the_parts_are_what_their_names_say(built) -> None:
+def test_the_parts_match_their_names(built) -> None:
     _, train, parts = built
     trained = {pair(example) for example in train}
     lengths = [{len(one[place]) for one in trained} for place in (0, 1)]
@@ -151,14 +151,14 @@ def test_the_parts_are_what_their_names_say(built) -> None:
 
 
 def candidates(task: Multiplication, digits: str) -> Iterator[Pair]:
-    """All pairs of two-digit operands of these digits."""
+    """Return all pairs of two-digit operands made of these digits."""
     numbers = [low + high for low in digits for high in digits]
     return ((first, second) for first in numbers for second in numbers)
 
 
 @pytest.mark.parametrize("task", TASKS[:2], ids=IDS[:2])
 def test_small_parts_are_complete(task: Multiplication) -> None:
-    """Where there are few problems of a kind, every one that was not trained on is found."""
+    """If a part has few problems, every problem that was not trained on is found."""
     train = task.load()["train"]
     trained = {pair(example) for example in listed(train)}
     seen = trained | {one[::-1] for one in trained} if task.split == "unordered" else trained

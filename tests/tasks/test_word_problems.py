@@ -1,4 +1,4 @@
-"""Word problems: every equation against Python integers and the text; the words against what is promised of them."""
+"""Word problems: equations against Python integers and the text; words against their promised meaning."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ from stepwise_pl.tasks.word_problems import WordProblems, solve
 NUMBER = r"\d(?: \d)*"
 EQUATION = re.compile(rf"<< ({NUMBER}) ([-+*/]) ({NUMBER}) = ({NUMBER}) >>")
 OTHERS = {"friend", "cousin", "neighbor", "classmate", "friends", "aunt", "children"}
-# The numbers that words say.
+# The numbers that words name.
 SAID = {2: {"half", "twice", "double"}, 3: {"third", "triple"}, 4: {"quarter"}}
 
 
@@ -28,7 +28,7 @@ def number(text: str) -> int:
 
 
 def check(example: Example) -> None:
-    """That the equations hold, and follow from the numbers of the prompt."""
+    """Check that the equations hold, and follow from the numbers of the prompt."""
     said = [number(text) for text in re.findall(NUMBER, example.prompt)]
     words = {word.lower().rstrip("s") for word in example.prompt.split()}
     constants = {value for value, names in SAID.items() if names & words}
@@ -46,8 +46,8 @@ def check(example: Example) -> None:
         assert result not in results
         operands += [a, b]
         results.append(result)
-    assert not Counter(said) - Counter(operands)  # every number said is used, as often as it is said
-    assert set(results[:-1]) <= set(operands)  # and every result but the last
+    assert not Counter(said) - Counter(operands)  # every number of the prompt is used, as often as it occurs
+    assert set(results[:-1]) <= set(operands)  # every result but the last is used too
     assert example.answer == " ".join(str(results[-1]))
     assert results[-1] not in said
     assert all(2 <= value <= 999 for value in (*said, *results))
@@ -62,7 +62,7 @@ def test_every_story_adds_up(seed: int, one: int, other: int) -> None:
     sentences = re.findall(r"[^.?]+ [.?]", example.prompt)
     assert " ".join(sentence.strip() for sentence in sentences) == example.prompt
     assert all(re.match(r"\s?[A-Z0-9]", sentence) for sentence in sentences)
-    for before, after in pairwise(sentences):  # no pronoun that could mean another
+    for before, after in pairwise(sentences):  # no pronoun can mean another person
         assert not (OTHERS & set(before.split()) and {"He", "She", "he", "she"} & set(after.split()))
     assert [sentence[-1] for sentence in sentences] == ["."] * (len(sentences) - 1) + ["?"]
 
@@ -80,7 +80,7 @@ def test_many_stories_add_up(examples: list[Example]) -> None:
     assert min(counts.values()) > 6_000
 
 
-def test_symbols_are_the_words_there_are(examples: list[Example]) -> None:
+def test_symbols_are_all_words_of_the_stories(examples: list[Example]) -> None:
     assert {word for e in examples for text in e[:3] for word in text.split()} == set(WordProblems().symbols())
 
 
@@ -108,8 +108,8 @@ def test_there_are_many_kinds_of_step() -> None:
 
 
 @pytest.mark.parametrize("word", ["gets", "buys", "more", "fewer", "times", "gives", "has"])
-def test_a_word_does_not_tell_the_operation(word: str) -> None:
-    # What happens to the value that the story goes on with.
+def test_the_same_word_stands_with_different_operations(word: str) -> None:
+    # The operations on the value that the story goes on with.
     last = {phrase.program[-1][1] for phrase in PHRASES if word in phrase.text.split() and phrase.equations}
     assert last & set("+*")
     assert last & set("-/")
@@ -125,7 +125,8 @@ def test_every_phrase_says_its_numbers_and_no_others() -> None:
         assert not any(character.isdigit() for character in phrase.text)
 
 
-READINGS = {  # what X has, from what Y has; a = 6
+# The number of X as a function of that of Y; a = 6.
+READINGS = {
     "{X} has {a} more {T} than {Y} .": lambda y: y + 6,
     "{X} has {a} fewer {T} than {Y} .": lambda y: y - 6,
     "with {a} fewer {T} , {X} would have as many as {Y} .": lambda y: y + 6,
@@ -138,8 +139,8 @@ READINGS = {  # what X has, from what Y has; a = 6
 
 
 @pytest.mark.parametrize("phrase", COMPARISON, ids=lambda phrase: phrase.text)
-def test_comparisons_mean_what_they_say(phrase: Phrase) -> None:
-    """The one asked about is the other one, O, whether it stands as X or as Y in the sentence."""
+def test_comparisons_have_their_english_meaning(phrase: Phrase) -> None:
+    """A comparison gives the number of O, whether O stands as X or as Y in the sentence."""
     known = {"v": 24, "a": 6, "2": 2}
     assert solve(phrase.program, known, set())
     one, other = 24, known["r"]
@@ -150,7 +151,7 @@ def test_comparisons_mean_what_they_say(phrase: Phrase) -> None:
     assert said == [True]
 
 
-def test_pronouns_tell_the_two_of_a_story_apart() -> None:
+def test_a_pronoun_means_one_character_only() -> None:
     for scene in SCENES:
         one, other = scene.cast
         apart = not {holder.they for holder in one} & {holder.they for holder in other}

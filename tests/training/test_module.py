@@ -99,7 +99,7 @@ def test_tokens_leave_on_schedule_and_the_last_stage_has_no_cot(tmp_path) -> Non
     for batch in seen[16:]:
         assert not (batch.part == Part.COT).any()
         # The answer is left: its separator, its mark and its end.
-        assert (batch.labels != -100).sum() == (batch.part == Part.ANSWER).sum()
+        assert batch.is_target.sum() == (batch.part == Part.ANSWER).sum()
 
 
 def test_the_optimizer_is_reset_when_a_token_leaves_and_not_when_all_are_gone(tmp_path) -> None:
@@ -221,7 +221,8 @@ def test_the_loss_is_the_mean_over_target_tokens(tmp_path) -> None:
     model = small_model(TOKENIZER).train()
     data = CoTDataModule(TASK, TOKENIZER, DataConfig(batch_size=8)).prepare()
     batch = next(iter(data.train_dataloader()))
-    model(input_ids=batch.tokens, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+    labels = batch.tokens.masked_fill(~batch.is_target, -100)
+    model(input_ids=batch.tokens, attention_mask=batch.attention_mask, labels=labels).loss.backward()
     step = torch.cat(
         [-1e-3 * (p.grad / (p.grad.abs() + 1e-12)).flatten() for p in model.parameters() if p.grad is not None]
     )

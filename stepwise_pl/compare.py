@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, one_of, require
-from stepwise_pl.common.statistics import holm, mcnemar, over_seeds, paired_difference
-from stepwise_pl.common.text import percents, table
-from stepwise_pl.config.keys import ASIDE, same_but_seed
+from stepwise_pl.common.statistics import holm, mcnemar, paired_difference
+from stepwise_pl.common.text import percent, percents, table
+from stepwise_pl.runs.cells import cells_of
 from stepwise_pl.runs.folder import comparable_config, read_summary, require_run
 from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, read_predictions, why_stale
 
@@ -25,12 +24,13 @@ class CompareConfig:
 
     # The run folders.
     runs: list[str] = field(default_factory=list)
-    # The evaluation to compare: that of this checkpoint on this split, with as many tokens removed as it was trained with;
+    # The checkpoint whose evaluation is compared, with as many tokens removed as the checkpoint was trained with.
     checkpoint: str = "best"
+    # The split of that evaluation: `train`, `validation` or `test`.
     split: str = "test"
-    # or by the name of the file in `evaluations/`, without its ending.
+    # Another evaluation instead: the name of its file in `evaluations/`, without the ending.
     name: str | None = None
-    # and of a suite, which part.
+    # The part of a suite to compare; null: the evaluation is not of a suite.
     part: str | None = None
     # Write the numbers to this JSON file as well.
     out: str | None = None
@@ -46,33 +46,50 @@ class CompareConfig:
 
 @dataclass
 class Evaluated:
-    """A run's predictions, and what it was trained with."""
+    """The predictions of a run, and its configuration.
+
+    Attributes:
+        run: the run folder.
+        summary: the summary of the evaluation.
+        config: dotted keys.
+    """
 
     run: str
     summary: dict[str, Any]
     predictions: list[Prediction]
-    config: dict[str, Any]  # dotted keys, those of `ASIDE` left out
-    seed: int
+    config: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", 0))
 
     @property
     def share(self) -> Share:
-        """Who is right."""
-        return Share.of(one.right for one in self.predictions)
+        """The right answers."""
+        return Share.of(prediction.right for prediction in self.predictions)
+
+    @property
+    def tested(self) -> tuple[float, int]:
+        """Accuracy and number of problems."""
+        return self.share.accuracy, self.share.n
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Compare the runs' predictions as configured; print, and write if asked to; return the numbers.
+    """Compare the predictions of the runs and print the result.
+
+    Returns:
+        The numbers that `config.out` gets as JSON.
 
     Raises:
-        UserError: a run has no such predictions, or they are on other problems; or `out` is another file.
+        UserError: a run has no such predictions, two runs have answered different problems, or `out` is another file.
     """
     if config.out:
         require_own_or_new(Path(config.out), "out", b'{\n  "runs": [')
     evaluated = [load(run, config) for run in config.runs]
     for other in evaluated[1:]:
         require_same_problems(evaluated[0], other)
-    tests, means = pairs(evaluated), seeds(evaluated)
-    result = {"runs": [_record(one) for one in evaluated], "pairs": tests, "seeds": means}
+    tests, means = pairs(evaluated), means_over_seeds(evaluated)
+    result = {"runs": [_record(run) for run in evaluated], "pairs": tests, "seeds": means}
     say("\n".join([*run_lines(evaluated), "", *pair_lines(tests, config.runs), "", *seed_lines(means, config.runs)]))
     if config.out:
         Path(config.out).parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +99,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 
 def load(run: str, config: CompareConfig) -> Evaluated:
-    """The predictions of a run that `config` asks for.
+    """Read those predictions of a run that `config` asks for.
 
     Raises:
-        UserError: it has none; the message says which command makes them.
+        UserError: the run has none, or they are not about its checkpoint; the message names the command that makes them.
     """
     folder = Path(run) / "evaluations"
     if config.name is not None:
@@ -111,37 +128,39 @@ def load(run: str, config: CompareConfig) -> Evaluated:
     if why := why_stale(Path(run), path, summary):
         again = f"python -m stepwise_pl.evaluate run={run} checkpoint={Path(str(summary['checkpoint'])).stem}"
         raise UserError(f"{path}: {why}; evaluate it again: {again}")
-    plain = comparable_config(Path(run))
-    learned = {key: value for key, value in plain.items() if not key.startswith(ASIDE)}
     predictions = _of_part(read_predictions(path), config.part, path)
-    return Evaluated(run, summary, predictions, learned, int(plain.get("seed", 0)))
+    return Evaluated(run, summary, predictions, comparable_config(Path(run)))
 
 
 def _of_part(predictions: list[Prediction], part: str | None, path: Path) -> list[Prediction]:
-    """The predictions for one part of a suite, as a mixture of unlike parts has no accuracy; otherwise all."""
+    """The predictions for one part of a suite, because a mixture of unlike parts has no accuracy; without a suite all predictions."""
     if not predictions:
         raise UserError(f"{path}: holds no prediction; evaluate the run again")
-    parts = dict.fromkeys(one.strata.get(PART) for one in predictions)
+    parts = dict.fromkeys(prediction.strata.get(PART) for prediction in predictions)
     if part not in parts:
         there = ", ".join(name for name in parts if name)
         advice = f"choose one with part= ({there})" if there else "it has none; leave part out"
         raise UserError(f"part={part or 'null'}: no such part in {path}; {advice}")
-    return [one for one in predictions if one.strata.get(PART) == part]
+    return [prediction for prediction in predictions if prediction.strata.get(PART) == part]
 
 
 def require_same_problems(one: Evaluated, other: Evaluated) -> None:
-    """Raise `UserError`, saying what differs, unless both have answered the same problems in the same order."""
+    """Check that two runs have answered the same problems in the same order.
+
+    Raises:
+        UserError: they have not; the message shows the first difference.
+    """
     where = f"{one.run} and {other.run} have not answered the same problems"
     if len(one.predictions) != len(other.predictions):
         raise UserError(f"{where}: {len(one.predictions)} of them and {len(other.predictions)}")
     for number, (a, b) in enumerate(zip(one.predictions, other.predictions, strict=True), start=1):
-        for what, x, y in (("prompt", a.prompt, b.prompt), ("answer", a.target, b.target)):
+        for name, x, y in (("prompt", a.prompt, b.prompt), ("answer", a.target, b.target)):
             if x != y:
-                raise UserError(f"{where}: {what} {number} is {x[:60]!r} in the first, {y[:60]!r} in the second")
+                raise UserError(f"{where}: {name} {number} is {x[:60]!r} in the first, {y[:60]!r} in the second")
 
 
 def pairs(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """For every two runs: how many problems which of them gets right, difference of accuracy, and McNemar's test."""
+    """Compare every two runs: problems that both, one or none of them gets right, difference of accuracy, McNemar's test."""
     out: list[dict[str, Any]] = []
     for one, other in combinations(evaluated, 2):
         right = [(a.right, b.right) for a, b in zip(one.predictions, other.predictions, strict=True)]
@@ -161,53 +180,54 @@ def pairs(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
     return [{**test, "p_holm": p} for test, p in zip(out, corrected, strict=True)]
 
 
-def seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """For every configuration: its runs, and the mean of their accuracy with an interval if their seeds differ.
+def means_over_seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """Average the accuracy of runs that differ in the seed alone.
 
-    `apart` holds the keys in which configurations differ, and this one's values.
+    Returns:
+        For each cell: `runs`, `seeds`, `accuracies`, `mean`; `interval` with `interval_is`, None for a single run or if
+        two runs have the same seed; and `apart`, the values of the keys in which the cells differ.
     """
-    every = {key for one in evaluated for key in one.config}
-    keys = sorted(key for key in every if len({repr(one.config.get(key)) for one in evaluated}) > 1)
+    cells = cells_of(evaluated)
+    every = {key for cell in cells for key in cell.config}
+    keys = sorted(key for key in every if len({repr(cell.config.get(key)) for cell in cells}) > 1)
     out: list[dict[str, Any]] = []
-    for places in same_but_seed(one.config for one in evaluated):
-        group = [evaluated[place] for place in places]
-        accuracies = [one.share.accuracy for one in group]
-        different = len(group) > 1 and len({one.seed for one in group}) == len(group)
-        interval = over_seeds(accuracies, len(group[0].predictions)) if different else None
+    for cell in cells:
+        # The table of runs already has the interval of a single run.
+        interval = cell.interval if len(cell.runs) > 1 else None
         out.append({
-            "apart": {key: group[0].config.get(key) for key in keys if key in group[0].config},
-            "runs": [one.run for one in group],
-            "seeds": [one.seed for one in group],
-            "accuracies": accuracies,
-            "mean": fmean(accuracies),
+            "apart": {key: cell.config[key] for key in keys if key in cell.config},
+            "runs": [run.run for run in cell.runs],
+            "seeds": [run.seed for run in cell.runs],
+            "accuracies": cell.accuracies,
+            "mean": cell.accuracy,
             "interval": interval and interval[:2],
             "interval_is": interval and interval[2],
         })  # fmt: skip
     return out
 
 
-def _record(one: Evaluated) -> dict[str, Any]:
+def _record(run: Evaluated) -> dict[str, Any]:
     kept = ("checkpoint", "step", "split", "file", "suite", "data_digest", "removed_tokens")
-    known = {key: one.summary[key] for key in kept if key in one.summary}
-    at_all = Share.of(prediction.right_any_length for prediction in one.predictions)
-    return {"run": one.run, "seed": one.seed, **known, **one.share.record(), "accuracy_any_length": at_all.accuracy}
+    known = {key: run.summary[key] for key in kept if key in run.summary}
+    any_length = Share.of(prediction.right_any_length for prediction in run.predictions)
+    return {"run": run.run, "seed": run.seed, **known, **run.share.record(), "accuracy_any_length": any_length.accuracy}
 
 
 def run_lines(evaluated: Sequence[Evaluated]) -> list[str]:
-    """The runs, numbered, with their accuracy."""
+    """The table of the runs: number, name and accuracy of each."""
     rows = [
         [
-            f"{number}  {one.run}",
-            *(str(one.summary.get(key, "?")) for key in ("step", "removed_tokens")),
-            *one.share.row(),
+            f"{number}  {run.run}",
+            *(str(run.summary.get(key, "?")) for key in ("step", "removed_tokens")),
+            *run.share.row(),
         ]
-        for number, one in enumerate(evaluated, start=1)
+        for number, run in enumerate(evaluated, start=1)
     ]
     return table(("run", "step", "removed tokens", *HEAD), rows)
 
 
 def pair_lines(tests: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str]:
-    """McNemar's test for every two runs; for two alone the table of right and wrong as well."""
+    """The table of McNemar's tests. If there are just two runs, the table of right and wrong answers stands above it."""
     number = {run: str(place) for place, run in enumerate(runs, start=1)}
     lines = []
     if len(tests) == 1:
@@ -232,7 +252,7 @@ def pair_lines(tests: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
         ]
         for test in tests
     ]
-    columns = len(head) - (len(tests) == 1)  # one test needs no correction
+    columns = len(head) - (len(tests) == 1)  # A single test needs no correction.
     lines += table(head[:columns], (row[:columns] for row in rows))
     how = "p: McNemar's exact test, two-sided; interval: adjusted Wald (Bonett and Price 2012). Both are about these runs on"
     lines.append(f"{how} problems like these, not about other seeds.")
@@ -242,7 +262,7 @@ def pair_lines(tests: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
 
 
 def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str]:
-    """Mean accuracy of every configuration, and what sets it apart."""
+    """The table of configurations: mean accuracy, and the keys in which they differ."""
     number = {run: str(place) for place, run in enumerate(runs, start=1)}
     rows = []
     for mean in means:
@@ -251,7 +271,7 @@ def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str
         rows.append([
             ", ".join(number[run] for run in mean["runs"]),
             ", ".join(map(str, mean["seeds"])),
-            f"{mean['mean']:.1%}",
+            percent(mean["mean"]),
             f"{percents(mean['interval'])} {mean['interval_is']}" if mean["interval"] else why,
             " ".join(f"{key}={value}" for key, value in mean["apart"].items()),
         ])  # fmt: skip

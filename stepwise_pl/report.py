@@ -37,7 +37,7 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UserError: no folder holds a run, or `out` is another file.
     """
-    from stepwise_pl.reporting.history import cells_of, find_runs, read_runs
+    from stepwise_pl.reporting.history import find_runs, labelled_cells, read_runs
 
     out = Path(config.out)
     require_own_or_new(out, "out", b"<!doctype html>")
@@ -68,7 +68,7 @@ def report(config: ReportConfig) -> Path:
 
         folder = Path(config.figures)
         folder.mkdir(parents=True, exist_ok=True)
-        labels = [cell.label for cell in cells_of(runs)]
+        labels = [cell.label for cell in labelled_cells(runs)]
         files = []
         for figure in drawn.all():
             with go_on_without(f"{figure.slug}.png"):

@@ -8,9 +8,12 @@ Z95 = 1.959964  # 97.5% quantile of the standard normal distribution
 
 
 def wilson(accuracy: float, examples: int, z: float = Z95) -> tuple[float, float]:
-    """The Wilson score interval of an accuracy measured on `examples` examples; 95% by default.
+    """The Wilson score interval of an accuracy (0 to 1) measured on `examples` examples; 95% by default.
 
-    Unlike the normal interval it is honest at 0% and 100%, and ends there. Raises `ValueError` for no example.
+    Unlike the normal interval, the Wilson interval is honest at 0% and 100%, and never reaches beyond them.
+
+    Raises:
+        ValueError: there is no example.
     """
     if examples < 1:
         raise ValueError("an interval needs at least one example")
@@ -21,18 +24,19 @@ def wilson(accuracy: float, examples: int, z: float = Z95) -> tuple[float, float
 
 
 def _around(estimate: float, low: float, high: float, least: float, most: float = 1.0) -> tuple[float, float]:
-    """The interval cut at what is possible. It contains its estimate, however the ends were rounded."""
+    """The interval within the bounds `least` and `most`, widened to contain its estimate if rounding moved an end past it."""
     return min(max(least, low), estimate), max(min(most, high), estimate)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p of McNemar's exact test for two models answering the same problems.
 
-    Under equal accuracy each problem that only one of them gets right is as likely to be
-    the one's as the other's, so that a binomial distribution with probability 1/2 decides.
+    If both models are equally accurate, a problem that only one of them gets right is as likely to be right for the
+    first as for the second. The count for one model then has a binomial distribution with probability 1/2.
 
     Args:
-        only_first, only_second: problems that only this one gets right.
+        only_first: number of problems that only the first model gets right.
+        only_second: the same for the second model.
     """
     count = only_first + only_second
     term = tail = 1  # binomial coefficients, exact
@@ -43,10 +47,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def paired_difference(only_first: int, only_second: int, examples: int) -> tuple[float, float]:
-    """95% interval of accuracy of the first minus accuracy of the second, measured on the same problems.
+    """95% interval of the accuracy of a first model minus that of a second one on the same problems.
 
-    The adjusted Wald interval of Bonett and Price (2012, doi 10.3102/1076998611411915):
-    one problem is added to each kind that the two disagree on. Raises `ValueError` for no example.
+    This is the adjusted Wald interval of Bonett and Price (2012, doi 10.3102/1076998611411915). One problem is added to
+    `only_first` and one to `only_second` (see `mcnemar`).
+
+    Raises:
+        ValueError: there is no example.
     """
     if examples < 1:
         raise ValueError("an interval needs at least one example")
@@ -57,9 +64,9 @@ def paired_difference(only_first: int, only_second: int, examples: int) -> tuple
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction (1979) for several tests, as adjusted p values in the order given.
+    """Holm's correction (1979) for several tests: the adjusted p values, in the order given.
 
-    Calling significant what is below 0.05 wrongly calls any at all in at most 5% of cases.
+    If every test with an adjusted p below 0.05 is called significant, the chance of any false call is at most 5%.
     """
     out, worst = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -71,7 +78,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """95% interval of the mean (`statistics.fmean`) by Student's t distribution.
 
-    Raises `ValueError` for fewer than two values.
+    Raises:
+        ValueError: there are fewer than two values.
     """
     count = len(values)
     if count < 2:
@@ -83,11 +91,17 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def over_seeds(accuracies: Sequence[float], examples: int) -> tuple[float, float, str]:
-    """95% interval of an accuracy, given that of each seed, and what it is: `t` or `Wilson`.
+    """95% interval of the mean accuracy over seeds, and its kind: `t` or `Wilson`.
 
-    Student's t is about other seeds. One seed, or some that agree (as at 100%), say nothing
-    about others: then Wilson's of `examples` examples, about other problems. Either contains
-    the mean (`statistics.fmean`). Raises `ValueError` for no accuracy or no example.
+    Student's t interval is about other seeds. A single seed, or several that agree (as at 100%), say nothing about other
+    seeds. Their interval is Wilson's, about other problems. Both intervals contain the mean (`statistics.fmean`).
+
+    Args:
+        accuracies: accuracy of each seed, 0 to 1.
+        examples: number of examples that each seed was tested on.
+
+    Raises:
+        ValueError: there is no accuracy or no example.
     """
     if not accuracies:
         raise ValueError("an interval needs at least one accuracy")
@@ -98,7 +112,7 @@ def over_seeds(accuracies: Sequence[float], examples: int) -> tuple[float, float
 
 
 def t_quantile(freedom: int, inside: float = 0.95) -> float:
-    """What the absolute value of Student's t with `freedom` degrees of freedom stays below with probability `inside`."""
+    """The bound that |t| stays below with probability `inside`, for Student's t with `freedom` degrees of freedom."""
     low, high = 0.0, math.pi / 2  # θ = atan(t / √freedom)
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,10 +1,28 @@
-"""Tables, percentages and durations as text."""
+"""Accuracies, durations and tables as text."""
 
 from collections.abc import Iterable, Sequence
 
+from stepwise_pl.common.statistics import wilson
+
+
+def percent(accuracy: float) -> str:
+    """`82.4%`: an accuracy between 0 and 1."""
+    return f"{accuracy:.1%}"
+
+
+def percents(interval: Sequence[float]) -> str:
+    """`[79.1%, 85.3%]`: the two ends of an interval of accuracies."""
+    low, high = interval
+    return f"[{percent(low)}, {percent(high)}]"
+
+
+def with_wilson(accuracy: float, examples: int) -> str:
+    """` 82.4%  [79.1%, 85.3%]  n=500`: an accuracy with its 95% Wilson interval, the accuracy padded for columns."""
+    return f"{percent(accuracy):>6}  {percents(wilson(accuracy, examples))}  n={examples}"
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of plain text, the first column to the left, the others to the right."""
+    """Lines of plain text. The first column is aligned to the left, the others to the right."""
     cells = [head, *rows]
     first, *others = [max(len(row[column]) for row in cells) for column in range(len(head))]
     return [
@@ -13,13 +31,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]  # fmt: skip
 
 
-def percents(interval: tuple[float, float]) -> str:
-    """An interval of accuracies, for reading."""
-    return f"[{interval[0]:.1%}, {interval[1]:.1%}]"
-
-
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 20 min` or `5 days`: rounded, for reading."""
+    """`40 s`, `12 min`, `3 h 20 min` or `5 days`, rounded."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{max(1, round(seconds))} s"

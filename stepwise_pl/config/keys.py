@@ -1,7 +1,5 @@
 """Sets of keys: those that a resumed run may change, those that change nothing learned, those that hold paths."""
 
-import json
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Keys that a resumed run may change: how long it runs, and what it shows and saves. Another Δ starts a new segment
@@ -32,17 +30,3 @@ def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in plain.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
-
-
-def same_but_seed(configs: Iterable[Mapping[str, Any]], aside: tuple[str, ...] = ASIDE) -> list[list[int]]:
-    """Runs that differ in nothing that matters but the seed, as lists of their places, in the order of the first of each.
-
-    Args:
-        configs: with dotted keys; an empty one, of a run that lost its own, is like no other.
-        aside: what the keys begin with that do not matter.
-    """
-    groups: dict[str, list[int]] = {}
-    for place, config in enumerate(configs):
-        rest = {key: value for key, value in config.items() if not key.startswith(aside)}
-        groups.setdefault(json.dumps(rest, sort_keys=True, default=str) if rest else str(place), []).append(place)
-    return list(groups.values())

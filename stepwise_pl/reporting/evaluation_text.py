@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepwise_pl.common.text import percents, table
+from stepwise_pl.common.text import percent, table, with_wilson
 from stepwise_pl.runs.expected import judged_lines
 from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, by_position, by_stratum
 
@@ -28,11 +28,11 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
     whole = Share.of(one.right for one in predictions)
     positions = by_position(predictions)
     shown = [
-        f"{place}: {share.accuracy:.1%}{f' (n={share.n})' if share.n < whole.n else ''}"
+        f"{place}: {percent(share.accuracy)}{f' (n={share.n})' if share.n < whole.n else ''}"
         for place, share in enumerate(positions, start=1)
     ]
     lines = [
-        f"answer accuracy {whole.accuracy:6.1%}  {percents(whole.interval)}  n={whole.n}  [95% Wilson interval]",
+        f"answer accuracy {with_wilson(whole.accuracy, whole.n)}  [95% Wilson interval]",
         *any_length_lines(whole, predictions, summary),
         f"token accuracy  {summary['token_accuracy']:6.2%}",
         f"loss            {summary['loss']:.4f} (perplexity {summary['perplexity']:.3f})",
@@ -64,7 +64,7 @@ def any_length_lines(whole: Share, predictions: Sequence[Prediction], summary: M
     if at_all == whole:
         return []
     return [
-        f"at any length   {at_all.accuracy:6.1%}  {percents(at_all.interval)}  n={at_all.n}  "
+        f"at any length   {with_wilson(at_all.accuracy, at_all.n)}  "
         f"({at_all.right - whole.right} right answers took more than {summary['max_new_tokens']} tokens)"
     ]
 

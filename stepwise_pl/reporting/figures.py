@@ -8,9 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from stepwise_pl.common.statistics import over_seeds
-from stepwise_pl.common.text import percents
-from stepwise_pl.config.keys import ASIDE, same_but_seed
-from stepwise_pl.reporting.history import History, Row, cells_of
+from stepwise_pl.common.text import percent, percents
+from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.reporting.history import History, Row, labelled_cells
+from stepwise_pl.runs.cells import cells_of
 from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy
 
 POINTS = 1000  # of a curve; of longer ones every so many are shown
@@ -104,16 +105,11 @@ class HeatMap:
     run: int | None = None
 
 
-def percent(share: float) -> str:
-    """An accuracy for reading, without its interval."""
-    return f"{share:.1%}"
-
-
 def with_interval(stage: StageAccuracy) -> str:
     """An accuracy for reading."""
-    low, high = stage.interval
-    more = f"\n{stage.accuracy_any_length:.1%} {ANY_LENGTH}" if stage.differs else ""
-    return f"{stage.accuracy:.1%} [{low:.1%}, {high:.1%}], n={stage.examples}{more}"
+    at_any_length = stage.accuracy_any_length
+    more = f"\n{percent(at_any_length)} {ANY_LENGTH}" if at_any_length is not None and stage.differs else ""
+    return f"{percent(stage.accuracy)} {percents(stage.interval)}, n={stage.examples}{more}"
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
@@ -192,7 +188,7 @@ def means(runs: Sequence[History]) -> Chart | None:
     series = []
     lines = []
     several = False
-    for cell in cells_of(runs):
+    for cell in labelled_cells(runs):
         stages = [{one.removed_tokens: one for one in run.stages} for run in cell.ended if run.stages]
         if not stages or not cell.distinct_seeds:
             continue
@@ -461,8 +457,8 @@ class Swept:
 
 def sweeps(runs: Sequence[History]) -> list[HeatMap]:
     """Final accuracy by Δ and λ, a heat map for every set of runs that differ in nothing else but their seed."""
-    alike = same_but_seed((run.config for run in runs), (*ASIDE, "schedule.delta", "schedule.smoothing"))
-    groups = [[one for place in places if (one := _swept(runs[place]))] for places in alike]
+    alike = cells_of(runs, (*ASIDE, "schedule.delta", "schedule.smoothing"))
+    groups = [[one for run in cell.runs if (one := _swept(run))] for cell in alike]
     several = [group for group in groups if len({(one.delta, one.smoothing) for one in group}) > 1]
     return [_sweep(group, number) for number, group in enumerate(several, start=1)]
 

@@ -1,4 +1,4 @@
-"""Runs as their folders tell them, whatever is there: also those that are still running, or have lost files."""
+"""Runs as a report sees them. A run may still be running, and its folder may lack files."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stepwise_pl.common.errors import UserError, first_line
-from stepwise_pl.config.keys import same_but_seed
+from stepwise_pl.runs.cells import Cell, cells_of
 from stepwise_pl.runs.folder import comparable_config, derived_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
@@ -19,25 +19,30 @@ from stepwise_pl.runs.stages import StageAccuracy, stages_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
 
 T = TypeVar("T")
-Row = dict[str, float]  # of metrics.csv, without empty cells
+Row = dict[str, float]  # a line of metrics.csv without its empty cells
 
 
 @dataclass
 class History:
-    """One run. What its folder lacks is empty here, and said in `notes`.
+    """One run. An attribute is empty if its file is missing; `notes` then says so.
 
     Attributes:
-        cell: a number that it shares with runs that differ in nothing but the seed.
+        label: name of the run on the page.
+        cell: number of its cell (`runs.cells`).
+        turn: place of the run in its cell.
+        error: why the run failed, if it is a failed job of a sweep.
         config: dotted keys.
-        derived: what followed from the configuration.
-        summary: empty as long as the run has not ended.
-        rows, stages, records: metrics, validations and lines of stages.jsonl that count;
-            of stages the last at each number of removed tokens, ascending.
-        given_up, stages_given_up: the same of each attempt that the guard gave up.
-        evaluations: what `evaluate` wrote of the checkpoints that the run has now, with their own removed tokens.
-        sessions: every start.
-        turn: its place among the runs of its cell.
-        error: why it failed, if it is one of a sweep that did.
+        derived: values that followed from the configuration.
+        summary: empty until the run has ended.
+        rows: lines of metrics.csv, without those of attempts that the guard gave up.
+        given_up: the other lines of metrics.csv, a list for each attempt that the guard gave up.
+        stages: the last validation at each number of removed tokens, ascending.
+        stages_given_up: the same for each attempt that the guard gave up.
+        records: lines of stages.jsonl that belong to `rows`.
+        evaluations: results of `evaluate` for the checkpoints that the run has now, each with as many tokens
+            removed as the checkpoint was trained with.
+        sessions: an entry for every start of the run.
+        notes: sentences about missing and damaged files.
     """
 
     path: Path
@@ -62,14 +67,21 @@ class History:
         return int(self.config.get("seed", self.summary.get("seed", 0)))
 
     @property
+    def tested(self) -> tuple[float, int] | None:
+        """Test accuracy and number of test problems; None if the summary lacks one of them."""
+        if not {"test_accuracy", "test_examples"} <= self.summary.keys():
+            return None
+        return float(self.summary["test_accuracy"]), int(self.summary["test_examples"])
+
+    @property
     def rollbacks(self) -> list[dict[str, Any]]:
-        """The guard's decisions, as far as they were summed up."""
+        """The decisions of the guard, as the summary lists them."""
         found: list[dict[str, Any]] = self.summary.get("rollbacks") or []
         return found
 
     @property
     def baseline(self) -> str | None:
-        """`explicit CoT` or `no CoT`, if the schedule is that."""
+        """`explicit CoT` or `no CoT` if the schedule is one of these baselines, else None."""
         if self.config.get("schedule.remove_all_beyond") == 0:
             return "no CoT"
         return "explicit CoT" if self.config.get("schedule.remove_at_most") == 0 else None
@@ -82,13 +94,13 @@ class History:
 
     @property
     def last_records(self) -> list[StageRecord]:
-        """Of `records` the last at each number of removed tokens, ascending."""
-        last = {one["removed_tokens"]: one for one in self.records}
+        """The last record at each number of removed tokens, ascending."""
+        last = {record["removed_tokens"]: record for record in self.records}
         return [last[removed] for removed in sorted(last)]
 
     @property
     def resets(self) -> list[Row]:
-        """The first row after each growth of s at which the optimizer was reset, as far as the rows are dense enough to tell."""
+        """The first row after each growth of s(t), if the run resets its optimizer there. Several growths between two rows count as one."""
         if not self.config.get("schedule.reset_optimizer"):
             return []
         key = "schedule/removed_tokens"
@@ -97,37 +109,39 @@ class History:
 
 
 def find_runs(given: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The run folders among `given` and below, each once; and what is to be said of folders without any, and of sweeps.
+    """Find the run folders among the given folders and below them.
 
-    Those of a sweep come in the order of its cells, others in that of their names.
+    Returns:
+        The run folders, each once: those of a sweep in the order of its cells, others in the order of their names.
+        Notes on folders without a run, and on sweeps with unfinished jobs.
     """
     found: dict[Path, Path] = {}
     notes: list[str] = []
     for name in given:
         below = list(_runs_below(name, notes))
         if not below:
-            what = "no run in this folder or below" if Path(name).is_dir() else "no such folder"
-            notes.append(f"{name}: {what}")
+            problem = "no run in this folder or below" if Path(name).is_dir() else "no such folder"
+            notes.append(f"{name}: {problem}")
         for path in below:
             found.setdefault(path.resolve(), path)
     return list(found.values()), notes
 
 
-def _runs_below(folder: str, notes: list[str]) -> Iterator[Path]:
-    for name, folders, files in os.walk(folder):
+def _runs_below(top: str, notes: list[str]) -> Iterator[Path]:
+    for name, folders, files in os.walk(top):
         there = {*folders, *files}
         configured = "config.yaml" in there and bool(there & {"checkpoints", "metrics.csv"})
         if configured or {"summary.json", "metrics.csv"} <= there:
             yield Path(name)
-            folders.clear()  # a run holds no other run
-        folders[:] = sorted((one for one in folders if not one.startswith(".")), key=_natural)
+            folders.clear()  # No run lies inside another run.
+        folders[:] = sorted((folder for folder in folders if not folder.startswith(".")), key=_natural)
         if "sweep.json" in there:
             cells = _cells_in_order(Path(name), notes)
-            folders.sort(key=lambda one: cells.index(one) if one in cells else len(cells))
+            folders.sort(key=lambda folder: cells.index(folder) if folder in cells else len(cells))
 
 
 def _cells_in_order(folder: Path, notes: list[str]) -> list[str]:
-    """The folders of a sweep's cells, as its jobs come; notes what has become of the jobs, unless all are finished."""
+    """The folders of a sweep's cells, in the order of its jobs. Adds notes on jobs that are not finished."""
     try:
         sweep = read_sweep(folder)
     except UserError as error:
@@ -135,25 +149,25 @@ def _cells_in_order(folder: Path, notes: list[str]) -> list[str]:
         return []
     counts = {outcome: sweep.count(outcome) for outcome in OUTCOMES}
     if counts[FINISHED] < len(sweep.jobs):
-        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-        notes.append(f"{folder}: of {len(sweep.jobs)} jobs of the sweep {told}")
-    # A job that failed early has no run folder that could say so itself.
+        listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+        notes.append(f"{folder}: of {len(sweep.jobs)} jobs of the sweep {listed}")
+    # A job that failed early has no run folder. Nothing else would mention it.
     early = [job for job in sweep.jobs if job.outcome == FAILED and not (folder / job.run / "config.yaml").is_file()]
     notes += [f"{folder}: {job.label} failed: {job.error}" for job in early]
     return list(dict.fromkeys(Path(job.run).parts[0] for job in sweep.jobs))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Sorts `delta-4` before `delta-16`."""
+    """A sort key that puts `delta-4` before `delta-16`."""
     return [(int(digits or 0), other) for other, digits in re.findall(r"(\D*)(\d*)", text)]
 
 
 def read_runs(paths: Sequence[Path]) -> list[History]:
-    """The runs, labelled by what sets their folders apart."""
+    """Read the runs. Each is labelled by the parts of its path that the others do not share."""
     runs = [read_run(path) for path in paths]
-    for number, places in enumerate(same_but_seed(run.config for run in runs)):
-        for turn, place in enumerate(places):
-            runs[place].cell, runs[place].turn = number, turn
+    for cell in cells_of(runs):
+        for turn, run in enumerate(cell.runs):
+            run.cell, run.turn = cell.number, turn
     if len(runs) == 1:
         runs[0].label = str(runs[0].path)
         return runs
@@ -162,46 +176,20 @@ def read_runs(paths: Sequence[Path]) -> list[History]:
     return runs
 
 
-@dataclass
-class Cell:
-    """The runs that differ in nothing but the seed.
-
-    Attributes:
-        number: its own, among the cells.
-        places: of its runs, among all runs.
-    """
-
-    number: int
-    label: str
-    places: list[int]
-    runs: list[History]
-
-    @property
-    def ended(self) -> list[History]:
-        """Those of its runs that have been tested."""
-        return [run for run in self.runs if {"test_accuracy", "test_examples"} <= run.summary.keys()]
-
-    @property
-    def distinct_seeds(self) -> bool:
-        """Whether its ended runs tell of different seeds: a run that was made twice would count twice."""
-        return len({run.seed for run in self.ended}) == len(self.ended)
-
-
-def cells_of(runs: Sequence[History]) -> list[Cell]:
-    """Every cell, by its number; called after the folder of its runs if no other run lies there, as in a sweep."""
-    cells: list[Cell] = []
+def labelled_cells(runs: Sequence[History]) -> list[Cell[History]]:
+    """The cells of the runs. A cell is called after the folder of its runs if no other run lies in that folder, as in a sweep."""
+    cells = cells_of(runs)
     folders = [run.label.rpartition("/")[0] for run in runs]
-    for number in sorted({run.cell for run in runs}):
-        places = [place for place, run in enumerate(runs) if run.cell == number]
-        folder = folders[places[0]]
-        own = len(places) > 1 and folder and [place for place, one in enumerate(folders) if one == folder] == places
-        label = folder if own else ", ".join(runs[place].label for place in places)
-        cells.append(Cell(number, label, places, [runs[place] for place in places]))
+    for cell in cells:
+        folder = folders[cell.places[0]]
+        in_folder = [place for place, other in enumerate(folders) if other == folder]
+        is_own = bool(folder) and len(cell.runs) > 1 and in_folder == cell.places
+        cell.label = folder if is_own else ", ".join(run.label for run in cell.runs)
     return cells
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """Names of folders, as short as sets them apart: without the folder above all, and without the overrides all siblings have.
+    """Short names of folders: without the folder above all of them, and without the overrides that all siblings share.
 
     Folders of a sweep are named `<key>-<value>+<key>-<value>`.
     """
@@ -224,7 +212,7 @@ def _short_names(names: set[str]) -> dict[str, str]:
 
 
 def read_run(path: Path) -> History:
-    """Whatever the folder holds; does not raise for what is missing or damaged."""
+    """Read a run folder. A missing or damaged file does not raise, but adds a note."""
     run = History(path)
 
     def read(name: str, how: Callable[[Path], T], otherwise: T, missing: str) -> T:
@@ -278,7 +266,11 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[StageAccuracy], list[list[StageAccuracy]]]:
-    """Of a metrics.csv: rows and stages that count, and those of each attempt given up. Raises `ValueError` where a cell is no number."""
+    """Read a metrics.csv: `rows`, `given_up`, `stages` and `stages_given_up` of a `History`.
+
+    Raises:
+        ValueError: a cell is no number.
+    """
     kept, given_up = read_attempts(path)
 
     def numbers(rows: list[dict[str, str]]) -> list[Row]:

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from stepwise_pl import __version__
 from stepwise_pl.common.errors import first_line
-from stepwise_pl.common.text import percents
+from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting import figures, tables
 from stepwise_pl.reporting.figures import Chart, HeatMap
-from stepwise_pl.reporting.history import Cell, History, cells_of
+from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.reporting.interactive import legend, spec
 from stepwise_pl.reporting.style import style_of
+from stepwise_pl.runs.cells import Cell
 
 F = TypeVar("F", Chart, HeatMap)
 
@@ -99,7 +100,7 @@ def render(
     # Whatever comes from a run is text: autoescape turns all of it into text for HTML.
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
-    cells = cells_of(runs)
+    cells = labelled_cells(runs)
     figure = partial(_figure, labels=[cell.label for cell in cells])
     shown = [_shown(number, run) for number, run in enumerate(runs)]
     measured = {one.run for points in figures.speeds(runs).values() for one in points}
@@ -118,7 +119,7 @@ def render(
         "listed": figures.listed,
         "configuration": tables.apart([tables.settings(run) for run in runs]),
         "environment": tables.apart([tables.environment(run) for run in runs]),
-        "percents": percents, "written": written, "command": command, "version": __version__,
+        "percent": percent, "percents": percents, "written": written, "command": command, "version": __version__,
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
@@ -179,13 +180,13 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
     ended = [run for run in runs if "test_accuracy" in run.summary]
     out = [tile("runs", str(len(runs)), f"{len(ended)} ended")]
     # Means over seeds: the best seed alone would promise too much.
-    cells = [cell for cell in cells_of(runs) if cell.ended]
+    cells = [cell for cell in labelled_cells(runs) if cell.ended]
     gone = [[run.summary.get("removed_tokens") == run.max_cot_tokens for run in cell.ended] for cell in cells]
     without = [cell for cell, each in zip(cells, gone, strict=True) if all(each)]
     with_some = [cell for cell, each in zip(cells, gone, strict=True) if not any(each)]
     for name, those in (("best without CoT", without), ("best with CoT", with_some)):
         if those:
-            best = max(those, key=tables.mean_accuracy)
+            best = max(those, key=lambda cell: cell.accuracy or 0.0)
             row = dict(zip(tables.CELL_HEAD, tables.mean_numbers(best), strict=True))
             what = "seeds" if best.distinct_seeds else "runs"
             seeds = f"mean of {len(best.ended)} {what}" if len(best.ended) > 1 else f"seed {row['seeds']}"
@@ -212,7 +213,7 @@ def _swatch(cell: int, turn: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shown_cell(cell: Cell) -> dict[str, Any]:
+def _shown_cell(cell: Cell[History]) -> dict[str, Any]:
     return {"label": cell.label, **_swatch(cell.number), "texts": tables.mean_numbers(cell)}
 
 

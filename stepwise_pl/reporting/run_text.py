@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from stepwise_pl.common.text import percent, with_wilson
 from stepwise_pl.config.request import Request
 from stepwise_pl.runs.expected import judged_lines
 
@@ -11,13 +12,13 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
     """Draw the figure; return the summary for reading. A job of a sweep gets one line, because the sweep ends with a table."""
     from stepwise_pl.common.errors import go_on_without
     from stepwise_pl.reporting.stage_figure import plot_stages
-    from stepwise_pl.runs.stages import percent, read_stages, stage_table
+    from stepwise_pl.runs.stages import read_stages, stage_table
 
     stages, given_up = read_stages(run_dir / "metrics.csv")
     name = summary["name"]
     with go_on_without("accuracy.png"):
         plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
-    accuracy = percent(summary["test_accuracy"], summary["test_examples"])
+    accuracy = with_wilson(summary["test_accuracy"], summary["test_examples"])
     if asked.job:
         removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
         return f"[{asked.job}] {asked.label}: test accuracy {accuracy.strip()}, {removed}, {summary['seconds']:.0f} s"
@@ -35,7 +36,7 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
     expected = "".join(f"{line}\n" for line in judged_lines(judged)) if judged else ""
     figure = "accuracy.png, " if (run_dir / "accuracy.png").is_file() else ""
     at_all = summary["test_accuracy_any_length"]
-    at_all = f"{'':16}{at_all:6.1%} at any length\n" if at_all != summary["test_accuracy"] else ""
+    at_all = f"{'':16}{percent(at_all):>6} at any length\n" if at_all != summary["test_accuracy"] else ""
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
     return f"""

@@ -5,11 +5,11 @@ from pathlib import Path
 from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import go_on_without
 from stepwise_pl.reporting.sweep_figures import grid_of, plot_cells, plot_grid
-from stepwise_pl.runs.cells import Cell, _csv, cells_of
+from stepwise_pl.runs.cells import Cell, SweepRun, cells_of_sweep, csv_of, row_of
 from stepwise_pl.runs.sweep_folder import Sweep, alone, read_sweep, write_sweep
 
 
-def refresh(folder: Path, draw: bool = False) -> tuple[Sweep, list[Cell]]:
+def refresh(folder: Path, draw: bool = False) -> tuple[Sweep, list[Cell[SweepRun]]]:
     """Bring sweep.json and sweep.csv up to date, and the figures if asked to; at any time, also while the sweep goes on.
 
     Raises:
@@ -18,11 +18,10 @@ def refresh(folder: Path, draw: bool = False) -> tuple[Sweep, list[Cell]]:
     read_sweep(folder)  # says so if it is none
     with alone(folder):
         sweep = read_sweep(folder)
-        cells = cells_of(sweep)
-        rows = [{**cell.swept, **cell.row()} for cell in cells]
-        write_sweep(sweep, cells=[{"swept": cell.swept, **cell.row()} for cell in cells])
-        write_text(folder / "sweep.csv", _csv(rows))
-        if draw and any(cell.results for cell in cells):
+        cells = cells_of_sweep(sweep)
+        write_sweep(sweep, cells=[{"swept": cell.config, **row_of(cell)} for cell in cells])
+        write_text(folder / "sweep.csv", csv_of([{**cell.config, **row_of(cell)} for cell in cells]))
+        if draw and any(cell.ended for cell in cells):
             with go_on_without("sweep.png"):
                 plot_cells(cells, folder.resolve().name, folder / "sweep")
             with go_on_without("sweep-grid.png"):

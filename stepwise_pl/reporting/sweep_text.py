@@ -1,26 +1,23 @@
-"""The result of a sweep, for reading."""
+"""The result of a sweep as text."""
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
-from stepwise_pl.common.text import table
-from stepwise_pl.runs import sweep_folder as folders
-from stepwise_pl.runs.cells import Cell
-from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, RUNNING, Job, Sweep
+from stepwise_pl.common.text import percent, percents, table
+from stepwise_pl.runs.cells import Cell, SweepRun, results_of, row_of
+from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, RUNNING, Job, Sweep
 
-_MOST_FAILURES = 10  # to print
+_MOST_FAILURES = 10  # further failures are counted, not printed
 
 
 def of_last_command(sweep: Sweep) -> list[Job]:
-    """The jobs of the command that went on with the sweep the last time; of all, if it could not know them before."""
+    """The jobs of the last command that worked on the sweep. If its sweeper chose jobs as it went, all jobs of the sweep."""
     return [job for job in sweep.jobs if not sweep.planned or job.run in sweep.planned]
 
 
-def report(sweep: Sweep, cells: Sequence[Any]) -> str:
-    """The end of a sweep, or its state, for reading."""
-
-    counts = [f"{count} {outcome}" for outcome in folders.OUTCOMES if (count := sweep.count(outcome))]
+def report(sweep: Sweep, cells: Sequence[Cell[SweepRun]]) -> str:
+    """The table of the sweep, its failures, and the commands to go on with."""
+    counts = [f"{count} {outcome}" for outcome in OUTCOMES if (count := sweep.count(outcome))]
     failed = [f"{job.label}: {job.error}" for job in sweep.jobs if job.outcome == FAILED]
     if len(failed) > _MOST_FAILURES:
         failed[_MOST_FAILURES:] = [f"and {len(failed) - _MOST_FAILURES} more, in sweep.json"]
@@ -37,32 +34,32 @@ def report(sweep: Sweep, cells: Sequence[Any]) -> str:
         ("sweep folder", [str(sweep.folder), "sweep.csv, sweep.json, sweep.png, the run folders"]),
         ("next", following),
     ]
-    told = [f"{'' if i else name:16}{line}" for name, some in lines for i, line in enumerate(some)]
-    return "\n".join(["", *cell_lines(cells), LEGEND, "", *told, ""])
+    summary = [f"{'' if i else name:16}{line}" for name, texts in lines for i, line in enumerate(texts)]
+    return "\n".join(["", *cell_lines(cells), LEGEND, "", *summary, ""])
 
 
-def cell_lines(cells: Sequence[Cell]) -> list[str]:
-    """The table, for reading."""
-    keys = list(dict.fromkeys(key for cell in cells for key in cell.swept))
+def cell_lines(cells: Sequence[Cell[SweepRun]]) -> list[str]:
+    """The table of a sweep: a line per cell, below the head."""
+    keys = list(dict.fromkeys(key for cell in cells for key in cell.config))
     head = [
         *(key.lstrip("+") for key in keys), "runs", "test accuracy", "95% interval", "removed", "at 95%", "seconds",
         "examples/token", "collapsed", "failed",
     ]  # fmt: skip
-    return table(head, [[*(cell.swept.get(key, "") for key in keys), *_shown(cell)] for cell in cells])
+    return table(head, [[*(cell.config.get(key, "") for key in keys), *_shown(cell)] for cell in cells])
 
 
-def _shown(cell: Cell) -> list[str]:
-    row, results = cell.row(), cell.results
+def _shown(cell: Cell[SweepRun]) -> list[str]:
+    row = row_of(cell)
     runs = f"{row['finished']} of {row['runs']}"
-    at_some_time = sum(one.collapsed or one.collapsed_at is not None for one in results)
+    at_some_time = sum(result.collapsed or result.collapsed_at is not None for result in results_of(cell))
     counts = [f"{row['collapsed']} ({at_some_time})", str(row["failed"])]
-    if not results:
+    if cell.accuracy is None:
         return [runs, *["-"] * 6, *counts]
     per_token = row["examples_per_token"]
     return [
         runs,
-        f"{row['test_accuracy']:.1%}",
-        f"[{row['interval_low']:.1%}, {row['interval_high']:.1%}] {row['interval'][0]}",
+        percent(cell.accuracy),
+        f"{percents(cell.interval[:2])} {cell.interval[2][0]}" if cell.interval else "-",
         f"{_span(row['removed_tokens'])} of {row['max_cot_tokens']}",
         _span(row["removed_at_95"]),
         f"{row['seconds']:.0f}",
@@ -72,7 +69,7 @@ def _shown(cell: Cell) -> list[str]:
 
 
 def _span(counts: Sequence[int | None]) -> str:
-    """`10`, or `8-10` where seeds differ; `none` where 95% was never reached."""
+    """`10`, or `8-10` if seeds differ. `none` stands for a seed that never reached 95%."""
     ordered = sorted(counts, key=lambda count: -1 if count is None else count)
     low, high = ("none" if count is None else str(count) for count in (ordered[0], ordered[-1]))
     return low if low == high else f"{low}-{high}"

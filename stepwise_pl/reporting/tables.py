@@ -1,13 +1,12 @@
 """The tables of the page."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any, NamedTuple
 
-from stepwise_pl.common.statistics import over_seeds
-from stepwise_pl.common.text import percents
+from stepwise_pl.common.text import percent, percents
 from stepwise_pl.config.keys import flat
-from stepwise_pl.reporting.history import Cell, History
+from stepwise_pl.reporting.history import History
+from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.records import Sample, StageRecord
 
 HEAD = (
@@ -17,12 +16,12 @@ HEAD = (
 CELL_HEAD = (
     "runs", "test accuracy, mean", "95% interval", "of each seed", "seeds", "ended", "CoT tokens removed", "schedule", "collapsed",
 )  # fmt: skip
-SAID_ABOVE = ("task", "model")  # columns that are left out where all runs agree
+SAID_ABOVE = ("task", "model")  # columns that are left out if all runs agree, because the heading names the value
 NONE = "–"
 
 
 def key_numbers(run: History) -> list[str]:
-    """A run's row under `HEAD`."""
+    """The row of a run under `HEAD`."""
     summary = run.summary
     tested = "test_accuracy" in summary
     interval = summary.get("test_interval")
@@ -33,10 +32,8 @@ def key_numbers(run: History) -> list[str]:
         schedule_of(run),
         str(run.seed),
         removed_of(run),
-        f"{summary['test_accuracy']:.1%}" if tested else NONE,
-        f"{percents(tuple(interval))} n={summary.get('test_examples', '?')}{any_length(run)}"
-        if tested and interval
-        else NONE,
+        percent(summary["test_accuracy"]) if tested else NONE,
+        f"{percents(interval)} n={summary.get('test_examples', '?')}{any_length(run)}" if tested and interval else NONE,
         number(summary.get("steps", run.rows[-1]["step"] if run.rows else None)),
         number(summary.get("examples_seen")),
         examples_per_token(run),
@@ -46,40 +43,36 @@ def key_numbers(run: History) -> list[str]:
 
 
 def any_length(run: History) -> str:
-    """Test accuracy of answers of any length, behind that of answers of the length asked for; empty where it is no other."""
+    """Test accuracy of answers of any length, as an addition to `test_accuracy`; empty if both are equal."""
     found, within = (run.summary.get(key) for key in ("test_accuracy_any_length", "test_accuracy"))
-    return "" if found in (None, within) else f"; {found:.1%} right at any length"
+    return "" if found in (None, within) else f"; {percent(found)} right at any length"
 
 
-def mean_numbers(cell: Cell) -> list[str]:
-    """A cell's row under `CELL_HEAD`, about those of its runs that have ended."""
+def mean_numbers(cell: Cell[History]) -> list[str]:
+    """The row of a cell under `CELL_HEAD`. Its numbers are about the runs that have ended."""
     ended = cell.ended
     count = f"{len(ended)} of {len(cell.runs)}"
-    if not ended:
+    if cell.accuracy is None:
         return [cell.label, *[NONE] * 4, count, NONE, schedule_of(cell.runs[0]), NONE]
-    accuracies = [float(run.summary["test_accuracy"]) for run in ended]
-    low, high, how = over_seeds(accuracies, int(ended[0].summary["test_examples"]))
-    came_back = sum(has_come_back(run) for run in ended)
+    interval = f"{percents(cell.interval[:2])} {cell.interval[2]}" if cell.interval else "seeds not different"
+    collapsed = f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}"
+    if came_back := sum(has_come_back(run) for run in ended):
+        collapsed += f" at the end, {came_back} more on the way"
     return [
         cell.label,
-        f"{fmean(accuracies):.1%}",
-        f"{percents((low, high))} {how}" if cell.distinct_seeds else "seeds not different",
-        ", ".join(f"{accuracy:.1%}" for accuracy in accuracies),
+        percent(cell.accuracy),
+        interval,
+        ", ".join(map(percent, cell.accuracies)),
         ", ".join(str(run.seed) for run in ended),
         count,
         ", ".join(dict.fromkeys(map(removed_of, ended))),
         schedule_of(cell.runs[0]),
-        f"{sum(bool(run.summary.get('collapsed')) for run in ended)} of {len(ended)}{f' at the end, {came_back} more on the way' if came_back else ''}",
+        collapsed,
     ]
 
 
-def mean_accuracy(cell: Cell) -> float:
-    """Mean test accuracy over the runs that have ended; there must be one."""
-    return fmean(float(run.summary["test_accuracy"]) for run in cell.ended)
-
-
 def removed_of(run: History) -> str:
-    """CoT tokens gone of how many, in the tested checkpoint or so far."""
+    """`3 of 8`: removed CoT tokens of the tested checkpoint, or so far if the run has not ended, and tokens of the longest CoT."""
     removed = run.rows[-1].get("schedule/removed_tokens", 0) if run.rows else None
     removed = run.summary.get("removed_tokens", removed)
     most = run.max_cot_tokens
@@ -87,7 +80,7 @@ def removed_of(run: History) -> str:
 
 
 def number(value: float | None) -> str:
-    """A count for reading."""
+    """A count, with commas between the thousands."""
     return NONE if value is None else f"{value:,.0f}"
 
 
@@ -102,7 +95,7 @@ def task_of(config: Mapping[str, Any]) -> str:
 
 
 def model_of(config: Mapping[str, Any]) -> str:
-    """Its name where weights were taken, otherwise its shape."""
+    """Name of the model if it was pretrained, otherwise its shape."""
     if not config:
         return NONE
     if config.get("model.pretrained"):
@@ -111,7 +104,7 @@ def model_of(config: Mapping[str, Any]) -> str:
 
 
 def schedule_of(run: History) -> str:
-    """The baseline's name, or what decides how fast tokens leave."""
+    """Name of the baseline, or the settings that decide how fast tokens leave."""
     config = run.config
     if run.baseline or not config:
         return run.baseline or NONE
@@ -127,7 +120,10 @@ def schedule_of(run: History) -> str:
 
 
 def examples_per_token(run: History) -> str:
-    """At the pace that a run ended with, or is configured for; of a schedule that has no pace, the examples seen until the last token left, divided by the tokens."""
+    """Training examples per removed token, at the pace that the run ended with or is configured for.
+
+    A schedule without a pace gets the examples seen until the last token left, divided by the removed tokens.
+    """
     configured = run.summary.get("examples_per_token", run.derived.get("examples_per_token"))
     if configured is not None:
         return number(configured)
@@ -140,29 +136,29 @@ def examples_per_token(run: History) -> str:
 
 
 def has_come_back(run: History) -> bool:
-    """Whether accuracy had collapsed on the way, but not at the end."""
+    """Whether accuracy collapsed during the run but not at its end."""
     return run.summary.get("collapsed_at") is not None and not run.summary.get("collapsed")
 
 
 def outcome(run: History) -> str:
-    """How it ended."""
+    """How the run ended."""
     if not run.summary:
         return "failed" if run.error else "not ended"
-    said = "collapsed" if run.summary.get("collapsed") else "ended"
+    words = "collapsed" if run.summary.get("collapsed") else "ended"
     if has_come_back(run):
-        said += f", collapsed at {run.summary['collapsed_at']} removed and came back"
+        words += f", collapsed at {run.summary['collapsed_at']} removed and came back"
     if run.rollbacks:
-        said += f", {len(run.rollbacks)} rollback{'s' * (len(run.rollbacks) > 1)}"
-    return said
+        words += f", {len(run.rollbacks)} rollback{'s' * (len(run.rollbacks) > 1)}"
+    return words
 
 
 class Apart(NamedTuple):
-    """What runs have in common, and what sets them apart.
+    """Common and differing settings of several runs.
 
     Attributes:
-        same: what all have.
-        keys: what differs, the heads of `rows`.
-        rows: of each run, None where it has no such key.
+        same: keys and values that all runs share.
+        keys: keys in which the runs differ: the heads of `rows`.
+        rows: values of each run; None if the run lacks the key.
     """
 
     same: dict[str, str]
@@ -170,29 +166,29 @@ class Apart(NamedTuple):
     rows: list[list[str | None]]
 
 
-def apart(found: Sequence[Mapping[str, Any]]) -> Apart:
-    """Compare dicts of plain values."""
-    every = list(dict.fromkeys(key for one in found for key in one))
-    shown = [{key: shown_value(value) for key, value in one.items()} for one in found]
-    keys = [key for key in every if len({one.get(key) for one in shown}) > 1]
+def apart(settings: Sequence[Mapping[str, Any]]) -> Apart:
+    """Split settings into those that all runs share and those that differ."""
+    every = list(dict.fromkeys(key for run in settings for key in run))
+    shown = [{key: shown_value(value) for key, value in run.items()} for run in settings]
+    keys = [key for key in every if len({run.get(key) for run in shown}) > 1]
     same = {key: shown[0][key] for key in every if key not in keys}
-    return Apart(same, keys, [[one.get(key) for key in keys] for one in shown])
+    return Apart(same, keys, [[run.get(key) for key in keys] for run in shown])
 
 
 def shown_value(value: Any) -> str:
-    """A value of a configuration as YAML would have it, more or less."""
+    """A value of a configuration, roughly as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def settings(run: History) -> dict[str, Any]:
-    """The configuration, without where it was written."""
+    """The configuration, without the keys that say where the run lies."""
     return {key: value for key, value in run.config.items() if key not in ("run_dir", "resume")}
 
 
 def environment(run: History) -> dict[str, Any]:
-    """What the run was made with: its last start, and how many there were."""
+    """Number of starts, and command, code, machine and packages of the last start."""
     if not run.sessions or not isinstance(run.sessions[-1], dict):
         return {}
     last = run.sessions[-1]
@@ -201,14 +197,18 @@ def environment(run: History) -> dict[str, Any]:
 
 
 class Answer(NamedTuple):
-    """A sample, its prediction word by word with whether it is the target's there; empty where none was finished."""
+    """A sample with the words of its prediction.
+
+    Attributes:
+        words: each word, and whether the target has the same word there; empty if no answer was finished.
+    """
 
     sample: Sample
     words: list[tuple[str, bool]]
 
 
 def answers(record: StageRecord) -> list[Answer]:
-    """The samples of a stage."""
+    """The answers among the samples of a stage."""
     out = []
     for sample in record["samples"]:
         target = sample["target"].split()

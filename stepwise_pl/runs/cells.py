@@ -1,94 +1,145 @@
-"""The results of a sweep by cell: runs that differ in the seed alone."""
+"""Cells: runs that differ in the seed alone. Reports, comparisons and sweeps all average over cells."""
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from stepwise_pl.common.statistics import over_seeds
+from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.runs.folder import derived_of, read_summary
+from stepwise_pl.runs.stages import read_stages, removed_at
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, Job, Sweep, label
 
-ACCURACY = 0.95  # removed tokens are counted at this accuracy or more
+ACCURACY = 0.95  # `Result.removed_at_95` counts the tokens that are removed at this accuracy or more
+
+
+class Run(Protocol):
+    """A run, as far as its cell needs to know it.
+
+    Attributes:
+        config: dotted keys; empty if the run has lost its configuration.
+        tested: test accuracy (0 to 1) and number of test problems; None if the run has not been tested yet.
+    """
+
+    @property
+    def seed(self) -> int | str: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def tested(self) -> tuple[float, int] | None: ...
+
+
+R = TypeVar("R", bound=Run)
+
+
+@dataclass
+class Cell(Generic[R]):
+    """Runs that differ in nothing that matters but the seed.
+
+    Attributes:
+        number: place of this cell among the cells.
+        config: the dotted keys that matter, which all its runs share.
+        places: places of its runs among all runs.
+        label: name for tables and figures.
+    """
+
+    number: int
+    config: dict[str, Any]
+    places: list[int]
+    runs: list[R]
+    label: str = ""
+
+    @property
+    def ended(self) -> list[R]:
+        """The runs that have been tested."""
+        return [run for run in self.runs if run.tested]
+
+    @property
+    def distinct_seeds(self) -> bool:
+        """Whether the ended runs have different seeds. A run that was made twice must not count as two seeds."""
+        return len({run.seed for run in self.ended}) == len(self.ended)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy of each ended run."""
+        return [run.tested[0] for run in self.runs if run.tested]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean test accuracy of the ended runs; None if no run has ended."""
+        return fmean(self.accuracies) if self.ended else None
+
+    @property
+    def interval(self) -> tuple[float, float, str] | None:
+        """95% interval of the mean, and its kind (`statistics.over_seeds`); None if no run has ended or two have the same seed."""
+        examples = [run.tested[1] for run in self.runs if run.tested]
+        return over_seeds(self.accuracies, examples[0]) if examples and self.distinct_seeds else None
+
+
+def cells_of(runs: Sequence[R], aside: tuple[str, ...] = ASIDE) -> list[Cell[R]]:
+    """Group runs by their configuration, in the order of the first run of each cell.
+
+    Args:
+        aside: beginnings of the keys that do not matter. A run without a configuration gets a cell of its own.
+    """
+    cells: dict[str, Cell[R]] = {}
+    for place, run in enumerate(runs):
+        config = {key: value for key, value in run.config.items() if not key.startswith(aside)}
+        key = json.dumps(config, sort_keys=True, default=str) if run.config else str(place)
+        cell = cells.setdefault(key, Cell(len(cells), config, [], []))
+        cell.places.append(place)
+        cell.runs.append(run)
+    return list(cells.values())
 
 
 @dataclass
 class Result:
-    """What a finished job has come to."""
+    """The result of a finished job of a sweep."""
 
     test_accuracy: float
     test_examples: int
     removed_tokens: int  # of the checkpoint that was tested
-    removed_at_95: int | None  # see `results.removed_at`
+    removed_at_95: int | None  # see `stages.removed_at`
     max_cot_tokens: int
     examples_per_token: float | None
     seconds: float
     collapsed: bool
-    collapsed_at: int | None  # CoT tokens gone when it had collapsed for the first time
+    collapsed_at: int | None  # CoT tokens removed when accuracy collapsed for the first time
     test_accuracy_any_length: float | None = None  # None in runs from before it was measured
 
 
 @dataclass
-class Cell:
-    """The jobs that differ in nothing but the seed.
+class SweepRun:
+    """A job of a sweep. It has a result once it is finished."""
 
-    Attributes:
-        swept: the swept keys without the seed.
-        results: of those jobs that are finished, in their order.
-    """
-
-    swept: dict[str, str]
-    jobs: list[Job]
-    results: list[Result]
+    job: Job
+    result: Result | None
 
     @property
-    def label(self) -> str:
-        """The swept keys and values, for reading."""
-        return label(self.swept)
+    def seed(self) -> str:
+        """The seed as it stands on the command line; empty if the seed is not swept."""
+        return self.job.swept.get("seed", "")
 
     @property
-    def accuracy(self) -> float | None:
-        """Mean test accuracy over the finished seeds."""
-        return fmean(one.test_accuracy for one in self.results) if self.results else None
+    def config(self) -> dict[str, str]:
+        """The swept keys; all other keys are the same in the whole sweep."""
+        return self.job.swept
 
     @property
-    def interval(self) -> tuple[float, float, str] | None:
-        """95% interval of the accuracy, and what it is (`statistics.over_seeds`)."""
-        if not self.results:
-            return None
-        return over_seeds([one.test_accuracy for one in self.results], self.results[0].test_examples)
-
-    def row(self) -> dict[str, Any]:
-        """What sweep.json and sweep.csv hold of it; lists are over the finished seeds."""
-        interval = self.interval or (None, None, None)
-        return {
-            "runs": len(self.jobs),
-            "finished": len(self.results),
-            "failed": sum(job.outcome == FAILED for job in self.jobs),
-            "collapsed": sum(one.collapsed for one in self.results),
-            "collapsed_at": [one.collapsed_at for one in self.results],
-            "test_accuracy": self.accuracy,
-            "interval_low": interval[0],
-            "interval_high": interval[1],
-            "interval": "t over seeds" if interval[2] == "t" else interval[2],
-            "test_examples": self.results[0].test_examples if self.results else None,
-            "test_accuracies": [one.test_accuracy for one in self.results],
-            "test_accuracies_any_length": [one.test_accuracy_any_length for one in self.results],
-            "removed_tokens": [one.removed_tokens for one in self.results],
-            "removed_at_95": [one.removed_at_95 for one in self.results],
-            "max_cot_tokens": self.results[0].max_cot_tokens if self.results else None,
-            "seconds": fmean(one.seconds for one in self.results) if self.results else None,
-            "examples_per_token": self.results[0].examples_per_token if self.results else None,
-        }
+    def tested(self) -> tuple[float, int] | None:
+        """Test accuracy and number of test problems."""
+        return (self.result.test_accuracy, self.result.test_examples) if self.result else None
 
 
 def read_result(run: Path) -> Result:
-    """From the files of a finished run."""
-    from stepwise_pl.runs.stages import read_stages, removed_at
-
+    """Read the result of a finished run from its files."""
     summary = read_summary(run / "summary.json")
     stages, _ = read_stages(run / "metrics.csv")
     derived = derived_of(run)
@@ -99,25 +150,55 @@ def read_result(run: Path) -> Result:
     )  # fmt: skip
 
 
-def cells_of(sweep: Sweep) -> list[Cell]:
-    """The cells in the order of their first jobs."""
-    cells: dict[tuple[tuple[str, str], ...], Cell] = {}
-    for job in sweep.jobs:
-        swept = {key: value for key, value in job.swept.items() if key != "seed"}
-        cell = cells.setdefault(tuple(swept.items()), Cell(swept, [], []))
-        cell.jobs.append(job)
-        if job.outcome == FINISHED:
-            cell.results.append(read_result(sweep.folder / job.run))
-    return list(cells.values())
+def cells_of_sweep(sweep: Sweep) -> list[Cell[SweepRun]]:
+    """The cells of a sweep, in the order of its jobs. A cell is called after the swept keys without the seed."""
+    runs = [
+        SweepRun(job, read_result(sweep.folder / job.run) if job.outcome == FINISHED else None) for job in sweep.jobs
+    ]
+    cells = cells_of(runs, aside=("seed",))
+    for cell in cells:
+        cell.label = label(cell.config)
+    return cells
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def results_of(cell: Cell[SweepRun]) -> list[Result]:
+    """The results of the finished jobs, in the order of the jobs."""
+    return [run.result for run in cell.runs if run.result]
+
+
+def row_of(cell: Cell[SweepRun]) -> dict[str, Any]:
+    """The row of a cell in sweep.json and sweep.csv. Lists have a value for each finished job."""
+    results = results_of(cell)
+    low, high, kind = cell.interval or (None, None, None)
+    return {
+        "runs": len(cell.runs),
+        "finished": len(results),
+        "failed": sum(run.job.outcome == FAILED for run in cell.runs),
+        "collapsed": sum(result.collapsed for result in results),
+        "collapsed_at": [result.collapsed_at for result in results],
+        "test_accuracy": cell.accuracy,
+        "interval_low": low,
+        "interval_high": high,
+        "interval": "t over seeds" if kind == "t" else kind,
+        "test_examples": results[0].test_examples if results else None,
+        "test_accuracies": cell.accuracies,
+        "test_accuracies_any_length": [result.test_accuracy_any_length for result in results],
+        "removed_tokens": [result.removed_tokens for result in results],
+        "removed_at_95": [result.removed_at_95 for result in results],
+        "max_cot_tokens": results[0].max_cot_tokens if results else None,
+        "seconds": fmean(result.seconds for result in results) if results else None,
+        "examples_per_token": results[0].examples_per_token if results else None,
+    }
+
+
+def csv_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV with a header. The values of a list are separated by spaces; a value that is None is written `none`."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({
-            key: " ".join("none" if one is None else str(one) for one in value) if isinstance(value, list) else value
+            key: " ".join("none" if item is None else str(item) for item in value) if isinstance(value, list) else value
             for key, value in row.items()
         })  # fmt: skip
     return out.getvalue()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stepwise_pl.common.text import percent
 from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.config.training import ExpectedConfig
 
@@ -41,8 +42,8 @@ def judge(
 def judged_lines(judged: dict[str, Any]) -> list[str]:
     """For reading: a line each on accuracy and time, and on what the band is worth for this run."""
     low, high = judged["accuracy"]
-    came_to = f"{_said(judged, 'accuracy', 'BELOW', 'above')} ({judged['accuracy_measured']:.1%})"
-    lines = [f"test accuracy {low:.1%} to {high:.1%}: {came_to}"]
+    came_to = f"{_said(judged, 'accuracy', 'BELOW', 'above')} ({percent(judged['accuracy_measured'])})"
+    lines = [f"test accuracy {percent(low)} to {percent(high)}: {came_to}"]
     if judged["minutes"] is not None:
         least, most = judged["minutes"]
         measured = judged["minutes_measured"]

@@ -1,4 +1,4 @@
-"""A model's answers, one by one: what is written beside an evaluation, and what is counted from it."""
+"""The answers of a model, one by one: their file beside an evaluation, and the accuracies counted from them."""
 
 import hashlib
 import json
@@ -13,18 +13,12 @@ from typing import Any, NamedTuple
 from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.statistics import wilson
-from stepwise_pl.common.text import percents
+from stepwise_pl.common.text import percent, percents
 
-PART = "part"  # the stratum that says to which part of a suite a problem belongs
-_LITERALS = (
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG1",
-)  # texts and integers of a pickle
-FEW = 30  # examples; the accuracy of fewer says little
+PART = "part"  # the stratum that names the part of a suite that a problem belongs to
+# Instructions of a pickle that hold a text or an integer.
+_LITERALS = ("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1")
+FEW = 30  # problems; the accuracy on fewer says little
 
 
 @dataclass
@@ -32,13 +26,13 @@ class Prediction:
     """One problem and its answer.
 
     Attributes:
-        index: place in the split.
-        target, prediction: answers as they are compared (`normalize_answer`); a prediction
-            that was not finished is None.
-        right: it is the target, and was finished within the tokens that a target may take.
-        within_length: it was finished within those tokens.
-        cot_tokens: how many tokens of CoT the model wrote; None: not recorded.
+        index: place of the problem in the split.
+        target: the answer wanted, normalised (`normalize_answer`).
+        prediction: the answer of the model, normalised; None if the model did not finish it.
+        right: whether the prediction equals the target and was finished within the tokens that a target may take.
         strata: values of the properties by which accuracy is broken down (`Task.strata`).
+        within_length: whether the prediction was finished within those tokens.
+        cot_tokens: number of CoT tokens that the model wrote; None if that was not recorded.
     """
 
     index: int
@@ -52,12 +46,12 @@ class Prediction:
 
     @property
     def right_any_length(self) -> bool:
-        """Whether it is the target, however long it took."""
+        """Whether the prediction equals the target, however many tokens it took."""
         return self.prediction is not None and self.prediction == self.target
 
 
 class Share(NamedTuple):
-    """How many of n are right."""
+    """A number of right answers among n."""
 
     right: int
     n: int
@@ -77,16 +71,16 @@ class Share(NamedTuple):
         return wilson(self.accuracy, self.n)
 
     def record(self) -> dict[str, object]:
-        """For a summary."""
+        """The entries of a summary."""
         return {"n": self.n, "accuracy": self.accuracy, "interval": self.interval}
 
     def row(self) -> list[str]:
-        """For a table whose columns are `HEAD`; says when n is small."""
-        return [str(self.n), f"{self.accuracy:.1%}", percents(self.interval), "few" if self.n < FEW else ""]
+        """The row of a table with the columns `HEAD`. The last column warns of a small n."""
+        return [str(self.n), percent(self.accuracy), percents(self.interval), "few" if self.n < FEW else ""]
 
 
 def by_stratum(predictions: Sequence[Prediction]) -> dict[str, dict[str, Share]]:
-    """Who is right, by property and by its value; values in numeric order where they hold numbers."""
+    """Right answers by property and by its value. Values that hold numbers are in numeric order."""
     outcomes: dict[str, dict[str, list[bool]]] = {}
     for one in predictions:
         for name, value in one.strata.items():
@@ -102,11 +96,10 @@ def by_stratum(predictions: Sequence[Prediction]) -> dict[str, dict[str, Share]]
 
 
 def by_position(predictions: Sequence[Prediction]) -> list[Share]:
-    """For each place in the answer, counted in words from its start: who has the right word there.
+    """Right words at each place of the answer, among the problems whose target is that long.
 
-    Of the examples whose target has that place; nothing is right that was not finished within
-    the tokens a target may take. For multiplication words are digits, the
-    least significant first.
+    A prediction that was not finished within the tokens that a target may take has no right word.
+    For multiplication, words are digits, the least significant first.
     """
     outcomes: list[list[bool]] = []
     for one in predictions:
@@ -119,11 +112,16 @@ def by_position(predictions: Sequence[Prediction]) -> list[Share]:
 
 
 def why_stale(run: Path, file: Path, summary: Mapping[str, Any]) -> str:
-    """Why an evaluation is not about the checkpoint that the run has now; empty if it is, or if the checkpoint is gone.
+    """Say why an evaluation is not about the checkpoint that the run has now.
 
     Args:
-        file: of the evaluation.
-        summary: its content, or that of the summary beside it.
+        run: the run folder.
+        file: the file of the evaluation.
+        summary: the content of that file, or of the summary beside it.
+
+    Returns:
+        The end of a sentence that begins with the name of the evaluation; empty if the evaluation is up to date or its
+        checkpoint is gone.
     """
     checkpoint = run / "checkpoints" / Path(str(summary.get("checkpoint"))).name
     if not checkpoint.is_file():
@@ -133,15 +131,15 @@ def why_stale(run: Path, file: Path, summary: Mapping[str, Any]) -> str:
         return f"is of step {summary['step']}, and {checkpoint.name} is of step {now}"
     if "checkpoint_digest" in summary:
         is_other = summary["checkpoint_digest"] != digest_of(checkpoint)
-    else:  # Times tell only where nothing else does: a copied folder has new ones.
+    else:  # A copied folder has new times, so times decide only if there is nothing else to go by.
         is_other = now is None and checkpoint.stat().st_mtime > file.stat().st_mtime
     return f"is older than {checkpoint.name}, with which the run has gone on" if is_other else ""
 
 
 def digest_of(checkpoint: Path) -> str | None:
-    """Changes whenever the content of a checkpoint does; None if it cannot be read.
+    """A digest of the content of a checkpoint; None if the file cannot be read.
 
-    The archive lists a check sum of each of its parts, so that only the list is read, however large the weights are.
+    The archive lists a check sum of each of its parts. Only this list is read, because the weights may be large.
     """
     try:
         with zipfile.ZipFile(checkpoint) as archive:
@@ -152,9 +150,9 @@ def digest_of(checkpoint: Path) -> str | None:
 
 
 def step_of(checkpoint: Path) -> int | None:
-    """The optimizer steps that a checkpoint has behind it; None if it cannot be read.
+    """The optimizer steps of a checkpoint; None if the file cannot be read.
 
-    The number is read off the instructions of the pickle inside, none of which is carried out: reports do without torch.
+    The number is found among the instructions of the pickle inside. None of them is executed, and reports need no torch.
     """
     try:
         with zipfile.ZipFile(checkpoint) as archive:
@@ -166,12 +164,16 @@ def step_of(checkpoint: Path) -> int | None:
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
-    """One JSON object a line, in one go."""
+    """Write one JSON object a line. The file is replaced as a whole."""
     write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in predictions))
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """What `write_predictions` wrote. Raises `UserError` if the file is missing or damaged."""
+    """Read a file of `write_predictions`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -182,7 +184,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             continue
         try:
             found = json.loads(line)
-            # Written before lengths were: an answer was decoded no further than it might take.
+            # Old files lack lengths. Answers were then decoded no further than a target may reach.
             found.setdefault("within_length", found["prediction"] is not None)
             out.append(Prediction(**found))
         except (ValueError, TypeError, AttributeError, KeyError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwise_pl.common.statistics import wilson
+from stepwise_pl.common.text import percent, with_wilson
 from stepwise_pl.runs.records import read_attempts
 
 ANY_LENGTH = "right at any length"
@@ -66,16 +67,12 @@ def selected(metrics_file: Path) -> StageAccuracy | None:
     return max(found, key=lambda stage: (stage.removed_tokens, stage.accuracy), default=None)
 
 
-def percent(accuracy: float, examples: int) -> str:
-    """An accuracy with its interval and sample size, for reading."""
-    low, high = wilson(accuracy, examples)
-    return f"{accuracy:6.1%}  [{low:.1%}, {high:.1%}]  n={examples}"
-
-
 def stage_table(stages: list[StageAccuracy]) -> str:
     """The stages as text, one line each; with accuracy at any length where that differs."""
     lines = ["removed tokens    step  validation accuracy [95% Wilson interval]"]
-    for s in stages:
-        more = f"  ({s.accuracy_any_length:.1%} {ANY_LENGTH})" if s.differs else ""
-        lines.append(f"{s.removed_tokens:14d}  {s.step:6d}  {percent(s.accuracy, s.examples)}{more}")
+    for stage in stages:
+        at_any_length = stage.accuracy_any_length
+        more = f"  ({percent(at_any_length)} {ANY_LENGTH})" if at_any_length is not None and stage.differs else ""
+        accuracy = with_wilson(stage.accuracy, stage.examples)
+        lines.append(f"{stage.removed_tokens:14d}  {stage.step:6d}  {accuracy}{more}")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.run import Config
 from stepwise_pl.reporting.sweep_figures import plot_cells
 from stepwise_pl.runs import sweep_folder
-from stepwise_pl.runs.cells import cells_of
+from stepwise_pl.runs.cells import cells_of_sweep
 from stepwise_pl.runs.sweep_folder import Job, Sweep, label
 from tests.conftest import SMALL, command
 
@@ -223,8 +223,8 @@ def test_cells_are_told_apart_by_their_values(tmp_path: Path) -> None:
     values = ["a/b", "a_b", "a b", "$x$", "$}$", "\x01"]
     jobs = [Job(run_of({"k": value}, 0), [], {"k": value}) for value in values]
     assert len({job.run for job in jobs}) == len(values)
-    cells = cells_of(Sweep(tmp_path, "s", [], ["k"], "1 on nowhere", 6, jobs))
-    assert [cell.swept["k"] for cell in cells] == values
+    cells = cells_of_sweep(Sweep(tmp_path, "s", [], ["k"], "1 on nowhere", 6, jobs))
+    assert [cell.config["k"] for cell in cells] == values
     assert label({"k": "\x01\n"}) == "k=\\x01\\n"
     plot_cells(cells, "of $}$", tmp_path / "sweep")  # dollar signs are no formula
     assert (tmp_path / "sweep.svg").is_file()

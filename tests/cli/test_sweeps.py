@@ -496,11 +496,14 @@ def test_axes_are_ordered_by_number() -> None:
 
 
 def test_a_grid_has_two_keys_and_most_of_its_places() -> None:
-    from stepwise_pl.runs.cells import Cell
+    from stepwise_pl.runs.cells import Cell, SweepRun
 
-    def cells(*places: tuple[int, int]) -> list[Cell]:
-        return [Cell({"a": str(a), "b": str(b)}, [], []) for a, b in places]
+    def cell(**swept: int) -> Cell[SweepRun]:
+        return Cell(0, {key: str(value) for key, value in swept.items()}, [], [])
+
+    def cells(*places: tuple[int, int]) -> list[Cell[SweepRun]]:
+        return [cell(a=a, b=b) for a, b in places]
 
     assert grid_of(cells((1, 1), (1, 2), (2, 1), (2, 2))) == ("a", "b")
     assert grid_of(cells((1, 1), (2, 2), (3, 3))) is None  # drawn at random
-    assert grid_of([Cell({"a": "1"}, [], []), Cell({"a": "2"}, [], [])]) is None
+    assert grid_of([cell(a=1), cell(a=2)]) is None

@@ -1,4 +1,4 @@
-"""Runs that differ in the seed alone: which those are, and their means in a report, on made-up histories."""
+"""Cells: how runs are grouped, and their means in a report, on made-up histories."""
 
 from pathlib import Path
 from statistics import fmean
@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stepwise_pl.config.keys import ASIDE, same_but_seed
+from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.reporting.figures import means
-from stepwise_pl.reporting.history import History, cells_of
+from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
+from stepwise_pl.runs.cells import cells_of
 from stepwise_pl.runs.stages import StageAccuracy
 
 CONFIGS = st.lists(
@@ -21,41 +22,48 @@ CONFIGS = st.lists(
 )  # fmt: skip
 
 
+def places(configs: list[dict[str, int]], *aside: str) -> list[list[int]]:
+    return [cell.places for cell in cells_of([History(Path(), config=config) for config in configs], (*ASIDE, *aside))]
+
+
 @given(CONFIGS)
 def test_groups_are_equal_but_for_what_does_not_matter(configs: list[dict[str, int]]) -> None:
     kept = [{key: value for key, value in one.items() if key in ("schedule.delta", "task.digits")} for one in configs]
-    groups = same_but_seed(configs)
+    groups = places(configs)
     assert sorted(place for group in groups for place in group) == list(range(len(configs)))
     assert [group[0] for group in groups] == sorted(group[0] for group in groups)
     group_of = {place: number for number, group in enumerate(groups) for place in group}
     for i, one in enumerate(kept):
         for j, other in enumerate(kept):
-            # Nothing is known of a run without a key that matters: it is like no other.
-            assert (group_of[i] == group_of[j]) == (i == j or (one == other and one != {}))
+            # Nothing is known of a run that has lost its configuration: it is like no other.
+            assert (group_of[i] == group_of[j]) == (i == j or (one == other and {} not in (configs[i], configs[j])))
 
 
 def test_more_may_be_left_aside() -> None:
     configs = [{"schedule.delta": 4, "task.digits": 3}, {"schedule.delta": 8, "task.digits": 3}]
-    assert same_but_seed(configs) == [[0], [1]]
-    assert same_but_seed(configs, (*ASIDE, "schedule.delta")) == [[0, 1]]
+    assert places(configs) == [[0], [1]]
+    assert places(configs, "schedule.delta") == [[0, 1]]
 
 
 def run(
     label: str, seed: int, accuracies: dict[int, float], cell: int = 0, tested: float | None = 0.5, **summary: Any
 ) -> History:
-    """A history with these accuracies of 500 at each number of removed tokens; not ended if `tested` is None."""
+    """A history with these accuracies of 500 at each number of removed tokens; not ended if `tested` is None.
+
+    Runs of another `cell` have another Δ.
+    """
     if tested is not None:
         summary = {
             "test_accuracy": tested, "test_examples": 1000, "removed_tokens": 3, "max_cot_tokens": 3, "collapsed": False, **summary,
         }  # fmt: skip
     stages = [StageAccuracy(removed, 100 * removed, accuracy, 500) for removed, accuracy in accuracies.items()]
     return History(
-        Path(label), label, cell, config={"seed": seed, "schedule.delta": "8"}, summary=summary, stages=stages
+        Path(label), label, cell, config={"seed": seed, "schedule.delta": 8 + cell}, summary=summary, stages=stages
     )
 
 
 def row(runs: list[History]) -> dict[str, str]:
-    (cell,) = cells_of(runs)
+    (cell,) = labelled_cells(runs)
     return dict(zip(CELL_HEAD, mean_numbers(cell), strict=True))
 
 
@@ -133,6 +141,6 @@ def test_a_cell_is_called_after_its_folder_only_if_that_is_its_own() -> None:
         run(f"q/seed{name}", i % 2, {}, cell)
         for i, (name, cell) in enumerate([("0", 0), ("1", 0), ("0-2", 1), ("1-2", 1)])
     ]
-    assert [cell.label for cell in cells_of(shared)] == ["q/seed0, q/seed1", "q/seed0-2, q/seed1-2"]
+    assert [cell.label for cell in labelled_cells(shared)] == ["q/seed0, q/seed1", "q/seed0-2, q/seed1-2"]
     own = [run("q/seed0", 0, {}), run("q/seed1", 1, {}), run("r/seed0", 0, {}, 1), run("seed0", 0, {}, 2)]
-    assert [cell.label for cell in cells_of(own)] == ["q", "r/seed0", "seed0"]
+    assert [cell.label for cell in labelled_cells(own)] == ["q", "r/seed0", "seed0"]

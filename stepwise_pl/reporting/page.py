@@ -11,27 +11,22 @@ from typing import Any, TypeVar
 from stepwise_pl import __version__
 from stepwise_pl.common.errors import first_line
 from stepwise_pl.common.text import percents
-from stepwise_pl.reporting import figures, tables
-from stepwise_pl.reporting.figures import Chart, HeatMap
+from stepwise_pl.reporting import tables
+from stepwise_pl.reporting.figures.accuracy import accuracy_chart, mean_accuracy_chart
+from stepwise_pl.reporting.figures.data import Chart, HeatMap, listed
+from stepwise_pl.reporting.figures.digits import digits_map
+from stepwise_pl.reporting.figures.loss import loss_chart
+from stepwise_pl.reporting.figures.speed import speed_charts, speeds
+from stepwise_pl.reporting.figures.sweeps import delta_smoothing_maps
 from stepwise_pl.reporting.history import Cell, History, cells_of
-from stepwise_pl.reporting.interactive import legend, spec
-from stepwise_pl.reporting.style import style_of
+from stepwise_pl.reporting.interactive import spec
+from stepwise_pl.reporting.style import line_of, style_of
 
 F = TypeVar("F", Chart, HeatMap)
 
 HERE = Path(__file__).parent
-WIDE = ("task", "model", "schedule", "95% Wilson interval")  # columns of words
-SWATCH_DASHES = ("", "4 3", "6 2 1 2", "8 2 1 2")  # those of `interactive.DASHES`
-# The shapes of `results.MARKERS`, around the origin.
-SWATCHES = {
-    "o": '<circle r="4.5"/>',
-    "s": '<rect x="-4" y="-4" width="8" height="8"/>',
-    "D": '<path d="M0-5.5 5.5 0 0 5.5-5.5 0z"/>',
-    "^": '<path d="M0-5 5 4h-10z"/>',
-    "v": '<path d="M0 5 5-4h-10z"/>',
-    "P": '<path d="M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z"/>',
-    "X": '<path transform="rotate(45)" d="M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z"/>',
-}
+# Columns of words.
+WIDE = ("task", "model", "schedule", "95% Wilson interval")
 
 
 @dataclass
@@ -69,12 +64,12 @@ class Figures:
             return found
 
         by_digit = [
-            drawn(f"digits of {run.label}", partial(figures.digits, run, number)) for number, run in enumerate(runs)
+            drawn(f"digits of {run.label}", partial(digits_map, run, number)) for number, run in enumerate(runs)
         ]
         return cls(
-            drawn("mean accuracy", lambda: figures.means(runs)), drawn("accuracy", lambda: figures.accuracy(runs)),
-            drawn("loss", lambda: figures.loss(runs)), drawn("speed", lambda: figures.speed_charts(runs)),
-            drawn("the sweep", lambda: figures.sweeps(runs)), [one for each in by_digit for one in each], specs, notes,
+            drawn("mean accuracy", lambda: mean_accuracy_chart(runs)), drawn("accuracy", lambda: accuracy_chart(runs)),
+            drawn("loss", lambda: loss_chart(runs)), drawn("speed", lambda: speed_charts(runs)),
+            drawn("the sweep", lambda: delta_smoothing_maps(runs)), [one for each in by_digit for one in each], specs, notes,
         )  # fmt: skip
 
     def all(self) -> list[Chart | HeatMap]:
@@ -102,7 +97,7 @@ def render(
     cells = cells_of(runs)
     figure = partial(_figure, labels=[cell.label for cell in cells])
     shown = [_shown(number, run) for number, run in enumerate(runs)]
-    measured = {one.run for points in figures.speeds(runs).values() for one in points}
+    measured = {one.run for points in speeds(runs).values() for one in points}
     title, lead = heading(runs, sweep)
     said = [name for name in tables.SAID_ABOVE if len({one["texts"][tables.HEAD.index(name)] for one in shown}) == 1]
     columns = [place for place, name in enumerate(tables.HEAD) if name not in said]
@@ -115,7 +110,7 @@ def render(
         **{name: list(map(figure, getattr(drawn, name))) for name in ("means", "accuracy", "loss", "speed", "sweeps", "digits")},
         "stages": any(one["stages"] for one in shown), "examples": any(one["examples"] for one in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
-        "listed": figures.listed,
+        "listed": listed,
         "configuration": tables.apart([tables.settings(run) for run in runs]),
         "environment": tables.apart([tables.environment(run) for run in runs]),
         "percents": percents, "written": written, "command": command, "version": __version__,
@@ -205,11 +200,12 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
 
 
 def _swatch(cell: int, turn: int = 0) -> dict[str, Any]:
+    from markupsafe import Markup
+
     color, marker = style_of(cell)
-    return {
-        "color": "var(--ink)" if color == "#000000" else color, "shape": _markup(SWATCHES[marker]),
-        "dash": SWATCH_DASHES[turn % len(SWATCH_DASHES)],
-    }  # fmt: skip
+    # A black line would be lost on a dark page.
+    ink = "var(--ink)" if color == "#000000" else color
+    return {"color": ink, "shape": Markup(marker.svg), "dash": line_of("", turn).svg}
 
 
 def _shown_cell(cell: Cell) -> dict[str, Any]:
@@ -223,14 +219,8 @@ def _shown(number: int, run: History) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _markup(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
 def _figure(one: Chart | HeatMap, labels: Sequence[str]) -> dict[str, Any]:
-    keys = legend(one, labels) if isinstance(one, Chart) else {}
+    keys = one.legend(labels) if isinstance(one, Chart) else {}
     rows = 44 * len(one.y) if isinstance(one, HeatMap) else 320 * len(one.panels) ** 0.6
     return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(180, rows)),
             "width": f"{260 + 58 * len(one.x)}px" if isinstance(one, HeatMap) else "none", "run": getattr(one, "run", None),

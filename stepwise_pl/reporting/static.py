@@ -150,6 +150,7 @@ def _draw(series: Series, axes: Any, aside: float, on_its_side: bool) -> None:
         axes.annotate(
             label, point, xytext=offset, textcoords="offset points", ha=align,
             va="center" if align == "center" else "baseline", fontsize="x-small",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )  # fmt: skip
 
 
@@ -182,9 +183,13 @@ def _write_legend(figure: Any, chart: Chart, labels: Sequence[str]) -> None:
         return
     for handle in handles:
         handle.set_label(textwrap.fill(str(handle.get_label()), 100, break_on_hyphens=False))
-    longest = max(len(str(handle.get_label())) for handle in handles)
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     columns = max(1, min(4 if chart.rows else 3, int(figure.get_figwidth() / (0.6 + CHARACTER * longest))))
-    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns))
+    lines = [str(handle.get_label()).count("\n") + 1 for handle in handles]
+    # Handles go down one column after the other.
+    deep = -(-len(handles) // columns)
+    height = max(sum(lines[first : first + deep]) for first in range(0, len(handles), deep))
+    figure.set_figheight(figure.get_figheight() + 0.17 * height + 0.1)
     figure.legend(handles=handles, fontsize="x-small", ncols=columns, loc="outside lower center", frameon=False)
 
 

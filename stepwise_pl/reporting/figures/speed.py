@@ -63,7 +63,7 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
     slowest, fastest = (choose(point.speed for point in points) for choose in (min, max))
     series = [Series(
         [point.speed for point in front], [point.accuracy for point in front], [], None, "frontier of all runs",
-        ["frontier: no run is faster without being less accurate"] * len(front), line="dashed", meaning="frontier of all runs",
+        ["frontier: no run is faster without being less accurate"] * len(front), line="dashed", meaning="frontier of all runs" if len(front) > 1 else "",
     )]  # fmt: skip
     lines = []
     for number, run in enumerate(runs):

@@ -14,7 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-from stepwise_pl.reporting.stage_figure import plot_stages
+from stepwise_pl.reporting.figures.accuracy import accuracy_chart
+from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.reporting.style import COLORS
 from stepwise_pl.runs.stages import StageAccuracy, read_stages
 
@@ -67,9 +69,14 @@ def draw(experiment: Path) -> None:
             name = f"{row['run']}, seed {row['seed']}"
             attempts = given_up.setdefault(name, {})
             (attempts.setdefault(row["given_up"], []) if row["given_up"] else stages.setdefault(name, [])).append(stage)
-    plot_stages(
-        stages, experiment.name, experiment / "accuracy", {name: list(of.values()) for name, of in given_up.items()}
-    )
+    # Every run has a colour of its own, also where runs differ in the seed alone.
+    runs = [
+        History(experiment, name, cell, stages=of_run, stages_given_up=list(given_up[name].values()))
+        for cell, (name, of_run) in enumerate(stages.items())
+    ]
+    chart = accuracy_chart(runs, title=experiment.name)
+    if chart is not None:
+        write_figure(chart, list(stages), experiment)
 
 
 if __name__ == "__main__":

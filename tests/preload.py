@@ -13,7 +13,7 @@ for name in (
     "models.trained_run",
     "reporting.page",
     "reporting.run_text",
-    "reporting.sweep_figures",
+    "reporting.sweep",
     "runs.sweep_folder",
     "training.build",
     "training.pace",

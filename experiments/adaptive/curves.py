@@ -9,15 +9,12 @@ import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from typing import Any
 
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.plain import read_yaml
-from stepwise_pl.reporting.style import COLORS
+from stepwise_pl.reporting.static import pyplot
+from stepwise_pl.reporting.style import COLORS, line_of
 from stepwise_pl.runs.records import read_metrics
 
 HERE = Path(__file__).parent
@@ -48,31 +45,36 @@ def draw() -> None:
         for row in csv.DictReader(file):
             panel, _, line = row["run"].partition(": ")
             lines[panel][line, row["seed"]].append(row)
-    figure, axes = plt.subplots(
-        2, len(lines), figsize=(4.6 * len(lines), 5), sharex="col", height_ratios=(1, 2.2), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
-    for column, (panel, runs) in enumerate(lines.items()):
-        above, below = axes[:, column]
-        names = list(dict.fromkeys(name for name, _ in runs))
-        seeds = {name: [seed for other, seed in runs if other == name] for name in names}
-        for (name, seed), rows in runs.items():
-            x = [int(row["examples_seen"]) / 1000 for row in rows]
-            style = {"color": COLORS[names.index(name)], "linestyle": ("-", "--", ":")[int(seed) % 3]}
-            above.plot(x, [int(row["removed_tokens"]) for row in rows], **style)
-            accuracy = [float(row["accuracy"]) for row in rows]
-            bounds = [wilson(a, round(float(row["examples"]))) for a, row in zip(accuracy, rows, strict=True)]
-            below.fill_between(x, *zip(*bounds, strict=True), color=style["color"], alpha=0.12, linewidth=0)
-            label = f"{name}, seed{'s' * (len(seeds[name]) > 1)} {', '.join(seeds[name])}"
-            below.plot(x, accuracy, label=label if seed == seeds[name][0] else None, marker=".", **style)
-        above.set(title=panel, ylabel="CoT tokens removed" if not column else "")
-        below.set(
-            xlabel="thousand examples seen", ylim=(-0.02, 1.02), ylabel="" if column else "answer accuracy (validation)"
-        )
-        below.legend(fontsize="small")
-        for one in (above, below):
-            one.grid(alpha=0.3)
-    figure.savefig(HERE / "curves.png", dpi=150)
+    with pyplot() as plt:
+        figure, axes = plt.subplots(
+            2, len(lines), figsize=(4.6 * len(lines), 5), sharex="col", height_ratios=(1, 2.2), layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        for column, (panel, runs) in enumerate(lines.items()):
+            above, below = axes[:, column]
+            draw_panel(above, below, runs)
+            above.set(title=panel, ylabel="CoT tokens removed" if not column else "")
+            below.set(xlabel="thousand examples seen", ylabel="" if column else "answer accuracy (validation)")
+        figure.savefig(HERE / "curves.png", dpi=150)
+
+
+def draw_panel(above: Any, below: Any, runs: dict[tuple[str, str], list[dict[str, str]]]) -> None:
+    """Removed tokens and accuracy of the runs, each a name and a seed: a colour for each name, dashes for each of its seeds."""
+    names = list(dict.fromkeys(name for name, _ in runs))
+    seeds = {name: [seed for other, seed in runs if other == name] for name in names}
+    for (name, seed), rows in runs.items():
+        x = [int(row["examples_seen"]) / 1000 for row in rows]
+        style = {"color": COLORS[names.index(name)], "linestyle": line_of("", seeds[name].index(seed)).matplotlib}
+        above.plot(x, [int(row["removed_tokens"]) for row in rows], **style)
+        accuracy = [float(row["accuracy"]) for row in rows]
+        bounds = [wilson(a, round(float(row["examples"]))) for a, row in zip(accuracy, rows, strict=True)]
+        below.fill_between(x, *zip(*bounds, strict=True), color=style["color"], alpha=0.12, linewidth=0)
+        label = f"{name}, seed{'s' * (len(seeds[name]) > 1)} {', '.join(seeds[name])}"
+        below.plot(x, accuracy, label=label if seed == seeds[name][0] else None, marker=".", **style)
+    below.set(ylim=(-0.02, 1.02))
+    below.legend(fontsize="small")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
 
 
 if __name__ == "__main__":

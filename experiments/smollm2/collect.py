@@ -11,18 +11,17 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from stepwise_pl.reporting.static import pyplot
+from stepwise_pl.reporting.style import style_of
 from stepwise_pl.runs.records import read_metrics
 
 HERE = Path(__file__).parent
 COLUMNS = ("run", "seed", "split", "step", "loss", "token_accuracy", "answer_accuracy", "examples")
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
-MEAN_OVER = 10  # steps, for the line in the figure
+# The line in the figure is the mean over this many steps.
+MEAN_OVER = 10
 
 
 def rows_of(name: str, folder: Path) -> list[dict[str, object]]:
@@ -43,21 +42,22 @@ def draw() -> None:
     with (HERE / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             points[row["run"], row["split"]].append((int(row["step"]), float(row["loss"])))
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for number, name in enumerate(dict.fromkeys(run for run, _ in points)):
-        color = f"C{number}"
-        steps, losses = zip(*points[name, "train"], strict=True)
-        axes.plot(steps, losses, color=color, alpha=0.25, linewidth=1)
-        means = [
-            sum(some) / len(some) for i in range(len(losses)) if (some := losses[max(0, i - MEAN_OVER + 1) : i + 1])
-        ]
-        axes.plot(steps, means, color=color, label=f"{name}: training, mean of the last {MEAN_OVER} steps")
-        steps, losses = zip(*points[name, "validation"], strict=True)
-        axes.plot(steps, losses, "o", color=color, label=f"{name}: validation")
-    axes.set(xlabel="optimizer step", ylabel="loss (nats per target token)", yscale="log", title="smollm2")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(HERE / "loss.png", dpi=130)
+    with pyplot() as plt:
+        figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+        for number, name in enumerate(dict.fromkeys(run for run, _ in points)):
+            color, marker = style_of(number)
+            steps, losses = zip(*points[name, "train"], strict=True)
+            axes.plot(steps, losses, color=color, alpha=0.25, linewidth=1)
+            means = [fmean(losses[max(0, i - MEAN_OVER + 1) : i + 1]) for i in range(len(losses))]
+            axes.plot(steps, means, color=color, label=f"{name}: training, mean of the last {MEAN_OVER} steps")
+            steps, losses = zip(*points[name, "validation"], strict=True)
+            axes.plot(steps, losses, marker.matplotlib, color=color, label=f"{name}: validation")
+        axes.set(xlabel="optimizer step", ylabel="loss (nats per target token)", yscale="log", title="smollm2")
+        # Matplotlib's own ticks are formulas, and `pyplot` takes text literally.
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        figure.savefig(HERE / "loss.png", dpi=130)
 
 
 def main(runs: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""What `stepwise_pl.report` is made of: history (reading) -> figures and tables (what is shown) -> interactive, static and page."""
+"""What is shown of runs. history reads their folders; figures and tables say what is shown; interactive, static and page draw it."""

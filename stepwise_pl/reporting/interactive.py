@@ -1,27 +1,19 @@
-"""Figures for the page: as plotly draws them, colours of axes and text left to the page's style."""
+"""Figures for the page, as plotly draws them. The page's style gives axes and text their colours."""
 
 import json
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.reporting.style import style_of
+from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, log_ticks
+from stepwise_pl.reporting.style import ink_on
 
-# The shapes of `results.MARKERS`.
-SHAPES = dict(
-    zip("osD^vPX", ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"), strict=True)
-)
-LINES = {"dotted": "dot", "dashed": "dash"}
-DASHES = ("solid", "dash", "dashdot", "longdashdot")  # of the runs of a cell, one after the other
-LEGEND = 12  # cells; more would hide the figure
-MANY_CELLS = 400  # with more of them a heat map has no room for text
+MARGIN = {"l": 64, "r": 16, "t": 12, "b": 52}
 
 
 def spec(figure: Chart | HeatMap) -> dict[str, Any]:
-    """Data and layout for plotly, checked by it, in plain containers.
+    """Data and layout for plotly, checked by plotly, in plain containers.
 
-    Text may hold anything: plotly reads it as HTML, so it is escaped.
+    Plotly reads text as HTML, so all text is escaped.
     """
     import plotly.graph_objects as go
 
@@ -37,8 +29,7 @@ def text_of(text: str) -> str:
 
 def _chart(chart: Chart) -> dict[str, Any]:
     layout: dict[str, Any] = {
-        "template": "none", "hovermode": "closest", "showlegend": False, "dragmode": "zoom",
-        "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+        "template": "none", "hovermode": "closest", "showlegend": False, "dragmode": "zoom", "margin": MARGIN,
         "xaxis": {"title": {"text": text_of(chart.x_label)}, "zeroline": False, "automargin": True},
     }  # fmt: skip
     x = [value for panel in chart.panels for series in panel.series for value in series.x]
@@ -55,22 +46,10 @@ def _chart(chart: Chart) -> dict[str, Any]:
         bottom = max(0.0, top - height * panel.share)
         layout[f"yaxis{suffix}"] = _y_axis(panel) | {"domain": [bottom, top]}
         top = bottom - gap
-        data += [{**_series(one), "xaxis": "x", "yaxis": f"y{suffix}"} for one in panel.series]
-        layout["xaxis"]["anchor"] = f"y{suffix}"  # below the last
+        data += [{**_series(series), "xaxis": "x", "yaxis": f"y{suffix}"} for series in panel.series]
+        # The x axis stands below the last panel.
+        layout["xaxis"]["anchor"] = f"y{suffix}"
     return {"data": data, "layout": layout}
-
-
-def legend(chart: Chart, labels: Sequence[str]) -> dict[int, str]:
-    """What the cells of a chart are called, by their number; empty for one, or for too many.
-
-    Args:
-        labels: of all cells.
-    """
-    shown: dict[int, str] = {}
-    for series in chart.panels[0].series:
-        if series.cell is not None:
-            shown.setdefault(series.cell, series.key or labels[series.cell])
-    return shown if 1 < len(shown) <= LEGEND else {}
 
 
 def _y_axis(panel: Panel) -> dict[str, Any]:
@@ -90,31 +69,19 @@ def _log_axis(values: list[float]) -> dict[str, Any]:
 
 
 def _series(series: Series) -> dict[str, Any]:
-    color, marker = style_of(series.cell) if series.cell is not None else ("#777777", "o")
-    modes = [
-        *["lines"] * (series.line != "none"),
-        *["markers"] * (series.marker != "none"),
-        *["text"] * bool(series.labels),
-    ]
+    color, shape, dashes = series.color, series.shape, series.dashes
+    modes = [*["lines"] * (dashes is not None), *["markers"] * (shape is not None), *["text"] * bool(series.labels)]
     out: dict[str, Any] = {
         "type": "scatter", "mode": "+".join(modes), "name": text_of(series.name), "meta": {"runs": series.runs},
         "x": list(series.x), "y": list(series.y), "connectgaps": False, "cliponaxis": False,
         "hoverinfo": "text" if series.hover else "skip", "hovertext": list(map(text_of, series.hover)),
     }  # fmt: skip
-    if series.line != "none":
-        shape = "hv" if series.line == "steps" else "linear"
-        dash = LINES.get(series.line) or DASHES[series.turn % len(DASHES)]
-        out["line"] = {"color": color, "width": 1.1 if series.thin else 1.6, "dash": dash, "shape": shape}
-    if series.marker != "none":
-        shape = {"x": "x-thin", "|": "line-ns"}.get(series.marker) or SHAPES[marker]
-        size = {"x": 9, "|": 7}.get(series.marker, 8)
-        thin = series.marker in ("x", "|")
-        out["marker"] = {
-            "symbol": shape,
-            "size": size,
-            "color": color,
-            "line": {"color": color, "width": 1.6 if thin else 0},
-        }
+    if dashes is not None:
+        steps = "hv" if series.line == "steps" else "linear"
+        out["line"] = {"color": color, "width": 1.1 if series.thin else 1.6, "dash": dashes.plotly, "shape": steps}
+    if shape is not None:
+        outline = {"color": color, "width": 0 if shape.filled else 1.6}
+        out["marker"] = {"symbol": shape.plotly, "size": shape.size, "color": color, "line": outline}
     if series.low:
         below, above = series.errors
         out["error_y"] = {
@@ -130,33 +97,30 @@ def _series(series: Series) -> dict[str, Any]:
     return out
 
 
-def ink_on(value: float | None) -> str:
-    """The colour of text on that of a value between 0 and 1: the lightness of cividis rises evenly with it."""
-    return "#ffffff" if value is not None and value < 0.5 else "#000000"
-
-
 def _heat_map(figure: HeatMap) -> dict[str, Any]:
-    few = len(figure.x) * len(figure.y) <= MANY_CELLS
+    meta = {"runs": [] if figure.run is None else [figure.run]}
     data = {
-        "type": "heatmap", "meta": {"runs": [] if figure.run is None else [figure.run]}, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
+        "type": "heatmap", "meta": meta, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
         "x": list(map(text_of, figure.x)), "y": list(map(text_of, figure.y)), "xgap": 1, "ygap": 1,
-        "hoverinfo": "text", "hoverongaps": False,
-        "hovertext": [list(map(text_of, row)) for row in figure.hover],
-        "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0, "title": {"text": "accuracy", "side": "right", "font": {"size": 13}}},
+        "hoverinfo": "text", "hoverongaps": False, "hovertext": [list(map(text_of, row)) for row in figure.hover],
+        "colorbar": {
+            "tickformat": ".0%", "thickness": 12, "outlinewidth": 0,
+            "title": {"text": text_of(figure.label), "side": "right", "font": {"size": 13}},
+        },
     }  # fmt: skip
-    # Heat maps of plotly have text of one colour, which cannot be read on all of theirs.
+    # Plotly writes all text of a heat map in one colour, which cannot be read on every cell.
     written = {
-        "type": "scatter", "mode": "text", "hoverinfo": "skip", "meta": data["meta"],
+        "type": "scatter", "mode": "text", "hoverinfo": "skip", "meta": meta,
         "x": [text_of(x) for _ in figure.y for x in figure.x], "y": [text_of(y) for y in figure.y for _ in figure.x],
         "text": [text_of(text) for row in figure.texts for text in row],
         "textfont": {"size": 12, "color": [ink_on(value) for row in figure.values for value in row]},
     }  # fmt: skip
     axis = {"type": "category", "automargin": True, "showgrid": False, "zeroline": False}
     return {
-        "data": [data, written] if few else [data],
+        "data": [data, written] if figure.has_room else [data],
         "layout": {
             "template": "none",
-            "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+            "margin": MARGIN,
             "xaxis": {**axis, "title": {"text": text_of(figure.x_label)}},
             "yaxis": {**axis, "title": {"text": text_of(figure.y_label)}},
         },

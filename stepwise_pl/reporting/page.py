@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else to be read."""
+"""The page: one HTML file, which a browser shows without any other file."""
 
 import json
 import re
@@ -11,28 +11,23 @@ from typing import Any, TypeVar
 from stepwise_pl import __version__
 from stepwise_pl.common.errors import first_line
 from stepwise_pl.common.text import percent, percents
-from stepwise_pl.reporting import figures, tables
-from stepwise_pl.reporting.figures import Chart, HeatMap
+from stepwise_pl.reporting import tables
+from stepwise_pl.reporting.figures.accuracy import accuracy_chart, mean_accuracy_chart
+from stepwise_pl.reporting.figures.data import Chart, HeatMap, listed
+from stepwise_pl.reporting.figures.digits import digits_map
+from stepwise_pl.reporting.figures.loss import loss_chart
+from stepwise_pl.reporting.figures.speed import speed_charts, speeds
+from stepwise_pl.reporting.figures.sweeps import delta_smoothing_maps
 from stepwise_pl.reporting.history import History, labelled_cells
-from stepwise_pl.reporting.interactive import legend, spec
-from stepwise_pl.reporting.style import style_of
+from stepwise_pl.reporting.interactive import spec
+from stepwise_pl.reporting.style import line_of, style_of
 from stepwise_pl.runs.cells import Cell
 
 F = TypeVar("F", Chart, HeatMap)
 
 HERE = Path(__file__).parent
-WIDE = ("task", "model", "schedule", "95% Wilson interval")  # columns of words
-SWATCH_DASHES = ("", "4 3", "6 2 1 2", "8 2 1 2")  # those of `interactive.DASHES`
-# The shapes of `results.MARKERS`, around the origin.
-SWATCHES = {
-    "o": '<circle r="4.5"/>',
-    "s": '<rect x="-4" y="-4" width="8" height="8"/>',
-    "D": '<path d="M0-5.5 5.5 0 0 5.5-5.5 0z"/>',
-    "^": '<path d="M0-5 5 4h-10z"/>',
-    "v": '<path d="M0 5 5-4h-10z"/>',
-    "P": '<path d="M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z"/>',
-    "X": '<path transform="rotate(45)" d="M-2-5.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5v-4h3.5z"/>',
-}
+# Columns of words.
+WIDE = ("task", "model", "schedule", "95% Wilson interval")
 
 
 @dataclass
@@ -62,51 +57,53 @@ class Figures:
         def drawn(what: str, make: Callable[[], Sequence[F | None] | F | None]) -> list[F]:
             try:
                 made = make()
-                found = [one for one in (made if isinstance(made, Sequence) else [made]) if one is not None]
-                specs.update({one.slug: spec(one) for one in found})
+                found = [figure for figure in (made if isinstance(made, Sequence) else [made]) if figure is not None]
+                specs.update({figure.slug: spec(figure) for figure in found})
             except Exception as error:
                 notes.append(f"the figure of {what} cannot be drawn ({type(error).__name__}: {first_line(error)})")
                 return []
             return found
 
         by_digit = [
-            drawn(f"digits of {run.label}", partial(figures.digits, run, number)) for number, run in enumerate(runs)
+            drawn(f"digits of {run.label}", partial(digits_map, run, number)) for number, run in enumerate(runs)
         ]
         return cls(
-            drawn("mean accuracy", lambda: figures.means(runs)), drawn("accuracy", lambda: figures.accuracy(runs)),
-            drawn("loss", lambda: figures.loss(runs)), drawn("speed", lambda: figures.speed_charts(runs)),
-            drawn("the sweep", lambda: figures.sweeps(runs)), [one for each in by_digit for one in each], specs, notes,
+            drawn("mean accuracy", lambda: mean_accuracy_chart(runs)), drawn("accuracy", lambda: accuracy_chart(runs)),
+            drawn("loss", lambda: loss_chart(runs)), drawn("speed", lambda: speed_charts(runs)),
+            drawn("the sweep", lambda: delta_smoothing_maps(runs)), [figure for found in by_digit for figure in found], specs, notes,
         )  # fmt: skip
 
     def all(self) -> list[Chart | HeatMap]:
-        """In the order of the page."""
+        """Every figure, in the order of the page."""
         return [*self.means, *self.accuracy, *self.loss, *self.speed, *self.sweeps, *self.digits]
 
 
 def render(
     runs: Sequence[History], drawn: Figures, notes: Sequence[str], written: str, command: str, sweep: str = ""
 ) -> str:
-    """The whole file.
+    """The HTML of the whole file.
 
     Args:
-        notes: what is to be said besides what the runs note themselves.
-        written, command: when and by what.
+        notes: further notes, shown before those of the figures and of the runs.
+        written: when the page is written.
+        command: the command that writes the page.
         sweep: the name of the sweep that the page is about, if it is about one.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    # Whatever comes from a run is text: autoescape turns all of it into text for HTML.
+    # Autoescape keeps all that comes from a run plain text: none of it is read as HTML.
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[/+,=._-])", text))
     cells = labelled_cells(runs)
     figure = partial(_figure, labels=[cell.label for cell in cells])
     shown = [_shown(number, run) for number, run in enumerate(runs)]
-    measured = {one.run for points in figures.speeds(runs).values() for one in points}
+    measured = {point.run for points in speeds(runs).values() for point in points}
     title, lead = heading(runs, sweep)
-    said = [name for name in tables.SAID_ABOVE if len({one["texts"][tables.HEAD.index(name)] for one in shown}) == 1]
-    columns = [place for place, name in enumerate(tables.HEAD) if name not in said]
+    texts = [dict(zip(tables.HEAD, run["texts"], strict=True)) for run in shown]
+    same = [name for name in tables.SAID_ABOVE if len({of_run[name] for of_run in texts}) == 1]
+    columns = [place for place, name in enumerate(tables.HEAD) if name not in same]
     head = [tables.HEAD[place] for place in columns]
     several = any(len(cell.runs) > 1 for cell in cells)
     context: dict[str, Any] = {
@@ -114,16 +111,16 @@ def render(
         "notes": [*notes, *drawn.notes, *_noted(runs)],
         "cell_head": tables.CELL_HEAD, "cells": list(map(_shown_cell, cells)) if several else [],
         **{name: list(map(figure, getattr(drawn, name))) for name in ("means", "accuracy", "loss", "speed", "sweeps", "digits")},
-        "stages": any(one["stages"] for one in shown), "examples": any(one["examples"] for one in shown),
+        "stages": any(run["stages"] for run in shown), "examples": any(run["examples"] for run in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
-        "listed": figures.listed,
+        "listed": listed,
         "configuration": tables.apart([tables.settings(run) for run in runs]),
         "environment": tables.apart([tables.environment(run) for run in runs]),
         "percent": percent, "percents": percents, "written": written, "command": command, "version": __version__,
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        # In a script element only this character could end it.
+        # Without this character, no text can end the script element.
         "figures": Markup(json.dumps(drawn.specs).replace("<", "\\u003c")),
     }  # fmt: skip
     context["sections"] = _sections(context)
@@ -131,7 +128,7 @@ def render(
 
 
 def heading(runs: Sequence[History], sweep: str = "") -> tuple[str, str]:
-    """Title, and a sentence on what was run, by which sweep."""
+    """The title, which names the sweep if there is one, and a sentence on what was run."""
     what = ", ".join(dict.fromkeys(tables.task_of(run.config) for run in runs))
     if len(runs) == 1:
         (run,) = runs
@@ -154,16 +151,16 @@ def _seeds(runs: Sequence[History]) -> list[str]:
 
 
 def _noted(runs: Sequence[History]) -> list[str]:
-    """What the runs lack, the same of several said once."""
+    """The notes of the runs. A note that several runs share appears once, behind their labels."""
     labels: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
             labels.setdefault(note, []).append(run.label)
-    return [f"{', '.join(those)}: {note}" for note, those in labels.items()]
+    return [f"{', '.join(found)}: {note}" for note, found in labels.items()]
 
 
 def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
-    """The numbers to see first: name, value, and what is to be known of it."""
+    """The numbers to see first: name, value, and more about the value."""
 
     def tile(name: str, value: str, more: str = "") -> dict[str, str]:
         return {"name": name, "value": value, "more": more}
@@ -179,14 +176,14 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
         ]
     ended = [run for run in runs if "test_accuracy" in run.summary]
     out = [tile("runs", str(len(runs)), f"{len(ended)} ended")]
-    # Means over seeds: the best seed alone would promise too much.
+    # The best mean over seeds is shown. The best seed alone would promise too much.
     cells = [cell for cell in labelled_cells(runs) if cell.ended]
     gone = [[run.summary.get("removed_tokens") == run.max_cot_tokens for run in cell.ended] for cell in cells]
-    without = [cell for cell, each in zip(cells, gone, strict=True) if all(each)]
-    with_some = [cell for cell, each in zip(cells, gone, strict=True) if not any(each)]
-    for name, those in (("best without CoT", without), ("best with CoT", with_some)):
-        if those:
-            best = max(those, key=lambda cell: cell.accuracy or 0.0)
+    without = [cell for cell, of_runs in zip(cells, gone, strict=True) if all(of_runs)]
+    with_some = [cell for cell, of_runs in zip(cells, gone, strict=True) if not any(of_runs)]
+    for name, candidates in (("best without CoT", without), ("best with CoT", with_some)):
+        if candidates:
+            best = max(candidates, key=lambda cell: cell.accuracy or 0.0)
             row = dict(zip(tables.CELL_HEAD, tables.mean_numbers(best), strict=True))
             what = "seeds" if best.distinct_seeds else "runs"
             seeds = f"mean of {len(best.ended)} {what}" if len(best.ended) > 1 else f"seed {row['seeds']}"
@@ -206,11 +203,12 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
 
 
 def _swatch(cell: int, turn: int = 0) -> dict[str, Any]:
+    from markupsafe import Markup
+
     color, marker = style_of(cell)
-    return {
-        "color": "var(--ink)" if color == "#000000" else color, "shape": _markup(SWATCHES[marker]),
-        "dash": SWATCH_DASHES[turn % len(SWATCH_DASHES)],
-    }  # fmt: skip
+    # A black line would be lost on a dark page.
+    ink = "var(--ink)" if color == "#000000" else color
+    return {"color": ink, "shape": Markup(marker.svg), "dash": line_of("", turn).svg}
 
 
 def _shown_cell(cell: Cell[History]) -> dict[str, Any]:
@@ -219,23 +217,22 @@ def _shown_cell(cell: Cell[History]) -> dict[str, Any]:
 
 def _shown(number: int, run: History) -> dict[str, Any]:
     return {
-        "number": number, "label": run.label, **_swatch(run.cell, run.turn), "texts": tables.key_numbers(run), "stages": run.stages, "differs": any(one.differs for one in run.stages), "rollbacks": run.rollbacks,
-        "examples": [{**one, "answers": tables.answers(one)} for one in run.last_records if one["samples"]],
+        "number": number, "label": run.label, **_swatch(run.cell, run.turn), "texts": tables.key_numbers(run),
+        "stages": run.stages, "differs": any(stage.differs for stage in run.stages), "rollbacks": run.rollbacks,
+        "examples": [{**record, "answers": tables.answers(record)} for record in run.last_records if record["samples"]],
     }  # fmt: skip
 
 
-def _markup(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _figure(one: Chart | HeatMap, labels: Sequence[str]) -> dict[str, Any]:
-    keys = legend(one, labels) if isinstance(one, Chart) else {}
-    rows = 44 * len(one.y) if isinstance(one, HeatMap) else 320 * len(one.panels) ** 0.6
-    return {"slug": one.slug, "title": one.title, "caption": one.caption, "alt": one.alt, "height": round(120 + max(180, rows)),
-            "width": f"{260 + 58 * len(one.x)}px" if isinstance(one, HeatMap) else "none", "run": getattr(one, "run", None),
-            "legend": [{"label": label, **_swatch(cell)} for cell, label in keys.items()]}  # fmt: skip
+def _figure(figure: Chart | HeatMap, labels: Sequence[str]) -> dict[str, Any]:
+    """The frame of a figure on the page; the height is in pixels."""
+    keys = figure.legend(labels) if isinstance(figure, Chart) else {}
+    rows = 44 * len(figure.y) if isinstance(figure, HeatMap) else 320 * len(figure.panels) ** 0.6
+    return {
+        "slug": figure.slug, "title": figure.title, "caption": figure.caption, "alt": figure.alt,
+        "height": round(120 + max(180, rows)), "width": f"{260 + 58 * len(figure.x)}px" if isinstance(figure, HeatMap) else "none",
+        "run": getattr(figure, "run", None),
+        "legend": [{"label": label, **_swatch(cell)} for cell, label in keys.items()],
+    }  # fmt: skip
 
 
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:

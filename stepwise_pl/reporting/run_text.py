@@ -1,31 +1,35 @@
-"""The end of a run, for reading."""
+"""The end of a run: its figure, and its result as text."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.common.text import percent, with_wilson
 from stepwise_pl.config.request import Request
 from stepwise_pl.runs.expected import judged_lines
 
+if TYPE_CHECKING:
+    from stepwise_pl.runs.stages import StageAccuracy
+
 
 def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
-    """Draw the figure; return the summary for reading. A job of a sweep gets one line, because the sweep ends with a table."""
+    """Draw accuracy.png and accuracy.svg into the run folder; return the summary for reading.
+
+    A job of a sweep gets one line, because the sweep ends with a table. A figure that cannot be drawn is a warning.
+    """
     from stepwise_pl.common.errors import go_on_without
-    from stepwise_pl.reporting.stage_figure import plot_stages
     from stepwise_pl.runs.stages import read_stages, stage_table
 
     stages, given_up = read_stages(run_dir / "metrics.csv")
-    name = summary["name"]
     with go_on_without("accuracy.png"):
-        plot_stages({name: stages}, name, run_dir / "accuracy", {name: given_up})
+        _draw(run_dir, summary["name"], stages, given_up)
     accuracy = with_wilson(summary["test_accuracy"], summary["test_examples"])
     if asked.job:
         removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
         return f"[{asked.job}] {asked.label}: test accuracy {accuracy.strip()}, {removed}, {summary['seconds']:.0f} s"
     guard = [
-        f"back from step {one['at_step']} ({one['at_removed_tokens']} removed) to {one['to_step']} "
-        f"({one['to_removed_tokens']} removed): {one['does']}"
-        for one in summary["rollbacks"]
+        f"back from step {rollback['at_step']} ({rollback['at_removed_tokens']} removed) to {rollback['to_step']} "
+        f"({rollback['to_removed_tokens']} removed): {rollback['does']}"
+        for rollback in summary["rollbacks"]
     ]
     if summary["collapsed"]:
         guard.append("accuracy has collapsed; a slower schedule (schedule.delta) or guard=halve may prevent it")
@@ -51,3 +55,14 @@ next            python -m stepwise_pl.evaluate run={run_dir}
                 python -m stepwise_pl.export run={run_dir}
                 python -m stepwise_pl.report {run_dir}
 """
+
+
+def _draw(run_dir: Path, name: str, stages: "list[StageAccuracy]", given_up: "list[list[StageAccuracy]]") -> None:
+    """The run's own figure, from its validations alone; nothing else of the folder is read."""
+    from stepwise_pl.reporting.figures.accuracy import accuracy_chart
+    from stepwise_pl.reporting.history import History
+    from stepwise_pl.reporting.static import write_figure
+
+    chart = accuracy_chart([History(run_dir, name, stages=stages, stages_given_up=given_up)], title=name)
+    if chart is not None:
+        write_figure(chart, [name], run_dir)

@@ -1,64 +1,118 @@
 """Figures as files, drawn by matplotlib."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.reporting.figures import Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.reporting.interactive import MANY_CELLS, ink_on, legend
-from stepwise_pl.reporting.style import pyplot, save_figure, style_of
+from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, log_ticks
+from stepwise_pl.reporting.style import GREY, ink_on, style_of
 
-LINES: dict[str, Any] = {"dotted": ":", "dashed": "--", "none": ""}
-DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (7, 2, 1, 2)))  # those of `interactive`
+# A marker of one pixel on the page has this many points in a file.
+POINTS = 0.65
+# Inches that a character of small print takes, at most.
+CHARACTER = 0.075
 
 
 def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -> list[Path]:
-    """`<slug>.png` and `<slug>.svg`, as white paper shows them; `labels` are those of the cells."""
+    """Write `<slug>.png` and `<slug>.svg`, dark on white.
+
+    Args:
+        labels: what the cells are called, by their number; a heat map needs none.
+    """
     with pyplot() as plt, plt.rc_context({"svg.fonttype": "none"}):
         drawn = _heat_map(figure, plt) if isinstance(figure, HeatMap) else _chart(figure, labels, plt)
+        # Ten characters of the title fit into an inch.
+        title = textwrap.fill(figure.title, round(10 * drawn.get_figwidth()), break_on_hyphens=False)
+        drawn.suptitle(title, fontsize="medium")
         return save_figure(drawn, folder / figure.slug)
 
 
-def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+@contextmanager
+def pyplot() -> Iterator[Any]:
+    """Matplotlib's pyplot for figures that become files: no display, text taken literally, every figure closed at the end."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    before = plt.get_fignums()
+    try:
+        # Names of runs are not to be read as formulas.
+        with plt.rc_context({"text.parse_math": False, "text.usetex": False}):
+            yield plt
+    finally:
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
+
+
+def save_figure(figure: Any, stem: Path) -> list[Path]:
+    """Write `<stem>.png` and `<stem>.svg`. Each file appears only when it is complete."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    for path in paths:
+        fresh = path.with_name(f"{path.name}.tmp")
+        try:
+            figure.savefig(fresh, format=path.suffix[1:], dpi=150)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return paths
+
+
+def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
     shares = [panel.share for panel in chart.panels]
-    figure, axes = plt.subplots(
-        len(shares), figsize=(7.2, 4.2 if len(shares) == 1 else 5.6), sharex=True, squeeze=False, layout="constrained",
-        height_ratios=shares,
-    )  # fmt: skip
-    for panel, place in zip(chart.panels, axes[:, 0], strict=True):
+    if chart.rows:
+        width = 7.5 + 1.2 * CHARACTER * max(map(len, chart.rows))
+        figure, axes = plt.subplots(
+            1, len(shares), figsize=(width, 1.4 + 0.34 * len(chart.rows)), sharey=True, squeeze=False, layout="constrained",
+            width_ratios=shares,
+        )  # fmt: skip
+    else:
+        figure, axes = plt.subplots(
+            len(shares), figsize=(7.2, 4.2 if len(shares) == 1 else 5.6), sharex=True, squeeze=False, layout="constrained",
+            height_ratios=shares,
+        )  # fmt: skip
+    # On its side, the chart has its values along matplotlib's x.
+    along, across = ("y", "x") if chart.rows else ("x", "y")
+    for panel, place in zip(chart.panels, axes.flat, strict=True):
         aside = _aside(panel) if chart.whole_x else {}
         for series in panel.series:
-            _draw(series, place, aside.get(series.cell, 0.0))
-        place.set_ylabel(panel.y_label)
-        if panel.y_range is not None:
-            place.set_ylim(*panel.y_range)
-        if panel.log:
-            _log_axis(place, "y", [y for series in panel.series for y in series.y if y is not None])
-        if panel.percent:
-            place.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            place.set_yticks([0, 0.25, 0.5, 0.75, 1])
+            _draw(series, place, aside.get(series.cell, 0.0), bool(chart.rows))
+        _value_axis(panel, place, across)
         place.grid(alpha=0.3)
-    axes[0, 0].set_title(chart.title)
-    axes[-1, 0].set_xlabel(chart.x_label)
+    last = axes.flat[-1]
+    last.set(**{f"{along}label": chart.x_label})
+    if chart.rows:
+        last.set(yticks=range(len(chart.rows)), yticklabels=chart.rows, ylim=(len(chart.rows) - 0.5, -0.5))
     if chart.log_x:
-        _log_axis(axes[-1, 0], "x", [x for panel in chart.panels for series in panel.series for x in series.x])
+        _log_axis(last, along, [x for panel in chart.panels for series in panel.series for x in series.x])
     if chart.whole_x:
-        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    if shown := legend(chart, labels):
-        # Below the axes, where it hides nothing.
-        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(shown) // 3))
-        figure.legend(handles=_handles(shown), fontsize="x-small", ncols=3, loc="outside lower center", frameon=False)
+        _count_along(last, along)
+    _write_legend(figure, chart, labels)
     return figure
 
 
-def _aside(panel: Panel) -> dict[int | None, float]:
-    """How far each cell is moved along x, so that intervals at the same count stand side by side: together at most half a count."""
-    cells = list(dict.fromkeys(series.cell for series in panel.series))
-    x = [value for series in panel.series for value in series.x]
-    step = min(0.004 * (max(x) - min(x)), 0.5 / len(cells))
-    return {cell: step * (place - (len(cells) - 1) / 2) for place, cell in enumerate(cells)}
+def _value_axis(panel: Panel, axes: Any, across: str) -> None:
+    """Label, range and ticks of the panel's y, along matplotlib's x where the chart lies on its side."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set(**{f"{across}label": panel.y_label})
+    if panel.y_range is not None:
+        axes.set(**{f"{across}lim": panel.y_range})
+    if panel.log:
+        _log_axis(axes, across, [y for series in panel.series for y in series.y if y is not None])
+    if panel.percent:
+        getattr(axes, f"{across}axis").set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set(**{f"{across}ticks": [0, 0.25, 0.5, 0.75, 1]})
+    if panel.whole:
+        _count_along(axes, across)
+
+
+def _count_along(axes: Any, which: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    getattr(axes, f"{which}axis").set_major_locator(MaxNLocator(integer=True))
 
 
 def _log_axis(axes: Any, which: str, values: list[float]) -> None:
@@ -72,51 +126,92 @@ def _log_axis(axes: Any, which: str, values: list[float]) -> None:
     axes.set(**{f"{which}lim": limits})
 
 
-def _handles(shown: dict[int, str]) -> list[Any]:
-    from matplotlib.lines import Line2D
+def _aside(panel: Panel) -> dict[int | None, float]:
+    """How far each cell is moved along x, so that intervals at the same count stand side by side: together at most half a count."""
+    cells = list(dict.fromkeys(series.cell for series in panel.series))
+    x = [value for series in panel.series for value in series.x]
+    step = min(0.004 * (max(x) - min(x)), 0.5 / len(cells))
+    return {cell: step * (place - (len(cells) - 1) / 2) for place, cell in enumerate(cells)}
 
-    styles = [(label, *style_of(cell)) for cell, label in shown.items()]
-    return [Line2D([], [], label=label, color=color, marker=marker) for label, color, marker in styles]
 
-
-def _draw(series: Series, axes: Any, aside: float) -> None:
-    color, shape = style_of(series.cell) if series.cell is not None else ("#777777", "o")
+def _draw(series: Series, axes: Any, aside: float, on_its_side: bool) -> None:
     x = [value + aside for value in series.x]
     y = [float("nan") if value is None else value for value in series.y]
-    style = {
-        "color": color, "linestyle": LINES.get(series.line, DASHES[series.turn % len(DASHES)]), "linewidth": 1.0 if series.thin else 1.4,
-        "marker": {"run": shape, "none": ""}.get(series.marker, series.marker), "markersize": 6 if series.marker == "x" else 5,
-        "drawstyle": "steps-post" if series.line == "steps" else "default",
-    }  # fmt: skip
+    points = (y, x) if on_its_side else (x, y)
+    style = {**_style(series), "drawstyle": "steps-post" if series.line == "steps" else "default"}
     if series.low:
-        errors = [[float("nan") if one is None else one for one in side] for side in series.errors]
-        axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.9, **style)
+        errors = [[float("nan") if error is None else error for error in side] for side in series.errors]
+        axes.errorbar(*points, capsize=2, elinewidth=0.9, **{"xerr" if on_its_side else "yerr": errors}, **style)
     else:
-        axes.plot(x, y, **style)
-    for at, value, label in zip(x, y, series.labels, strict=False):
-        left = series.label_side == "left"
+        axes.plot(*points, **style)
+    offset = {"left": (-5, 3), "right": (5, 3), "center": (0, 0)}[series.label_side]
+    align = {"left": "right", "right": "left", "center": "center"}[series.label_side]
+    for point, label in zip(zip(*points, strict=True), series.labels, strict=False):
         axes.annotate(
-            label, (at, value), xytext=(-5 if left else 5, 3), textcoords="offset points",
-            ha="right" if left else "left", fontsize="x-small",
+            label, point, xytext=offset, textcoords="offset points", ha=align,
+            va="center" if align == "center" else "baseline", fontsize="x-small",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )  # fmt: skip
+
+
+def _style(series: Series) -> dict[str, Any]:
+    """Colour, line and marker as matplotlib calls them."""
+    shape, dashes = series.shape, series.dashes
+    return {
+        "color": series.color, "linestyle": dashes.matplotlib if dashes else "", "linewidth": 1.0 if series.thin else 1.4,
+        "marker": shape.matplotlib if shape else "", "markersize": POINTS * shape.size if shape else 0,
+        "markeredgewidth": 1.0 if shape is None or shape.filled else 1.4,
+    }  # fmt: skip
+
+
+def _write_legend(figure: Any, chart: Chart, labels: Sequence[str]) -> None:
+    """Write what cells, lines and markers are, below the axes, where the legend hides nothing."""
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for cell, label in chart.legend(labels).items():
+        color, marker = style_of(cell)
+        handles.append(
+            Line2D([], [], label=label, color=color, marker=marker.matplotlib, markersize=POINTS * marker.size)
+        )
+    for meaning, series in chart.meanings().items():
+        style = _style(series[0])
+        # A line that several cells have is explained in no cell's colour.
+        style["color"] = series[0].color if len({one.cell for one in series}) == 1 else GREY
+        handles.append(Line2D([], [], label=meaning, **style))
+    if not handles:
+        return
+    for handle in handles:
+        handle.set_label(textwrap.fill(str(handle.get_label()), 100, break_on_hyphens=False))
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
+    columns = max(1, min(4 if chart.rows else 3, int(figure.get_figwidth() / (0.6 + CHARACTER * longest))))
+    lines = [str(handle.get_label()).count("\n") + 1 for handle in handles]
+    # Handles go down one column after the other.
+    deep = -(-len(handles) // columns)
+    height = max(sum(lines[first : first + deep]) for first in range(0, len(handles), deep))
+    figure.set_figheight(figure.get_figheight() + 0.17 * height + 0.1)
+    figure.legend(handles=handles, fontsize="x-small", ncols=columns, loc="outside lower center", frameon=False)
 
 
 def _heat_map(figure: HeatMap, plt: Any) -> Any:
     import numpy as np
     from matplotlib.ticker import PercentFormatter
 
-    width = min(14.0, max(4.8, 2.2 + 0.5 * len(figure.x)))
-    drawn, axes = plt.subplots(figsize=(width, max(2.8, 1.6 + 0.45 * len(figure.y))), layout="constrained")
+    lines = [text.split("\n") for row in figure.texts for text in row] if figure.has_room else [[""]]
+    longest, deepest = max(len(line) for text in lines for line in text), max(map(len, lines))
+    columns = max(min(11.8, 0.5 * len(figure.x)), (0.15 + CHARACTER * longest) * len(figure.x))
+    drawn, axes = plt.subplots(
+        figsize=(max(4.8, 2.2 + columns), max(2.8, 1.6 + (0.28 + 0.17 * deepest) * len(figure.y))), layout="constrained"
+    )
     values = np.array([[np.nan if value is None else value for value in row] for row in figure.values], float)
     image = axes.imshow(values, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis")
     step = -(-len(figure.x) // 24)
     axes.set_xticks(range(0, len(figure.x), step), figure.x[::step])
     axes.set_yticks(range(len(figure.y)), figure.y)
-    if values.size <= MANY_CELLS:
+    if figure.has_room:
         for y, row in enumerate(figure.texts):
             for x, text in enumerate(row):
-                axes.text(x, y, text, ha="center", va="center", fontsize="x-small", color=ink_on(values[y, x]))
+                axes.text(x, y, text, ha="center", va="center", fontsize="small", color=ink_on(values[y, x]))
     axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
-    axes.set_title(figure.title, fontsize="medium")
-    drawn.colorbar(image, label="accuracy", format=PercentFormatter(1, decimals=0))
+    drawn.colorbar(image, label=figure.label, format=PercentFormatter(1, decimals=0))
     return drawn

@@ -1,4 +1,4 @@
-"""From a run's metrics to its result: accuracy at each number of removed tokens, as a table (its figure: `reporting/stage_figure.py`)."""
+"""From a run's metrics to its result: accuracy at each number of removed tokens, as a table (its figure: `reporting/figures/accuracy.py`)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -19,7 +19,8 @@ from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.run import Config
-from stepwise_pl.reporting.sweep_figures import plot_cells
+from stepwise_pl.reporting.figures.sweeps import sweep_chart
+from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.runs import sweep_folder
 from stepwise_pl.runs.cells import cells_of_sweep
 from stepwise_pl.runs.sweep_folder import Job, Sweep, label
@@ -226,7 +227,8 @@ def test_cells_are_told_apart_by_their_values(tmp_path: Path) -> None:
     cells = cells_of_sweep(Sweep(tmp_path, "s", [], ["k"], "1 on nowhere", 6, jobs))
     assert [cell.config["k"] for cell in cells] == values
     assert label({"k": "\x01\n"}) == "k=\\x01\\n"
-    plot_cells(cells, "of $}$", tmp_path / "sweep")  # dollar signs are no formula
+    # Dollar signs are no formula.
+    write_figure(sweep_chart(cells, "of $}$"), [], tmp_path)
     assert (tmp_path / "sweep.svg").is_file()
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stepwise_pl.config.plain import read_yaml, save_yaml
+from stepwise_pl.reporting.figures.sweeps import grid_of, ordered
 from stepwise_pl.reporting.sweep import refresh
-from stepwise_pl.reporting.sweep_figures import grid_of, ordered
 from stepwise_pl.reporting.sweep_text import cell_lines
 from stepwise_pl.runs import sweep_folder
 from stepwise_pl.runs.stages import StageAccuracy, removed_at

@@ -21,9 +21,11 @@ from stepwise_pl.evaluation.scorer import Scorer
 from stepwise_pl.evaluation.verifier import Bounds
 from stepwise_pl.models.decoding import generate
 from stepwise_pl.report import ReportConfig
-from stepwise_pl.reporting.figures import speeds
-from stepwise_pl.reporting.history import read_run
-from stepwise_pl.reporting.stage_figure import plot_stages
+from stepwise_pl.reporting.figures.accuracy import accuracy_chart
+from stepwise_pl.reporting.figures.data import Chart
+from stepwise_pl.reporting.figures.speed import speeds
+from stepwise_pl.reporting.history import History, read_run
+from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.runs.cells import read_result
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.records import all_rows, read_stage_records
@@ -172,7 +174,8 @@ def test_folders_without_the_new_numbers_are_read_by_everything(still_writing: P
     assert [stage.accuracy_any_length for stage in stages] == [None, None] and "any length" not in stage_table(stages)
     assert selected(folder / "metrics.csv").accuracy_any_length is None  # type: ignore[union-attr]
     assert read_result(folder).test_accuracy_any_length is None
-    plot_stages({"old": stages}, "old", tmp_path / "old")
+    chart = accuracy_chart([History(folder, "old", stages=stages)])
+    assert isinstance(chart, Chart) and write_figure(chart, ["old"], tmp_path)
     page = report.report(
         ReportConfig([str(folder)], out=str(tmp_path / "report.html"), figures=str(tmp_path / "figures"))
     )

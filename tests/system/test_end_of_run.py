@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from stepwise_pl import report
 from stepwise_pl.report import ReportConfig
-from stepwise_pl.reporting.stage_figure import plot_stages
+from stepwise_pl.reporting.figures.accuracy import accuracy_chart
+from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.reporting.sweep import refresh
 from stepwise_pl.runs.stages import StageAccuracy
 from tests.conftest import OFFLINE, REPO, command
@@ -78,27 +81,31 @@ def test_a_run_without_a_figure_keeps_its_summary_table_and_status(ones: Path, t
 def test_a_figure_that_cannot_be_drawn_is_one_warning(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The figure is on the page of a report, or a file. The page has all the rest, and names the missing figure."""
-    from stepwise_pl.reporting import figures, static
+    """Of a report: on the page, and as a file. The page has all the rest, and says what is missing."""
+    from stepwise_pl.reporting import page, static
 
     def fail(*args: Any) -> Any:
         raise ValueError("'yerr' must not contain negative values")
 
-    monkeypatch.setattr(figures, "loss", fail)
+    monkeypatch.setattr(page, "loss_chart", fail)
     monkeypatch.setattr(static, "_heat_map", fail)
     with caplog.at_level(logging.WARNING, "stepwise_pl"):
         report.report(ReportConfig([str(run_dir)], out=str(tmp_path / "r.html"), figures=str(tmp_path / "figures")))
-    warnings = [record.getMessage() for record in caplog.records if "yerr" in record.getMessage()]
-    assert len(warnings) == 2 and "the figure of loss" in warnings[0] and "digits-1.png" in warnings[1]
-    page = (tmp_path / "r.html").read_text()
-    assert "the figure of loss cannot be drawn" in page and 'data-figure="accuracy"' in page
+    told = [record.getMessage() for record in caplog.records if "yerr" in record.getMessage()]
+    assert len(told) == 2 and "the figure of loss" in told[0] and "digits-1.png" in told[1]
+    written = (tmp_path / "r.html").read_text()
+    assert "the figure of loss cannot be drawn" in written and 'data-figure="accuracy"' in written
     assert (tmp_path / "figures" / "accuracy.svg").is_file() and not list((tmp_path / "figures").glob("*.tmp"))
 
 
-def test_text_of_a_run_is_not_drawn_as_a_formula(tmp_path: Path) -> None:
-    plot_stages(
-        {"a$b_{$": [StageAccuracy(0, 1, 1.0, 50)], "$x$": [StageAccuracy(0, 1, 0.5, 50)]}, "$\\frac$", tmp_path / "v1.5"
-    )
+def test_text_of_a_run_is_no_formula(tmp_path: Path) -> None:
+    runs = [
+        History(tmp_path, name, cell=cell, stages=[StageAccuracy(0, 1, accuracy, 50)])
+        for cell, (name, accuracy) in enumerate({"a$b_{$": 1.0, "$x$": 0.5}.items())
+    ]
+    chart = accuracy_chart(runs, title="$\\frac$")
+    assert chart is not None
+    write_figure(replace(chart, slug="v1.5"), [run.label for run in runs], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"v1.5.png", "v1.5.svg"}
 
 

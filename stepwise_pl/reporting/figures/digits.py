@@ -1,0 +1,44 @@
+"""Accuracy at each token of the answer."""
+
+from stepwise_pl.common.text import percent
+from stepwise_pl.reporting.figures.data import HeatMap
+from stepwise_pl.reporting.history import History
+
+
+def digits_map(run: History, number: int) -> HeatMap | None:
+    """Accuracy at each token of the answer at each number of removed tokens; None if there is no record of it."""
+    stages = run.last_records
+    places = max((len(stage["digits"]) for stage in stages), default=0)
+    if not places:
+        return None
+
+    def at(stage: int, place: int) -> float | None:
+        found = stages[stage]["digits"]
+        return found[place] if place < len(found) else None
+
+    values = [[at(stage, place) for stage in range(len(stages))] for place in range(places)]
+    hover = [
+        [
+            "" if value is None else f"token {place} of the answer: {percent(value)}\n"
+            f"{stage['removed_tokens']} CoT tokens removed, step {stage['step']}\nwhole answers: {percent(stage['accuracy'])}, n={stage['examples']}"
+            for stage, value in zip(stages, row, strict=True)
+        ]
+        for place, row in enumerate(values, start=1)
+    ]  # fmt: skip
+    final = [value for value in (row[-1] for row in values) if value is not None]
+    hardest = final.index(min(final)) + 1
+    return HeatMap(
+        f"digits-{number + 1}", f"Digits of the answer: {run.label}",
+        "Accuracy at each token of the answer (for multiplication: digit, the least significant first), teacher-forced, at the "
+        "last validation with each number of removed CoT tokens; of the examples whose answer is that long.",
+        f"Heat map of accuracy by place in the answer and removed CoT tokens. At the last stage, {stages[-1]['removed_tokens']} "
+        f"removed, the lowest is {percent(min(final))} at place {hardest}, the highest {percent(max(final))}.",
+        "CoT tokens removed", "place in the answer", [str(stage["removed_tokens"]) for stage in stages],
+        [str(place) for place in range(1, places + 1)], values,
+        [["" if value is None else _short(value) for value in row] for row in values], hover, number,
+    )  # fmt: skip
+
+
+def _short(share: float) -> str:
+    """As many digits of a percentage as fit into a cell. Only a share of 1 is written as 100."""
+    return "100" if share == 1 else f"{min(99.9, 100 * share):.3g}" if share > 0.99 else f"{100 * share:.0f}"

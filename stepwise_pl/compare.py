@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +12,7 @@ from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 from stepwise_pl.common.statistics import holm, mcnemar, over_seeds, paired_difference
 from stepwise_pl.common.text import percents, table
 from stepwise_pl.config.keys import ASIDE, same_but_seed
@@ -24,16 +25,16 @@ class CompareConfig:
     """Paired comparison of runs' predictions: `python -m stepwise_pl.compare <run> <run> ...`."""
 
     # The run folders.
-    runs: list[str] = field(default_factory=list)
+    runs: list[str] = setting(factory=list, path=True)
     # The evaluation to compare: that of this checkpoint on this split, with as many tokens removed as it was trained with;
-    checkpoint: str = "best"
+    checkpoint: str = setting("best", path=True)
     split: str = "test"
     # or by the name of the file in `evaluations/`, without its ending.
     name: str | None = None
     # and of a suite, which part.
     part: str | None = None
     # Write the numbers to this JSON file as well.
-    out: str | None = None
+    out: str | None = setting(None, path=True)
 
     def __post_init__(self) -> None:
         if len(self.runs) < 2:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.evaluation.problems import digest, problems_of
@@ -28,14 +29,14 @@ class EvaluateConfig:
     """One evaluation of a trained run: `python -m stepwise_pl.evaluate run=<folder>`."""
 
     # The run folder.
-    run: str = ""
+    run: str = setting("", path=True)
     # `best`, `last`, or a checkpoint file.
-    checkpoint: str = "best"
+    checkpoint: str = setting("best", path=True)
     # The problems, in one of three ways: `train`, `validation` or `test` of the run's task (null: test);
     split: str | None = None
     # any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading.py, with
     # the columns of the run's task if that reads files, else of task=file;
-    file: Any = None
+    file: Any = setting(None, path=True)
     # or `ood`: the test split, and problems unlike those trained on, in parts (multiplication only).
     suite: str | None = None
     # Problems in each part of a suite, where there are so many.

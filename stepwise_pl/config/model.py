@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.settings import setting
 
 MOST_LAYERS = 1000
 
@@ -34,10 +35,10 @@ class ModelConfig:
     """The causal LM, its tokenizer, and the weights to start from."""
 
     # Hub name, folder or .gguf file of a pretrained model; with `pretrained=false` not read.
-    name: str = "gpt2"
+    name: str = setting("gpt2", path=True)
     pretrained: bool = False
     # `symbols` (the small offline tokenizer), or a Hub name, folder or .gguf file of a Hugging Face tokenizer.
-    tokenizer: str = SMALL
+    tokenizer: str = setting(SMALL, path=True)
     # Architecture of a model with random weights: a transformers model type and its size.
     type: str = "gpt2"
     layers: int = 3
@@ -51,10 +52,10 @@ class ModelConfig:
     config: dict[str, Any] = field(default_factory=dict)
     # Weights to start from: a run folder (its best checkpoint), a Hugging Face folder, or a checkpoint folder of the
     # reference implementation (state_dict.bin and config.json).
-    init_from: str | None = None
+    init_from: str | None = setting(None, path=True)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # Keep few activations of the forward pass and compute the others again: less memory, about a third more work.
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = setting(False, changeable=True, aside=True)
 
     def __post_init__(self) -> None:
         for key in ("layers", "heads", "width", "positions"):

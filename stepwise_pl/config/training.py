@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 
 MOST_WORKERS = 256
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
@@ -21,8 +22,8 @@ class DataConfig:
     batch_size: int = 32
     # Examples per epoch; null: the size of the training set. Δ counts tokens per epoch.
     epoch_size: int | None = None
-    eval_batch_size: int = 200
-    num_workers: int = 0
+    eval_batch_size: int = setting(200, changeable=True, aside=True)
+    num_workers: int = setting(0, changeable=True, aside=True)
     # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step and at
     # the last, trainer.max_steps; linear in between.
     easy_first: float = 0.0
@@ -33,8 +34,11 @@ class DataConfig:
     max_tokens: int | None = None
     # Tokenised data is kept in this folder for the next start; null: nowhere. The environment variable
     # STEPWISE_PL_CACHE sets the default.
-    cache_dir: str | None = field(
-        default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl") or None
+    cache_dir: str | None = setting(
+        factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl") or None,
+        changeable=True,
+        aside=True,
+        path=True,
     )
 
     def steps_per_epoch(self, train_examples: int) -> int:
@@ -76,7 +80,7 @@ class OptimizerConfig:
     decay_all: bool = True
     warmup_steps: int = 0
     # The last `decay_steps` of trainer.max_steps fall linearly to 0.
-    decay_steps: int = 0
+    decay_steps: int = setting(0, changeable=True)
 
     def __post_init__(self) -> None:
         for key in ("lr", "matrix_lr"):
@@ -96,28 +100,28 @@ class OptimizerConfig:
 class TrainerConfig:
     """Settings of the Lightning trainer."""
 
-    accelerator: str = "cpu"
+    accelerator: str = setting("cpu", changeable=True, aside=True)
     # Processes, one for each device. More than one share every batch, as `strategy` says:
-    devices: int = 1
+    devices: int = setting(1, aside=True)
     # `ddp`: each holds the whole model; `fsdp2`: each holds a part of every weight, for models that do not fit one device.
-    strategy: str = "ddp"
+    strategy: str = setting("ddp", aside=True)
     precision: str = "32-true"
-    max_epochs: int = 200
+    max_epochs: int = setting(200, changeable=True)
     # Optimizer steps; -1: no limit but max_epochs.
-    max_steps: int = -1
+    max_steps: int = setting(-1, changeable=True)
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 1.0
     # Validate every so many epochs; 0: only as `validate_every_removed` says.
-    validate_every_epochs: int = 1
+    validate_every_epochs: int = setting(1, changeable=True)
     # Validate as well whenever so many more tokens are about to be gone; 0: never.
-    validate_every_removed: int = 0
-    log_every_n_steps: int = 50
+    validate_every_removed: int = setting(0, changeable=True)
+    log_every_n_steps: int = setting(50, changeable=True, aside=True)
     # Write checkpoints/last.ckpt every so many steps (and at every validation).
-    checkpoint_every_n_steps: int = 1000
+    checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
     # Keep a checkpoint of the weights at every so many removed tokens (or reasoning steps); 0: none;
-    keep_every_removed: int = 0
+    keep_every_removed: int = setting(0, changeable=True, aside=True)
     # and of those no more than the newest so many; null: all.
-    keep_at_most: int | None = None
+    keep_at_most: int | None = setting(None, changeable=True, aside=True)
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))

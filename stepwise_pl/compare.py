@@ -10,14 +10,15 @@ from typing import Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import require_own_or_new, write_text
+from stepwise_pl.common.disk import read_json_or_empty, require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.statistics import holm, mcnemar, over_seeds, paired_difference
 from stepwise_pl.common.text import percents, table
 from stepwise_pl.config.keys import ASIDE, same_but_seed
-from stepwise_pl.runs.folder import comparable_config, read_summary, require_run
+from stepwise_pl.runs.folder import require_run
 from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, read_predictions, why_stale
+from stepwise_pl.runs.saved_config import comparable_config
 
 
 @dataclass
@@ -99,7 +100,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
         fitting = [
             file
             for file in sorted(folder.glob(f"{stem}-{config.split}-removed*.jsonl"))
-            if read_summary(file.with_suffix(".json")).get("as_trained")
+            if read_json_or_empty(file.with_suffix(".json")).get("as_trained")
         ]
         if not fitting:
             more = "" if config.checkpoint == "best" else f" checkpoint={config.checkpoint}"
@@ -108,7 +109,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
                 f"python -m stepwise_pl.evaluate run={run}{more} split={config.split}"
             )
         path = fitting[0]
-    summary = read_summary(path.with_suffix(".json"))
+    summary = read_json_or_empty(path.with_suffix(".json"))
     if why := why_stale(Path(run), path, summary):
         again = f"python -m stepwise_pl.evaluate run={run} checkpoint={Path(str(summary['checkpoint'])).stem}"
         raise UserError(f"{path}: {why}; evaluate it again: {again}")

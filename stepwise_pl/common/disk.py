@@ -1,13 +1,15 @@
-"""Files that appear in one go, and what to say when the disk fails."""
+"""Files that appear in one go, JSON files, and what to say when the disk fails."""
 
 import contextlib
 import errno
 import glob
+import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.processes import is_alive
@@ -19,6 +21,36 @@ def write_text(path: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
     put_in_place(temporary, path)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON object for people to read, in one go."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({why(error, path)})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: is no JSON object")
+    return data
+
+
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing or damaged; then an empty one."""
+    try:
+        return read_json(path)
+    except UserError:
+        return {}
 
 
 def make_folder(path: Path, key: str, probe: bool = True) -> None:

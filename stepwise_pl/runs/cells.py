@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stepwise_pl.common.disk import read_json_or_empty
 from stepwise_pl.common.statistics import over_seeds
-from stepwise_pl.runs.folder import derived_of, read_summary
+from stepwise_pl.runs.saved_config import derived_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, Job, Sweep, label
 
 ACCURACY = 0.95  # removed tokens are counted at this accuracy or more
@@ -89,7 +90,7 @@ def read_result(run: Path) -> Result:
     """From the files of a finished run."""
     from stepwise_pl.runs.stages import read_stages, removed_at
 
-    summary = read_summary(run / "summary.json")
+    summary = read_json_or_empty(run / "summary.json")
     stages, _ = read_stages(run / "metrics.csv")
     derived = derived_of(run)
     return Result(

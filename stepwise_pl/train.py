@@ -42,7 +42,7 @@ def train(config: Config, asked: Request) -> dict[str, Any]:
 
 
 def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
-    """The same, in a folder where nobody else is at work."""
+    """Train as `train` does, in a folder where no other process is at work."""
     name = asked.name
     if config.resume and (run_dir / "config.yaml").is_file():
         config = resumed_config(run_dir, config, asked.given)
@@ -78,7 +78,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
 
 
 def labels(config: Config, run_dir: Path, asked: Request) -> dict[str, Any]:
-    """Group, tags and what sets the run apart from its recipe; a resumed one keeps those it had, and what is new is added."""
+    """Group, tags, and the changes to the recipe. A resumed run keeps those that it had; new changes are added."""
     changed = asked.changed
     if config.resume and (run_dir / "config.yaml").is_file():
         before = derived_of(run_dir)
@@ -88,7 +88,7 @@ def labels(config: Config, run_dir: Path, asked: Request) -> dict[str, Any]:
 
 
 def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None:
-    """Result, tables and, if asked for, the model."""
+    """Add the result, tables and, if asked for, the model to the run's page."""
     if not config.logger.wandb:
         return
     from stepwise_pl.common.errors import go_on_without
@@ -107,7 +107,7 @@ def summarise(
     config: Config, run_dir: Path, name: str, fitted: "Fitted", tested: dict[str, Any], derived: dict[str, Any],
     changed: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """What summary.json says."""
+    """The content of summary.json."""
     from stepwise_pl.training.checkpoints import bytes_in
 
     abandoned = sum(rollback["at_step"] - rollback["to_step"] for rollback in fitted.rollbacks)
@@ -140,7 +140,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], as
     from stepwise_pl.training.resume import resume
 
     def describe_run() -> None:
-        """What makes a checkpoint loadable; written before the first."""
+        """Write the files that make a checkpoint loadable, before the first checkpoint."""
         parts.model.config.save_pretrained(run_dir / "model")
         parts.tokenizer.save_pretrained(run_dir / "model")
         save_yaml(plain, run_dir / "config.yaml")
@@ -154,7 +154,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], as
     elif is_first:
         begin_anew(run_dir)
     if is_first:
-        # First: beside the new configuration it would call finished what has only begun.
+        # The old summary goes first: beside the new configuration, it would call a run finished that has only begun.
         (run_dir / "summary.json").unlink(missing_ok=True)
         describe_run()
         provenance.record(run_dir / "environment.json", from_step=step, **lost)
@@ -194,7 +194,7 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
 
 
 def on_validation(run_dir: Path) -> dict[str, Any]:
-    """What a run may be asked to be good at on validation (`objective` in config/run.py); None where its metrics were lost on the way."""
+    """The objectives that are measured on validation (`objective` in config/run.py); None if metrics were lost on the way."""
     from stepwise_pl.runs.provenance import has_lost_metrics
     from stepwise_pl.runs.stages import read_stages, removed_at, selected
 

@@ -4,7 +4,7 @@ The process that is started plans: it names the sweep folder, checks every job's
 configuration, and writes sweep.json (`SweepStart`, called by Hydra). Each job, in this
 process or in another one, finds the sweep folder in Hydra's configuration, and writes what
 has become of it into its run folder (`run_job`). At the end the first process makes the
-table and the figures of that (`closing`). With `cli` the only module that imports Hydra.
+table and the figures (`closing`).
 """
 
 import contextlib
@@ -199,7 +199,7 @@ def as_written(job: Job) -> dict[str, str]:
 
 
 def outcome_before(folder: Path, job: Job, config: Config) -> str:
-    """What has become of a job in an earlier session, seen from the configuration that it is to have now.
+    """The outcome of a job in an earlier session, judged by the configuration that the job is to have now.
 
     Raises:
         UserError: its run has a configuration that may not become this one.

@@ -73,7 +73,7 @@ def make_folder(path: Path, key: str, probe: bool = True) -> None:
 
 
 def require_own_or_new(path: Path, key: str, start: bytes) -> None:
-    """Raise `UserError` if there is a file in whose place a command's output would be written, and it is no such output.
+    """Raise `UserError` if a command's output would replace a file that is no such output.
 
     Args:
         key: names the path in the message.
@@ -106,8 +106,8 @@ def put_in_place(fresh: Path, path: Path) -> None:
 def in_one_go(folder: Path) -> Iterator[Path]:
     """A new folder beside another that takes its place once all is written in it, and is gone if that fails.
 
-    What a process left that was killed while it wrote is removed. The folder itself may be
-    there already, but must be empty.
+    The remains of a process that was killed while it wrote are removed. The folder itself may
+    be there already, but must be empty.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def link(path: Path, name: Path) -> None:
 
 
 def disk_error(error: BaseException) -> str | None:
-    """What to tell the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
+    """One line for the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         return f"{error.filename}: {why(error, Path(os.fsdecode(error.filename)))}; choose another folder"
     cause: BaseException | None = error

@@ -1,4 +1,7 @@
-"""A setting: a field of a configuration dataclass, and what its key means to runs. The comment above the field says the rest."""
+"""A setting: a field of a configuration dataclass, with marks that say what its key means to a run.
+
+The comment above the field holds its meaning, unit and range.
+"""
 
 from collections.abc import Callable
 from dataclasses import MISSING, field

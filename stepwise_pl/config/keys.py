@@ -1,6 +1,6 @@
 """Sets of keys: those that a resumed run may change, those that change nothing learned, those that hold paths.
 
-Each field of a configuration says at itself what it is (`common.settings.setting`); this module collects that.
+Each field of a configuration carries these marks itself (`common.settings.setting`); this module collects them.
 """
 
 import json
@@ -28,7 +28,7 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, "Field[An
 
 
 def marked(mark: str) -> tuple[str, ...]:
-    """What the keys of a training run begin with whose fields have the mark: a whole key, or a group and a point."""
+    """Beginnings of the keys of a training run whose fields have the mark: a whole key, or `<group>.` for a marked group."""
     found = [(key, field) for key, field in settings_of(Config) if field.metadata.get(mark)]
     return tuple(dict.fromkeys(f"{key}." if is_dataclass(field.default_factory) else key for key, field in found))
 

@@ -16,12 +16,12 @@ SMALL = "symbols"  # the small offline tokenizer
 class LoRAConfig:
     """Low-rank adapters (peft), which are trained instead of the model's own weights."""
 
-    # Of the change of each weight matrix; 0: no adapters, everything is trained.
+    # The rank of each weight matrix's change. 0: no adapters, everything is trained.
     rank: int = 0
-    # The change counts alpha / rank times; null: twice.
+    # The change is multiplied by alpha / rank. null: by 2.
     alpha: float | None = None
     dropout: float = 0.0
-    # Names of the layers that get one, by their ends (`c_attn`, `q_proj`); empty: every linear layer but the output head.
+    # Layers that get an adapter, by the ends of their names (`c_attn`, `q_proj`). Empty: every linear layer but the output head.
     targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class LoRAConfig:
 class ModelConfig:
     """The causal LM, its tokenizer, and the weights to start from."""
 
-    # Hub name, folder or .gguf file of a pretrained model; with `pretrained=false` not read.
+    # Hub name, folder or .gguf file of a pretrained model. `pretrained=false` does not read it.
     name: str = setting("gpt2", path=True)
     pretrained: bool = False
     # `symbols` (the small offline tokenizer), or a Hub name, folder or .gguf file of a Hugging Face tokenizer.
@@ -44,7 +44,7 @@ class ModelConfig:
     layers: int = 3
     heads: int = 4
     width: int = 128
-    # At least so many; as many as the longest example has tokens, if those are more.
+    # The least number of positions. The model gets more if the longest example has more tokens.
     positions: int = 512
     # One rate for every dropout of the model; null leaves the model's own.
     dropout: float | None = None

@@ -36,6 +36,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    # A mark of a group holds for all its keys.
     guard: GuardConfig = setting(factory=GuardConfig, changeable=True)
     logger: LoggerConfig = setting(factory=LoggerConfig, changeable=True, aside=True)
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)

@@ -10,7 +10,7 @@ summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
 
 Other files here: `at_work` (one process at a time, and a failed start leaves no trace), `saved_config` (reading
-config.yaml), `resumed_config` (what a resumed run may change).
+config.yaml), `resumed_config` (the keys that a resumed run may change), `marks` (the state that a folder is in).
 """
 
 from pathlib import Path

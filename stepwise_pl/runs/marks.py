@@ -1,4 +1,4 @@
-"""What a run folder holds: a checkpoint to go on from, anything that was measured, and a mark until the first checkpoint."""
+"""The state of a run folder: whether it holds a checkpoint or anything measured, and whether its run has begun to train."""
 
 import os
 from pathlib import Path

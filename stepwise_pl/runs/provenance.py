@@ -1,4 +1,4 @@
-"""What a run was made with: versions, git commit, command line, machine."""
+"""The circumstances of a run: versions, git commit, command line, machine."""
 
 import os
 import platform
@@ -61,12 +61,12 @@ def sessions(path: Path) -> list[dict[str, Any]]:
 
 
 def has_lost_metrics(path: Path) -> bool:
-    """Whether a session of the JSON file `path` has gone on without the metrics of what was before."""
+    """Whether a session in the JSON file `path` has gone on without the metrics of the sessions before it."""
     return any(session.get("metrics_lost") for session in sessions(path))
 
 
 def other_version(checkpoint: Path, before: str) -> str:
-    """The version that wrote a checkpoint which this one cannot read, for messages.
+    """For messages: the version that wrote a checkpoint, if this version cannot read it.
 
     Args:
         before: the first commit that writes what is missing, for a run folder that does not name its own.

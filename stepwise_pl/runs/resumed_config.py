@@ -1,6 +1,6 @@
-"""What a resumed run may change: the keys whose field says `changeable` (`stepwise_pl.common.settings`), and no others.
+"""The keys that a resumed run may change: those whose field says `changeable` (`stepwise_pl.common.settings`), and no others.
 
-A key that the command line does not set stays as it was, whatever its default is by now.
+The fields are in stepwise_pl/config and in the files of tasks, schedules and methods. A key that the command line does not set stays as it was, whatever its default is by now.
 """
 
 import os

@@ -35,7 +35,7 @@ def saved_config(run_dir: Path) -> Config:
 
 
 def derived_of(run_dir: Path) -> dict[str, Any]:
-    """What followed from the configuration when the run was started.
+    """The values that followed from the configuration when the run was started.
 
     Raises:
         UserError: config.yaml cannot be read.

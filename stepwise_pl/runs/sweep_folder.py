@@ -1,4 +1,4 @@
-"""The sweep folder: what lies where, and what has become of each job. Free of torch.
+"""The sweep folder: what lies where, which folder a sweep gets, and what has become of each job.
 
 sweep.json            the command, the swept keys; run folder, overrides and outcome of every job; the results
 sweep.csv             the results, a row per cell: what is the same in every swept key but the seed

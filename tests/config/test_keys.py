@@ -1,4 +1,4 @@
-"""What a key means to runs is said at its field: whether a resumed run may change it, whether it is aside, whether it is a path."""
+"""Each field says whether a resumed run may change it, whether it changes what is learned, and whether it holds a path."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from stepwise_pl.config.keys import ASIDE, CHANGEABLE, PATHS, settings_of
 from stepwise_pl.config.run import Config
 from tests.conftest import COMMANDS, schema_of
 
-# What keys begin with that a resumed run may change. A longer list is a decision, and so is a shorter one.
+# Beginnings of the keys that a resumed run may change. A change of this list is a decision.
 MAY_CHANGE = (
     "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
-# What keys begin with that change neither what is learned nor how.
+# Beginnings of the keys that change neither what is learned nor how.
 CHANGE_NOTHING = (
     "seed", "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "trainer.accelerator", "trainer.devices",

@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import require_own_or_new, write_text
+from stepwise_pl.common.disk import read_json_or_empty, require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 from stepwise_pl.common.statistics import holm, mcnemar, paired_difference
 from stepwise_pl.common.text import percent, percents, table
 from stepwise_pl.runs.cells import cells_of
-from stepwise_pl.runs.folder import comparable_config, read_summary, require_run
+from stepwise_pl.runs.folder import require_run
 from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, read_predictions, why_stale
+from stepwise_pl.runs.saved_config import comparable_config
 
 
 @dataclass
@@ -23,9 +25,9 @@ class CompareConfig:
     """Paired comparison of runs' predictions: `python -m stepwise_pl.compare <run> <run> ...`."""
 
     # The run folders.
-    runs: list[str] = field(default_factory=list)
+    runs: list[str] = setting(factory=list, path=True)
     # The checkpoint whose evaluation is compared, with as many tokens removed as the checkpoint was trained with.
-    checkpoint: str = "best"
+    checkpoint: str = setting("best", path=True)
     # The split of that evaluation: `train`, `validation` or `test`.
     split: str = "test"
     # Another evaluation instead: the name of its file in `evaluations/`, without the ending.
@@ -33,7 +35,7 @@ class CompareConfig:
     # The part of a suite to compare; null: the evaluation is not of a suite.
     part: str | None = None
     # Write the numbers to this JSON file as well.
-    out: str | None = None
+    out: str | None = setting(None, path=True)
 
     def __post_init__(self) -> None:
         if len(self.runs) < 2:
@@ -115,7 +117,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
         fitting = [
             file
             for file in sorted(folder.glob(f"{stem}-{config.split}-removed*.jsonl"))
-            if read_summary(file.with_suffix(".json")).get("as_trained")
+            if read_json_or_empty(file.with_suffix(".json")).get("as_trained")
         ]
         if not fitting:
             more = "" if config.checkpoint == "best" else f" checkpoint={config.checkpoint}"
@@ -124,7 +126,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
                 f"python -m stepwise_pl.evaluate run={run}{more} split={config.split}"
             )
         path = fitting[0]
-    summary = read_summary(path.with_suffix(".json"))
+    summary = read_json_or_empty(path.with_suffix(".json"))
     if why := why_stale(Path(run), path, summary):
         again = f"python -m stepwise_pl.evaluate run={run} checkpoint={Path(str(summary['checkpoint'])).stem}"
         raise UserError(f"{path}: {why}; evaluate it again: {again}")

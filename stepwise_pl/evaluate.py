@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
+from stepwise_pl.common.disk import read_json, write_json
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.evaluation.problems import digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
-from stepwise_pl.runs.folder import derived_of, read_json, require_run
+from stepwise_pl.runs.folder import require_run
 from stepwise_pl.runs.predictions import Prediction, Share, by_position, by_stratum, digest_of, write_predictions
+from stepwise_pl.runs.saved_config import derived_of, require_same_files
 
 if TYPE_CHECKING:
     from stepwise_pl.models.trained_run import TrainedRun
@@ -28,15 +31,15 @@ class EvaluateConfig:
     """One evaluation of a trained run: `python -m stepwise_pl.evaluate run=<folder>`."""
 
     # The run folder.
-    run: str = ""
+    run: str = setting("", path=True)
     # `best`, `last`, or a checkpoint file.
-    checkpoint: str = "best"
+    checkpoint: str = setting("best", path=True)
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
     # suite; all null: test.
     split: str | None = None
     # The problems: any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading. Its
     # columns are named as in the run's task if that task reads files, else as in task=file.
-    file: Any = None
+    file: Any = setting(None, path=True)
     # The problems: `ood`, the test split and problems unlike the training set, in parts (multiplication only).
     suite: str | None = None
     # Problems in each part of a suite, at most.
@@ -91,7 +94,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models import trained_run as runs
     from stepwise_pl.models.architecture import check_positions
-    from stepwise_pl.runs import folder as run_folder
 
     if config.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
@@ -100,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     stage = stage_of(config, run)
     removed = method.removed(stage, limits)
     if config.file is None:
-        run_folder.require_same_files(run.path, run.config.task)
+        require_same_files(run.path, run.config.task)
     problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
     # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
     by_step = method.unit == "step" and removed < limits.max_removed
@@ -164,7 +166,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path = run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first}-removed{removed}.json"
     path.parent.mkdir(exist_ok=True)
     write_predictions(predictions, path.with_suffix(".jsonl"))
-    run_folder.write_json(summary, path)
+    write_json(path, summary)
     result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
     lines = [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",

@@ -6,6 +6,7 @@ from pathlib import Path
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.settings import setting
 from stepwise_pl.models.export import write_model
 from stepwise_pl.runs.folder import require_run
 
@@ -14,10 +15,10 @@ from stepwise_pl.runs.folder import require_run
 class ExportConfig:
     """A standard Hugging Face folder from a run: `python -m stepwise_pl.export run=<folder>`."""
 
-    run: str = ""
-    checkpoint: str = "best"
+    run: str = setting("", path=True)
+    checkpoint: str = setting("best", path=True)
     # The folder to write; null: `export` in the run folder.
-    out: str | None = None
+    out: str | None = setting(None, path=True)
 
     def __post_init__(self) -> None:
         require_run(self.run, "export")

@@ -1,7 +1,7 @@
 """`python -m stepwise_pl.report <run or sweep folder> ...`: one HTML page about runs, for reading in any browser."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, go_on_without, require
+from stepwise_pl.common.settings import setting
 from stepwise_pl.runs.sweep_folder import holds_sweep
 
 log = logging.getLogger("stepwise_pl")
@@ -19,11 +20,11 @@ class ReportConfig:
     """A page about runs: `python -m stepwise_pl.report <run or sweep folder> ...`."""
 
     # Run folders, or folders above them, such as that of a sweep.
-    runs: list[str] = field(default_factory=list)
+    runs: list[str] = setting(factory=list, path=True)
     # The HTML file to write.
-    out: str = "report.html"
+    out: str = setting("report.html", path=True)
     # Write every figure as PNG and SVG into this folder as well; null: do not.
-    figures: str | None = None
+    figures: str | None = setting(None, path=True)
 
     def __post_init__(self) -> None:
         if not self.runs:

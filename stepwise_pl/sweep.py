@@ -6,6 +6,7 @@ from pathlib import Path
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.settings import setting
 from stepwise_pl.reporting.sweep_text import report
 
 
@@ -14,7 +15,7 @@ class SweepConfig:
     """Table and figures of a sweep, as far as it has come: `python -m stepwise_pl.sweep <sweep folder>`."""
 
     # The sweep folder.
-    sweep: str = ""
+    sweep: str = setting("", path=True)
 
     def __post_init__(self) -> None:
         if not self.sweep:

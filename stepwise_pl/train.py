@@ -9,14 +9,17 @@ from stepwise_pl.cli.choices import request
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common import processes
+from stepwise_pl.common.disk import write_json
 from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.reporting.run_text import report
-from stepwise_pl.runs import folder as run_folder
+from stepwise_pl.runs.at_work import at_work, begin_anew
 from stepwise_pl.runs.expected import judge
-from stepwise_pl.runs.folder import finished
+from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothing
 from stepwise_pl.runs.marks import holds_run
+from stepwise_pl.runs.resumed_config import finished, resumed_config
+from stepwise_pl.runs.saved_config import derived_of, located
 from stepwise_pl.training.stopping import stop_explained
 
 if TYPE_CHECKING:
@@ -33,28 +36,26 @@ def train(config: Config, asked: Request) -> dict[str, Any]:
         UserError: something the user can put right.
     """
     processes.require_first()
-    if config.resume and not config.run_dir:
-        config.run_dir = run_folder.former_run_dir(config, asked.name, asked.former_name, asked.given)
-    run_dir = run_folder.choose_run_dir(config.run_dir, asked.name, config.seed, config.resume, bool(asked.job))
-    with run_folder.at_work(run_dir), stop_explained(run_dir, asked):
+    run_dir = choose_run_dir(config, asked)
+    with at_work(run_dir), stop_explained(run_dir, asked):
         return train_in(run_dir, config, asked)
 
 
 def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
-    """The same, in a folder where nobody else is at work."""
+    """Train as `train` does, in a folder where no other process is at work."""
     name = asked.name
     if config.resume and (run_dir / "config.yaml").is_file():
-        config = run_folder.resumed_config(run_dir, config, asked.given)
-        name = run_folder.derived_of(run_dir).get("name", name)
+        config = resumed_config(run_dir, config, asked.given)
+        name = derived_of(run_dir).get("name", name)
         if asked.job and (summary := finished(run_dir, config)) is not None:
             log.info("finished already: %s", run_dir)
             return summary
-    run_folder.require_checkpoint_or_nothing(run_dir, bool(asked.job))
+    require_checkpoint_or_nothing(run_dir, bool(asked.job))
     # Imports that take seconds come after all that can be refused without them: Lightning last.
     from stepwise_pl.models.early import check
 
     typed = to_plain(config)
-    config = run_folder.located(config, run_dir) if config.resume else config
+    config = located(config, run_dir) if config.resume else config
     check(config)
     from stepwise_pl.training import wandb_runs
     from stepwise_pl.training.build import build_parts, describe, examples_per_token
@@ -70,24 +71,24 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
         tested = test(parts, fitted, run_dir / "checkpoints")
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:
-            run_folder.write_json(summary, run_dir / "summary.json")
+            write_json(run_dir / "summary.json", summary)
             say(report(run_dir, summary, asked))
             add_to_wandb(config, run_dir, summary)
     return summary
 
 
 def labels(config: Config, run_dir: Path, asked: Request) -> dict[str, Any]:
-    """Group, tags and what sets the run apart from its recipe; a resumed one keeps those it had, and what is new is added."""
+    """Group, tags, and the changes to the recipe. A resumed run keeps those that it had; new changes are added."""
     changed = asked.changed
     if config.resume and (run_dir / "config.yaml").is_file():
-        before = run_folder.derived_of(run_dir)
+        before = derived_of(run_dir)
         changed = sorted({*(before.get("changed") or ()), *changed})
         return {**{key: before.get(key) for key in ("group", "tags")}, "changed": changed}
     return {"group": config.logger.group, "tags": [*asked.chosen, *config.logger.tags], "changed": changed}
 
 
 def add_to_wandb(config: Config, run_dir: Path, summary: dict[str, Any]) -> None:
-    """Result, tables and, if asked for, the model."""
+    """Add the result, tables and, if asked for, the model to the run's page."""
     if not config.logger.wandb:
         return
     from stepwise_pl.common.errors import go_on_without
@@ -106,7 +107,7 @@ def summarise(
     config: Config, run_dir: Path, name: str, fitted: "Fitted", tested: dict[str, Any], derived: dict[str, Any],
     changed: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """What summary.json says."""
+    """The content of summary.json."""
     from stepwise_pl.training.checkpoints import bytes_in
 
     abandoned = sum(rollback["at_step"] - rollback["to_step"] for rollback in fitted.rollbacks)
@@ -139,7 +140,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], as
     from stepwise_pl.training.resume import resume
 
     def describe_run() -> None:
-        """What makes a checkpoint loadable; written before the first."""
+        """Write the files that make a checkpoint loadable, before the first checkpoint."""
         parts.model.config.save_pretrained(run_dir / "model")
         parts.tokenizer.save_pretrained(run_dir / "model")
         save_yaml(plain, run_dir / "config.yaml")
@@ -151,9 +152,9 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], as
         lost = {} if (run_dir / "metrics.csv").is_file() else {"metrics_lost": True}
         step = resume(run_dir, plain)
     elif is_first:
-        run_folder.begin_anew(run_dir)
+        begin_anew(run_dir)
     if is_first:
-        # First: beside the new configuration it would call finished what has only begun.
+        # The old summary goes first: beside the new configuration, it would call a run finished that has only begun.
         (run_dir / "summary.json").unlink(missing_ok=True)
         describe_run()
         provenance.record(run_dir / "environment.json", from_step=step, **lost)
@@ -193,7 +194,7 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
 
 
 def on_validation(run_dir: Path) -> dict[str, Any]:
-    """What a run may be asked to be good at on validation (`objective` in config/run.py); None where its metrics were lost on the way."""
+    """The objectives that are measured on validation (`objective` in config/run.py); None if metrics were lost on the way."""
     from stepwise_pl.runs.provenance import has_lost_metrics
     from stepwise_pl.runs.stages import read_stages, removed_at, selected
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.settings import setting
 from stepwise_pl.config.run import require_chosen
 from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.base import SPLITS, write_lines
@@ -16,7 +17,7 @@ class WriteDataConfig:
     """Write a task's splits as text files: `python -m stepwise_pl.write_data task=mult4x4 out=data`."""
 
     task: Task = field(default_factory=Task)
-    out: str = ""
+    out: str = setting("", path=True)
 
     def __post_init__(self) -> None:
         require_chosen(task=self.task)

@@ -3,7 +3,8 @@
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from stepwise_pl.cli.names import changes_learning, keys_of, run_name
+from stepwise_pl.cli.former_names import FORMER
+from stepwise_pl.cli.names import NOW, changes_learning, keys_of
 from stepwise_pl.cli.workers import here
 from stepwise_pl.config.known import choices
 from stepwise_pl.config.request import Request
@@ -13,7 +14,7 @@ from stepwise_pl.runs.expected import changed_keys
 def request() -> Request:
     """How the run at hand was started."""
     return Request(
-        run_name(), run_name(former=True), frozenset(given_keys()), changed_from_recipe(), chosen(),
+        NOW.run_name(), FORMER.run_name(), frozenset(given_keys()), changed_from_recipe(), chosen(),
         here.job, here.label, here.worker,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ The process that is started plans: it names the sweep folder, checks every job's
 configuration, and writes sweep.json (`SweepStart`, called by Hydra). Each job, in this
 process or in another one, finds the sweep folder in Hydra's configuration, and writes what
 has become of it into its run folder (`run_job`). At the end the first process makes the
-table and the figures of that (`closing`). With `cli` the only module that imports Hydra.
+table and the figures (`closing`).
 """
 
 import contextlib
@@ -26,25 +26,24 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from stepwise_pl.cli.names import base_name, canonical, folder_name, keys_of, names_a_run, run_apart, run_of, shortened
+from stepwise_pl.cli.former_names import FORMER
+from stepwise_pl.cli.names import NOW, canonical, keys_of, run_apart
 from stepwise_pl.cli.overrides import quoted
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import _STOP, become_worker, here, stop
 from stepwise_pl.common import processes, registry, signals, terminal
+from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
-from stepwise_pl.config.keys import CHANGEABLE
 from stepwise_pl.config.plain import to_object
 from stepwise_pl.config.run import Config
 from stepwise_pl.reporting.sweep_text import of_last_command, report
-from stepwise_pl.runs import folder as run_folder
 from stepwise_pl.runs import sweep_folder as folders
-from stepwise_pl.runs.folder import finished
+from stepwise_pl.runs.at_work import lock, unlock
 from stepwise_pl.runs.marks import holds_run
-from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sweep
+from stepwise_pl.runs.resumed_config import finished, resumed_config
+from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sweep, SweepNames
 
 log = logging.getLogger("stepwise_pl")
-
-_LONGEST_NAME = 120  # of a sweep folder, for reading
 
 
 class JobFailed(Exception):
@@ -81,10 +80,13 @@ def begin(config: DictConfig) -> None:
         )
     planned = plan(config, parsed, swept)
     (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
-    name, lasting = (sweep_name(config, parsed, swept, without_length) for without_length in (False, True))
-    former_name = sweep_name(config, parsed, swept, former=True)
-    folder = folders.open_sweep_dir(run_dir, name, resume, lasting, former_name)
-    run_folder.lock(folder)
+    names = SweepNames(
+        now=NOW.sweep_name(config, parsed, swept),
+        lasting=NOW.sweep_name(config, parsed, swept, with_length=False),
+        former=FORMER.sweep_name(config, parsed, swept),
+    )
+    folder = folders.open_sweep_dir(run_dir, names, resume)
+    lock(folder)
     (folder / _STOP).unlink(missing_ok=True)
     found = [run_in(folder, job, one) for job, one in planned]
     former = {run for run, (job, _) in zip(found, planned, strict=True) if run != job.run}
@@ -97,7 +99,9 @@ def begin(config: DictConfig) -> None:
     total = len(planned) or config.hydra.sweeper.get("n_trials")
     jobs = [job for job, _ in planned]
     runs = [job.run for job in jobs]
-    folders.write_sweep(Sweep(folder, name, sys.argv[1:], swept, folders.this_process(), total, jobs, runs, lasting))
+    folders.write_sweep(
+        Sweep(folder, names.now, sys.argv[1:], swept, folders.this_process(), total, jobs, runs, names.lasting)
+    )
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
         if config.hydra.launcher.get("batch_size") == "auto":
@@ -169,20 +173,20 @@ def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
     values = dict(map(canonical, overrides))
     chosen = {key: value for key in swept if (value := values.get(key)) is not None}
     own = [override for override in overrides if not override.startswith(("run_dir=", "resume="))]
-    return Job(run_of(chosen, seed), own, chosen)
+    return Job(NOW.run_of(chosen, seed), own, chosen)
 
 
 def run_in(folder: Path, job: Job, config: Config) -> str:
     """The run folder of a job in this sweep folder: under its former name if that holds this very job, else `Job.run`."""
-    former = run_of(as_written(job), config.seed, former=True)
+    former = FORMER.run_of(as_written(job), config.seed)
     if former == job.run or (folder / job.run).exists() or not (folder / former / "job.json").is_file():
         return job.run
     if not (folder / former / "config.yaml").is_file():
-        before = run_folder.read_json(folder / former / "job.json").get("swept") or {}
+        before = read_json(folder / former / "job.json").get("swept") or {}
         same = dict(canonical(f"{key}={value}") for key, value in before.items()) == job.swept
         return former if same else job.run
     try:
-        run_folder.resumed_config(folder / former, config, keys_of(job.overrides))
+        resumed_config(folder / former, config, keys_of(job.overrides))
     except UserError:
         return job.run
     return former
@@ -195,7 +199,7 @@ def as_written(job: Job) -> dict[str, str]:
 
 
 def outcome_before(folder: Path, job: Job, config: Config) -> str:
-    """What has become of a job in an earlier session, seen from the configuration that it is to have now.
+    """The outcome of a job in an earlier session, judged by the configuration that the job is to have now.
 
     Raises:
         UserError: its run has a configuration that may not become this one.
@@ -203,41 +207,10 @@ def outcome_before(folder: Path, job: Job, config: Config) -> str:
     path = folder / job.run
     if not (path / "config.yaml").is_file():
         return job.outcome
-    config = run_folder.resumed_config(path, config, keys_of(job.overrides))
+    config = resumed_config(path, config, keys_of(job.overrides))
     if finished(path, config) is not None:
         return FINISHED
     return STOPPED if holds_run(path) else job.outcome
-
-
-def sweep_name(
-    config: DictConfig,
-    parsed: Sequence[Override],
-    swept: Sequence[str],
-    without_length: bool = False,
-    former: bool = False,
-) -> str:
-    """`<what the runs have in common>+<what is swept>+<other overrides>`.
-
-    Seeds are left out, so that more of them may be added with resume=true.
-
-    Args:
-        without_length: leave out how long the runs train as well.
-        former: as versions before names were one to one made it.
-    """
-    choices = config.hydra.runtime.choices
-    experiment = choices.get("experiment") if "experiment" not in swept else None
-    given = {one.get_key_element().lstrip("+"): one.input_line or "" for one in parsed}
-    if not former:
-        given |= {key: f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()}
-    over = [override for key, override in given.items() if key in swept and key != "seed"]
-    rest = [
-        line
-        for key, line in given.items()
-        if key not in swept and names_a_run(line, bool(experiment), former)
-        if not (without_length and key.startswith("trainer.") and key.startswith(CHANGEABLE))
-    ]
-    parts = [base_name(choices, swept, former), *(folder_name(some, former) for some in (over, rest) if some)]
-    return shortened("+".join(parts), _LONGEST_NAME, former)
 
 
 def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float | list[float] | None:
@@ -276,7 +249,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
         if not here.worker:
             raise
     finally:
-        run_folder.unlock(sweep.folder / job.run)
+        unlock(sweep.folder / job.run)
         folders.write_job(sweep.folder, job)
         here.job = ""
         gc.collect()  # Lightning leaves objects that refer to each other

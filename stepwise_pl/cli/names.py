@@ -12,16 +12,20 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override, QuotedString, ValueType
+from omegaconf import DictConfig
 
 from stepwise_pl.cli.overrides import _BLANKS, _in_quotes, _split, parsed
-from stepwise_pl.config.keys import ASIDE, flat
+from stepwise_pl.config.keys import ASIDE, CHANGEABLE, flat
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.sweep_folder import Job, label
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255
+_LONGEST_SWEEP_NAME = 120  # for reading
 
 _DIGEST = 10  # characters
+
+_GROUPS_OF_NAME = ("task", "model", "schedule")
 
 _SIMPLE = re.compile(r"[a-z0-9_.-]*(?<![.])")
 
@@ -63,18 +67,99 @@ def _canonical_value(value: Any, typed: str | None = None) -> str:
     return typed
 
 
-def folder_name(overrides: Sequence[str], former: bool = False) -> str:
-    """`<key>-<value>+<key>-<value>`: Hydra takes such a name in `run=` as it is, with `=` or `,` it would not.
+class Names:
+    """How runs and sweeps are named. `cli.former_names` holds the names that earlier versions made."""
 
-    Args:
-        former: as versions before names were one to one made it.
-    """
-    if former:
-        parts = [re.sub(r"[^\w.-]", "_", override.lstrip("+~").replace("=", "-", 1)) for override in overrides]
-        return shortened("+".join(sorted(parts)), _LONGEST_NAME, former)
-    # Of two values for one key Hydra takes the last.
-    parts = [_part(*one) for one in dict(map(canonical, overrides)).items()]
-    return shortened("+".join(sorted(parts)), _LONGEST_NAME)
+    # Characters of a digest in a name.
+    digest = _DIGEST
+
+    def run_name(self) -> str:
+        """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
+
+        `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any (`folder_name`).
+        """
+        hydra_cfg = HydraConfig.get()
+        chosen = hydra_cfg.runtime.choices
+        has_experiment = bool(chosen.get("experiment"))
+        rest = [override for override in hydra_cfg.overrides.task if self.names_a_run(override, has_experiment)]
+        return "/".join([self.base_name(chosen), *([self.folder_name(rest)] if rest else [])])
+
+    def sweep_name(
+        self, config: DictConfig, overrides: Sequence[Override], swept: Sequence[str], with_length: bool = True
+    ) -> str:
+        """`<what the runs have in common>+<what is swept>+<other overrides>`.
+
+        Seeds are left out, so that more of them may be added with resume=true.
+
+        Args:
+            overrides: of the command line.
+            swept: the keys that the sweeper gives values to.
+            with_length: False leaves out how long the runs train.
+        """
+        choices = config.hydra.runtime.choices
+        has_experiment = bool(choices.get("experiment")) and "experiment" not in swept
+        given = {override.get_key_element().lstrip("+"): override.input_line or "" for override in overrides}
+        given |= self.given_elsewhere(config)
+        over = [line for key, line in given.items() if key in swept and key != "seed"]
+        rest = [
+            line
+            for key, line in given.items()
+            if key not in swept and self.names_a_run(line, has_experiment)
+            if with_length or not (key.startswith("trainer.") and key.startswith(CHANGEABLE))
+        ]
+        parts = [self.base_name(choices, swept), *(self.folder_name(some) for some in (over, rest) if some)]
+        return self.shortened("+".join(parts), _LONGEST_SWEEP_NAME)
+
+    def run_of(self, swept: Mapping[str, str], seed: int) -> str:
+        """The run folder of a job, relative to the sweep folder."""
+        cell = self.folder_name([f"{key}={value}" for key, value in swept.items() if key != "seed"])
+        return f"{cell}/seed{seed}" if cell else f"seed{seed}"
+
+    def base_name(self, chosen: Mapping[str, Any], swept: Sequence[str] = ()) -> str:
+        """`<experiment>`, or `<task>-<model>-<schedule>`, without what is swept."""
+        experiment = chosen.get("experiment") if "experiment" not in swept else None
+        names = [experiment] if experiment else [chosen[group] for group in _GROUPS_OF_NAME if group not in swept]
+        return "-".join(self.choice(str(name)) for name in names)
+
+    def folder_name(self, overrides: Sequence[str]) -> str:
+        """`<key>-<value>+<key>-<value>`: Hydra takes such a name in `run=` as it is, with `=` or `,` it would not."""
+        return self.shortened("+".join(sorted(self.parts(overrides))), _LONGEST_NAME)
+
+    def shortened(self, name: str, longest: int) -> str:
+        """The name, its end made a digest if it is longer."""
+        if len(name) <= longest:
+            return name
+        digest = sha256(name.encode()).hexdigest()[: self.digest]
+        return f"{name[: longest - len(digest) - 1]}-{digest}"
+
+    def parts(self, overrides: Sequence[str]) -> list[str]:
+        """Each setting in a name. Of two values for one key Hydra takes the last."""
+        return [_part(*setting) for setting in dict(map(canonical, overrides)).items()]
+
+    def choice(self, name: str) -> str:
+        """The name of an experiment, a task, a model or a schedule, in a name."""
+        return plain_name(name)
+
+    def names_a_run(self, override: str, has_experiment: bool) -> bool:
+        """Whether an override is part of the name of a run, besides its experiment, or task, model and schedule.
+
+        Every override is that may change what is learned (`config.keys.ASIDE` holds the others).
+        """
+        return not is_of_base_name(override, has_experiment) and changes_learning(override)
+
+    def given_elsewhere(self, config: DictConfig) -> dict[str, str]:
+        """The overrides of a sweep that its sweeper's settings give, not the command line, by key."""
+        return {key: f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()}
+
+
+# The names that this version makes.
+NOW = Names()
+
+
+def is_of_base_name(override: str, has_experiment: bool) -> bool:
+    """Whether an override chooses the experiment, or else the task, model or schedule."""
+    key = keys_of([override]).pop()
+    return key == "experiment" or (key in _GROUPS_OF_NAME and not has_experiment)
 
 
 def _part(key: str, value: str | None) -> str:
@@ -99,68 +184,10 @@ def with_digest(readable_part: str, whole: str) -> str:
     return f"{readable_part}-{sha256(whole.encode(errors='surrogatepass')).hexdigest()[:_DIGEST]}"
 
 
-def shortened(name: str, longest: int, former: bool = False) -> str:
-    """The name, its end made a digest if it is longer."""
-    if len(name) <= longest:
-        return name
-    digest = sha256(name.encode()).hexdigest()[: 8 if former else _DIGEST]
-    return f"{name[: longest - len(digest) - 1]}-{digest}"
-
-
-def run_of(swept: dict[str, str], seed: int, former: bool = False) -> str:
-    """The run folder of a job, relative to the sweep folder.
-
-    Args:
-        former: as versions before names were one to one made it.
-    """
-    cell = folder_name([f"{key}={value}" for key, value in swept.items() if key != "seed"], former)
-    return f"{cell}/seed{seed}" if cell else f"seed{seed}"
-
-
 def run_apart(job: Job) -> str:
     """Another run folder for a job whose own holds another job."""
     cell, _, seed = job.run.rpartition("/")
     return f"{with_digest(cell, label(job.swept))}/{seed}"
-
-
-_GROUPS_OF_NAME = ("task", "model", "schedule")
-
-
-def run_name(former: bool = False) -> str:
-    """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
-
-    `<experiment>` or `<task>-<model>-<schedule>`, then the other overrides if there are any (`folder_name`).
-
-    Args:
-        former: as versions before names were one to one made it.
-    """
-    hydra_cfg = HydraConfig.get()
-    chosen = hydra_cfg.runtime.choices
-    experiment = chosen.get("experiment")
-    name = base_name(chosen, former=former)
-    rest = [override for override in hydra_cfg.overrides.task if names_a_run(override, bool(experiment), former)]
-    return "/".join([name, *([folder_name(rest, former)] if rest else [])])
-
-
-def base_name(chosen: Mapping[str, Any], swept: Sequence[str] = (), former: bool = False) -> str:
-    """`<experiment>`, or `<task>-<model>-<schedule>`, without what is swept."""
-    experiment = chosen.get("experiment") if "experiment" not in swept else None
-    names = [experiment] if experiment else [chosen[group] for group in _GROUPS_OF_NAME if group not in swept]
-    return "-".join(str(name) if former else plain_name(str(name)) for name in names)
-
-
-def names_a_run(override: str, has_experiment: bool, former: bool = False) -> bool:
-    """Whether an override is part of the name of a run, besides its experiment, or task, model and schedule.
-
-    All are that may change what is learned (`config.keys.ASIDE` holds the others).
-    """
-    key = keys_of([override]).pop()
-    if key == "experiment" or (key in _GROUPS_OF_NAME and not has_experiment):
-        return False
-    if former:
-        unnamed = ("run_dir", "resume", "objective", "seed", "logger", "trainer")
-        return key not in unnamed and not key.startswith(("logger.", "trainer."))
-    return changes_learning(override)
 
 
 def changes_learning(override: str) -> bool:

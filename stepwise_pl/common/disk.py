@@ -1,13 +1,15 @@
-"""Files that appear in one go, and what to say when the disk fails."""
+"""Files that appear in one go, JSON files, and what to say when the disk fails."""
 
 import contextlib
 import errno
 import glob
+import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.processes import is_alive
@@ -19,6 +21,36 @@ def write_text(path: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
     put_in_place(temporary, path)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON object for people to read, in one go."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({why(error, path)})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: is no JSON object")
+    return data
+
+
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing or damaged; then an empty one."""
+    try:
+        return read_json(path)
+    except UserError:
+        return {}
 
 
 def make_folder(path: Path, key: str, probe: bool = True) -> None:
@@ -41,7 +73,7 @@ def make_folder(path: Path, key: str, probe: bool = True) -> None:
 
 
 def require_own_or_new(path: Path, key: str, start: bytes) -> None:
-    """Raise `UserError` if there is a file in whose place a command's output would be written, and it is no such output.
+    """Raise `UserError` if a command's output would replace a file that is no such output.
 
     Args:
         key: names the path in the message.
@@ -74,8 +106,8 @@ def put_in_place(fresh: Path, path: Path) -> None:
 def in_one_go(folder: Path) -> Iterator[Path]:
     """A new folder beside another that takes its place once all is written in it, and is gone if that fails.
 
-    What a process left that was killed while it wrote is removed. The folder itself may be
-    there already, but must be empty.
+    The remains of a process that was killed while it wrote are removed. The folder itself may
+    be there already, but must be empty.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +141,7 @@ def link(path: Path, name: Path) -> None:
 
 
 def disk_error(error: BaseException) -> str | None:
-    """What to tell the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
+    """One line for the user if `error` comes from a file or a full disk, however deep in the chain; else None."""
     if isinstance(error, OSError) and error.errno is not None and error.filename:
         return f"{error.filename}: {why(error, Path(os.fsdecode(error.filename)))}; choose another folder"
     cause: BaseException | None = error

@@ -1,27 +1,43 @@
-"""Sets of keys: those that a resumed run may change, those that change nothing learned, those that hold paths."""
+"""Sets of keys: those that a resumed run may change, those that change nothing learned, those that hold paths.
 
+Each field of a configuration carries these marks itself (`common.settings.setting`); this module collects them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-# Keys that a resumed run may change: how long it runs, and what it shows and saves. Another Δ starts a new segment
-# of the schedule. Any other change would make another run of it.
-CHANGEABLE = (
-    "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
-    "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
-    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
-)  # fmt: skip
+from stepwise_pl.common import registry
+from stepwise_pl.config.run import Config
 
+
+def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, "Field[Any]"]]:
+    """Every dotted key of a configuration, of all tasks, schedules and methods, and its field; groups before their keys.
+
+    A key comes once for each task, schedule or method that has it.
+    """
+    kinds = registry.load_all()
+    for field in fields(schema):
+        key = f"{prefix}{field.name}"
+        yield key, field
+        choices: list[Any] = [kind for (group, _), kind in kinds.items() if group == key]
+        for part in choices or [field.default_factory]:
+            if isinstance(part, type) and is_dataclass(part):
+                yield from settings_of(part, f"{key}.")
+
+
+def marked(mark: str) -> tuple[str, ...]:
+    """Beginnings of the keys of a training run whose fields have the mark: a whole key, or `<group>.` for a marked group."""
+    found = [(key, field) for key, field in settings_of(Config) if field.metadata.get(mark)]
+    return tuple(dict.fromkeys(f"{key}." if is_dataclass(field.default_factory) else key for key, field in found))
+
+
+# Keys that a resumed run may change.
+CHANGEABLE = marked("changeable")
 # Keys that change neither what is learned nor how.
-ASIDE = (
-    "seed", "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "logger.", "data.num_workers", "data.eval_batch_size", "data.cache_dir",
-    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps",
-    "trainer.keep_",
-)  # fmt: skip
-
-# Keys of all commands that hold paths, or may: `~` is the home folder in them (`config.plain.to_object`).
-PATHS = (
-    "run_dir", "task.train", "task.validation", "task.test", "model.name", "model.tokenizer", "model.init_from", "data.cache_dir",
-    "run", "runs", "checkpoint", "file", "out", "figures", "sweep",
-)  # fmt: skip
+ASIDE = marked("aside")
+# Keys that hold paths, or may.
+PATHS = marked("path")
 
 
 def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

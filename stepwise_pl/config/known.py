@@ -1,11 +1,10 @@
 """The groups, choices and keys of the command at hand."""
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from stepwise_pl.common import registry
+from stepwise_pl.config.keys import settings_of
 from stepwise_pl.config.run import Config
 
 _PACKAGE = Path(__file__).parent.parent
@@ -42,15 +41,4 @@ def choices() -> dict[str, list[str]]:
 
 def known_keys() -> list[str]:
     """Every dotted key of this command, of all tasks, schedules and methods."""
-    kinds = registry.load_all()
-
-    def keys(schema: type, prefix: str) -> Iterable[str]:
-        for field in dataclasses.fields(schema):
-            yield f"{prefix}{field.name}"
-            parts = [kind for (group, _), kind in kinds.items() if group == field.name and not prefix]
-            made: list[Any] = [*parts] or [field.default_factory]
-            for part in made:
-                if isinstance(part, type) and dataclasses.is_dataclass(part):
-                    yield from keys(part, f"{prefix}{field.name}.")
-
-    return list(dict.fromkeys(keys(command.schema, "")))
+    return list(dict.fromkeys(key for key, _ in settings_of(command.schema)))

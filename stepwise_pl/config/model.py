@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.settings import setting
 
 MOST_LAYERS = 1000
 
@@ -15,12 +16,12 @@ SMALL = "symbols"  # the small offline tokenizer
 class LoRAConfig:
     """Low-rank adapters (peft), which are trained instead of the model's own weights."""
 
-    # Of the change of each weight matrix; 0: no adapters, everything is trained.
+    # The rank of each weight matrix's change. 0: no adapters, everything is trained.
     rank: int = 0
-    # The change counts alpha / rank times; null: twice.
+    # The change is multiplied by alpha / rank. null: by 2.
     alpha: float | None = None
     dropout: float = 0.0
-    # Names of the layers that get one, by their ends (`c_attn`, `q_proj`); empty: every linear layer but the output head.
+    # Layers that get an adapter, by the ends of their names (`c_attn`, `q_proj`). Empty: every linear layer but the output head.
     targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -33,17 +34,17 @@ class LoRAConfig:
 class ModelConfig:
     """The causal LM, its tokenizer, and the weights to start from."""
 
-    # Hub name, folder or .gguf file of a pretrained model; with `pretrained=false` not read.
-    name: str = "gpt2"
+    # Hub name, folder or .gguf file of a pretrained model. `pretrained=false` does not read it.
+    name: str = setting("gpt2", path=True)
     pretrained: bool = False
     # `symbols` (the small offline tokenizer), or a Hub name, folder or .gguf file of a Hugging Face tokenizer.
-    tokenizer: str = SMALL
+    tokenizer: str = setting(SMALL, path=True)
     # Architecture of a model with random weights: a transformers model type and its size.
     type: str = "gpt2"
     layers: int = 3
     heads: int = 4
     width: int = 128
-    # At least so many; as many as the longest example has tokens, if those are more.
+    # The least number of positions. The model gets more if the longest example has more tokens.
     positions: int = 512
     # One rate for every dropout of the model; null leaves the model's own.
     dropout: float | None = None
@@ -51,10 +52,10 @@ class ModelConfig:
     config: dict[str, Any] = field(default_factory=dict)
     # Weights to start from: a run folder (its best checkpoint), a Hugging Face folder, or a checkpoint folder of the
     # reference implementation (state_dict.bin and config.json).
-    init_from: str | None = None
+    init_from: str | None = setting(None, path=True)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     # Keep few activations of the forward pass and compute the others again: less memory, about a third more work.
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = setting(False, changeable=True, aside=True)
 
     def __post_init__(self) -> None:
         for key in ("layers", "heads", "width", "positions"):

@@ -16,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from stepwise_pl.common import registry
 from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import UserError, first_line
-from stepwise_pl.config.keys import PATHS
 from stepwise_pl.config.mistakes import explain, refuse_unknown, unknown_key
 
 T = TypeVar("T")
@@ -34,22 +33,27 @@ def to_object(cfg: DictConfig) -> Any:
     return _as_object(cfg)
 
 
-def _find_homes(cfg: DictConfig) -> None:
-    """Replace `~` at the beginning of every path (`config.keys.PATHS`), so that no folder of that name is ever made."""
-    for key in PATHS:
-        *parents, name = key.split(".")
-        node: Any = cfg
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, DictConfig) and parent in node else None
-        if not isinstance(node, DictConfig) or name not in node or OmegaConf.is_missing(node, name):
+def _find_homes(node: DictConfig, prefix: str = "") -> None:
+    """Replace `~` at the beginning of every path, so that no folder of that name is ever made.
+
+    A path is a setting whose field says so (`common.settings`). `prefix` stands before the keys of the node.
+    """
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema) or node._is_none():
+        return
+    for field in dataclasses.fields(schema):
+        key, child = f"{prefix}{field.name}", node._get_node(field.name)
+        if isinstance(child, DictConfig):
+            _find_homes(child, f"{key}.")
+        if not field.metadata.get("path") or OmegaConf.is_missing(node, field.name):
             continue
-        path = node[name]
+        path = node[field.name]
         if isinstance(path, ListConfig):
-            node[name] = [_escaped(_at_home(key, one)) for one in path]
-        elif path == "" and node._get_node(name)._is_optional() and key != "data.cache_dir":  # type: ignore[union-attr]
+            node[field.name] = [_escaped(_at_home(key, one)) for one in path]
+        elif path == "" and child._is_optional() and key != "data.cache_dir":  # type: ignore[union-attr]
             raise UserError(f"{key} is empty: give a path, or leave {key} out")
         elif isinstance(path, str) and path.startswith("~"):
-            node[name] = _escaped(_at_home(key, path))
+            node[field.name] = _escaped(_at_home(key, path))
 
 
 def _at_home(key: str, path: Any) -> Any:

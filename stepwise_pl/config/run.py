@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.training import (
     OBJECTIVES,
@@ -35,19 +36,20 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
-    expected: ExpectedConfig = field(default_factory=ExpectedConfig)
-    seed: int = 0
+    # A mark of a group holds for all its keys.
+    guard: GuardConfig = setting(factory=GuardConfig, changeable=True)
+    logger: LoggerConfig = setting(factory=LoggerConfig, changeable=True, aside=True)
+    expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
+    seed: int = setting(0, aside=True)
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.
-    run_dir: str | None = None
+    run_dir: str | None = setting(None, changeable=True, aside=True, path=True)
     # Go on from checkpoints/last.ckpt in run_dir. With --multirun: skip the jobs that are finished, go on with the others.
-    resume: bool = False
+    resume: bool = setting(False, changeable=True, aside=True)
     # The result of a job for Hydra's sweeper, one or a list of: `val_accuracy`, `test_accuracy`, of the
     # checkpoint that is tested; `removed_at_95`, the most removed tokens with 95% accuracy on validation (-1: none);
     # `seconds` of training. The first three are to be maximised.
-    objective: Any = "val_accuracy"
+    objective: Any = setting("val_accuracy", changeable=True, aside=True)
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")

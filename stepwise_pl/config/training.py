@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
 
 MOST_WORKERS = 256
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
@@ -21,20 +22,23 @@ class DataConfig:
     batch_size: int = 32
     # Examples per epoch; null: the size of the training set. Δ counts tokens per epoch.
     epoch_size: int | None = None
-    eval_batch_size: int = 200
-    num_workers: int = 0
+    eval_batch_size: int = setting(200, changeable=True, aside=True)
+    num_workers: int = setting(0, changeable=True, aside=True)
     # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step and at
     # the last, trainer.max_steps; linear in between.
     easy_first: float = 0.0
     easy_last: float = 0.0
-    # The examples of so many successive steps are grouped by length, for less padding; 1: not at all.
+    # The examples of N successive steps are grouped by length, for less padding. 1: no grouping.
     length_pool: int = 100
-    # Training examples of more tokens, the whole CoT included, are left out, and counted; null: none is.
+    # Training examples with more tokens (the whole CoT included) are left out, and counted. null: all are kept.
     max_tokens: int | None = None
-    # Tokenised data is kept in this folder for the next start; null: nowhere. The environment variable
+    # Tokenised data is kept in this folder for the next start. null: nowhere. The environment variable
     # STEPWISE_PL_CACHE sets the default.
-    cache_dir: str | None = field(
-        default_factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl") or None
+    cache_dir: str | None = setting(
+        factory=lambda: os.environ.get("STEPWISE_PL_CACHE", "~/.cache/stepwise_pl") or None,
+        changeable=True,
+        aside=True,
+        path=True,
     )
 
     def steps_per_epoch(self, train_examples: int) -> int:
@@ -64,7 +68,7 @@ class OptimizerConfig:
 
     lr: float = 5e-5
     # `adamw` for every parameter, as in the paper; `muon`: Muon for the matrices that multiply hidden states, and AdamW
-    # for embeddings, output head, norms and biases (stepwise_pl/training/optimizers.py), with
+    # for embeddings, output head, norms and biases (stepwise_pl/training/optimizers.py).
     matrices: str = "adamw"
     # Muon's learning rate, which warms up and falls as `lr` does, and its momentum.
     matrix_lr: float = 2e-3
@@ -76,7 +80,7 @@ class OptimizerConfig:
     decay_all: bool = True
     warmup_steps: int = 0
     # The last `decay_steps` of trainer.max_steps fall linearly to 0.
-    decay_steps: int = 0
+    decay_steps: int = setting(0, changeable=True)
 
     def __post_init__(self) -> None:
         for key in ("lr", "matrix_lr"):
@@ -96,28 +100,28 @@ class OptimizerConfig:
 class TrainerConfig:
     """Settings of the Lightning trainer."""
 
-    accelerator: str = "cpu"
-    # Processes, one for each device. More than one share every batch, as `strategy` says:
-    devices: int = 1
-    # `ddp`: each holds the whole model; `fsdp2`: each holds a part of every weight, for models that do not fit one device.
-    strategy: str = "ddp"
+    accelerator: str = setting("cpu", changeable=True, aside=True)
+    # Processes, one for each device. Several processes share every batch, as `strategy` says.
+    devices: int = setting(1, aside=True)
+    # `ddp`: each process holds the whole model. `fsdp2`: each holds a part of every weight, for models too large for a device.
+    strategy: str = setting("ddp", aside=True)
     precision: str = "32-true"
-    max_epochs: int = 200
-    # Optimizer steps; -1: no limit but max_epochs.
-    max_steps: int = -1
+    max_epochs: int = setting(200, changeable=True)
+    # Optimizer steps. -1: no limit but max_epochs.
+    max_steps: int = setting(-1, changeable=True)
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 1.0
-    # Validate every so many epochs; 0: only as `validate_every_removed` says.
-    validate_every_epochs: int = 1
-    # Validate as well whenever so many more tokens are about to be gone; 0: never.
-    validate_every_removed: int = 0
-    log_every_n_steps: int = 50
-    # Write checkpoints/last.ckpt every so many steps (and at every validation).
-    checkpoint_every_n_steps: int = 1000
-    # Keep a checkpoint of the weights at every so many removed tokens (or reasoning steps); 0: none;
-    keep_every_removed: int = 0
-    # and of those no more than the newest so many; null: all.
-    keep_at_most: int | None = None
+    # Validate every N epochs. 0: only when `validate_every_removed` asks for it.
+    validate_every_epochs: int = setting(1, changeable=True)
+    # Validate also each time N more tokens are about to leave. 0: never.
+    validate_every_removed: int = setting(0, changeable=True)
+    log_every_n_steps: int = setting(50, changeable=True, aside=True)
+    # Write checkpoints/last.ckpt every N steps (and at every validation).
+    checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
+    # Keep a checkpoint of the weights at every N removed tokens (or reasoning steps). 0: none.
+    keep_every_removed: int = setting(0, changeable=True, aside=True)
+    # Of these checkpoints only the newest N stay. null: all.
+    keep_at_most: int | None = setting(None, changeable=True, aside=True)
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
@@ -146,15 +150,15 @@ class GuardConfig:
     # `warn` stops, the others go back and halve the learning rate. They do that as well where as many tokens had
     # been removed at the good checkpoint, because slower removal would change nothing.
     action: str = "warn"
-    # Collapsed: answer accuracy at any length on validation is surely (95% Wilson interval) below this part of its best,
+    # A validation has collapsed if its answer accuracy at any length is surely (95% Wilson interval) below this part of the best.
     collapsed: float = 0.25
-    # so many times in a row. A guard that goes back judges at the end of a stage, not right after a token has left.
+    # The guard acts after N collapsed validations in a row. A guard that goes back judges at the end of a stage, not right after a token has left.
     patience: int = 2
-    # Good, and worth going back to: at least this part of the best so far.
+    # A checkpoint is good, and worth going back to, if its accuracy is at least this part of the best so far.
     good: float = 0.75
-    # Times to go back; at the next collapse the run ends, at its last good checkpoint.
+    # The guard goes back N times. At the next collapse the run ends, at its last good checkpoint.
     max_rollbacks: int = 4
-    # How long `wait` waits, the first time; then twice as long each time.
+    # Epochs that `wait` waits the first time; each further wait is twice as long.
     wait_epochs: float = 1
 
     def __post_init__(self) -> None:
@@ -173,17 +177,17 @@ class LoggerConfig:
     """Further places for metrics. The run folder's metrics.csv is always written."""
 
     wandb: bool = False
-    # W&B without network or account; `wandb sync` uploads the folder later.
+    # Use W&B without network or account; `wandb sync` uploads the folder later.
     offline: bool = False
     project: str = "stepwise_pl"
     entity: str | None = None
-    # Null: runs of a sweep are a group of its name.
+    # W&B's group. null: the runs of a sweep are a group with its name.
     group: str | None = None
-    # Besides the names of task, model and schedule.
+    # W&B's tags, besides the names of task, model and schedule.
     tags: list[str] = field(default_factory=list)
     # Keep the exported model as an artifact.
     artifact: bool = False
-    # Seconds to wait at the end of a run for what W&B has not taken yet; it stays on the disk.
+    # Seconds to wait at the end of a run until W&B has taken everything; the rest stays on the disk.
     finish_timeout: int = 60
     # Event files for TensorBoard, in `tensorboard` of the run folder.
     tensorboard: bool = False
@@ -199,12 +203,12 @@ class LoggerConfig:
 class ExpectedConfig:
     """The result that a recipe in conf/experiment comes to; the end of a run and its evaluation say whether it falls inside."""
 
-    # Accuracy on the test set, from and to; null: nothing is expected.
+    # Accuracy on the test set, from and to. null: nothing is expected.
     accuracy: list[float] | None = None
     # Minutes of training, from and to, on this machine.
     minutes: list[float] | None = None
     machine: str = ""
-    # Who says so: the folder of the experiment, or the paper's table.
+    # The source of these numbers: the folder of the experiment, or the paper's table.
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ REMOVED = {("trainer.precision", "16-mixed"): "d241d4b"}
 
 
 def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """A copy of a configuration in plain containers, with what this version calls otherwise or no longer has put right.
+    """A copy of a configuration in plain containers, brought up to this version: its retired, renamed and moved keys.
 
     A key that no version knew stays, for the reader to refuse.
 
@@ -67,7 +67,7 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
 
 
 def upgraded_state(state: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """What this project keeps in a checkpoint, as this version has it: configuration, lengths and what is removed.
+    """This project's part of a checkpoint, brought up to this version: configuration, lengths and what is removed.
 
     Raises:
         UserError: the configuration says something that only an earlier version can do.

@@ -4,10 +4,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepwise_pl.common.disk import in_one_go
+from stepwise_pl.common.disk import in_one_go, read_json
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.models.older_transformers import make_readable
-from stepwise_pl.runs.folder import read_json
 from stepwise_pl.tasks import Task
 
 if TYPE_CHECKING:

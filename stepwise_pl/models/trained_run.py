@@ -14,8 +14,8 @@ from stepwise_pl.models.build import model_setting, restored
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.checkpoint import read_checkpoint
 from stepwise_pl.models.learner import Learner
-from stepwise_pl.runs.folder import located, saved_config
 from stepwise_pl.runs.provenance import other_version
+from stepwise_pl.runs.saved_config import located, saved_config
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """Runs as a report sees them. A run may still be running, and its folder may lack files."""
 
 import csv
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.runs.cells import Cell, cells_of
-from stepwise_pl.runs.folder import comparable_config, derived_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
+from stepwise_pl.runs.saved_config import comparable_config, derived_of
 from stepwise_pl.runs.stages import StageAccuracy, stages_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
 
@@ -229,7 +229,7 @@ def read_run(path: Path) -> History:
     run.config = read("config.yaml", lambda file: comparable_config(file.parent), {}, "no config.yaml")
     if run.config:
         run.derived = derived_of(path)
-    run.sessions = read("environment.json", lambda file: list(_object(file)["sessions"]), [], "no environment.json")
+    run.sessions = read("environment.json", lambda file: list(read_json(file)["sessions"]), [], "no environment.json")
     metrics = read("metrics.csv", read_numbers, None, "no metrics.csv")
     if metrics is not None:
         run.rows, run.given_up, run.stages, run.stages_given_up = metrics
@@ -239,12 +239,12 @@ def read_run(path: Path) -> History:
     )
     run.records = [one for one in records if (one["attempt"], one["step"]) in counts]
     at = f", at step {run.rows[-1]['step']:.0f}" if run.rows else ""
-    job: dict[str, Any] = read("job.json", _object, {}, "")
+    job: dict[str, Any] = read("job.json", read_json, {}, "")
     run.error = str(job.get("error")) if job.get("outcome") == FAILED else ""
     why = f"it failed: {run.error}" if run.error else f"it is still running, or was stopped{at}"
-    run.summary = read("summary.json", _object, {}, f"no summary yet: {why}")
+    run.summary = read("summary.json", read_json, {}, f"no summary yet: {why}")
     for file in sorted((path / "evaluations").glob("*.json"), key=lambda file: _natural(file.stem)):
-        found: dict[str, Any] = read(f"evaluations/{file.name}", _object, {}, "")
+        found: dict[str, Any] = read(f"evaluations/{file.name}", read_json, {}, "")
         why = why_stale(path, file, found)
         if why:
             run.notes.append(f"evaluations/{file.name} {why}: it is left out; evaluate it again")
@@ -256,13 +256,6 @@ def read_run(path: Path) -> History:
         else:
             run.evaluations.append(found)
     return run
-
-
-def _object(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_bytes())
-    if not isinstance(found, dict):
-        raise ValueError("is no JSON object")
-    return found
 
 
 def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[StageAccuracy], list[list[StageAccuracy]]]:

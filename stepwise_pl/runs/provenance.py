@@ -1,6 +1,5 @@
-"""What a run was made with: versions, git commit, command line, machine."""
+"""The circumstances of a run: versions, git commit, command line, machine."""
 
-import json
 import os
 import platform
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl.common import hub
-from stepwise_pl.common.disk import write_text
+from stepwise_pl.common.disk import read_json_or_empty, write_json
 from stepwise_pl.config.model import SMALL, ModelConfig
 
 PACKAGES = (
@@ -52,25 +51,22 @@ def environment() -> dict[str, Any]:
 def record(path: Path, **more: Any) -> None:
     """Add this process to the list of sessions in the JSON file `path`; a resumed run has several."""
     found = [*sessions(path), {**environment(), **more}]
-    write_text(path, json.dumps({"sessions": found}, indent=2) + "\n")
+    write_json(path, {"sessions": found})
 
 
 def sessions(path: Path) -> list[dict[str, Any]]:
     """The starts of a run that `record` wrote into the JSON file `path`; none if it cannot be read."""
-    try:
-        found = json.loads(path.read_bytes())["sessions"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    found = read_json_or_empty(path).get("sessions")
     return [session for session in found if isinstance(session, dict)] if isinstance(found, list) else []
 
 
 def has_lost_metrics(path: Path) -> bool:
-    """Whether a session of the JSON file `path` has gone on without the metrics of what was before."""
+    """Whether a session in the JSON file `path` has gone on without the metrics of the sessions before it."""
     return any(session.get("metrics_lost") for session in sessions(path))
 
 
 def other_version(checkpoint: Path, before: str) -> str:
-    """The version that wrote a checkpoint which this one cannot read, for messages.
+    """For messages: the version that wrote a checkpoint, if this version cannot read it.
 
     Args:
         before: the first commit that writes what is missing, for a run folder that does not name its own.

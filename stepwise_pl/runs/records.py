@@ -1,4 +1,4 @@
-"""What a run has measured, in its folder: metrics.csv, and stages.jsonl with a line for every validation. Free of torch."""
+"""The measurements of a run in its folder: metrics.csv, and stages.jsonl with a line for every validation."""
 
 import csv
 import json
@@ -66,7 +66,7 @@ class StagesFile:
             UserError: a line is damaged.
         """
         if self.path.is_file():
-            kept = [one for one in read_stage_records(self.path) if is_behind(one, step, attempt)]
+            kept = [record for record in read_stage_records(self.path) if is_behind(record, step, attempt)]
             write_text(self.path, "".join(map(_line, kept)))
 
 
@@ -87,7 +87,7 @@ def read_stage_records(path: Path) -> list[StageRecord]:
             record = json.loads(line)
             if not StageRecord.__required_keys__ <= record.keys():
                 raise ValueError
-            if isinstance(record["digits"], float):  # once written so for answers of one token
+            if isinstance(record["digits"], float):  # earlier versions, for answers of one token
                 record["digits"] = [record["digits"]]
         except (ValueError, AttributeError):
             raise UserError(f"{path}: line {number} is damaged; remove that line, or the file") from None
@@ -137,7 +137,7 @@ def read_attempts(path: Path) -> tuple[list[dict[str, str]], list[list[dict[str,
 
 
 class Rollback(TypedDict):
-    """A decision of the guard (`stepwise_pl.training.guard`): what was seen, where training went back to, and what is slower since."""
+    """A decision of the guard (`stepwise_pl.training.guard`): its reason, where training went back to, and what became slower."""
 
     action: str  # halve, wait or learning_rate
     reason: str

@@ -1,4 +1,4 @@
-"""The sweep folder: what lies where, and what has become of each job. Free of torch.
+"""The sweep folder: what lies where, which folder a sweep gets, and what has become of each job.
 
 sweep.json            the command, the swept keys; run folder, overrides and outcome of every job; the results
 sweep.csv             the results, a row per cell: what is the same in every swept key but the seed
@@ -8,19 +8,18 @@ sweep.png/svg         the results as a figure; sweep-grid.png/svg as a heat map,
 
 import contextlib
 import fcntl
-import json
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from stepwise_pl.common.disk import make_folder
+from stepwise_pl.common.disk import make_folder, read_json, write_json
 from stepwise_pl.common.errors import UserError, printable
 from stepwise_pl.common.processes import is_alive
-from stepwise_pl.runs.folder import measured, write_json
-from stepwise_pl.runs.marks import holds_run
+from stepwise_pl.runs.marks import is_taken
+from stepwise_pl.runs.numbering import first_free, newest
 
 WAITING, RUNNING, STOPPED, FINISHED, FAILED = "waiting", "running", "stopped", "finished", "failed"
 OUTCOMES = (FINISHED, FAILED, RUNNING, STOPPED, WAITING)
@@ -81,6 +80,20 @@ class Sweep:
         return sum(job.outcome in outcomes for job in self.jobs)
 
 
+class SweepNames(NamedTuple):
+    """The names of a sweep's folder.
+
+    Attributes:
+        now: its name as this version makes it.
+        lasting: `now` without how long the runs train.
+        former: its name as versions made it before names were one to one.
+    """
+
+    now: str
+    lasting: str
+    former: str
+
+
 def label(swept: dict[str, str]) -> str:
     """Keys and values, for reading."""
     return printable(" ".join(f"{key.lstrip('+')}={value}" for key, value in swept.items())) or "all"
@@ -102,43 +115,35 @@ def holds_sweep(path: Path) -> bool:
     return (path / "sweep.json").is_file()
 
 
-def open_sweep_dir(run_dir: str | None, name: str, resume: bool, lasting: str = "", former_name: str = "") -> Path:
-    """The sweep's folder, made if need be: `outputs/sweeps/<name>`, with a number behind it if that holds a sweep
-    already; with `resume` the newest of these.
+def open_sweep_dir(run_dir: str | None, names: SweepNames, resume: bool) -> Path:
+    """The sweep's folder, made if need be: `run_dir`, or else the first of `outputs/sweeps/<name>`, `<name>-2`, ... that
+    holds no sweep; with `resume`, the newest that holds one.
 
-    Args:
-        lasting: see `Sweep`. With `resume`, if no folder has the name, one with the same `lasting` is gone on with.
-        former_name: as versions before names were one to one made it; looked for last.
+    With `resume`, if no folder has the name, a sweep that differs in nothing but how long its runs train goes on, or
+    else one of the former name.
 
     Raises:
-        UserError: a named folder holds a sweep or a run, there is nothing to resume, or it cannot be written.
+        UserError: `run_dir` holds a sweep or a run, there is nothing to resume, or the folder cannot be written.
     """
-    path = base = Path(run_dir) if run_dir else Path("outputs", "sweeps", name)
-    number, newest = 1, path
-    while holds_sweep(path) and not run_dir:
-        number, newest = number + 1, path
-        path = base.with_name(f"{base.name}-{number}")
-    if resume and not run_dir and not holds_sweep(newest):
-        newest = _of_other_length(base.parent, lasting) or _newest(base.with_name(former_name or name))
-    if resume:
-        path = newest
+    base = Path(run_dir) if run_dir else Path("outputs", "sweeps", names.now)
+    if run_dir:
+        path = base
+    elif resume:
+        path = newest(base, holds_sweep)
         if not holds_sweep(path):
-            raise UserError(f"run_dir={path}: nothing to resume, sweep.json is not there; leave resume=true out")
-    elif holds_sweep(path):
+            former = newest(base.with_name(names.former), holds_sweep)
+            path = _of_other_length(base.parent, names.lasting) or former
+    else:
+        path = first_free(base, holds_sweep)
+    if resume and not holds_sweep(path):
+        raise UserError(f"run_dir={path}: nothing to resume, sweep.json is not there; leave resume=true out")
+    if not resume and holds_sweep(path):
         raise UserError(
             f"run_dir={path}: holds a sweep already; resume=true goes on with it, another run_dir starts anew"
         )
-    if holds_run(path) or measured(path):
+    if is_taken(path):
         raise UserError(f"run_dir={path}: holds a run; choose another folder for the sweep")
     make_folder(path, "run_dir")
-    return path
-
-
-def _newest(base: Path) -> Path:
-    """Of `base`, `base`-2, `base`-3, ... the last that holds a sweep."""
-    path, number = base, 2
-    while holds_sweep(following := base.with_name(f"{base.name}-{number}")):
-        path, number = following, number + 1
     return path
 
 
@@ -162,14 +167,14 @@ def _of_other_length(folder: Path, lasting: str) -> Path | None:
 def write_job(folder: Path, job: Job) -> None:
     """Write down what a job is and what has become of it."""
     (folder / job.run).mkdir(parents=True, exist_ok=True)
-    write_json(asdict(job), folder / job.run / "job.json")
+    write_json(folder / job.run / "job.json", asdict(job))
 
 
 def write_sweep(sweep: Sweep, **more: Any) -> None:
     """Write sweep.json, with `more` in it."""
     data = {**asdict(sweep), **more}
     data.pop("folder")
-    write_json(data, sweep.folder / "sweep.json")
+    write_json(sweep.folder / "sweep.json", data)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -200,11 +205,11 @@ def _now(job: Job, has_summary: bool) -> Job:
     return job
 
 
-def _read(path: Path, schema: type, **more: Any) -> Any:
+def _read(path: Path, schema: type[Job] | type[Sweep], **more: Any) -> Any:
     try:
-        data = {**json.loads(path.read_bytes()), **more}
-        return schema(**{one.name: data[one.name] for one in fields(schema) if one.name in data})
-    except (OSError, ValueError, TypeError):
+        data = {**read_json(path), **more}
+        return schema(**{name: data[name] for name in schema.__dataclass_fields__ if name in data})
+    except (UserError, TypeError):
         raise UserError(f"{path}: damaged; remove it, and the sweep with resume=true goes on") from None
 
 

@@ -8,6 +8,7 @@ from typing import Any, Union
 
 from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.registry import register
+from stepwise_pl.common.settings import setting
 from stepwise_pl.schedules.base import Schedule
 
 
@@ -28,7 +29,8 @@ class Linear(Schedule):
 
     kind: str = "linear"
     # Δ: CoT tokens (or steps: `method.unit`) removed per epoch; an integer, a decimal or a fraction such as 1/2.
-    delta: Union[int, float, str] = 8  # noqa: UP007 (OmegaConf reads typing.Union)
+    # A resumed run that changes it begins another segment of the line.
+    delta: Union[int, float, str] = setting(8, changeable=True)  # noqa: UP007 (OmegaConf reads typing.Union)
     # For so many epochs exactly `remove_start_from` tokens are gone: no offset is drawn, no stage is mixed in.
     pretrain_epochs: float = 0
     remove_start_from: int = 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from stepwise_pl.common.errors import UserError, one_of, printable, require
 from stepwise_pl.common.registry import register
+from stepwise_pl.common.settings import setting
 from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Examples, Splits, Task, chunks, parse_line, place
 from stepwise_pl.tasks.reading import (
     BYTE_ORDER_MARK,
@@ -89,9 +90,9 @@ class FileTask(Task):
     """
 
     # A file, a pattern such as `data/part-*.jsonl`, a Hub data set, or a list of these.
-    train: Any = None
-    validation: Any = None
-    test: Any = None
+    train: Any = setting(None, path=True)
+    validation: Any = setting(None, path=True)
+    test: Any = setting(None, path=True)
     # Whether double quotes stand around text in CSV and TSV (`quotes`), or are characters like others (`none`).
     quoting: str = "quotes"
     # Prompts held out of train if no file is given.

@@ -6,6 +6,7 @@ from typing import Any
 
 from stepwise_pl.common.errors import one_of
 from stepwise_pl.common.registry import register
+from stepwise_pl.common.settings import setting
 from stepwise_pl.tasks.base import Example, parse_line, without_thousands_separators
 from stepwise_pl.tasks.files import FileTask, with_steps
 from stepwise_pl.tasks.reading import Record, field_text
@@ -32,8 +33,8 @@ class GSM8K(FileTask):
     """
 
     kind: str = "gsm8k"
-    train: Any = "hub:openai/gsm8k:main:train"
-    test: Any = "hub:openai/gsm8k:main:test"
+    train: Any = setting("hub:openai/gsm8k:main:train", path=True)
+    test: Any = setting("hub:openai/gsm8k:main:test", path=True)
     # `equations`: the `<<...>>` annotations, as in the paper; `natural_language`: the sentences without them.
     cot: str = "equations"
 

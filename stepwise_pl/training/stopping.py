@@ -11,7 +11,7 @@ from types import FrameType
 from stepwise_pl.common import processes, signals
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.request import Request
-from stepwise_pl.runs import folder as run_folder
+from stepwise_pl.runs.folder import how_to_go_on
 from stepwise_pl.runs.marks import holds_run, is_begun
 
 log = logging.getLogger("stepwise_pl")
@@ -61,7 +61,7 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
         # A user's error says what to do. A sweep explains at its end; a further process leaves it to the first.
         is_explained = isinstance(error, UserError) or bool(asked.job) or processes.is_further()
         if not is_explained and (is_stop or begun):
-            log.error("%s", run_folder.how_to_go_on(run_dir))
+            log.error("%s", how_to_go_on(run_dir))
         if is_stop:
             raise SystemExit(128 + (reason or signal.SIGTERM)) from None
         raise

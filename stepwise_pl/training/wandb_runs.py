@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from stepwise_pl.common.disk import write_text
+from stepwise_pl.common.disk import read_json, write_text
 from stepwise_pl.common.errors import UserError, first_line, go_on_without
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.training import LoggerConfig
@@ -79,7 +79,7 @@ class CarefulWandbLogger(WandbLogger):
         self.has: dict[str, int] = {}
         run_id = None
         if notes.is_file():
-            found = json.loads(notes.read_text(encoding="utf-8"))
+            found = read_json(notes)
             run_id, self.has = found["id"], found["has"]
         self._before = dict(self.has)
         super().__init__(id=run_id, **settings)

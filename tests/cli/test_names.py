@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stepwise_pl.cli import names
 from stepwise_pl.cli.entry import register_schemas
-from stepwise_pl.cli.names import canonical, folder_name, names_a_run, plain_name, run_of, shortened
+from stepwise_pl.cli.former_names import FORMER
+from stepwise_pl.cli.names import NOW, canonical, plain_name
 from stepwise_pl.cli.overrides import parsed, quoted
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import ASIDE
@@ -39,7 +40,7 @@ def on_disk(name: str) -> str:
 @settings(max_examples=500, deadline=None)
 @given(VALUES, VALUES)
 def test_two_values_never_get_one_name(one: str, other: str) -> None:
-    names = [folder_name([f"task.train={quoted(text)}"]) for text in (one, other)]
+    names = [NOW.folder_name([f"task.train={quoted(text)}"]) for text in (one, other)]
     assert (on_disk(names[0]) == on_disk(names[1])) == (one == other)
     for name in names:
         assert len(name.encode()) <= 200 and name.isascii() and not set(name) & set('/\\:*?"<>|, =')
@@ -49,7 +50,7 @@ def test_two_values_never_get_one_name(one: str, other: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "a.b", "c-d"]), VALUES, max_size=3), st.dictionaries(st.sampled_from(["a", "b", "a.b", "c-d"]), VALUES, max_size=3))  # fmt: skip
 def test_two_sets_of_values_never_get_one_name(one: dict[str, str], other: dict[str, str]) -> None:
-    names = [folder_name([f"{key}={quoted(text)}" for key, text in some.items()]) for some in (one, other)]
+    names = [NOW.folder_name([f"{key}={quoted(text)}" for key, text in some.items()]) for some in (one, other)]
     assert (on_disk(names[0]) == on_disk(names[1])) == (one == other)
 
 
@@ -63,7 +64,7 @@ def test_two_sets_of_values_never_get_one_name(one: dict[str, str], other: dict[
     ],
 )  # fmt: skip
 def test_simple_names_stay_as_they_were(override: str, name: str) -> None:
-    assert folder_name([override]) == name == folder_name([override], former=True)
+    assert NOW.folder_name([override]) == name == FORMER.folder_name([override])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_simple_names_stay_as_they_were(override: str, name: str) -> None:
     ],
 )  # fmt: skip
 def test_one_value_has_one_name_however_it_is_written(same: list[str]) -> None:
-    assert len({folder_name([override]) for override in same}) == 1
+    assert len({NOW.folder_name([override]) for override in same}) == 1
     assert len({canonical(override) for override in same}) == 1
 
 
@@ -87,11 +88,11 @@ def test_one_value_has_one_name_however_it_is_written(same: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_values_that_differ_have_names_that_differ(one: str, other: str) -> None:
-    assert on_disk(folder_name([one])) != on_disk(folder_name([other]))
+    assert on_disk(NOW.folder_name([one])) != on_disk(NOW.folder_name([other]))
 
 
 def test_the_last_of_two_values_counts() -> None:
-    assert folder_name(["k=1", "k=2"]) == folder_name(["k=2"]) != folder_name(["k=2", "k=1"])
+    assert NOW.folder_name(["k=1", "k=2"]) == NOW.folder_name(["k=2"]) != NOW.folder_name(["k=2", "k=1"])
 
 
 def test_choices_stay_in_their_folder() -> None:
@@ -111,7 +112,7 @@ def test_choices_stay_in_their_folder() -> None:
 )  # fmt: skip
 def test_what_changes_learning_names_a_run(override: str) -> None:
     register_schemas("train", Config)
-    assert names_a_run(override, has_experiment=True)
+    assert NOW.names_a_run(override, has_experiment=True)
 
 
 def test_what_says_how_a_run_is_run_does_not_name_it() -> None:
@@ -126,8 +127,8 @@ def test_what_says_how_a_run_is_run_does_not_name_it() -> None:
         "+logger.tags=[a]",
         "experiment=quickstart",
     ):
-        assert not names_a_run(override, has_experiment=True), override
-    assert not names_a_run("task=mult4x4", has_experiment=False)
+        assert not NOW.names_a_run(override, has_experiment=True), override
+    assert not NOW.names_a_run("task=mult4x4", has_experiment=False)
 
 
 def test_a_group_of_ones_own_that_changes_learning_names_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +138,7 @@ def test_a_group_of_ones_own_that_changes_learning_names_a_run(tmp_path: Path, m
     (tmp_path / "trainer" / "above.yaml").write_text("defaults: [short]\n")
     monkeypatch.setattr(names, "CONF", tmp_path)
     named = {
-        name: names_a_run(f"trainer={name}", has_experiment=True) for name in ("short", "quiet", "above", "nowhere")
+        name: NOW.names_a_run(f"trainer={name}", has_experiment=True) for name in ("short", "quiet", "above", "nowhere")
     }
     assert named == {"short": True, "quiet": False, "above": True, "nowhere": True}
 
@@ -194,19 +195,19 @@ def test_a_sweep_folder_of_before_finds_its_jobs(tmp_path: Path) -> None:
     (second,) = (job for job in data["jobs"] if job["swept"]["task.train"] == "a_b.txt")
     shutil.rmtree((made / second["run"]).parent)
     for job in (job for job in data["jobs"] if job is not second):
-        former = run_of(job["swept"], 0, former=True)
+        former = FORMER.run_of(job["swept"], 0)
         (made / job["run"]).parent.rename((made / former).parent)
         job["run"] = former
         (made / former / "job.json").write_text(json.dumps(job))
-    second |= {"run": run_of(second["swept"], 0, former=True), "outcome": "failed", "error": "another configuration"}
+    second |= {"run": FORMER.run_of(second["swept"], 0), "outcome": "failed", "error": "another configuration"}
     (made / second["run"] / "job.json").write_text(json.dumps(second))
     data["jobs"] = [job for job in data["jobs"] if job is not second]
     (made / "sweep.json").write_text(json.dumps({key: value for key, value in data.items() if key != "lasting"}))
     overrides = [word for word in words[2:] if not word.startswith("task=")]
     over, rest = ([one for one in overrides if ("task.train=" in one) == is_over] for is_over in (True, False))
     rest = [one for one in rest if not one.startswith("trainer.")]
-    former_name = folder_name(over, former=True) + "+" + folder_name(rest, former=True)
-    folder = made.rename(made.with_name(shortened(f"file-tiny-stepwise+{former_name}", 120, former=True)))
+    former_name = FORMER.folder_name(over) + "+" + FORMER.folder_name(rest)
+    folder = made.rename(made.with_name(FORMER.shortened(f"file-tiny-stepwise+{former_name}", 120)))
     out = command(*words, "resume=true", **where)  # type: ignore[arg-type]
     assert "2 finished already, 0 to go on with, 1 to begin" in out.stdout and "3 finished of 3 jobs" in out.stdout
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
@@ -222,7 +223,7 @@ def test_a_sweep_folder_of_before_finds_its_jobs(tmp_path: Path) -> None:
 
 def test_cells_are_told_apart_by_their_values(tmp_path: Path) -> None:
     values = ["a/b", "a_b", "a b", "$x$", "$}$", "\x01"]
-    jobs = [Job(run_of({"k": value}, 0), [], {"k": value}) for value in values]
+    jobs = [Job(NOW.run_of({"k": value}, 0), [], {"k": value}) for value in values]
     assert len({job.run for job in jobs}) == len(values)
     cells = cells_of_sweep(Sweep(tmp_path, "s", [], ["k"], "1 on nowhere", 6, jobs))
     assert [cell.config["k"] for cell in cells] == values
@@ -253,7 +254,7 @@ def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_
     command(*words, **where)  # type: ignore[arg-type]
     (run,) = (path.parent for path in tmp_path.rglob("summary.json"))
     assert "trainer.max_steps-2" in run.parent.name
-    former = folder_name([one for one in words[1:] if not one.startswith(("trainer.", "task=mult"))], former=True)
+    former = FORMER.folder_name([word for word in words[1:] if not word.startswith(("trainer.", "task=mult"))])
     run.parent.rename(run.parent.with_name(former))
     # By the same command the run of before goes on; a longer one is another run, and the message says how to go on.
     command(*words, "resume=true", **where)  # type: ignore[arg-type]

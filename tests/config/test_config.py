@@ -191,8 +191,8 @@ def test_evaluate_names_the_missing_run(tmp_path) -> None:
 
 def test_run_names_tell_sweep_jobs_apart() -> None:
     script = (
-        "from stepwise_pl.cli import choices, entry; from stepwise_pl.config.run import Config\n"
-        "entry.entry_point('train', Config, lambda config: print(choices.run_name()))"
+        "from stepwise_pl.cli import entry, names; from stepwise_pl.config.run import Config\n"
+        "entry.entry_point('train', Config, lambda config: print(names.NOW.run_name()))"
     )
 
     def name(*arguments: str) -> list[str]:

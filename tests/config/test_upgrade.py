@@ -10,7 +10,7 @@ import yaml
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.upgrade import RETIRED, upgraded, upgraded_state
-from stepwise_pl.runs.folder import comparable_config, saved_config
+from stepwise_pl.runs.saved_config import comparable_config, saved_config
 from tests.conftest import SMALL, command
 
 # As commit 5940397 wrote it, without what is left at its default.

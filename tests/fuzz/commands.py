@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import strategies as st
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.names import run_name
+from stepwise_pl.cli.names import NOW
 from stepwise_pl.cli.overrides import quoted
 from stepwise_pl.common import registry
 from stepwise_pl.config.keys import flat
@@ -430,7 +430,7 @@ def compose(command: Command) -> Result:
     def check(config: Any) -> None:
         to_plain(config)
         if command.name == "train":
-            run_name()
+            NOW.run_name()
             early.check(config)
 
     before, handlers = sys.argv, logging.root.handlers[:]

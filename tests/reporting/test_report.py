@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from stepwise_pl.cli.names import folder_name
-from stepwise_pl.reporting.figures.speed import Measured, frontier
+from stepwise_pl.cli.names import NOW
 from stepwise_pl.reporting.history import labels, read_run
 from stepwise_pl.reporting.style import style_of
 from stepwise_pl.runs.records import read_stage_records
@@ -164,7 +163,7 @@ def matches(label: str, run: Path) -> bool:
     text = (run / "config.yaml").read_text()
     delta, smoothing = (re.search(rf"  {key}: '?([\w./]+)", text)[1] for key in ("delta", "smoothing"))  # type: ignore[index]
     swept = [f"schedule.delta={delta}", f"schedule.smoothing={smoothing.lstrip('.').removesuffix('.0')}"]
-    return label.split("/")[-2] == folder_name(swept)
+    return label.split("/")[-2] == NOW.folder_name(swept)
 
 
 def test_accuracy_is_that_of_the_last_validation_of_each_stage(runs: Path, page: Page) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from stepwise_pl.common.disk import disk_error, make_folder
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.runs import folder as run_folder
+from stepwise_pl.runs.saved_config import saved_config
 from tests.conftest import REPO, SMALL, command
 
 FOREIGN = {
@@ -35,7 +35,7 @@ FOREIGN = {
 def test_a_foreign_config_is_named_with_what_to_do(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as error:
-        run_folder.saved_config(tmp_path)
+        saved_config(tmp_path)
     message = str(error.value)
     assert message.startswith(f"{tmp_path / 'config.yaml'}: {FOREIGN[text]}")
     assert message.count(str(tmp_path)) == 1 and "give the folder of a training run" in message

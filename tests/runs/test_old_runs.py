@@ -12,7 +12,7 @@ import pytest
 
 from stepwise_pl.config.run import Config
 from stepwise_pl.methods import Stepwise
-from stepwise_pl.runs.folder import saved_config
+from stepwise_pl.runs.saved_config import saved_config
 from tests.conftest import command
 
 # The arguments of that run, as this version takes them.

@@ -16,13 +16,23 @@ import torch
 
 from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.runs import folder as run_folder
+from stepwise_pl.config.request import Request
+from stepwise_pl.config.run import Config
 from stepwise_pl.runs import marks
+from stepwise_pl.runs.at_work import at_work
+from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothing
 from stepwise_pl.runs.records import all_rows
+from stepwise_pl.schedules import Linear
+from stepwise_pl.tasks import Multiplication
 from tests.conftest import REPO, SMALL, command
 from tests.system.test_resume import RUN, assert_the_same, metrics, start, state
 
 TINY = (*SMALL, "trainer.max_epochs=1", "data.cache_dir=null")
+
+
+def chosen(**settings: Any) -> Path:
+    """The folder that a run of seed 0 named `mine` gets."""
+    return choose_run_dir(Config(task=Multiplication(), schedule=Linear(), **settings), Request("mine"))
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +80,10 @@ def test_each_thing_measured_keeps_others_out(run: Path, kept: str) -> None:
         if path.name not in (kept, "config.yaml"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError, match=f"holds {kept}"):
-        run_folder.choose_run_dir(str(run), "name", 0, resume=False)
-    assert run_folder.choose_run_dir(str(run), "name", 0, resume=True) == run
+        chosen(run_dir=str(run), resume=False)
+    assert chosen(run_dir=str(run), resume=True) == run
     with pytest.raises(UserError, match=f"not there, but {kept}"):
-        run_folder.require_checkpoint_or_nothing(run)
+        require_checkpoint_or_nothing(run)
 
 
 def test_names_that_are_made_up_pass_over_what_is_left_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +94,8 @@ def test_names_that_are_made_up_pass_over_what_is_left_of_runs(tmp_path: Path, m
     (base / "seed0/metrics.csv").write_text("step\n1\n")
     (base / "seed0-2/summary.json").write_text("{}")
     (base / "seed0-3/checkpoints/last.ckpt").write_bytes(b"")
-    assert run_folder.choose_run_dir(None, "mine", 0, resume=False) == base / "seed0-4"
-    assert run_folder.choose_run_dir(None, "mine", 0, resume=True) == base / "seed0-3"
+    assert chosen(resume=False) == base / "seed0-4"
+    assert chosen(resume=True) == base / "seed0-3"
 
 
 def test_a_sweep_leaves_jobs_alone_whose_checkpoints_are_gone(tmp_path: Path) -> None:
@@ -168,7 +178,7 @@ def test_a_start_that_fails_touches_nothing_of_others(tmp_path: Path, monkeypatc
     """Neither what came into the folder in the meantime nor large files of the user's that lie there are its business."""
     monkeypatch.setattr(processes, "share_folder", lambda path: None)
     folder = tmp_path / "run"
-    with pytest.raises(ValueError), run_folder.at_work(folder):
+    with pytest.raises(ValueError), at_work(folder):
         (folder / "model").mkdir()
         (folder / "model/config.json").write_text("{}")
         (folder / "config.yaml").write_text("of the start")
@@ -176,7 +186,7 @@ def test_a_start_that_fails_touches_nothing_of_others(tmp_path: Path, monkeypatc
         raise ValueError
     assert content(folder) == {"notes.txt": b"mine"} and not (folder / ".lock").exists()
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"reads {path}"))
-    with run_folder.at_work(folder):
+    with at_work(folder):
         pass
 
 

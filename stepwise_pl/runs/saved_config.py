@@ -1,0 +1,79 @@
+"""The configuration that a run has in its folder, read: for going on, for use elsewhere, and for telling runs apart."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.keys import flat
+from stepwise_pl.config.plain import config_from, read_yaml, to_plain
+from stepwise_pl.config.run import Config
+from stepwise_pl.config.upgrade import upgraded
+from stepwise_pl.runs.provenance import located_model, start_folders
+from stepwise_pl.tasks import Task
+from stepwise_pl.tasks.files import DataSearch, FileTask
+
+
+def saved_config(run_dir: Path) -> Config:
+    """The run's configuration. Keys that are younger than the run have their defaults, which keep what was before.
+
+    Raises:
+        UserError: it cannot be read, or holds what this version does not know.
+    """
+    path = run_dir / "config.yaml"
+    try:
+        saved = upgraded(read_yaml(path), path)
+        saved.pop("derived", None)
+        if not saved:
+            raise UserError("is empty")
+        return config_from(saved, Config)
+    except UserError as error:
+        raise UserError(
+            f"{path}: {str(error).removeprefix(f'{path}: ')}; give the folder of a training run, for this is no "
+            "configuration that this version of stepwise_pl wrote"
+        ) from None
+
+
+def derived_of(run_dir: Path) -> dict[str, Any]:
+    """The values that followed from the configuration when the run was started.
+
+    Raises:
+        UserError: config.yaml cannot be read.
+    """
+    found = read_yaml(run_dir / "config.yaml").get("derived")
+    return found if isinstance(found, dict) else {}
+
+
+def comparable_config(run_dir: Path) -> dict[str, Any]:
+    """The saved configuration with dotted keys, for telling runs apart; as it is written if this version does not know all of it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return flat(to_plain(saved_config(run_dir)))
+    except UserError:
+        written = read_yaml(run_dir / "config.yaml")
+        return {key: value for key, value in flat(written).items() if not key.startswith("derived.")}
+
+
+def located(config: Config, run_dir: Path) -> Config:
+    """A run's configuration for use: data and models that were named from where the run was started are found again.
+
+    The configuration that is kept and compared is the one before: there, names stay as they were typed.
+    """
+    starts = start_folders(run_dir)
+    if isinstance(config.task, FileTask):
+        files = derived_of(run_dir).get("files") if (run_dir / "config.yaml").is_file() else None
+        config.task.look_in(DataSearch(run_dir, starts, files or None))
+    return replace(config, model=located_model(config.model, run_dir))
+
+
+def require_same_files(run_dir: Path, task: Task) -> None:
+    """Raise `UserError` if a file of the task has changed since the run: what is held out now may have been trained on."""
+    before = derived_of(run_dir).get("files")
+    if before is not None and before != list(task.fingerprint() or ()):
+        raise UserError(
+            f"run={run_dir}: a data file has changed since the run, so its splits may hold what was trained on; put it "
+            "back, or evaluate on a file of its own with file=<file>"
+        )

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from stepwise_pl.cli.names import NOW
+from stepwise_pl.reporting.figures.speed import Measured, frontier
 from stepwise_pl.reporting.history import labels, read_run
 from stepwise_pl.reporting.style import style_of
 from stepwise_pl.runs.records import read_stage_records

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stepwise_pl.config.keys import ASIDE
-from stepwise_pl.reporting.figures import means
+from stepwise_pl.reporting.figures.accuracy import mean_accuracy_chart
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
 from stepwise_pl.runs.cells import cells_of
@@ -72,7 +72,7 @@ SEEDS = ({0: 1.0, 1: 0.5, 2: 0.6}, {0: 1.0, 1: 0.9}, {0: 1.0, 1: 0.7, 3: 0.4})
 
 def test_the_mean_of_three_seeds() -> None:
     runs = [run(f"a/seed{i}", i, found, tested=0.5 + i / 100) for i, found in enumerate(SEEDS)]
-    chart = means(runs)
+    chart = mean_accuracy_chart(runs)
     assert chart is not None
     (drawn,) = chart.panels[0].series
     assert (drawn.name, drawn.runs, drawn.cell, list(drawn.x)) == ("a", [0, 1, 2], 0, [0, 1])
@@ -90,14 +90,14 @@ def test_the_mean_of_three_seeds() -> None:
 
 def test_a_run_that_goes_on_is_in_no_mean() -> None:
     ended = [run(f"a/seed{i}", i, found) for i, found in enumerate(SEEDS)]
-    alone = means(ended)
+    alone = mean_accuracy_chart(ended)
     for going_on in (run("a/seed3", 3, {}, tested=None), run("a/seed3", 3, {0: 0.1}, tested=None)):
-        together = means([*ended, going_on])
+        together = mean_accuracy_chart([*ended, going_on])
         assert alone is not None and together is not None
         one, other = alone.panels[0].series[0], together.panels[0].series[0]
         assert (one.x, one.y, one.low) == (other.x, other.y, other.low) and other.runs == [0, 1, 2, 3]
         assert row([*ended, going_on])["seeds"] == "0, 1, 2"
-        assert means([ended[0], going_on]) is None
+        assert mean_accuracy_chart([ended[0], going_on]) is None
         assert row([ended[0], going_on])["95% interval"].endswith("Wilson")
         assert row([going_on, going_on])["test accuracy, mean"] == "–"
 
@@ -113,7 +113,7 @@ def test_a_collapse_that_came_back_is_told() -> None:
 
 def test_a_run_made_twice_is_no_second_seed() -> None:
     runs = [run("a/seed0", 0, SEEDS[0]), run("a/seed1", 1, SEEDS[1]), run("a/seed0-2", 0, SEEDS[0])]
-    assert means(runs) is None
+    assert mean_accuracy_chart(runs) is None
     assert row(runs)["95% interval"] == "seeds not different" and row(runs)["seeds"] == "0, 1, 0"
 
 
@@ -129,7 +129,7 @@ def test_means_are_those_of_the_runs_of_a_cell() -> None:
         for cell, (name, level) in enumerate([("a", 0.2), ("b", 0.8)])
         for i in (0, 1)
     ]
-    chart = means(runs)
+    chart = mean_accuracy_chart(runs)
     assert chart is not None
     assert [(one.name, one.runs, fmean(y for y in one.y if y is not None)) for one in chart.panels[0].series] == [
         ("a", [0, 1], pytest.approx(0.2)), ("b", [2, 3], pytest.approx(0.8)),

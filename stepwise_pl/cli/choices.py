@@ -12,7 +12,7 @@ from stepwise_pl.runs.expected import changed_keys
 
 
 def request() -> Request:
-    """How the run at hand was started."""
+    """The request of this run, from Hydra."""
     return Request(
         NOW.run_name(), FORMER.run_name(), frozenset(given_keys()), changed_from_recipe(), chosen(),
         here.job, here.label, here.worker,

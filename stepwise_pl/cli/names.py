@@ -68,7 +68,7 @@ def _canonical_value(value: Any, typed: str | None = None) -> str:
 
 
 class Names:
-    """How runs and sweeps are named. `cli.former_names` holds the names that earlier versions made."""
+    """The rules by which runs and sweeps are named. `cli.former_names` holds the names that earlier versions made."""
 
     # Characters of a digest in a name.
     digest = _DIGEST

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
-    """How a run was started. Hydra knows this, the trainer does not: `cli.choices.request` asks Hydra once.
+    """The start of a run: its command line, and its job if it is one of a sweep. Hydra knows this, the trainer does not: `cli.choices.request` asks Hydra once.
 
     Attributes:
         name: the run's name, and its folder's below `outputs`.

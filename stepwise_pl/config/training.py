@@ -16,7 +16,7 @@ OBJECTIVES = ("val_accuracy", "test_accuracy", "removed_at_95", "seconds")
 
 @dataclass
 class DataConfig:
-    """How examples become batches."""
+    """Settings of batches: size, length, workers and cache."""
 
     # Examples per optimizer step, over all devices and accumulated micro-batches together.
     batch_size: int = 32

@@ -1,1 +1,1 @@
-"""What is shown of runs. history reads their folders; figures and tables say what is shown; interactive, static and page draw it."""
+"""Reports on runs: history reads run folders, figures and tables choose what is shown, and interactive, static and page draw it."""

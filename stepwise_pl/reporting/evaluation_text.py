@@ -11,7 +11,7 @@ DIGITS_A_LINE = 10
 
 
 def written_lines(summary: Mapping[str, Any]) -> list[str]:
-    """How much CoT the model wrote, beside that of the targets, for reading."""
+    """Lines for reading: CoT tokens that the model wrote, beside those of the targets."""
     written, wanted = (
         f"{found['mean']:.1f} per answer ({found['least']} to {found['most']})"
         for found in (summary["cot_tokens_written"], summary["cot_tokens_of_targets"])

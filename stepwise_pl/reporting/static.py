@@ -127,7 +127,7 @@ def _log_axis(axes: Any, which: str, values: list[float]) -> None:
 
 
 def _aside(panel: Panel) -> dict[int | None, float]:
-    """How far each cell is moved along x, so that intervals at the same count stand side by side: together at most half a count."""
+    """The shift of each cell along x. Intervals at the same count then stand side by side, within half a count."""
     cells = list(dict.fromkeys(series.cell for series in panel.series))
     x = [value for series in panel.series for value in series.x]
     step = min(0.004 * (max(x) - min(x)), 0.5 / len(cells))

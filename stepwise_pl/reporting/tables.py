@@ -141,7 +141,7 @@ def has_come_back(run: History) -> bool:
 
 
 def outcome(run: History) -> str:
-    """How the run ended."""
+    """The end of the run in a few words."""
     if not run.summary:
         return "failed" if run.error else "not ended"
     words = "collapsed" if run.summary.get("collapsed") else "ended"

@@ -76,7 +76,7 @@ class Sweep:
     lasting: str = ""
 
     def count(self, *outcomes: str) -> int:
-        """How many jobs have one of these outcomes."""
+        """The number of jobs with one of these outcomes."""
         return sum(job.outcome in outcomes for job in self.jobs)
 
 

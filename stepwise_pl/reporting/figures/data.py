@@ -53,7 +53,7 @@ class Series:
 
     @property
     def errors(self) -> tuple[list[float | None], list[float | None]]:
-        """How far the interval of each y reaches below and above it. Evaluations of old runs may end a rounding step short of y."""
+        """The reach of each interval below and above its y. An old evaluation may end a rounding step short of y."""
         below = [None if y is None else max(0.0, y - low) for y, low in zip(self.y, self.low, strict=True)]
         above = [None if y is None else max(0.0, high - y) for y, high in zip(self.y, self.high, strict=True)]
         return below, above
@@ -115,7 +115,7 @@ class Chart:
     rows: list[str] = field(default_factory=list)
 
     def legend(self, labels: Sequence[str]) -> dict[int, str]:
-        """What the cells of the chart are called, by their number; empty for one cell, or for too many.
+        """The names of the chart's cells by number; empty for one cell, or for too many.
 
         Args:
             labels: the labels of all cells.

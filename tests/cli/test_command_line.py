@@ -100,7 +100,7 @@ def test_a_refusal_shows_the_form_that_works(text: str, sweeps: bool) -> None:
     "word,said",
     [
         ("task.train=a,b.jsonl", "needs --multirun"), ("schedule.delta=[3", "the bracket is not closed"), ("task.train='x", "the quote is not closed"),
-        ("task.train=${b", "is the value of another key"), ("schedule.delta=rnage(1,3)", "there is no function rnage"),
+        ("task.train=${b", "gives the value of another key"), ("schedule.delta=rnage(1,3)", "there is no function rnage"),
         ("schedule.delta=range(1,3)", "need --multirun"),
     ],
 )  # fmt: skip

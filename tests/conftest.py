@@ -3,6 +3,7 @@
 import importlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.build import build_model
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.tasks import Multiplication
-from tests import forked
+from tests import background, forked
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 REPO = Path(__file__).parent.parent
@@ -27,6 +28,12 @@ DATA = REPO.parent / "shared" / "data"
 def _one_thread() -> None:
     """Use one thread: the models are so small that a second one only waits."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    background.end_all()
 
 
 @pytest.fixture(autouse=True, scope="session")

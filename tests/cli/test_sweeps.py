@@ -24,7 +24,7 @@ from stepwise_pl.reporting.sweep_text import cell_lines
 from stepwise_pl.runs import sweep_folder
 from stepwise_pl.runs.stages import StageAccuracy, removed_at
 from stepwise_pl.runs.sweep_folder import Job, Sweep
-from tests import forked
+from tests import background, forked
 from tests.conftest import OFFLINE, REPO, SMALL, command
 from tests.system.test_resume import assert_the_same, metrics, state
 
@@ -190,10 +190,10 @@ def test_what_cannot_be_swept_is_refused_before_anything_begins(tmp_path: Path) 
 # --- several processes
 
 
-def background(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "stepwise_pl.train", "-m", *JOBS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"run_dir={folder}", *arguments],
-        cwd=REPO, env={**os.environ, **OFFLINE}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+def two_workers(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return background.start(
+        "-m", "stepwise_pl.train", "-m", *JOBS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"run_dir={folder}", *arguments,
+        env={**os.environ, **OFFLINE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def test_launchers_of_clusters_on_one_machine(tmp_path: Path, launcher: str, mod
 def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     """The runs are those of single commands, with a W&B run each; one fails; the table is there."""
     folder = tmp_path / "sweep"
-    process = background(
+    process = two_workers(
         folder, BROKEN, "seed=0,1", "trainer.max_steps=45", "logger=wandb", "logger.offline=true", "logger.project=p"
     )
     out, err = process.communicate(timeout=300)
@@ -245,7 +245,7 @@ def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     assert_the_same(tmp_path / "one", folder / "model.config.n_inner-128" / "seed1")
     assert [row["finished"] for row in rows(folder)] == ["2", "0", "2"]
     # All that is done is done: nothing but the failed is begun again.
-    process = background(folder, BROKEN, "seed=0,1", "trainer.max_steps=45", "resume=true", "logger=wandb", "logger.offline=true")  # fmt: skip
+    process = two_workers(folder, BROKEN, "seed=0,1", "trainer.max_steps=45", "resume=true", "logger=wandb", "logger.offline=true")  # fmt: skip
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert err.count("finished already: ") == 4
@@ -276,7 +276,7 @@ def gone(workers: list[int]) -> bool:
 def test_several_processes_stop_together(tmp_path: Path, how: str, code: int) -> None:
     """Ctrl-C goes to all of them, the others to the first alone: each job ends after a step, saved, and no process is left."""
     folder = tmp_path / "sweep"
-    process = background(folder, "seed=0,1,2,3", "trainer.max_epochs=100000", "trainer.validate_every_epochs=3")
+    process = two_workers(folder, "seed=0,1,2,3", "trainer.max_epochs=100000", "trainer.validate_every_epochs=3")
     begun = [folder / f"seed{seed}" for seed in (0, 1)]
     wait_for(process, lambda: all((run / "checkpoints" / "last.ckpt").is_file() for run in begun))
     workers = [
@@ -312,10 +312,10 @@ def test_several_processes_stop_together(tmp_path: Path, how: str, code: int) ->
 def test_a_worker_that_is_killed_ends_the_sweep_with_one_line(tmp_path: Path) -> None:
     """As it may be where memory is short. joblib gives up then; the sweep goes on with resume=true."""
     folder = tmp_path / "sweep"
-    process = background(folder, "seed=0,1", "trainer.max_epochs=100000")
+    process = two_workers(folder, "seed=0,1", "trainer.max_epochs=100000")
     last = folder / "seed1" / "checkpoints" / "last.ckpt"
     wait_for(process, last.is_file)
-    again = background(folder, "seed=0,1", "trainer.max_epochs=100000", "resume=true")
+    again = two_workers(folder, "seed=0,1", "trainer.max_epochs=100000", "resume=true")
     assert "another process is at work in it" in again.communicate(timeout=200)[1].splitlines()[-1]
     worker = sweep_folder.process_here(json.loads((folder / "seed1" / "job.json").read_text())["process"])
     assert worker is not None

@@ -6,7 +6,6 @@ import pty
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothin
 from stepwise_pl.runs.records import all_rows
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
+from tests import background
 from tests.conftest import REPO, SMALL, command
 from tests.system.test_resume import RUN, assert_the_same, metrics, start, state
 
@@ -227,18 +227,10 @@ def test_a_run_stopped_by_a_hangup_goes_on_as_if_uninterrupted(tmp_path: Path) -
     assert_the_same(tmp_path / "whole", tmp_path / "run")
 
 
-def background(folder: Path, *more: str, **popen: Any) -> subprocess.Popen[str]:
-    arguments = [
-        sys.executable,
-        "-m",
-        "stepwise_pl.train",
-        *RUN,
-        "trainer.max_epochs=100000",
-        f"run_dir={folder}",
-        *more,
-    ]
+def endless(folder: Path, **popen: Any) -> subprocess.Popen[str]:
+    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=100000", f"run_dir={folder}"]
     popen = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, **popen}
-    return subprocess.Popen(arguments, cwd=REPO, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **popen)
+    return background.start(*arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, **popen)
 
 
 def until(there: Path) -> None:
@@ -251,57 +243,48 @@ def until(there: Path) -> None:
 
 def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = background(folder, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    try:
-        until(folder / "checkpoints/last.ckpt")
-        process.send_signal(signal.SIGHUP)
-        before = state(folder)["global_step"]
-        for _ in range(300):
-            if state(folder)["global_step"] > before + 7:
-                break
-            time.sleep(0.2)
-        assert process.poll() is None and state(folder)["global_step"] > before + 7
-        process.send_signal(signal.SIGUSR1)
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 128 + signal.SIGUSR1, stderr
-    finally:
-        process.kill()
+    process = endless(folder, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    until(folder / "checkpoints/last.ckpt")
+    process.send_signal(signal.SIGHUP)
+    before = state(folder)["global_step"]
+    for _ in range(300):
+        if state(folder)["global_step"] > before + 7:
+            break
+        time.sleep(0.2)
+    assert process.poll() is None and state(folder)["global_step"] > before + 7
+    process.send_signal(signal.SIGUSR1)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, stderr
 
 
 def test_a_terminal_that_is_closed_ends_a_run_saved(tmp_path: Path) -> None:
     """Whatever the progress bar writes from then on is an error of the terminal."""
     folder = tmp_path / "run"
     ours, theirs = pty.openpty()
-    process = background(folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    try:
-        os.close(theirs)
-        os.set_blocking(ours, False)
-        for _ in range(600):
-            try:
-                os.read(ours, 1 << 16)
-            except BlockingIOError:
-                time.sleep(0.05)
-            if (folder / "checkpoints/last.ckpt").exists():
-                break
-        os.close(ours)
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 128 + signal.SIGHUP
-    finally:
-        process.kill()
+    process = endless(folder, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    for _ in range(600):
+        try:
+            os.read(ours, 1 << 16)
+        except BlockingIOError:
+            time.sleep(0.05)
+        if (folder / "checkpoints/last.ckpt").exists():
+            break
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 128 + signal.SIGHUP
     assert state(folder)["global_step"] == int(metrics(folder)[-1]["step"])
 
 
 def test_a_sweep_stops_on_a_hangup_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ["-m", "stepwise_pl.train", "-m", *RUN, "trainer.max_epochs=100000", "seed=0,1", f"run_dir={folder}"]
-    process = subprocess.Popen([sys.executable, *arguments], cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    try:
-        until(folder / "seed0/checkpoints/last.ckpt")
-        process.send_signal(signal.SIGHUP)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = background.start(*arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    until(folder / "seed0/checkpoints/last.ckpt")
+    process.send_signal(signal.SIGHUP)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP, stderr
     assert stderr.endswith("stopped; the same command with resume=true goes on\n")
     assert state(folder / "seed0")["global_step"] == int(metrics(folder / "seed0")[-1]["step"])

@@ -1,6 +1,5 @@
 """The commands as a user runs them: real processes, real files."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from stepwise_pl.config.plain import read_yaml, save_yaml
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.records import read_metrics, read_stage_records
+from tests import background
 from tests.conftest import OFFLINE, REPO, SMALL, command
 
 
@@ -247,20 +247,16 @@ def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signa
     """Ctrl-C reaches all processes of a terminal, `kill` only the first. The run is saved, and resumes exactly."""
     args = [*LINEAR, "trainer.log_every_n_steps=1", "trainer.devices=2", f"trainer.strategy={shared}"]
     folder = tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stepwise_pl.train", *args, f"run_dir={folder}", "trainer.max_steps=100000", "trainer.max_epochs=100000"],
-        cwd=REPO, env={**os.environ, **OFFLINE}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    process = background.start(
+        "-m", "stepwise_pl.train", *args, f"run_dir={folder}", "trainer.max_steps=100000", "trainer.max_epochs=100000",
+        env={**os.environ, **OFFLINE}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    try:
-        for _ in range(1200):
-            if (folder / "metrics.csv").is_file() and len((folder / "metrics.csv").read_text().splitlines()) > 4:
-                break
-            time.sleep(0.1)
-        (os.killpg if everywhere else os.kill)(process.pid, number)
-        out, _ = process.communicate(timeout=120)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    for _ in range(1200):
+        if (folder / "metrics.csv").is_file() and len((folder / "metrics.csv").read_text().splitlines()) > 4:
+            break
+        time.sleep(0.1)
+    (os.killpg if everywhere else os.kill)(process.pid, number)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, out[-2000:]
     assert "resume=true goes on" in out and "Traceback" not in out
     steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] + 3

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from stepwise_pl.runs.records import read_stage_records
-from tests import forked
+from tests import background, forked
 from tests.conftest import REPO, SMALL, command
 
 # A token leaves after steps 20 and 40. An epoch has 20 steps and ends with a validation. A step has 2 micro-batches.
@@ -262,8 +261,8 @@ def test_a_stop_waits_for_the_end_of_the_step_and_keeps_it(tmp_path: Path, momen
 
 def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
-    first = subprocess.Popen(arguments, cwd=REPO, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
+    first = background.start(*arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         for _ in range(300):
             if (folder / "checkpoints" / "last.ckpt").exists():
@@ -288,17 +287,14 @@ def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
     """Somebody removes the folder in the middle of the run. The run still saves its checkpoint."""
     folder = tmp_path / "run"
-    arguments = [sys.executable, "-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=40", f"run_dir={folder}"]
-    process = subprocess.Popen(arguments, cwd=REPO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=40", f"run_dir={folder}"]
+    process = background.start(*arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     for _ in range(300):
         if (folder / "checkpoints" / "best.ckpt").exists():
             break
         time.sleep(0.2)
     folder.rename(tmp_path / "elsewhere")
-    try:
-        _, stderr = process.communicate(timeout=100)
-    finally:
-        process.kill()
+    _, stderr = process.communicate(timeout=100)
     assert process.returncode == 0, stderr[-2000:]
     command("evaluate", f"run={folder}", "checkpoint=last", "speed_problems=0")
     assert [one["step"] for one in read_stage_records(folder / "stages.jsonl")][-1] == 800

@@ -2,12 +2,15 @@
 
 import importlib
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.config.model import ModelConfig
@@ -74,6 +77,13 @@ def learner(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settin
     return Learner(model, int(tokenizer.eos_token_id), Stepwise(**settings))  # type: ignore[arg-type]
 
 
+def every(count: int, cases: Iterable[Any]) -> list[Any]:
+    """The cases of a parametrized test: one of `count` always, the others in `make long`."""
+    return [
+        case if not place % count else pytest.param(case, marks=pytest.mark.long) for place, case in enumerate(cases)
+    ]
+
+
 COMMANDS = ("train", "evaluate", "compare", "report", "export", "write_data", "check_data", "dashboard", "sweep")
 
 
@@ -103,10 +113,25 @@ SMALL = (
 )  # fmt: skip
 
 
+def made_once(name: str, make: Callable[[Path], None], temporary: pytest.TempPathFactory) -> Path:
+    """A copy, for the caller alone, of a folder that `make` fills once for all test processes."""
+    base = temporary.getbasetemp()
+    original = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"once-{name}"
+    with FileLock(f"{original}.lock"):
+        if not original.is_dir():
+            fresh = original.with_suffix(".tmp")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            make(fresh)
+            fresh.rename(original)
+    return Path(shutil.copytree(original, temporary.mktemp(name) / name, symlinks=True))
+
+
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    out = command("train", *SMALL, f"run_dir={folder}")
-    (folder / "stdout.txt").write_text(out.stdout)
-    (folder / "stderr.txt").write_text(out.stderr)
-    return folder
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(folder: Path) -> None:
+        out = command("train", *SMALL, "run_dir=small", cwd=folder, PYTHONPATH=str(REPO))
+        (folder / "small" / "stdout.txt").write_text(out.stdout)
+        (folder / "small" / "stderr.txt").write_text(out.stderr)
+
+    return made_once("small", make, tmp_path_factory) / "small"

@@ -154,6 +154,7 @@ def test_home_is_expanded_in_the_folders_of_commands(tmp_path: Path, monkeypatch
         composed("run_dir=~nobody-of-that-name/x")
 
 
+@pytest.mark.long
 def test_no_folder_named_tilde_is_made(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     command(

@@ -155,6 +155,7 @@ PUNCTUATED = "task.train=a/b.txt,a_b.txt,A_b.txt,'a b.txt',~/c#1.txt"
 FILES = ("-m", "task=file", "task.validation_size=5", "task.test_size=5", *SMALL[3:7], "trainer.max_steps=2")
 
 
+@pytest.mark.long
 def test_values_that_differ_in_punctuation_are_jobs_and_cells_of_their_own(tmp_path: Path) -> None:
     names = ("a/b.txt", "a_b.txt", "A_b.txt", "a b.txt", "c#1.txt")
     for first, name in enumerate(names):
@@ -183,6 +184,7 @@ def test_values_that_differ_in_punctuation_are_jobs_and_cells_of_their_own(tmp_p
     assert "5 finished already" in again.stdout
 
 
+@pytest.mark.long
 def test_a_sweep_folder_of_before_finds_its_jobs(tmp_path: Path) -> None:
     """As commit cd7dcba left it: by former names, the job of the second file in the folder of the first, failed."""
     for first, name in enumerate(("a/b.txt", "a_b.txt", "c/d.txt")):
@@ -248,6 +250,7 @@ def test_another_number_of_steps_finds_its_sweep_and_two_are_not_mixed_up(tmp_pa
 # --- single runs
 
 
+@pytest.mark.long
 def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_found(tmp_path: Path) -> None:
     where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
     words = ("train", *SMALL[:-3], "trainer.max_steps=2")

@@ -54,6 +54,7 @@ def driven(*arguments: str, end: str = "never,0,SIGKILL") -> subprocess.Complete
 # --- one process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "how,code", [("SIGKILL", -9), ("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.long)]
 )
@@ -86,6 +87,7 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, how: str, code: int) ->
     assert_the_same(tmp_path / "whole", second)
 
 
+@pytest.mark.long
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ("train", "-m", *JOBS, BROKEN, "trainer.max_steps=4", f"run_dir={folder}")
@@ -123,6 +125,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [len(sessions(folder / jobs[i]["run"])) for i in (0, 2)] == [1, 1]
 
 
+@pytest.mark.long
 def test_a_defect_in_one_job_is_shown_and_does_not_stop_the_others(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     out = driven("-m", *JOBS, "trainer.max_steps=4,8,12", f"run_dir={folder}", end="after the step,5,exception")
@@ -132,6 +135,7 @@ def test_a_defect_in_one_job_is_shown_and_does_not_stop_the_others(tmp_path: Pat
     assert outcomes(folder) == ["finished", "failed", "finished"]
 
 
+@pytest.mark.long
 def test_seeds_and_steps_can_be_added(tmp_path: Path) -> None:
     """Under the default name, which seeds are no part of; with resume=true the number of steps may be another."""
 
@@ -165,6 +169,7 @@ def refused(*arguments: str, cwd: Path) -> str:
     return out.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_what_cannot_be_swept_is_refused_before_anything_begins(tmp_path: Path) -> None:
     assert "schedule.delta=-1: must be" in refused("-m", "schedule.delta=4,-1", cwd=tmp_path)
     assert "schedule.dleta: no such key" in refused("-m", "schedule.dleta=4,8", cwd=tmp_path)
@@ -217,6 +222,7 @@ def test_launchers_of_clusters_on_one_machine(tmp_path: Path, launcher: str, mod
     assert swept == alone
 
 
+@pytest.mark.long
 def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     """The runs are those of single commands, with a W&B run each; one fails; the table is there."""
     folder = tmp_path / "sweep"
@@ -268,6 +274,7 @@ def gone(workers: list[int]) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes")
 @pytest.mark.parametrize(
     "how,code",
@@ -329,6 +336,7 @@ def test_a_worker_that_is_killed_ends_the_sweep_with_one_line(tmp_path: Path) ->
 # --- what comes of it
 
 
+@pytest.mark.long
 def test_the_sweeper_gets_the_objective(tmp_path: Path) -> None:
     spy = ("+hydra.callbacks.spy._target_=tests.spy.Spy", "trainer.max_steps=4")
     command("train", "-m", *JOBS, *spy, "seed=0,1", f"run_dir={tmp_path / 'a'}", SPY=str(tmp_path / "one"))
@@ -359,6 +367,7 @@ def test_optunas_sweeper_gets_it_too(tmp_path: Path) -> None:
     assert "3 finished of 3 jobs" in out.stdout
 
 
+@pytest.mark.long
 def test_validation_accuracy_is_that_of_the_best_checkpoint(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
     saved = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
@@ -452,6 +461,7 @@ def test_the_table_is_what_the_run_folders_say(
         assert (float(row["examples_per_token"]), int(row["max_cot_tokens"])) == (640, 6)
 
 
+@pytest.mark.long
 def test_a_real_table_agrees_with_its_runs_and_has_its_figures(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     out = command("train", "-m", *JOBS, "trainer.max_steps=25", "schedule.delta=2,1/2", "schedule.smoothing=inf,2", "seed=3,4",

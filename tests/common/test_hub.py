@@ -62,6 +62,7 @@ def test_a_hub_that_does_not_answer_is_not_reachable(asked: pytest.MonkeyPatch) 
     assert not hub.reachable()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "entry,arguments,key",
     [
@@ -193,6 +194,7 @@ def test_a_gguf_file_gives_model_and_tokenizer(tmp_path: Path) -> None:
         assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text)["input_ids"] == ids[0].tolist()
 
 
+@pytest.mark.long
 def test_a_run_from_a_gguf_file_can_be_evaluated_and_exported(tmp_path: Path) -> None:
     """The commands work with and without adapters."""
     tokenizer = words()

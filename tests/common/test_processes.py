@@ -23,6 +23,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "env",
     [
@@ -93,6 +94,7 @@ def test_the_refusal_comes_at_once_and_leaves_no_folder(tmp_path: Path, sweep: t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_torchrun_is_refused_in_one_line_per_process(tmp_path: Path) -> None:
     arguments = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "stepwise_pl.train", *TINY,
                  "trainer=ddp", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]  # fmt: skip

@@ -23,6 +23,7 @@ def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_without_the_characters_shows_replacements(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "übung.txt").write_text(LINES)
@@ -37,6 +38,7 @@ def test_a_terminal_without_the_characters_shows_replacements(encoding: str, tmp
     assert out.returncode == 2 and len(out.stderr.splitlines()) == 1 and "nicht-?.txt: No such file" in out.stderr
 
 
+@pytest.mark.long
 def test_a_closed_pipe_does_not_end_the_command(tmp_path: Path) -> None:
     words = " ".join(TRAIN)
     out = shell(f"train {words} run_dir=run | head -c 1; echo ${{PIPESTATUS[0]}} >&2", tmp_path)
@@ -58,7 +60,9 @@ def test_a_closed_pipe_does_not_end_the_command(tmp_path: Path) -> None:
     assert out.stdout == "0\n" and len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [">&- 2>&-", *(pytest.param(one, marks=pytest.mark.long) for one in (">&-", "2>&-"))]
+)
 def test_a_command_without_output_does_its_work(closed: str, tmp_path: Path) -> None:
     """A file that is opened later does not become the closed output."""
     out = shell(f"train {' '.join(TRAIN)} run_dir=run {closed}", tmp_path)
@@ -70,6 +74,7 @@ def test_a_command_without_output_does_its_work(closed: str, tmp_path: Path) -> 
     assert out.returncode == 2 and ("2>&-" in closed or "Did you mean experiment=quickstart?" in out.stderr)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["PYTHONOPTIMIZE=2", "-OO"])
 def test_without_docstrings_every_command_works(how: str, tmp_path: Path) -> None:
     """transformers reads docstrings when it builds a model."""

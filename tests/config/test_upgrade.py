@@ -80,6 +80,7 @@ def old_run(run_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_every_command_reads_an_old_run(old_run: Path, run_dir: Path, tmp_path: Path) -> None:
     command("evaluate", f"run={run_dir}", "speed_problems=0")
     command("evaluate", f"run={old_run}", "speed_problems=0")

@@ -408,6 +408,7 @@ def test_the_folder_of_a_killed_write_is_removed_and_a_live_one_is_not(
     assert left == {names[name] for name in ("alive", "elsewhere", "of before")}
 
 
+@pytest.mark.long
 def test_a_write_that_is_killed_is_removed_by_the_next_start(task: Files, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     code = (

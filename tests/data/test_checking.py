@@ -30,7 +30,7 @@ from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import SPLITS, Example, ExampleList, Files, Multiplication, Splits
 from stepwise_pl.training import pace
 from stepwise_pl.training.pace import Pace
-from tests.conftest import command
+from tests.conftest import command, every
 from tests.tasks.test_files import BAD, GOOD, Bad, Good, put, short, with_splits
 from tests.tasks.test_reading import offline, written
 
@@ -358,7 +358,7 @@ def test_times_add_up(bytes_tokenizer) -> None:
     assert texts == ["1 s", "59 s", "10 min", "3 h 20 min", "12 days"]
 
 
-@pytest.mark.parametrize("case", [*BAD, *GOOD], ids=short)
+@pytest.mark.parametrize("case", every(3, [*BAD, *GOOD]), ids=short)
 def test_check_data_stops_where_training_would(case: Bad | Good, tmp_path: Path, byte_folder: Path, capsys) -> None:
     task = with_splits(tmp_path, put(tmp_path, case.file, case.content))
     model = ModelConfig(tokenizer=str(byte_folder), positions=10**7)
@@ -416,6 +416,7 @@ def test_too_few_to_hold_out_stops_both(
         task.load(("<eos>",))
 
 
+@pytest.mark.long
 def test_the_real_data_with_the_real_command(shared_data: Path) -> None:
     gsm8k = shared_data / "gsm8k"
     out = command(

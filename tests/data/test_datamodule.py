@@ -44,6 +44,7 @@ def test_a_step_holds_the_same_examples_however_it_is_divided(micro: int, world:
         assert torch.equal(torch.cat(parts).sort().values, whole[step].draw)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_goes_on_where_it_stopped(workers: int) -> None:
     def take(loader: StreamLoader, count: int) -> list[list[int]]:

@@ -303,6 +303,7 @@ SUMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     ["start", pytest.param("digits", marks=pytest.mark.long), pytest.param("characters", marks=pytest.mark.long)],

@@ -71,6 +71,7 @@ def product(prompt: str) -> str:
     return " ".join(str(int(first[::-1]) * int(second[::-1])).zfill(len(first) + len(second))[::-1])
 
 
+@pytest.mark.long
 def test_predictions_are_in_the_order_of_the_split(run: Path) -> None:
     for split, settings in (("test", {}), ("train", {"split": "train"})):
         _, summary, rows = evaluated(run, **settings)

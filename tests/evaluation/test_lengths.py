@@ -159,6 +159,7 @@ def strip(folder: Path) -> None:
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.long
 def test_folders_without_the_new_numbers_are_read_by_everything(still_writing: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command("evaluate", f"run={still_writing}", "speed_problems=2")
@@ -205,6 +206,7 @@ def test_a_stage_shows_accuracy_at_any_length_if_it_differs(still_writing: Path,
 # --- evaluations of another checkpoint than the present one
 
 
+@pytest.mark.long
 def test_a_stale_evaluation_is_left_out_of_the_figures_with_a_note(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)

@@ -116,7 +116,7 @@ def numbered(examples: EncodedExamples) -> EncodedExamples:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("keep_position", [False, True])
-@pytest.mark.parametrize("steps", [0, 60, 250])
+@pytest.mark.parametrize("steps", [0, 60, pytest.param(250, marks=pytest.mark.long)])
 def test_it_decides_as_greedy_decoding_does(small: Any, steps: int, side: str, keep_position: bool) -> None:
     kinds = {"side": side, "keep_position": keep_position}
     seen = compare(trained(*small, steps, **kinds), *small, **kinds)
@@ -126,6 +126,7 @@ def test_it_decides_as_greedy_decoding_does(small: Any, steps: int, side: str, k
         assert {"proved", "wrong"} <= seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [pytest.param(0, marks=pytest.mark.long), 60])
 def test_with_gpt2s_tokenizer(steps: int) -> None:
     folder = DATA / "gpt2-tokenizer"

@@ -166,6 +166,7 @@ def test_adapters_learn(base: Path, adapted: Path) -> None:
     assert after["answer_accuracy"] == pytest.approx(summary["test_accuracy"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment,step", [("after the step", 21), ("in validation", 40)])
 def test_killed_and_resumed_is_uninterrupted(base: Path, adapted: Path, tmp_path: Path, moment: str, step: int) -> None:
     def run(end: str, *more: str) -> int:
@@ -197,6 +198,7 @@ def test_a_run_can_start_from_one_with_adapters(base: Path, adapted: Path, tmp_p
     command("evaluate", f"run={tmp_path / 'run'}", "checkpoint=last", "speed_problems=0")
 
 
+@pytest.mark.long
 def test_other_weights_beneath_are_refused(base: Path, tmp_path: Path) -> None:
     """Adapters are useless beside other weights than those of their training."""
     moved = tmp_path / "base"

@@ -170,6 +170,7 @@ def test_a_type_trains_answers_and_is_loaded_again(kind: str, tmp_path: Path) ->
     assert follow(kind, tmp_path) == "trains"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "roformer"])
 def test_a_model_that_sees_later_tokens_is_refused_and_the_hint_works(kind: str, tmp_path: Path) -> None:
     refused = follow(kind, tmp_path)

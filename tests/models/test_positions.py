@@ -71,6 +71,7 @@ def test_pretrained_models_that_cannot_grow_are_refused_beyond_their_positions(k
         build_model(cfg, TOKENIZER, positions=65)
 
 
+@pytest.mark.long
 def test_20x20_digits_train_and_export(tmp_path: Path) -> None:
     """An example has 1,299 tokens. The models are a random one, and one of 512 positions from a smaller task."""
     few = (

@@ -18,6 +18,7 @@ from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.training.build import build_parts
 from tests.config.test_config import composed
+from tests.conftest import every
 
 ALL_EXPERIMENTS = sorted(path.stem for path in CONF.glob("experiment/*.yaml"))
 ARMS = [name for name in ALL_EXPERIMENTS if name.startswith("ablation_")]
@@ -36,6 +37,7 @@ SMALL = ["model.pretrained=false", "model.layers=1", "model.heads=2", "model.wid
 KEPT = {"num_key_value_heads": 1, "intermediate_size": 24}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_model_under_every_experiment_can_be_built(experiment: str, name: str) -> None:
@@ -78,7 +80,7 @@ def gsm8k(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("experiment", ALL_EXPERIMENTS)
+@pytest.mark.parametrize("experiment", every(3, ALL_EXPERIMENTS))
 def test_every_experiment_builds_its_parts(experiment: str, gsm8k: list[str]) -> None:
     """The experiment builds its tokenizer, its data and a smaller model of its type."""
     config = composed(f"experiment={experiment}", *SMALL)
@@ -96,6 +98,7 @@ def test_every_experiment_builds_its_parts(experiment: str, gsm8k: list[str]) ->
     assert parts.model.config.max_position_embeddings == max(longest, config.model.positions)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
 def test_an_arm_of_the_ablation_changes_one_thing(size: str) -> None:
     """The two sizes have the same arms."""

@@ -22,7 +22,7 @@ from stepwise_pl.reporting.figures.speed import Measured, frontier
 from stepwise_pl.reporting.history import labels, read_run
 from stepwise_pl.reporting.style import style_of
 from stepwise_pl.runs.records import read_stage_records
-from tests.conftest import SMALL, command
+from tests.conftest import SMALL, command, made_once
 from tests.system.test_resume import start
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -98,10 +98,8 @@ def traces(page: Page, figure: str, name: str) -> list[dict[str, Any]]:
     return [one for one in page.figures[figure]["data"] if one.get("name") == name]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_runs(root: Path) -> None:
     """A sweep, both baselines, a collapse gone back from, and a run that was killed."""
-    root = tmp_path_factory.mktemp("runs")
     sweep = [f"{key}={','.join(map(str, values))}" for key, values in
              (("schedule.delta", DELTAS), ("schedule.smoothing", LAMBDAS), ("seed", SEEDS))]  # fmt: skip
     command("train", "-m", *BASE, *sweep, cwd=root, PYTHONPATH=str(Path(__file__).parent.parent))
@@ -113,7 +111,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = start(root / "back", "guard=halve", "trainer.max_epochs=6", options=(accuracy,))
     assert out.returncode == 0, out.stderr[-2000:]
     assert start(root / "killed", end="after the step,30,SIGKILL").returncode == -9
-    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once("report", make_runs, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -650,6 +652,7 @@ def test_a_narrow_screen_scrolls_tables_not_the_page(tab: Any) -> None:
     tab.wait_for_function("document.documentElement.scrollWidth <= 360")  # every figure has followed
 
 
+@pytest.mark.long
 def test_text_of_runs_is_text(browser: Any, hostile: Path, runs: Path, tmp_path: Path) -> None:
     """Also where plotly or matplotlib would read it as something else."""
     command("report", str(hostile), str(runs / "killed"), f"out={tmp_path / 'page.html'}", f"figures={tmp_path / 'f'}")

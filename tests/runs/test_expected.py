@@ -48,6 +48,7 @@ def test_half_a_band_is_refused(values: dict[str, object]) -> None:
         ExpectedConfig(**values)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_both_commands_say_where_a_run_lies(tmp_path: Path) -> None:
     run = tmp_path / "run"
     band = [

@@ -65,6 +65,7 @@ def refused(folder: Path, *arguments: str, **more: Any) -> str:
     return line
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gone", ["checkpoints", "checkpoints/last.ckpt"])
 def test_a_run_without_its_last_checkpoint_is_not_begun_anew(run: Path, gone: str) -> None:
     shutil.rmtree(run / gone) if gone == "checkpoints" else (run / gone).unlink()
@@ -98,6 +99,7 @@ def test_names_that_are_made_up_pass_over_what_is_left_of_runs(tmp_path: Path, m
     assert chosen(resume=True) == base / "seed0-3"
 
 
+@pytest.mark.long
 def test_a_sweep_leaves_jobs_alone_whose_checkpoints_are_gone(tmp_path: Path) -> None:
     """Finished ones stay finished; one that is to train for longer cannot, and says so."""
     folder = tmp_path / "sweep"
@@ -115,6 +117,7 @@ def test_a_sweep_leaves_jobs_alone_whose_checkpoints_are_gone(tmp_path: Path) ->
         assert content(folder / "seed0")[name] == before[name]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("link", ["checkpoints", "."])
 def test_a_dangling_link_is_named(run: Path, tmp_path: Path, link: str) -> None:
     place = run / link
@@ -128,6 +131,7 @@ def test_a_dangling_link_is_named(run: Path, tmp_path: Path, link: str) -> None:
     assert place.is_symlink() and not (tmp_path / "not-mounted").exists()
 
 
+@pytest.mark.long
 def test_without_its_metrics_a_run_goes_on_and_invents_nothing(run: Path) -> None:
     (run / "metrics.csv").unlink()
     out = command("train", f"run_dir={run}", "resume=true", "trainer.max_epochs=2")
@@ -141,6 +145,7 @@ def test_without_its_metrics_a_run_goes_on_and_invents_nothing(run: Path) -> Non
     assert [row["step"] for row in all_rows(run / "metrics.csv")] == ["40"]
 
 
+@pytest.mark.long
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew_on_resume_only(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert start(folder, end="before the step,3,SIGKILL").returncode == -9
@@ -156,10 +161,15 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew_on_resume_only(tm
 @pytest.mark.parametrize(
     "arguments,words",
     [
-        (("logger=wandb",), "logger=wandb: W&B does not start"),
-        (("task=file", "task.train=nowhere.jsonl"), "nowhere.jsonl"),
         (("model.type=nonsense",), "model.type=nonsense"),
-        (("trainer=gpu", "trainer.devices=512", "data.batch_size=512"), "CUDA devices"),
+        *(
+            pytest.param(arguments, words, marks=pytest.mark.long)
+            for arguments, words in [
+                (("logger=wandb",), "logger=wandb: W&B does not start"),
+                (("task=file", "task.train=nowhere.jsonl"), "nowhere.jsonl"),
+                (("trainer=gpu", "trainer.devices=512", "data.batch_size=512"), "CUDA devices"),
+            ]
+        ),
     ],
 )
 def test_a_start_that_fails_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -210,7 +220,7 @@ def test_a_resume_that_fails_leaves_the_run_as_it_was(run: Path) -> None:
 STOPS = ("SIGUSR1", "SIGHUP", "SIGUSR2", "SIGXCPU", "SIGALRM", "SIGQUIT")
 
 
-@pytest.mark.parametrize("name", STOPS)
+@pytest.mark.parametrize("name", [STOPS[0], *(pytest.param(name, marks=pytest.mark.long) for name in STOPS[1:])])
 def test_every_signal_that_ends_a_program_ends_a_run_after_its_step(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     out = start(folder, end=f"between micro-batches,33,{name}")
@@ -241,6 +251,7 @@ def until(there: Path) -> None:
     raise TimeoutError(str(there))
 
 
+@pytest.mark.long
 def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = endless(folder, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
@@ -257,6 +268,7 @@ def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGUSR1, stderr
 
 
+@pytest.mark.long
 def test_a_terminal_that_is_closed_ends_a_run_saved(tmp_path: Path) -> None:
     """Whatever the progress bar writes from then on is an error of the terminal."""
     folder = tmp_path / "run"
@@ -277,6 +289,7 @@ def test_a_terminal_that_is_closed_ends_a_run_saved(tmp_path: Path) -> None:
     assert state(folder)["global_step"] == int(metrics(folder)[-1]["step"])
 
 
+@pytest.mark.long
 def test_a_sweep_stops_on_a_hangup_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     arguments = ["-m", "stepwise_pl.train", "-m", *RUN, "trainer.max_epochs=100000", "seed=0,1", f"run_dir={folder}"]
@@ -291,6 +304,7 @@ def test_a_sweep_stops_on_a_hangup_and_goes_on(tmp_path: Path) -> None:
     assert not (folder / "seed1/config.yaml").exists()
 
 
+@pytest.mark.long
 def test_what_is_said_of_a_stopped_run_is_true(tmp_path: Path) -> None:
     """Before the first checkpoint, in the middle, and where a loss that is not finite would only come again."""
     early = start(tmp_path / "early", end="before the step,3,exception")
@@ -301,6 +315,7 @@ def test_what_is_said_of_a_stopped_run_is_true(tmp_path: Path) -> None:
     assert diverged.returncode == 2 and "stopped;" not in diverged.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["before the test"])
 def test_killed_at_the_very_end_the_row_of_the_test_is_the_same(tmp_path: Path, moment: str) -> None:
     assert start(tmp_path / "whole").returncode == 0

@@ -48,6 +48,7 @@ def test_model_flops_agree_with_the_count_of_torch(tokenizer, count: int) -> Non
     assert benchmark.flops(model, batch) == pytest.approx(counter.get_total_flops() - later, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_result_is_written_and_compared(tmp_path: Path) -> None:
     run = [sys.executable, str(SPEED / "benchmark.py"), f"out={tmp_path}", "only=data"]
     out = subprocess.run(run, capture_output=True, text=True, cwd=REPO, timeout=200)

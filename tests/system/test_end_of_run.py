@@ -17,6 +17,7 @@ from stepwise_pl.reporting.figures.accuracy import accuracy_chart
 from stepwise_pl.reporting.history import History
 from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.reporting.sweep import refresh
+from stepwise_pl.runs.cells import row_of
 from stepwise_pl.runs.stages import StageAccuracy
 from tests.conftest import OFFLINE, REPO, command
 
@@ -61,6 +62,7 @@ def test_a_run_that_answers_everything_right_ends_with_a_table_and_a_figure(ones
     assert "could not be made" not in out.stderr
 
 
+@pytest.mark.long
 def test_a_run_without_a_figure_keeps_its_summary_table_and_status(ones: Path, tmp_path: Path) -> None:
     """The run may be alone or in a sweep; in the sweep all jobs finish, and the table is written."""
     few = (*RIGHT, f"task.train={ones}", "trainer.max_steps=2")
@@ -109,6 +111,7 @@ def test_text_of_a_run_is_no_formula(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"v1.5.png", "v1.5.svg"}
 
 
+@pytest.mark.long
 def test_a_sweep_folder_that_takes_no_figures_still_has_its_table(ones: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     command("train", "-m", *RIGHT, f"task.train={ones}", "trainer.max_steps=2", "seed=0,1", f"run_dir={folder}")
@@ -116,4 +119,4 @@ def test_a_sweep_folder_that_takes_no_figures_still_has_its_table(ones: Path, tm
     (folder / "sweep.png").mkdir()
     (folder / "sweep.csv").unlink()
     _, cells = refresh(folder, draw=True)
-    assert (folder / "sweep.csv").is_file() and cells[0].row()["finished"] == 2
+    assert (folder / "sweep.csv").is_file() and row_of(cells[0])["finished"] == 2

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.conftest import REPO, SMALL, command
@@ -18,6 +19,7 @@ def test_keep_position_is_refused_in_an_export(tmp_path) -> None:
     assert (out.returncode, "keep_position" in out.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_a_failed_start_can_be_repeated(tmp_path) -> None:
     folder = tmp_path / "run"
     out = command("train", *SMALL, f"run_dir={folder}", "model.layers=2", "model.init_from=/", check=False)
@@ -31,6 +33,7 @@ def limited(bytes_: int):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line(tmp_path) -> None:
     """No file may grow beyond 100 kB, as if the disk were full by the time of the checkpoint."""
     out = subprocess.run(
@@ -43,6 +46,7 @@ def test_a_full_disk_is_one_line(tmp_path) -> None:
     assert "free space" in out.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_older_one(run_dir: Path, tmp_path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)

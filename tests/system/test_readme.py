@@ -65,6 +65,7 @@ NEEDS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_offline_commands_run_in_the_order_of_the_readme(tmp_path) -> None:
     ran = []
     data = next(block for block in BLOCKS if "make_data.py" in block)

@@ -87,8 +87,10 @@ def killed_and_resumed(folder: Path, moment: str, step: int, how: str, *more: st
 @pytest.mark.parametrize(
     "moment,step,how",
     [
-        ("after the step", 21, "SIGKILL"), ("in validation", 40, "SIGKILL"), ("writing a checkpoint", 40, "SIGKILL"),
-        ("between micro-batches", 33, "SIGTERM"), ("before the step", 3, "SIGKILL"),
+        ("after the step", 21, "SIGKILL"), ("between micro-batches", 33, "SIGTERM"),
+        pytest.param("in validation", 40, "SIGKILL", marks=pytest.mark.long),
+        pytest.param("writing a checkpoint", 40, "SIGKILL", marks=pytest.mark.long),
+        pytest.param("before the step", 3, "SIGKILL", marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(
@@ -109,6 +111,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one_in_all_combination
     assert_the_same(whole, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_run_killed_twice_equals_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert start(folder, end="after the step,23,SIGKILL").returncode == -9
@@ -119,6 +122,7 @@ def test_a_run_killed_twice_equals_an_uninterrupted_one(whole: Path, tmp_path: P
     assert [session["from_step"] for session in sessions] == [0, 21, 49]
 
 
+@pytest.mark.long
 def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert start(folder, end="after the step,30,SIGKILL").returncode == -9
@@ -130,6 +134,7 @@ def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
     assert_the_same(whole, folder)
 
 
+@pytest.mark.long
 def test_other_data_is_refused(tmp_path: Path) -> None:
     command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
@@ -147,6 +152,7 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     command("evaluate", f"run={tmp_path / 'run'}", f"file={tmp_path / 'data' / 'test.txt'}", "speed_problems=0")
 
 
+@pytest.mark.long
 def test_the_same_command_twice_gives_the_same_run(whole: Path, tmp_path: Path) -> None:
     """The same configuration and seed give the same weights and metrics, also with workers; another seed gives others."""
     assert start(tmp_path / "again", "data.num_workers=2").returncode == 0
@@ -171,6 +177,7 @@ def refused(folder: Path, *more: str) -> str:
     return out.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, copied: Path, tmp_path: Path) -> None:
     last = copied / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
@@ -259,6 +266,7 @@ def test_a_stop_waits_for_the_end_of_the_step_and_keeps_it(tmp_path: Path, momen
     assert (state(folder)["global_step"], int(metrics(folder)[-1]["step"])) == (done, done)
 
 
+@pytest.mark.long
 def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
@@ -284,6 +292,7 @@ def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     assert sessions[0]["process"] == first.pid
 
 
+@pytest.mark.long
 def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
     """Somebody removes the folder in the middle of the run. The run still saves its checkpoint."""
     folder = tmp_path / "run"
@@ -300,6 +309,7 @@ def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
     assert [one["step"] for one in read_stage_records(folder / "stages.jsonl")][-1] == 800
 
 
+@pytest.mark.long
 def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.max_epochs=3")

@@ -357,6 +357,7 @@ SHORT = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_run_finds_its_data_and_tokenizer_from_elsewhere_and_after_a_move(tmp_path: Path) -> None:
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     for folder in (project / "data", elsewhere / "data"):

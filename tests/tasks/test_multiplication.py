@@ -88,6 +88,7 @@ def test_splits_never_share_a_pair(digits: int, second: int, shortest: int, spli
         assert all(len(classes[name]) == len(pairs[name]) for name in ("validation", "test"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", ["ordered", "unordered"])
 def test_easy_problems_are_training_problems_with_more_zeros(split: str) -> None:
     settings = {"digits": 3, "split": split, "train_size": 100_000, "validation_size": 5_000, "test_size": 5_000}
@@ -120,6 +121,7 @@ def test_a_shortage_is_reported() -> None:
     assert not Multiplication(digits=3).load().notes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("digits", [3, 5])
 def test_held_out_sets_do_not_depend_on_the_training_size(digits: int) -> None:
     small, large = (all_examples(Multiplication(digits=digits, train_size=n)) for n in (1_000, 150_000))

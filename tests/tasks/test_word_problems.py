@@ -72,6 +72,7 @@ def examples() -> list[Example]:
     return WordProblems(train_size=20_000).load()["train"].slice(0, 20_000)
 
 
+@pytest.mark.long
 def test_many_stories_add_up(examples: list[Example]) -> None:
     for example in examples:
         check(example)

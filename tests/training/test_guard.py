@@ -89,8 +89,11 @@ def test_metrics_name_the_attempt_and_count_no_row_twice(collapsed: Path) -> Non
 @pytest.mark.parametrize(
     "end",
     [
-        "after the step,33,SIGKILL", "before going back,0,SIGKILL", "after going back,0,SIGKILL",
-        "inside the step,70,SIGTERM", "between good and last,20,SIGKILL", "in validation,80,SIGTERM",
+        "after the step,33,SIGKILL",
+        *(pytest.param(end, marks=pytest.mark.long) for end in (
+            "before going back,0,SIGKILL", "after going back,0,SIGKILL", "inside the step,70,SIGTERM",
+            "between good and last,20,SIGKILL", "in validation,80,SIGTERM",
+        )),
     ],
 )  # fmt: skip
 def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: Path, tmp_path: Path, end: str) -> None:
@@ -103,6 +106,7 @@ def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: P
     assert_the_same(collapsed, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"
@@ -131,6 +135,7 @@ def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -
     assert [int(row["step"]) for row in read_metrics(folder / "metrics.csv") if row["train/loss"]] == [*range(1, 121)]
 
 
+@pytest.mark.long
 def test_the_action_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     accuracy = "--accuracy=0.0 if step >= (40, 100, 999)[attempt] else 0.9"
@@ -144,6 +149,7 @@ def test_the_action_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
     assert [removed[step] for step in (20, 60, 61, 140, 141)] == [0, 0, 1, 1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_not_finite_halves_the_learning_rate(tmp_path: Path, value: str) -> None:
     folder = tmp_path / "run"
@@ -171,6 +177,7 @@ def test_without_the_guard_a_loss_that_is_not_finite_is_one_line_and_spares_the_
     assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
 
 
+@pytest.mark.long
 def test_a_run_that_collapsed_under_warn_can_go_back_later(tmp_path: Path) -> None:
     """The last good checkpoint was kept; a resume with `guard=halve` goes back to it."""
     folder = tmp_path / "run"
@@ -187,6 +194,7 @@ def test_a_run_that_collapsed_under_warn_can_go_back_later(tmp_path: Path) -> No
     assert summary(folder)["collapsed_at"] is None  # the collapse is in steps that were given up
 
 
+@pytest.mark.long
 def test_a_collapse_that_comes_back_is_reported(tmp_path: Path) -> None:
     """Under `warn`, accuracy is low at steps 40 and 60; a stop between them changes nothing."""
     down = "--accuracy=0.0 if 40 <= step <= 60 else 0.9"
@@ -201,6 +209,7 @@ def test_a_collapse_that_comes_back_is_reported(tmp_path: Path) -> None:
     assert_the_same(tmp_path / "run", tmp_path / "killed")
 
 
+@pytest.mark.long
 def test_if_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path: Path) -> None:
     """Everything is removed at the good step 60, and accuracy is lost later: slower removal cannot help."""
     folder = tmp_path / "run"
@@ -212,6 +221,7 @@ def test_if_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path:
     assert rollback["does"] == "the learning rate is 0.5 of the configured one"
 
 
+@pytest.mark.long
 def test_halving_the_learning_rate_leaves_the_schedule_alone(tmp_path: Path) -> None:
     """The loss is not finite while the guard waits: the rest of the wait stays."""
     folder = tmp_path / "run"
@@ -236,6 +246,7 @@ def test_every_stage_is_validated_before_the_next_token_leaves_also_after_a_roll
     assert seen == [(0, 20, 0), (0, 40, 1), (1, 60, 0), (1, 100, 1), (1, 120, 2)]
 
 
+@pytest.mark.long
 def test_the_best_checkpoint_ignores_steps_that_were_given_up(tmp_path: Path) -> None:
     """A better checkpoint of an attempt that was given up does not stand in the way of later ones."""
     folder = tmp_path / "run"
@@ -338,6 +349,7 @@ def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_with_an_ad
     assert [removed[step] for step in (11, 15, 16, 20, 21)] == [1, 1, 2, 2, 3]
 
 
+@pytest.mark.long
 def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_after_a_change_of_delta(tmp_path: Path) -> None:
     """The run resumes at step 28 with ten times the Δ: a token leaves every other step, until the loss of step 33 is not finite."""
     folder = tmp_path / "run"

@@ -314,7 +314,7 @@ STOPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("micro,workers", [(1, 0), (2, 2)])
+@pytest.mark.parametrize("micro,workers", [(1, 0), pytest.param(2, 2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, stop, micro: int, workers: int) -> None:
     """With dropout. The run stops before, at or after a removal, at the end of an epoch, inside a step, or inside a validation."""

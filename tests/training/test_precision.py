@@ -36,6 +36,7 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", WEIGHTS)
 def test_weights_are_kept_as_asked_and_learn(runs: Path, precision: str) -> None:
     found = state(runs / precision)
@@ -46,6 +47,7 @@ def test_weights_are_kept_as_asked_and_learn(runs: Path, precision: str) -> None
     assert losses[19] < 0.7 * losses[0]  # the first epoch ends here, with the whole CoT
 
 
+@pytest.mark.long
 def test_the_precisions_agree_at_the_first_step(runs: Path) -> None:
     """With the same weights and examples, the first step differs by rounding only, and it does differ."""
     first = {
@@ -56,6 +58,7 @@ def test_the_precisions_agree_at_the_first_step(runs: Path) -> None:
     assert list(first.values()) == pytest.approx([first["32-true"]] * 3, rel=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(runs: Path, precision: str, tmp_path: Path) -> None:
     def run(end: str, *more: str) -> int:
@@ -74,6 +77,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(runs: Path, precis
     assert_the_same(runs / precision, tmp_path / "run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", WEIGHTS)
 def test_evaluation_and_export(runs: Path, precision: str, tmp_path: Path) -> None:
     folder = runs / precision
@@ -88,6 +92,7 @@ def test_evaluation_and_export(runs: Path, precision: str, tmp_path: Path) -> No
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "hf").dtype == WEIGHTS[precision]
 
 
+@pytest.mark.long
 def test_rotary_frequencies_are_not_rounded(runs: Path) -> None:
     exact = load_run(str(runs / "32-true"), "last").model.base_model.rotary_emb.inv_freq
     model = load_run(str(runs / "bf16-true"), "last").model
@@ -135,6 +140,7 @@ def test_adapters_stay_in_float32() -> None:
     assert {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad} == {torch.bfloat16}
 
 
+@pytest.mark.long
 def test_adapters_in_bf16_true(runs: Path, tmp_path: Path) -> None:
     arguments = (*LLAMA, "trainer.precision=bf16-true", f"model.init_from={runs / 'bf16-true'}", "model.lora.rank=2",
                  "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")  # fmt: skip
@@ -152,6 +158,7 @@ def test_adapters_in_bf16_true(runs: Path, tmp_path: Path) -> None:
 # Gradient checkpointing
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [RUN, LLAMA], ids=["gpt2 with dropout", "llama"])
 def test_gradient_checkpointing_changes_nothing(shape: tuple[str, ...], tmp_path: Path) -> None:
     few = (*shape, "trainer.max_steps=25")
@@ -198,6 +205,7 @@ def test_gradient_checkpointing_computes_each_block_again(kind: str, rank: int, 
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.long
 def test_a_run_can_resume_with_gradient_checkpointing(tmp_path: Path) -> None:
     """A user whose memory is full resumes this way."""
     command("train", *RUN, "trainer.max_steps=4", f"run_dir={tmp_path / 'run'}")

@@ -95,6 +95,7 @@ def tables(folder: Path, name: str) -> list[dict[str, Any]]:
     return out
 
 
+@pytest.mark.long
 def test_the_result_goes_to_wandb_as_tables_and_a_model(tmp_path: Path) -> None:
     command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "logger.artifact=true", "logger.tags=[mine]")
     (run,) = {record.run_id: record for record in records(tmp_path, "run")}.values()
@@ -123,6 +124,7 @@ def test_the_result_goes_to_wandb_as_tables_and_a_model(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("artifact-*"))
 
 
+@pytest.mark.long
 def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> None:
     few = ("trainer.max_epochs=1", "data.epoch_size=64")
     command("train", "-m", *SMALL, *few, *OFFLINE, "optimizer.lr=1e-3,2e-3", cwd=tmp_path)
@@ -139,6 +141,7 @@ def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> Non
     assert group.startswith("mult2x2-tiny-stepwise+optimizer.lr-1e-3_2e-3")  # the sweep's name
 
 
+@pytest.mark.long
 def test_an_evaluation_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
@@ -158,6 +161,7 @@ def test_an_evaluation_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Pat
         assert row == {key: one[key] for key in ("index", "prompt", "target", "prediction", "right")}
 
 
+@pytest.mark.long
 def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> None:
     """A run or an evaluation has every metric of a panel."""
     from stepwise_pl.dashboard import DashboardConfig, layout
@@ -181,6 +185,7 @@ def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> No
             "train/examples_per_second"} <= shown  # fmt: skip
 
 
+@pytest.mark.long
 def test_tensorboard_has_the_rows_and_removed_tokens_as_an_axis(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -205,6 +210,7 @@ def test_tensorboard_has_the_rows_and_removed_tokens_as_an_axis(tmp_path: Path) 
     assert min(value for _, value in found["train/examples_per_second"]) > 0
 
 
+@pytest.mark.long
 def test_a_resumed_run_is_one_run_without_gap_or_duplicate(tmp_path: Path) -> None:
     """The run stops inside a step twice, the second time earlier than the first, so that rows come again."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -222,6 +228,7 @@ def test_a_resumed_run_is_one_run_without_gap_or_duplicate(tmp_path: Path) -> No
     assert there == written
 
 
+@pytest.mark.long
 def test_after_a_sigkill_rows_come_again(tmp_path: Path) -> None:
     """Nobody knows how much W&B had: it may have rows since the last checkpoint twice, with the same values."""
     cut = tmp_path / "cut"
@@ -312,6 +319,7 @@ def online(server: Server, key: str = KEY) -> dict[str, str]:
     return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": key, "WANDB_ERROR_REPORTING": "false"}
 
 
+@pytest.mark.long
 def test_rows_arrive_online(server: Server, tmp_path: Path) -> None:
     command("train", *SMALL, "logger=wandb", f"run_dir={tmp_path / 'run'}", **online(server))
     assert server.rows == len(read_metrics(tmp_path / "run" / "metrics.csv"))
@@ -330,6 +338,7 @@ def test_the_dashboard_is_saved(server: Server, tmp_path: Path) -> None:
     assert "Traceback" not in out.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["down", "wrong key"])
 def test_a_server_that_fails_in_the_middle_costs_nothing(
     server: Server, run_dir: Path, tmp_path: Path, how: str
@@ -368,6 +377,7 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(
     assert len(logged(folder)[1]) == len(read_metrics(folder / "metrics.csv"))  # `wandb sync` will send these
 
 
+@pytest.mark.long
 def test_a_client_that_dies_costs_nothing(tmp_path: Path) -> None:
     """W&B's own process is killed, as can happen if memory is short."""
     out = start(tmp_path / "run", *OFFLINE, options=("--kill=wandb-core,33",))
@@ -386,6 +396,7 @@ def test_a_wrong_key_at_the_start_is_one_line(server: Server, tmp_path: Path) ->
     assert "Traceback" not in out.stderr
 
 
+@pytest.mark.long
 def test_no_secret_lands_in_the_run_folder_or_the_logs(server: Server, tmp_path: Path) -> None:
     secrets = {"WANDB_API_KEY": KEY, "HF_TOKEN": "hf_" + "s3cret" * 6, "MY_TOKEN": "t0ken" * 8}
     out = command("train", *SMALL, "logger=wandb", f"run_dir={tmp_path / 'run'}", **online(server) | secrets)

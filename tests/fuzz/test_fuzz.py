@@ -18,7 +18,7 @@ from tests.fuzz import fuzzing
 from tests.fuzz import tokenizers as fuzz_tokenizers
 from tests.fuzz.fuzzing import examples_of, fuzz, is_over
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.longest]
 
 
 @pytest.fixture(scope="module")

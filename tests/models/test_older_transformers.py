@@ -74,6 +74,7 @@ def read(python: str, folders: list[Path]) -> dict:
     return json.loads(out.stdout.rpartition("FOUND")[2])
 
 
+@pytest.mark.longest
 @pytest.mark.long
 def test_transformers_4_answers_as_transformers_5_does(tmp_path: Path) -> None:
     """The test makes an environment with transformers 4 that shares torch with this one."""

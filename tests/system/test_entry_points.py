@@ -198,6 +198,7 @@ UNEQUAL_LENGTHS = [
 ]  # fmt: skip
 
 
+@pytest.mark.longest
 @pytest.mark.long  # the processes wait for each other; beside other tests on two cores that can take minutes
 @pytest.mark.parametrize(
     "args,shared",
@@ -242,6 +243,7 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
     assert f"n={summary['test_examples']}" in said and f"{summary['test_accuracy']:.1%}" in said
 
 
+@pytest.mark.longest
 @pytest.mark.long
 @pytest.mark.parametrize("shared", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("number,everywhere", [(signal.SIGINT, True), (signal.SIGTERM, False)])

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import command
 
 
+@pytest.mark.longest
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_quickstart_ends_without_cot_and_with_right_answers(tmp_path, seed: int) -> None:

@@ -100,6 +100,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(
     assert_the_same(whole, tmp_path / "run")
 
 
+@pytest.mark.longest
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", CODES)

@@ -51,6 +51,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
             log.info("finished already: %s", run_dir)
             return summary
     require_checkpoint_or_nothing(run_dir, bool(asked.job))
+    labelled = labels(config, run_dir, asked)
     # Imports that take seconds come after all that can be refused without them: Lightning last.
     from stepwise_pl.models.early import check
 
@@ -61,13 +62,12 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
     from stepwise_pl.training.build import build_parts, describe, examples_per_token
 
     parts = build_parts(config)
-    derived = describe(config, parts)
-    labelled = labels(config, run_dir, asked)
+    derived = describe(parts)
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():
-        fitted = fit(config, parts, run_dir, plain, asked)
+        fitted = fit(parts, run_dir, plain, asked)
         # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
-        derived["examples_per_token"] = examples_per_token(config, parts.data)
+        derived["examples_per_token"] = examples_per_token(parts)
         tested = test(parts, fitted, run_dir / "checkpoints")
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:
@@ -129,7 +129,7 @@ def summarise(
     }
 
 
-def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], asked: Request) -> "Fitted":
+def fit(parts: "Parts", run_dir: Path, plain: dict[str, Any], asked: Request) -> "Fitted":
     """Train, from the last checkpoint if there is one, under the guard."""
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
@@ -145,6 +145,7 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], as
         parts.tokenizer.save_pretrained(run_dir / "model")
         save_yaml(plain, run_dir / "config.yaml")
 
+    logger, guard = parts.config.logger, parts.config.guard
     more: list[Logger] = []
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     step, lost = 0, {}
@@ -159,13 +160,13 @@ def fit(config: Config, parts: "Parts", run_dir: Path, plain: dict[str, Any], as
         describe_run()
         provenance.record(run_dir / "environment.json", from_step=step, **lost)
         log.info("run folder: %s", run_dir)
-    if config.logger.wandb:
-        more.append(wandb_runs.wandb_logger(config.logger, run_dir, plain))
-    if config.logger.tensorboard:
-        more.append(loggers.TensorBoard(run_dir, config.data.batch_size))
+    if logger.wandb:
+        more.append(wandb_runs.wandb_logger(logger, run_dir, plain))
+    if logger.tensorboard:
+        more.append(loggers.TensorBoard(run_dir, parts.config.data.batch_size))
     return rollback.fit(
-        lambda: build_attempt(config, parts, run_dir, plain, describe_run, more, asked),
-        parts.data, run_dir / "checkpoints", config.guard,
+        lambda: build_attempt(parts, run_dir, plain, describe_run, more, asked),
+        parts.data, run_dir / "checkpoints", guard,
     )  # fmt: skip
 
 

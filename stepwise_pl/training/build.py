@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """Tokenizer, data and model of a run: the same for every attempt."""
+    """The configuration of a run, and its tokenizer, data and model: the same for every attempt."""
 
+    config: Config
     tokenizer: PreTrainedTokenizerBase
     data: CoTDataModule
     model: PreTrainedModel
@@ -65,11 +66,10 @@ def build_parts(config: Config) -> Parts:
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
     require_causal(model, model_setting(config.model), longest, method.keep_position)
-    return Parts(tokenizer, data, model)
+    return Parts(config, tokenizer, data, model)
 
 
 def build_attempt(
-    config: Config,
     parts: Parts,
     run_dir: Path,
     plain: dict[str, Any],
@@ -85,6 +85,7 @@ def build_attempt(
         more: loggers besides metrics.csv.
         asked: the command that started the run.
     """
+    config = parts.config
     module = StepwiseModule(
         parts.model,
         parts.tokenizer,
@@ -100,17 +101,18 @@ def build_attempt(
     return trainer, module
 
 
-def examples_per_token(config: Config, data: CoTDataModule) -> float | None:
+def examples_per_token(parts: Parts) -> float | None:
     """Examples trained on for each CoT token that leaves; None if the schedule has no pace.
 
     The pace is the present one: once the guard has halved it, the examples are twice as many.
     """
+    config, data = parts.config, parts.data
     rate = config.schedule.rate()
     tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # CoT tokens per unit of removal
     return config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None
 
 
-def describe(config: Config, parts: Parts) -> dict[str, Any]:
+def describe(parts: Parts) -> dict[str, Any]:
     """Return what follows from configuration, data and model; warn if tokens leave after few examples.
 
     Among the values are T (`steps_per_epoch`), m_max (`max_cot_tokens`) and examples_per_token.
@@ -118,7 +120,7 @@ def describe(config: Config, parts: Parts) -> dict[str, Any]:
     examples_per_token = batch_size · T / Δ is the honest unit.
     """
     data = parts.data
-    per_token = examples_per_token(config, data)
+    per_token = examples_per_token(parts)
     if per_token is not None:
         log.info("%.0f examples per removed token (the paper: %.0f)", per_token, PAPER_EXAMPLES_PER_TOKEN)
         if per_token < PAPER_EXAMPLES_PER_TOKEN / 10:
@@ -131,7 +133,7 @@ def describe(config: Config, parts: Parts) -> dict[str, Any]:
         "steps_per_epoch": data.steps_per_epoch,
         "max_cot_tokens": data.limits.max_cot,
         "data": data.digest(),
-        "files": list(config.task.fingerprint() or ()),
+        "files": list(parts.config.task.fingerprint() or ()),
         **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }

@@ -135,7 +135,6 @@ def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
     assert_the_same(whole, folder)
 
 
-@pytest.mark.long
 def test_other_data_is_refused(tmp_path: Path) -> None:
     command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]

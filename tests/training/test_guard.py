@@ -106,7 +106,6 @@ def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: P
     assert_the_same(collapsed, tmp_path / "run")
 
 
-@pytest.mark.long
 def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"

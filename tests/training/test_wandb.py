@@ -95,7 +95,6 @@ def tables(folder: Path, name: str) -> list[dict[str, Any]]:
     return out
 
 
-@pytest.mark.long
 def test_the_result_goes_to_wandb_as_tables_and_a_model(tmp_path: Path) -> None:
     command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "logger.artifact=true", "logger.tags=[mine]")
     (run,) = {record.run_id: record for record in records(tmp_path, "run")}.values()
@@ -185,7 +184,6 @@ def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> No
             "train/examples_per_second"} <= shown  # fmt: skip
 
 
-@pytest.mark.long
 def test_tensorboard_has_the_rows_and_removed_tokens_as_an_axis(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

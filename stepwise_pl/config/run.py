@@ -68,6 +68,11 @@ class Config:
             raise UserError(
                 "optimizer.matrices=muon with trainer.strategy=fsdp2: Muon needs whole matrices; optimizer=adamw"
             )
+        if self.trainer.strategy == "fsdp2" and self.optimizer.average:
+            raise UserError(
+                f"optimizer.average={self.optimizer.average} with trainer.strategy=fsdp2: the average of shared-out weights is "
+                "not kept yet; optimizer.average=0, or trainer.strategy=ddp"
+            )
         if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
             raise UserError(
                 f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "

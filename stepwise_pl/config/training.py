@@ -81,6 +81,9 @@ class OptimizerConfig:
     warmup_steps: int = 0
     # The last `decay_steps` of trainer.max_steps fall linearly to 0.
     decay_steps: int = setting(0, changeable=True)
+    # Decay of an exponential average of the weights: each optimizer step keeps this part of it (0.99: about the last 100
+    # steps). The average is validated, selected, tested and exported, and the plain weights train on; 0: there is none.
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("lr", "matrix_lr"):
@@ -91,6 +94,7 @@ class OptimizerConfig:
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "must be at least 0 and below 1")
         require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 "optimizer.betas", self.betas, "must be two numbers of at least 0 and below 1")  # fmt: skip
+        require(0 <= self.average < 1, "optimizer.average", self.average, "must be at least 0 and below 1")
         require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
         for key in ("weight_decay", "warmup_steps", "decay_steps"):
             require(getattr(self, key) >= 0, f"optimizer.{key}", getattr(self, key), "must be at least 0")

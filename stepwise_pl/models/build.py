@@ -29,7 +29,14 @@ from stepwise_pl.models.architecture import (
     position_table,
     pretrained_config,
 )
-from stepwise_pl.models.checkpoint import PREFIX, REFERENCE_PREFIX, load_weights, named_weights, read_checkpoint
+from stepwise_pl.models.checkpoint import (
+    PREFIX,
+    REFERENCE_PREFIX,
+    kept_weights,
+    load_weights,
+    named_weights,
+    read_checkpoint,
+)
 from stepwise_pl.models.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
 from stepwise_pl.runs.provenance import located_model, other_version
 
@@ -202,7 +209,7 @@ def restored(
         UserError: the folder cannot be read or does not fit the checkpoint, or the model that
             the adapters belong to cannot be loaded or has changed.
     """
-    weights = named_weights(state.get("state_dict", {}), PREFIX, path)
+    weights = named_weights(kept_weights(state), PREFIX, path)
     try:
         if "config" in state["stepwise"]:
             settings, trainer = (dict(state["stepwise"]["config"][part]) for part in ("model", "trainer"))

@@ -50,6 +50,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def kept_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that a user gets: their average if the run keeps one (`optimizer.average`), else as they are."""
+    weights: dict[str, Tensor] = state.get("state_dict", {})
+    average = state["stepwise"].get("average") or {}
+    # A tied output head stands in the checkpoint under a name of its own, and shares its storage.
+    means = {weights[name].data_ptr(): mean for name, mean in average.items()}
+    return {name: means.get(weight.data_ptr(), weight).to(weight.dtype) for name, weight in weights.items()}
+
+
 def load_weights(model: PreTrainedModel, weights: dict[str, Tensor], where: str) -> None:
     """Put `weights` into `model`; they must fit exactly.
 

@@ -167,7 +167,11 @@ class Checkpoints(Checkpoint):
         # Not straight to `path`: Lightning writes to the system's temporary folder and moves the file. Between two file
         # systems that move is a copy, which a crash would cut short.
         fresh = path.with_suffix(".tmp")
-        trainer.save_checkpoint(fresh, weights_only=weights_only)
+        assert isinstance(trainer.lightning_module, StepwiseModule)
+        average = trainer.lightning_module.average
+        # A checkpoint of weights alone holds the average, if there is one: that is the model that was validated.
+        with average.in_place() if weights_only and average is not None else contextlib.nullcontext():
+            trainer.save_checkpoint(fresh, weights_only=weights_only)
         if trainer.is_global_zero:
             # Link first. A run killed before `put_in_place` resumes from the older `last.ckpt`, and comes here again.
             if also is not None:

@@ -20,12 +20,14 @@ from stepwise_pl.evaluation.metrics import DigitAccuracy, EvaluationMetrics
 from stepwise_pl.evaluation.validation import Validation
 from stepwise_pl.evaluation.verifier import Bounds
 from stepwise_pl.methods import Method, Stepwise
+from stepwise_pl.models.checkpoint import kept_weights
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.lora import has_adapters, trained
 from stepwise_pl.runs.records import Rollback, StageRecord
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training import sharding
+from stepwise_pl.training.averaging import WeightAverage
 from stepwise_pl.training.between_steps import Stop
 from stepwise_pl.training.optimizers import build_optimizer, lr_factor
 from stepwise_pl.training.ranks import everywhere
@@ -84,6 +86,8 @@ class StepwiseModule(L.LightningModule):
         self.sums = StepSums()
         self.step_mean = StepMean(self.learner, self.method, schedule, seed)
         self.stop = Stop()
+        decay = self.optimizer_config.average
+        self.average = WeightAverage(trained(self), decay) if decay else None
         self._rng: dict[str, Any] | None = None  # the checkpoint's generators, until training starts
         self.steps: int | None = None  # optimizer steps of a run that another trainer tests; None: the trainer's own
 
@@ -194,6 +198,12 @@ class StepwiseModule(L.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # In `on_train_batch_end` it would be too late: the step's checkpoint is written before.
+        if self.average is not None:
+            self.average.follow()
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Show the step to the schedule, and log it."""
         step = self.trainer.global_step
@@ -234,6 +244,8 @@ class StepwiseModule(L.LightningModule):
         self.on_validation_epoch_start()
 
     def on_validation_epoch_start(self) -> None:
+        if self.average is not None and self.trainer.state.fn == "fit":
+            self.average.put_in_place()
         if self.sharded:
             sharding.gather(self.model)
         self.validation = Validation(self.learner, self.tokenizer, self.evaluation, self.data.data.eval_batch_size)
@@ -262,6 +274,8 @@ class StepwiseModule(L.LightningModule):
         list(self.validation.decode(Bounds.of(self.data.limits, self.method.removed(self.stage, self.data.limits))))
         if self.sharded:
             sharding.release(self.model)
+        if self.average is not None:
+            self.average.take_back()
         metrics = {f"{split}/{name}": value.float() for name, value in self.evaluation.compute().items()}
         self.evaluation.reset()
         return metrics
@@ -273,7 +287,12 @@ class StepwiseModule(L.LightningModule):
         if not self.strict_loading:
             own = trained(self)
             checkpoint["state_dict"] = {key: value for key, value in checkpoint["state_dict"].items() if key in own}
+        average = {}
+        # A checkpoint whose weights are the average needs no second copy.
+        if self.average is not None and not self.average.is_in_place:
+            average = {"average": self.average.weights}
         checkpoint["stepwise"] = {
+            **average,
             "removed": self.stage,
             "limits": asdict(self.data.limits),
             "reset_step": self.reset_step,
@@ -296,6 +315,10 @@ class StepwiseModule(L.LightningModule):
         self.rollbacks, self._seconds = list(state["rollbacks"]), state["seconds"]
         self._rng = state["rng"]
         self.schedule.restore(state["schedule"])
+        if self.trainer.state.fn != "fit":
+            checkpoint["state_dict"] = kept_weights(checkpoint)
+        elif self.average is not None and "average" in state:
+            self.average.load(state["average"])
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()

@@ -31,6 +31,7 @@ from stepwise_pl.models.lora import add_adapters
 from stepwise_pl.schedules.spread import ALL
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.training.optimizers import build_optimizer
+from tests.conftest import every
 
 TASK = Multiplication(digits=3, min_digits=1, train_size=40)
 TOKENIZER = build_tokenizer("symbols", TASK.symbols())
@@ -165,7 +166,7 @@ TRAIN = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", TRAIN)
+@pytest.mark.parametrize("kind", every(2, TRAIN))
 def test_a_type_trains_answers_and_is_loaded_again(kind: str, tmp_path: Path) -> None:
     assert follow(kind, tmp_path) == "trains"
 

@@ -65,6 +65,7 @@ def test_each_checkpoint_holds_the_average_that_was_validated(tmp_path: Path) ->
         assert not torch.equal(last["state_dict"][name], kept[name])
 
 
+@pytest.mark.long
 def test_evaluation_and_export_of_a_run_use_the_average(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command("train", *SMALL, "optimizer.average=0.9", "trainer.max_steps=40", f"run_dir={folder}")

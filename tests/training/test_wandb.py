@@ -160,7 +160,6 @@ def test_an_evaluation_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Pat
         assert row == {key: one[key] for key in ("index", "prompt", "target", "prediction", "right")}
 
 
-@pytest.mark.long
 def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> None:
     """A run or an evaluation has every metric of a panel."""
     from stepwise_pl.dashboard import DashboardConfig, layout
@@ -375,7 +374,6 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(
     assert len(logged(folder)[1]) == len(read_metrics(folder / "metrics.csv"))  # `wandb sync` will send these
 
 
-@pytest.mark.long
 def test_a_client_that_dies_costs_nothing(tmp_path: Path) -> None:
     """W&B's own process is killed, as can happen if memory is short."""
     out = start(tmp_path / "run", *OFFLINE, options=("--kill=wandb-core,33",))

@@ -29,7 +29,7 @@ lint: setup  ## Lint and type check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-long: setup  ## The tests that take long, an hour and more in all
+long: setup  ## The tests that take long
 	$(BIN)/pytest -m long -n 0
 
 bench: setup  ## Measure a training step, an evaluation and a start on this machine (run nothing else meanwhile)

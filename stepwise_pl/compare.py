@@ -1,6 +1,5 @@
 """`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,7 +8,7 @@ from typing import Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import read_json_or_empty, require_own_or_new, write_text
+from stepwise_pl.common.disk import read_json_or_empty, require_own_or_new, write_json
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.statistics import holm, mcnemar, paired_difference
@@ -95,7 +94,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     say("\n".join([*run_lines(evaluated), "", *pair_lines(tests, config.runs), "", *seed_lines(means, config.runs)]))
     if config.out:
         Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(config.out), json.dumps(result, indent=2) + "\n")
+        write_json(Path(config.out), result)
         say(f"written to {config.out}")
     return result
 

@@ -53,7 +53,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def kept_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of a checkpoint that a user gets: their average if the run keeps one (`optimizer.average`), else as they are."""
     weights: dict[str, Tensor] = state.get("state_dict", {})
-    average = state["stepwise"].get("average") or {}
+    average = state.get("stepwise", {}).get("average")
+    if not average:
+        return weights
     # A tied output head stands in the checkpoint under a name of its own, and shares its storage.
     means = {weights[name].data_ptr(): mean for name, mean in average.items()}
     return {name: means.get(weight.data_ptr(), weight).to(weight.dtype) for name, weight in weights.items()}

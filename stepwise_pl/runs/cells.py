@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
-from stepwise_pl.common.disk import read_json_or_empty
+from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.runs.saved_config import derived_of
@@ -141,7 +141,7 @@ class SweepRun:
 
 def read_result(run: Path) -> Result:
     """Read the result of a finished run from its files."""
-    summary = read_json_or_empty(run / "summary.json")
+    summary = read_json(run / "summary.json")
     stages, _ = read_stages(run / "metrics.csv")
     derived = derived_of(run)
     return Result(

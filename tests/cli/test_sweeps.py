@@ -206,7 +206,7 @@ def two_workers(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     [("submitit_local", "hydra_plugins.hydra_submitit_launcher"), ("ray", "hydra_plugins.hydra_ray_launcher")],
 )
 def test_launchers_of_clusters_on_one_machine(tmp_path: Path, launcher: str, module: str) -> None:
-    """Where they are installed: pip install 'stepwise_pl[slurm,ray]'."""
+    """The test needs the launchers: pip install 'stepwise_pl[slurm,ray]'."""
     pytest.importorskip(module)
     out = subprocess.run(
         [sys.executable, "-m", "stepwise_pl.train", "-m", *JOBS, "seed=0,1", "trainer.max_steps=2",
@@ -383,7 +383,7 @@ def test_tokens_removed_at_an_accuracy(right: dict[int, int], accuracy: float) -
 
 
 def write_run(run: Path, accuracy: float, collapsed: bool, stages: list[tuple[int, float]]) -> None:
-    """What a finished run leaves, as far as a sweep reads it: of 40 test and 20 validation problems, 6 tokens of CoT."""
+    """The files of a finished run that a sweep reads: of 40 test and 20 validation problems, 6 tokens of CoT."""
     run.mkdir(parents=True)
     removed = stages[-1][0]
     (run / "config.yaml").write_text("derived:\n  max_cot_tokens: 6\n  examples_per_token: 640.0\n")

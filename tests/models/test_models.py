@@ -15,6 +15,7 @@ from stepwise_pl.config.training import DataConfig
 from stepwise_pl.data.tokenizers import small_tokenizer
 from stepwise_pl.models import early
 from stepwise_pl.models.build import build_model, check_architecture, require_memory
+from stepwise_pl.models.checkpoint import kept_weights
 from stepwise_pl.models.trained_run import load_run
 from stepwise_pl.runs.records import read_metrics
 from stepwise_pl.training.build import build_parts
@@ -214,3 +215,8 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built() -> None:
     weights = check_architecture(ModelConfig(positions=10**12, width=4, heads=1))
     with pytest.raises(UserError, match=r"has 4,000,000 million weights, 14,901 GiB, and this machine a memory of"):
         require_memory(weights, 4)
+
+
+def test_the_kept_weights_of_a_foreign_checkpoint_are_its_own() -> None:
+    weights = {"model.a": torch.ones(2)}
+    assert kept_weights({"state_dict": weights}) == weights

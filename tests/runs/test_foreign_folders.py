@@ -1,4 +1,4 @@
-"""What lies where a run or an output is expected: other programs' files, nothing, links into nothing; one line names it."""
+"""Foreign things in place of a run or an output: other programs' files, nothing, links into nothing; one line names it."""
 
 from pathlib import Path
 

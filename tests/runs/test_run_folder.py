@@ -1,4 +1,4 @@
-"""What is measured is never written over, a start that fails leaves its folder as it was, and signals end a run saved."""
+"""Nothing measured is written over, a start that fails leaves its folder as it was, and signals end a run saved."""
 
 import json
 import os
@@ -178,7 +178,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, arguments: tuple[str,
     own = [one for one in SMALL if not one.startswith("task") or "task=file" not in arguments]
     for run_dir in ((), ("run_dir=new/deeper/run",)):
         assert words in refused(tmp_path, *own, *arguments, *run_dir, cwd=tmp_path, **env)
-    # What was there stays: a folder, and notes of the user's own.
+    # The user's own stays: a folder, and notes.
     (tmp_path / "new").mkdir()
     (tmp_path / "new/notes.txt").write_text("mine")
     refused(tmp_path, *own, *arguments, "run_dir=new", cwd=tmp_path, **env)
@@ -270,7 +270,7 @@ def test_under_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_terminal_that_is_closed_ends_a_run_saved(tmp_path: Path) -> None:
-    """Whatever the progress bar writes from then on is an error of the terminal."""
+    """The terminal answers with an error to all that the progress bar writes from then on."""
     folder = tmp_path / "run"
     ours, theirs = pty.openpty()
     process = endless(folder, stdin=theirs, stdout=theirs, stderr=theirs)

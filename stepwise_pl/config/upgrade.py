@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 from stepwise_pl.common.errors import UserError
 
+ANY = object()
+
 
 class Retired(NamedTuple):
     """A key that is gone.
 
     Attributes:
-        neutral: the value with which it changed nothing, and is dropped.
+        neutral: the value with which it changed nothing, and is dropped; `ANY`: every value is dropped, because only training
+            reads the key, and a checkpoint that needs it says so when it is resumed.
         until: the last commit that knew it.
     """
 
@@ -21,7 +24,11 @@ class Retired(NamedTuple):
 
 # Every key and value that some version wrote into a config.yaml and this one does not know. Keys that came later need no
 # line here: their defaults keep what was.
-RETIRED = {"schedule.lookahead": Retired(0, "5940397")}
+RETIRED = {
+    "schedule.lookahead": Retired(0, "5940397"),
+    # The adaptive schedule followed the token accuracy of training.
+    **{f"schedule.{key}": Retired(ANY, "462c60e") for key in ("memory", "min_stay", "evidence")},
+}
 RENAMED = {
     ("task.kind", "lines"): "file",
     ("trainer.accelerator", "auto"): "cpu",
@@ -46,7 +53,7 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
     out = copy.deepcopy(dict(plain))
     for key, (neutral, until) in RETIRED.items():
         group, name = _place(out, key)
-        if name in group and group.pop(name) != neutral:
+        if name in group and group.pop(name) != neutral and neutral is not ANY:
             raise _only(where, f"{key}={_place(dict(plain), key)[0][name]}", until)
     for (key, old), new in RENAMED.items():
         group, name = _place(out, key)
@@ -59,6 +66,10 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
             if name in group:
                 new_group, new_name = _place(out, now)
                 new_group[new_name] = group.pop(name)
+    # The gate on token accuracy gave way to one on answer accuracy.
+    group, name = _place(out, "schedule.gate")
+    if name in group:
+        group["keep"] = group.pop(name)
     for (key, old), until in REMOVED.items():
         group, name = _place(out, key)
         if group.get(name) == old:

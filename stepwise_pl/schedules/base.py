@@ -1,10 +1,10 @@
 """The interface of a removal schedule, and the code that all schedules share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,19 +117,13 @@ class Schedule:
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take note of metrics measured at `step` (0-d tensors or numbers). An open-loop schedule does nothing."""
 
-    # The attribute has no annotation, so that it is no dataclass field.
+    def wants_validation(self, step: int) -> bool:
+        """Whether the schedule asks for a validation after `step` optimizer steps. An open-loop schedule never does."""
+        return False
+
+    # These attributes have no annotation, so that they are no dataclass fields.
     _clock = REAL_TIME
-
-    # Whether training calls `observe_levels`.
-    closed_loop: ClassVar[bool] = False
-
-    def observe_levels(self, step: int, targets: Sequence[int], right: Sequence[int]) -> None:
-        """Take note of the counts of an optimizer step, summed over all processes. Called if the schedule is `closed_loop`.
-
-        Args:
-            targets: target tokens of the examples that had k units removed, for k = 0 .. m_max.
-            right: target tokens among them that the model predicted, teacher-forced.
-        """
+    decision = ""  # the last decision of a closed-loop schedule in words, for the log
 
     def hold(self, step: int, removed: int, wait: int = 0) -> None:
         """Stay at s = `removed` at `step` and for `wait` more steps. The guard calls this after it has gone back.
@@ -159,7 +153,7 @@ class Schedule:
     def require_slow_down(self, action: str) -> None:
         """Raise `UserError` if a guard with this action could not slow the schedule down."""
         kind = type(self)
-        learns = self.closed_loop or kind.observe is not Schedule.observe
+        learns = kind.observe is not Schedule.observe
         if action != "warn" and learns and kind.slow_down is Schedule.slow_down:
             raise UserError(
                 f"guard.action={action}: schedule.kind={self.kind} decides from what it observes and has no slow_down of its "

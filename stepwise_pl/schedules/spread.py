@@ -38,12 +38,6 @@ class Stage:
         each = self._each
         return np.where(each >= self.last, np.int64(ALL), each)
 
-    @property
-    def levels(self) -> Stages:
-        """The stage of each example, at most `last`, [batch] or [1]. A closed-loop schedule counts by it."""
-        levels: Stages = np.minimum(self._each, self.last)
-        return levels
-
 
 def offsets(draw: Stages, smoothing: float, seed: int) -> Stages:
     """Return the random extra removal o of each example, P(o) = (1 - e^-λ) e^-λo (arXiv 2405.14838, section 3).

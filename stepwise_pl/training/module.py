@@ -179,7 +179,7 @@ class StepwiseModule(L.LightningModule):
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
         losses = self.method.loss(self.learner, batch, stage)
-        self.sums.add(losses.scored, stage, self.schedule.closed_loop)
+        self.sums.add(losses.scored)
         return self.step_mean.part(losses, batch, self.trainer, self.data)
 
     def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:
@@ -207,9 +207,7 @@ class StepwiseModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Show the step to the schedule, and log it."""
         step = self.trainer.global_step
-        metrics, levels = self.sums.end(self.trainer)
-        if levels is not None:
-            self.schedule.observe_levels(step, *levels)
+        metrics = self.sums.end(self.trainer)
         self.schedule.observe(step, metrics)
         # The hook runs inside step number `step` (from 0), so `step + 1` steps are done after it.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]

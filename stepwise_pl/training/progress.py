@@ -43,7 +43,9 @@ class StageLog(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         shown = ", ".join(f"{key} {value}" for key, value in progress(trainer, pl_module).items())
-        log.info("epoch %d, step %d: %s", trainer.current_epoch, trainer.global_step, shown)
+        assert isinstance(pl_module, StepwiseModule)
+        decision = f"; {found}" if (found := pl_module.schedule.decision) else ""
+        log.info("epoch %d, step %d: %s%s", trainer.current_epoch, trainer.global_step, shown, decision)
 
 
 def progress(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:

@@ -9,22 +9,6 @@ from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.methods import Losses, Method
 from stepwise_pl.models.learner import Learner, Scored
 from stepwise_pl.schedules import Schedule
-from stepwise_pl.schedules.spread import Stage
-
-
-def level_counts(right: Tensor, level: Tensor, levels: int) -> Tensor:
-    """Count the targets of each stage, and the right ones among them.
-
-    Args:
-        right: whether the model is right at each target, [targets] bool.
-        level: the stage of each target's example, [targets] int64.
-        levels: the number of stages, from 0 to the last one.
-
-    Returns:
-        [2, levels] int64: targets, and right targets.
-    """
-    counts = torch.zeros(2, levels, dtype=torch.long, device=right.device)
-    return counts.index_add_(1, level, torch.stack([torch.ones_like(right), right]).long())
 
 
 class StepSums:
@@ -32,22 +16,18 @@ class StepSums:
 
     def __init__(self) -> None:
         self._sums: tuple[Tensor, Tensor, int] | None = None  # loss, right targets, targets
-        self._counts: Tensor | None = None  # `level_counts`, for a closed-loop schedule
 
-    def add(self, scored: Scored, stage: Stage, by_level: bool) -> None:
-        """Add a micro-batch. `by_level`: also count by stage, as a closed-loop schedule needs."""
+    def add(self, scored: Scored) -> None:
+        """Add a micro-batch."""
         sums = scored.loss.detach(), scored.right.sum(), len(scored.label)
         before = self._sums
         self._sums = sums if before is None else (before[0] + sums[0], before[1] + sums[1], before[2] + sums[2])
-        if by_level:
-            level = torch.from_numpy(stage.levels)[scored.row].to(scored.right.device)
-            counts = level_counts(scored.right, level, stage.last + 1)
-            self._counts = counts if self._counts is None else self._counts + counts
 
-    def end(self, trainer: L.Trainer) -> tuple[dict[str, Tensor], list[list[int]] | None]:
-        """Return loss and token accuracy of the step over all ranks, and `level_counts` if counted; begin the next step."""
+    def end(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        """Return loss and token accuracy of the step over all ranks; begin the next step."""
         assert self._sums is not None
-        (loss, right, targets), counts = self._sums, self._counts
+        loss, right, targets = self._sums
+        self._sums = None
         if trainer.world_size > 1:
             each = torch.stack(
                 [loss.double(), right.double(), torch.full((), float(targets), dtype=torch.double, device=loss.device)]
@@ -55,11 +35,7 @@ class StepSums:
             of_all = trainer.strategy.reduce(each, reduce_op="sum")
             assert isinstance(of_all, Tensor)
             loss, right, targets = of_all.unbind()  # type: ignore[assignment]
-            if counts is not None:
-                counts = trainer.strategy.reduce(counts, reduce_op="sum")  # type: ignore[assignment]
-        self._sums = self._counts = None
-        metrics = {"train/loss": loss / targets, "train/token_accuracy": right / targets}
-        return metrics, None if counts is None else counts.tolist()
+        return {"train/loss": loss / targets, "train/token_accuracy": right / targets}
 
 
 class StepMean:

@@ -38,6 +38,8 @@ class ValidationTimes(Callback):
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step == trainer.max_steps or (epoch_ends and last_epoch):
             return True
+        if module.schedule.wants_validation(trainer.global_step):
+            return True
         now = module.stage
         leaves = module.schedule.stage(trainer.global_step) > now
         before = self.validated_at

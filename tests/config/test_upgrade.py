@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.upgrade import RETIRED, upgraded, upgraded_state
+from stepwise_pl.config.upgrade import ANY, RETIRED, upgraded, upgraded_state
 from stepwise_pl.runs.saved_config import comparable_config, saved_config
+from stepwise_pl.schedules import Adaptive
 from tests.conftest import SMALL, command
 
 # As commit 5940397 wrote it, without what is left at its default.
@@ -49,6 +50,21 @@ def test_other_names_of_before_are_known() -> None:
     assert upgraded({}, "x") == {} and upgraded({"schedule": None}, "x") == {"schedule": None}
 
 
+def test_an_adaptive_schedule_of_before_is_read_and_not_resumed() -> None:
+    before = {"kind": "adaptive", "gate": 0.9, "memory": 10, "min_stay": 20, "max_stay": None, "evidence": 300}
+    assert upgraded({"schedule": before, "method": {}}, "x")["schedule"] == {
+        "kind": "adaptive",
+        "keep": 0.9,
+        "max_stay": None,
+    }
+    schedule = Adaptive()
+    schedule.bind(10, 4)
+    with pytest.raises(
+        UserError, match="follows token accuracy; the last version that goes on with it is commit 462c60e"
+    ):
+        schedule.load_state_dict({"now": 2, "since": 30, "longer": "1", "targets": [0.0], "right": [0.0]})
+
+
 def test_lengths_of_a_checkpoint_before_reasoning_steps() -> None:
     found = upgraded_state({"removed_tokens": 2, "limits": {"max_cot": 2, "longest_cot": 3, "longest_answer": 4}}, "x")
     assert found == {"removed": 2, "limits": {"train_left": [2, 1, 0], "left": [3, 2, 0], "longest_answer": 4}}
@@ -68,7 +84,7 @@ def old_run(run_dir: Path, tmp_path: Path) -> Path:
     def aged(plain: dict[str, Any]) -> None:
         for key in RETIRED:
             group, name = key.split(".")
-            plain[group][name] = RETIRED[key].neutral
+            plain[group][name] = 10 if RETIRED[key].neutral is ANY else RETIRED[key].neutral
 
     plain = yaml.safe_load((folder / "config.yaml").read_text())
     aged(plain)

@@ -1,10 +1,9 @@
-"""The adaptive schedule, compared with sums over its whole history, and under the real trainer."""
+"""The adaptive schedule: its rule against a plain oracle, and its behaviour under the real trainer."""
 
 import json
 import math
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,173 +11,106 @@ from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.training import OptimizerConfig
-from stepwise_pl.models.forward import Targets, target_logits
 from stepwise_pl.schedules import Adaptive
-from stepwise_pl.training.module import StepwiseModule
 from tests.training.test_module import fit
 
-MOST = 6
-# For each step and number of removed units: target tokens, and the share that is right.
-histories = st.lists(
-    st.lists(st.tuples(st.integers(0, 40), st.floats(0, 1)), min_size=MOST + 1, max_size=MOST + 1), max_size=40
-)
-settings_of = st.fixed_dictionaries(
-    {
-        "gate": st.sampled_from([0.3, 0.5, 0.8, 1.0]),
-        "memory": st.integers(1, 12),
-        "min_stay": st.integers(1, 5),
-        "max_stay": st.sampled_from([None, 5, 9]),
-        "evidence": st.sampled_from([1, 30, 100]),
-        "remove_at_most": st.sampled_from([None, 0, 4, 9]),
-    }
-)
+MOST = 4
 
 
-def bound(**kwargs) -> Adaptive:
-    schedule = Adaptive(**kwargs)
+def bound(**settings) -> Adaptive:
+    schedule = Adaptive(**settings)
     schedule.bind(100, MOST)
     return schedule
 
 
-def counts(step: list[tuple[int, float]]) -> tuple[list[int], list[int]]:
-    return [n for n, _ in step], [round(n * share) for n, share in step]
+def trained(schedule: Adaptive, accuracies: list[float], start: int = 0) -> list[tuple[int, int]]:
+    """Train a step for each accuracy. Returns (step, s) of each validation that the schedule has asked for."""
+    looks = []
+    for step, accuracy in enumerate(accuracies, start=start + 1):
+        if schedule.wants_validation(step):
+            looks.append((step, schedule.removed(step)))
+            schedule.observe(step, {"val/answer_accuracy": torch.tensor(accuracy), "val/loss": torch.tensor(1.0)})
+    return looks
 
 
-def oracle(history, gate, memory, min_stay, max_stay, evidence, remove_at_most) -> list[int]:
-    """Return s after each step. Every running accuracy is summed again from the whole history."""
-    most = MOST if remove_at_most is None else min(MOST, remove_at_most)
-    out, stays = [0], 0
-    for t in range(len(history)):
-        weight = [(1 - 1 / memory) ** (t - i) for i in range(t + 1)]
-
-        def accuracy(k: int, t=t, weight=weight) -> float:
-            n = sum(w * counts(history[i])[0][k] for i, w in enumerate(weight))
-            c = sum(w * counts(history[i])[1][k] for i, w in enumerate(weight))
-            return c / n if n >= evidence else 0.0
-
-        s, stays = out[-1], stays + 1
-        if s < most and stays >= min_stay:
-            ahead = [k for k in range(s + 1, most + 1) if accuracy(k) >= gate]
-            if ahead:
-                s = max(ahead)
-            elif accuracy(s) >= gate or (max_stay is not None and stays >= max_stay):
-                s += 1
-        stays = 0 if s > out[-1] else stays
-        out.append(s)
-    return out
+def oracle(
+    accuracies: list[float], keep: float, check_every: int, max_stay: int | None, most: int
+) -> list[tuple[int, int]]:
+    """Stage by stage: look every `check_every` steps of the stay, and leave at the first look that is good or too late."""
+    looks, start = [], 0
+    for stage in range(most):
+        for stayed in range(check_every, len(accuracies) - start + 1, check_every):
+            step = start + stayed
+            looks.append((step, stage))
+            if accuracies[step - 1] >= keep or (max_stay is not None and stayed >= max_stay):
+                start = step
+                break
+        else:
+            break
+    return looks
 
 
-def near_a_gate(history, gate: float, memory: int, evidence: int) -> bool:
-    """Whether rounding could decide, because some accuracy or count is very close to its threshold."""
-    schedule = bound(gate=gate, memory=memory, evidence=evidence)
-    for step, one in enumerate(history):
-        schedule.observe_levels(step, *counts(one))
-        for right, targets in zip(schedule.right, schedule.targets, strict=True):
-            if abs(targets - evidence) < 1e-6 or (targets > 0 and abs(right / targets - gate) < 1e-6):
-                return True
-    return False
-
-
-@given(histories, settings_of, st.integers(0, 40))
-def test_it_decides_by_its_formula_and_the_same_after_a_resume(history, settings, stop) -> None:
-    if near_a_gate(history, settings["gate"], settings["memory"], settings["evidence"]):
-        return
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 0.8, 0.9, 1.0]), max_size=60), st.sampled_from([0.5, 0.9, 1.0]), st.integers(1, 7),
+    st.sampled_from([None, 7, 10]), st.sampled_from([None, 0, 2, 9]), st.integers(0, 60),
+)  # fmt: skip
+def test_a_unit_leaves_at_the_first_look_that_is_good_enough(
+    accuracies, keep, check_every, max_stay, at_most, stop
+) -> None:
+    settings = {"keep": keep, "check_every": check_every, "max_stay": max_stay, "remove_at_most": at_most}
     schedule = bound(**settings)
-    found = [schedule.removed(0)]
-    for step, one in enumerate(history):
-        if step == stop:
-            resumed = bound(**settings)
-            resumed.load_state_dict(json.loads(json.dumps(schedule.state_dict(step))))
-            schedule = resumed
-        schedule.observe_levels(step, *counts(one))
-        found.append(schedule.removed(step + 1))
-    assert found == oracle(history, **settings)
-    assert found == sorted(found)
+    looks = trained(schedule, accuracies[:stop])
+    # A resume in between changes nothing.
+    resumed = bound(**settings)
+    resumed.load_state_dict(json.loads(json.dumps(schedule.state_dict(stop))))
+    looks += trained(resumed, accuracies[stop:], start=stop)
+    assert looks == oracle(accuracies, keep, check_every, max_stay, MOST if at_most is None else min(at_most, MOST))
 
 
-def stays(schedule: Adaptive, start: int, steps: int, right: float = 1.0) -> list[int]:
-    """Return s at each step from `start` on, with 100 targets a step, all at s."""
-    out = []
-    for step in range(start, start + steps):
-        out.append(schedule.removed(step))
-        at = [100 if k == schedule.removed(step) else 0 for k in range(MOST + 1)]
-        schedule.observe_levels(step, at, [round(right * n) for n in at])
-    return out
+def test_each_look_is_told_with_the_stage_and_its_wait() -> None:
+    schedule, told = bound(keep=0.9, check_every=5, max_stay=10), []
+    for step, accuracy in ((5, 0.9), (10, 0.5), (12, 0.95), (15, 0.5), (22, 0.5)):
+        schedule.observe(step, {"val/answer_accuracy": accuracy})
+        told.append(schedule.decision)
+    assert told == [
+        "stage 0 has reached 0.9",
+        "stage 1 waits for 0.9 since step 5",
+        "stage 1 has reached 0.9",
+        "stage 2 waits for 0.9 since step 12",
+        "stage 2 ends below 0.9 after 10 steps (schedule.max_stay)",
+    ]
 
 
-def test_a_ready_model_loses_a_token_every_min_stay_and_an_unready_one_none() -> None:
-    assert stays(bound(min_stay=3, evidence=10), 0, 14) == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 2
-    assert set(stays(bound(min_stay=3), 0, 500, right=0.94)) == {0}
-    assert stays(bound(min_stay=1, max_stay=4), 0, 9, right=0.0) == [0] * 4 + [1] * 4 + [2]
+def test_what_is_measured_while_training_decides_nothing() -> None:
+    schedule = bound(check_every=5)
+    for step in range(100):
+        schedule.observe(step, {"train/loss": 0.0, "train/token_accuracy": 1.0})
+    assert schedule.removed(100) == 0
 
 
 def test_the_guard_slows_it_down() -> None:
-    schedule = bound(min_stay=3, evidence=10)
-    stays(schedule, 0, 14)
-    schedule.slow_down(7, 2, Fraction(1, 2), 5)
-    again = bound(min_stay=3, evidence=10)
+    schedule = bound(check_every=3)
+    assert trained(schedule, [1.0] * 7) == [(3, 0), (6, 1)]
+    schedule.slow_down(7, 1, Fraction(1, 2), 5)
+    again = bound(check_every=3)
     again.load_state_dict(json.loads(json.dumps(schedule.state_dict(7))))
-    assert stays(again, 7, 20) == [2] * (5 + 6) + [3] * 6 + [4] * 3
+    # It waits 5 steps, and then stays for two looks instead of one.
+    assert trained(again, [1.0] * 20, start=7) == [(15, 1), (18, 1), (21, 2), (24, 2), (27, 3)]
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [{"gate": 0}, {"gate": 1.5}, {"memory": 0}, {"min_stay": 0}, {"max_stay": 5}, {"evidence": 0},
-     {"remove_at_most": -1}],
-)  # fmt: skip
+    "bad", [{"keep": 0}, {"keep": 1.5}, {"check_every": 0}, {"max_stay": 5}, {"remove_at_most": -1}]
+)
 def test_bad_values_are_named(bad: dict) -> None:
     with pytest.raises(UserError, match=f"schedule.{next(iter(bad))}="):
         Adaptive(**bad)
 
 
-class Recounting(StepwiseModule):
-    """Counts again, example by example, the numbers that the schedule observes."""
-
-    told: list[tuple[list[int], list[int]]]
-    counted: list[tuple[list[int], list[int]]]
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        self.told, self.counted = [], []
-        observe = self.schedule.observe_levels
-
-        def spy(step, targets, right) -> None:
-            self.told.append((list(targets), list(right)))
-            observe(step, targets, right)
-
-        self.schedule.observe_levels = spy  # type: ignore[method-assign]
-
-    def training_step(self, batch, batch_idx):
-        levels = self.data.limits.max_removed + 1
-        targets, right = [0] * levels, [0] * levels
-        stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
-        with torch.no_grad():
-            for row, units in enumerate(stage.each.tolist()):
-                one = Targets.of(batch.row(row).remove(units))
-                hits = target_logits(self.model, one).argmax(-1) == one.label
-                level = min(units, levels - 1)
-                targets[level] += len(hits)
-                right[level] += int(hits.sum())
-        self.counted.append((targets, right))
-        return super().training_step(batch, batch_idx)
-
-
-@pytest.mark.parametrize("micro", [1, 2])
-def test_the_schedule_observes_the_counts_of_each_level(tmp_path, micro: int) -> None:
-    schedule = Adaptive(smoothing=0.3, gate=0.01, min_stay=3, evidence=1, reset_optimizer=False)
-    module, spy = fit(tmp_path, schedule, steps=12, micro=micro, build=Recounting)
-    assert isinstance(module, Recounting)
-    # The counts are summed over the micro-batches of a step.
-    steps = np.array(module.counted).reshape(-1, micro, 2, module.data.limits.max_removed + 1).sum(1)
-    assert np.array_equal(np.array(module.told), steps)
-    assert len(set(spy.removed)) > 1 and np.count_nonzero(steps[0][0]) > 2
-
-
-def test_it_resumes_exactly_with_muon(tmp_path) -> None:
+def test_a_run_with_averaged_weights_resumes_exactly(tmp_path) -> None:
     def schedule() -> Adaptive:
-        return Adaptive(gate=0.05, memory=5, min_stay=4, evidence=20, reset_optimizer=False)
+        return Adaptive(keep=0.9, check_every=4, max_stay=8, reset_optimizer=False)
 
-    optimizer = OptimizerConfig(lr=1e-3, matrices="muon", warmup_steps=3)
+    optimizer = OptimizerConfig(lr=1e-3, matrices="muon", warmup_steps=3, average=0.9)
     whole, spy = fit(tmp_path / "whole", schedule(), steps=30, optimizer=optimizer, dropout=0.1)
     assert len(set(spy.removed)) > 2
     fit(tmp_path / "first", schedule(), steps=17, optimizer=optimizer, dropout=0.1)
@@ -188,11 +120,14 @@ def test_it_resumes_exactly_with_muon(tmp_path) -> None:
     assert spy.removed[17:] == after.removed
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    assert whole.average is not None and second.average is not None
+    for name, mean in whole.average.weights.items():
+        assert torch.equal(mean, second.average.weights[name])
 
 
 def test_a_reset_follows_its_steps(tmp_path) -> None:
-    schedule = Adaptive(max_stay=4, min_stay=1, gate=1.0, smoothing=math.inf)
+    schedule = Adaptive(check_every=2, max_stay=4, keep=1.0, smoothing=math.inf)
     _, spy = fit(tmp_path, schedule, steps=14, every_removed=1)
     assert spy.removed == [t // 4 for t in range(14)]
     assert [t for t, state in enumerate(spy.had_state) if not state] == [0, 4, 8, 12]
-    assert spy.validated == [(4, 0), (8, 1), (12, 2), (14, 3)]
+    assert spy.validated == [(2, 0), (4, 0), (6, 1), (8, 1), (10, 2), (12, 2), (14, 3)]

@@ -186,11 +186,10 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
 
 
 LINEAR = [*SMALL, "schedule.smoothing=1"]
-# One process alone would see too little evidence.
 CLOSED_LOOP = [
     *(one for one in SMALL if not one.startswith(("schedule.delta", "schedule.rewarmup"))), "optimizer=muon",
-    "schedule=adaptive", "schedule.gate=0.1", "schedule.min_stay=2", "schedule.evidence=200", "schedule.memory=6",
-    "schedule.smoothing=0.7",
+    "schedule=adaptive", "schedule.keep=0.5", "schedule.check_every=2", "schedule.max_stay=4", "schedule.smoothing=0.7",
+    "optimizer.average=0.9",
 ]  # fmt: skip
 UNEQUAL_LENGTHS = [
     *(one for one in SMALL if not one.startswith("task")), "task=word_problems", "task.train_size=640",

@@ -332,7 +332,7 @@ def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_with_an_ad
     folder, without = tmp_path / "run", ("schedule.delta", "schedule.rewarmup_steps")
     arguments = [argument for argument in RUN if not argument.startswith(without)]
     own = (
-        "schedule=adaptive", "schedule.min_stay=5", "schedule.max_stay=5", "schedule.reset_optimizer=true", "guard=halve",
+        "schedule=adaptive", "schedule.check_every=5", "schedule.max_stay=5", "schedule.reset_optimizer=true", "guard=halve",
         "trainer.max_epochs=2", f"run_dir={folder}", *MORE_TOKENS,
     )  # fmt: skip
     options = ["--accuracy=0.9 if step <= 10 or attempt else 0.5", "--weights=nan,0,18"]
@@ -384,8 +384,7 @@ schedules_of = st.one_of(
         remove_at_most=st.sampled_from([None, 5]),
     ),
     st.builds(
-        Adaptive, gate=st.just(0.5), min_stay=st.integers(1, 9), max_stay=st.sampled_from([None, 9]), evidence=st.just(1),
-        memory=st.integers(1, 9),
+        Adaptive, keep=st.just(0.5), check_every=st.integers(1, 9), max_stay=st.sampled_from([None, 9]),
     ),
 )  # fmt: skip
 # For each attempt: steps to the next good checkpoint (0: no new one), further steps to the collapse, the action.
@@ -413,8 +412,9 @@ def test_after_every_action_the_next_step_has_the_s_of_the_good_checkpoint(
         nonlocal step, trained
         for _ in range(steps):
             trained = module.schedule.stage(step)
-            schedule.observe_levels(step, [8] * 10, [random.randint(0, 8) for _ in range(10)])
             step += 1
+            if schedule.wants_validation(step):
+                schedule.observe(step, {"val/answer_accuracy": random.random()})
 
     def checkpoint() -> dict[str, Any]:
         found = {"removed": trained, "schedule": schedule.save(step), "rollbacks": list(actions), "step": step}

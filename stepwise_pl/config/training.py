@@ -156,7 +156,7 @@ class GuardConfig:
     action: str = "warn"
     # A validation has collapsed if its answer accuracy at any length is surely (95% Wilson interval) below this part of the best.
     collapsed: float = 0.25
-    # The guard acts after N collapsed validations in a row. A guard that goes back judges at the end of a stage, not right after a token has left.
+    # The guard acts after N collapsed validations in a row. It judges at the end of a stage, not right after a token has left.
     patience: int = 2
     # A checkpoint is good, and worth going back to, if its accuracy is at least this part of the best so far.
     good: float = 0.75

@@ -63,9 +63,12 @@ class Adaptive(Schedule):
     def removed(self, step: int) -> int:
         return self.now
 
+    def is_waiting(self) -> bool:
+        return self.now < self.most
+
     def wants_validation(self, step: int) -> bool:
         stayed = step - self.since
-        return self.now < self.most and stayed > 0 and stayed % self.check_every == 0
+        return self.is_waiting() and stayed > 0 and stayed % self.check_every == 0
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
         if "val/answer_accuracy" not in metrics:

@@ -121,6 +121,10 @@ class Schedule:
         """Whether the schedule asks for a validation after `step` optimizer steps. An open-loop schedule never does."""
         return False
 
+    def is_waiting(self) -> bool:
+        """Whether s stays until the model is good enough, however long that takes. An open-loop schedule never waits."""
+        return False
+
     # These attributes have no annotation, so that they are no dataclass fields.
     _clock = REAL_TIME
     decision = ""  # the last decision of a closed-loop schedule in words, for the log

@@ -1,9 +1,11 @@
 """The guard recognises a collapse; `rollback.py` goes back to the good checkpoint.
 
-In a collapse, answer accuracy falls to a small part of its best and stays there. Answers of
-any length count: a model that answers right, and still writes a CoT that should be gone, has
-lost nothing. Removal schedules that are too aggressive end in a collapse (arXiv 2405.14838,
-section 5). A loss that is not finite counts as a collapse.
+In a collapse, answer accuracy falls to a small part of its best and stays there until the next
+token leaves. Low accuracy right after a token has left is a dip. Nothing is judged while an
+adaptive schedule waits for accuracy to come back. Answers of any length count: a model that
+answers right, and still writes a CoT that should be gone, has lost nothing. Removal schedules
+that are too aggressive end in a collapse (arXiv 2405.14838, section 5). A loss that is not
+finite counts as a collapse.
 """
 
 import logging
@@ -59,11 +61,18 @@ class Guard(Callback):
         accuracy = found["answer_accuracy_any_length"]
         self.best = max(self.best, accuracy)
         low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
-        # Accuracy may be low right after a token has left. Only validations later in the stage count.
-        settled = pl_module.schedule.stage(step) > pl_module.stage or pl_module.stage == self.removed
+        # Accuracy is low right after a token has left. This is a dip; a collapse stays until the end of a stage.
+        is_settled = pl_module.schedule.stage(step) > pl_module.stage or (
+            pl_module.stage == self.removed and not pl_module.schedule.is_waiting()
+        )
         self.removed = pl_module.stage
-        if settled or not self.acts:
+        if is_settled:
             self.low = self.low + 1 if low else 0
+        elif low and not pl_module.schedule.is_waiting():
+            log.info(
+                "a dip: accuracy is %.1f%% at step %d, and was %.1f%% at its best; a token has just left, and a collapse is "
+                "only what stays", 100 * accuracy, step, 100 * self.best,
+            )  # fmt: skip
         self.good = accuracy >= self.cfg.good * self.best
         if self.collapsed and self.collapsed_at is None:
             self.collapsed_at = pl_module.removed_tokens

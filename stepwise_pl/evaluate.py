@@ -136,7 +136,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "limit": config.limit,
         "removed_tokens": limits.removed_tokens(removed),
         **({"removed_steps": removed} if method.unit == "step" else {}),
-        "as_trained": stage == min(run.stage, method.stages(limits)),
+        "as_trained": stage == min(run.stage, method.last_stage(limits)),
         "max_cot_tokens": limits.max_cot,
         "batch_size": config.batch_size,
         "accelerator": config.accelerator,
@@ -208,7 +208,7 @@ def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
     if getattr(config, other) is not None:
         raise UserError(f"{other}={getattr(config, other)}: the run has method.unit={unit}; give {asked}")
     method, limits, wanted = run.config.method, run.limits, getattr(config, asked)
-    last = method.stages(limits)
+    last = method.last_stage(limits)
     if wanted is None:
         return min(run.stage, last)
     return next((stage for stage in range(last + 1) if method.removed(stage, limits) >= wanted), last)

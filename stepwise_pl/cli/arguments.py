@@ -19,7 +19,7 @@ from stepwise_pl.config.mistakes import no_choice, suggestion
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line for Hydra, in which every word is a flag or a setting that Hydra's grammar accepts.
 
-    Flags and their values come first, because Hydra's parser takes no settings on both sides of a flag.
+    Flags and their values come first, because Hydra's parser fails if settings stand on both sides of a flag.
 
     Raises:
         UserError: a word is neither; the message suggests a word that the user may have meant.

@@ -165,7 +165,7 @@ def is_of_base_name(override: str, has_experiment: bool) -> bool:
 def _part(key: str, value: str | None) -> str:
     """One setting in a name. A key without a value was deleted."""
     text = key if value is None else f"{key}-{value}"
-    # Bare, these are no text but yes and no (`canonical`); Hydra writes them with a capital letter in the jobs of a sweep.
+    # Without quotes, `True` and `False` are booleans. Hydra writes them with a capital letter in the jobs of a sweep.
     letters = f"{key}-{value.lower()}" if value in ("True", "False") else text
     # A hyphen in a key, or an end like that of a digest, could be read in two ways.
     is_simple = _SIMPLE.fullmatch(letters) and "-" not in key and not _LOOKS_DIGESTED.fullmatch(text)
@@ -196,7 +196,7 @@ def changes_learning(override: str) -> bool:
     file = CONF / key / f"{value}.yaml"
     if value is None or not file.is_file():
         return not (key.startswith(ASIDE) or f"{key}.".startswith(ASIDE))
-    # A choice of a group says how a run is run if all that its file sets does; its defaults are the group's own.
+    # A choice such as `trainer=gpu` does not change learning if its file sets only keys of `ASIDE`, on its group's schema.
     set_here = read_yaml(file)
     keys = flat({key: {name: item for name, item in set_here.items() if name != "defaults"}})
     return set_here.get("defaults") != [f"_{key}"] or not all(one.startswith(ASIDE) for one in keys)

@@ -22,8 +22,8 @@ def setting(
 
     Args:
         default: its value if the user gives none; else `factory` makes that value.
-        changeable: a resumed run may change it: how long the run trains, and what it shows and saves. Any other change
-            would make another run of it.
+        changeable: a resumed run may change it: how long and where the run trains, how fast tokens leave from then on,
+            and what it shows and saves. Any other change would make it another run.
         aside: it changes neither what is learned nor how, so that it is no part of a run's name, and runs that differ
             in it are alike.
         path: it holds a path, or may: `~` is the home folder in it.

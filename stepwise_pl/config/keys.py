@@ -27,7 +27,7 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, "Field[An
 
 
 def marked(mark: str) -> tuple[str, ...]:
-    """Beginnings of the keys of a training run whose fields have the mark: a whole key, or `<group>.` for a marked group."""
+    """The marked keys of a training run, for `str.startswith`: a whole key, or `<group>.` for a marked group."""
     found = [(key, field) for key, field in settings_of(Config) if field.metadata.get(mark)]
     return tuple(dict.fromkeys(f"{key}." if is_dataclass(field.default_factory) else key for key, field in found))
 

@@ -9,7 +9,7 @@ class Request:
 
     Attributes:
         name: the run's name, and its folder's below `outputs`.
-        former_name: the name that versions before names were one to one gave to the same command line.
+        former_name: the name that older versions gave to this command line. Two command lines could have the same.
         given: the keys and groups that the command line sets.
         changed: those among them that make something else of a recipe.
         chosen: the names of experiment, task, model and schedule.

@@ -150,13 +150,13 @@ class GuardConfig:
 
     # `warn` says so and goes on; `halve` goes back to the last good checkpoint and on from there with half of Δ;
     # `wait` goes back and removes nothing for a while. With either, every number of removed tokens is validated,
-    # whatever trainer.validate_every_removed says. Where the loss is not finite there is nothing to go on with:
-    # `warn` stops, the others go back and halve the learning rate. They do that as well where as many tokens had
-    # been removed at the good checkpoint, because slower removal would change nothing.
+    # whatever trainer.validate_every_removed says. If the loss is not finite, `warn` stops; the others go back and halve
+    # the learning rate. The others also halve it if the good checkpoint is of the same stage, because slower removal
+    # would change nothing then.
     action: str = "warn"
-    # A validation has collapsed if its answer accuracy at any length is surely (95% Wilson interval) below this part of the best.
+    # A validation is low if its answer accuracy at any length is surely (95% Wilson interval) below this part of the best.
     collapsed: float = 0.25
-    # The guard acts after N collapsed validations in a row. It judges at the end of a stage, not right after a token has left.
+    # The guard acts after N low validations in a row. It judges at the end of a stage, not right after a token has left.
     patience: int = 2
     # A checkpoint is good, and worth going back to, if its accuracy is at least this part of the best so far.
     good: float = 0.75

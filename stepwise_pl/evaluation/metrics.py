@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from stepwise_pl.common.statistics import wilson as wilson  # every accuracy is shown with its interval
 from stepwise_pl.models.learner import Scored
 
 

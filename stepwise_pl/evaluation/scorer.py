@@ -54,7 +54,7 @@ class Scorer:
 
     @property
     def _stage(self) -> Stage:
-        return Stage(self.stage, self.learner.method.stages(self.limits))
+        return Stage(self.stage, self.learner.method.last_stage(self.limits))
 
     def views(self, batch_size: int, limit: int | None = None) -> Iterator[CoTBatch]:
         """Yield the views of the first `limit` examples (None: all), in batches."""

@@ -3,7 +3,8 @@
 A method is one file here and one in `conf/method/`. The file holds a class with
 `@register("method")` above `@dataclass`, derived from `Method`, with `kind: str = "<name>"`
 and a `view`; `stepwise.py` is the shortest. The YAML is one line, `defaults: [_<kind>]`.
-The registry finds every file here, so nothing else has to change.
+The registry finds every file here, so nothing else has to change. `tests/methods/test_methods.py` tests
+every registered method: it trains, resumes, validates as it evaluates, and exports or refuses.
 
 A method file does not import torch at its top. The verbs live on the `Learner` that a method
 is handed. A method that builds modules imports torch inside `extra`, `read` or `loss`.
@@ -62,7 +63,7 @@ class Method:
         one_of("method.unit", self.unit, ("token", "step"))
         one_of("method.side", self.side, ("left", "right"))
 
-    def stages(self, limits: "Limits") -> int:
+    def last_stage(self, limits: "Limits") -> int:
         """Return the last stage. By default it is m_max, the units in the longest CoT of the training set."""
         return limits.max_removed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 # Files that only training brings back.
 MEASURED = ("metrics.csv", "stages.jsonl", "summary.json", "accuracy.png", "accuracy.svg")
 
-# Lies in the folder from the first step to the first checkpoint. Until then everything measured will be measured again.
+# This file exists from the first step to the first checkpoint. A start that finds it measures everything again.
 NO_CHECKPOINT = ".no-checkpoint-yet"
 
 _BEGUN: set[Path] = set()  # run folders in which this process has begun to train
@@ -42,7 +42,7 @@ def training_begins(path: Path) -> None:
 
 
 def checkpoint_written(path: Path) -> None:
-    """Note that there is a checkpoint: if that is lost, what was measured stays."""
+    """Delete the file that says there is no checkpoint, so that metrics are kept even if the checkpoint is lost later."""
     (path / NO_CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -57,5 +57,5 @@ def is_begun(path: Path) -> bool:
 
 
 def forget(path: Path) -> None:
-    """Make the next start in the folder the first of this process again."""
+    """Forget that this process has trained in the folder."""
     _BEGUN.discard(path.absolute())

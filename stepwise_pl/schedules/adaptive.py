@@ -22,8 +22,8 @@ class Adaptive(Schedule):
     counts answers within the tokens that targets take: a model that still writes a token that has left is not ready.
 
     The measure is on validation problems and not on problems of the training stream, because the stream repeats its
-    problems after the first pass. Looking often makes it a little too favourable: s leaves at the first look that is good
-    enough. The test set is not looked at.
+    problems after the first pass. Frequent validation makes accuracy look a little too good, because a unit leaves at the
+    first validation that passes. The test set is not looked at.
 
     Raises:
         UserError: a value is out of range.
@@ -53,7 +53,8 @@ class Adaptive(Schedule):
     def bind(self, steps_per_epoch: int, last: int) -> None:
         super().bind(steps_per_epoch, last)
         self.now, self.since = 0, 0  # s, and the step at which it became that
-        self.longer = Fraction(1)  # stays last at least so many looks, where the guard has slowed down
+        # A stage lasts at least `longer * check_every` steps. The guard raises `longer` when it slows the schedule down.
+        self.longer = Fraction(1)
 
     @property
     def most(self) -> int:
@@ -77,13 +78,13 @@ class Adaptive(Schedule):
             self.decision = ""
             return
         stayed = step - self.since
-        looks = stayed >= self.check_every * self.longer
+        is_look_due = stayed >= self.check_every * self.longer
         # Accuracy comes in float32, and 0.95 in float32 is a little below 0.95.
         is_good = float(metrics["val/answer_accuracy"]) >= self.keep - 1e-6
         is_late = self.max_stay is not None and stayed >= self.max_stay * self.longer
-        if looks and is_good:
+        if is_look_due and is_good:
             self.decision = f"stage {self.now} has reached {self.keep:g}"
-        elif looks and is_late:
+        elif is_look_due and is_late:
             self.decision = f"stage {self.now} ends below {self.keep:g} after {stayed} steps (schedule.max_stay)"
         else:
             self.decision = f"stage {self.now} waits for {self.keep:g} since step {self.since}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.schedules.spread import Stage, mixed, offsets
 
-# A clock (begin, time, rate): at optimizer step `begin` the schedule's time is `time`, and grows by `rate` a step.
+# A clock (begin, time, rate) shows `time` at optimizer step `begin`, and gains `rate` at each later step.
 REAL_TIME = (0, 0, Fraction(1))
 
 

@@ -57,7 +57,7 @@ def build_parts(config: Config) -> Parts:
         config.task, tokenizer, config.data, config.seed, micro_batches, method.unit, method.side,
         config.trainer.max_steps,
     ).prepare()  # fmt: skip
-    schedule.bind(data.steps_per_epoch, method.stages(data.limits))
+    schedule.bind(data.steps_per_epoch, method.last_stage(data.limits))
     # With stage mixing an example may stand at any stage from the first step on.
     is_whole = method.keep_position or schedule.mix > 0
     removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)
@@ -115,7 +115,7 @@ def examples_per_token(parts: Parts) -> float | None:
 def describe(parts: Parts) -> dict[str, Any]:
     """Return what follows from configuration, data and model; warn if tokens leave after few examples.
 
-    Among the values are T (`steps_per_epoch`), m_max (`max_cot_tokens`) and examples_per_token.
+    Among the values are T (`steps_per_epoch`), `max_cot_tokens`, the tokens in the longest CoT of the training set, and examples_per_token.
     Δ counts tokens per epoch and means nothing without the size of an epoch;
     examples_per_token = batch_size · T / Δ is the honest unit.
     """

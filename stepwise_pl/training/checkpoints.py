@@ -140,7 +140,7 @@ class Checkpoints(Checkpoint):
                 self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer, also: Path | None = None) -> None:
-        # The first process looks for the file, on behalf of all: they save together, so all must find the same.
+        # Rank 0 looks for the file and tells the others, because all ranks must agree on whether to save.
         there = trainer.strategy.broadcast(self.last.exists())
         if also is not None or trainer.global_step != self._saved_step or not there:
             self._save(trainer, self.last, also=also)

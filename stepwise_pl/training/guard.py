@@ -16,8 +16,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from stepwise_pl.common.errors import Collapse
+from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.training import GuardConfig
-from stepwise_pl.evaluation.metrics import wilson
 from stepwise_pl.training.module import StepwiseModule
 
 log = logging.getLogger(__name__)

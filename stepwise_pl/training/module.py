@@ -89,7 +89,8 @@ class StepwiseModule(L.LightningModule):
         decay = self.optimizer_config.average
         self.average = WeightAverage(trained(self), decay) if decay else None
         self._rng: dict[str, Any] | None = None  # the checkpoint's generators, until training starts
-        self.steps: int | None = None  # optimizer steps of a run that another trainer tests; None: the trainer's own
+        # Optimizer steps of the run, if a trainer of its own tests it; None: the trainer counts them.
+        self.steps: int | None = None
 
     @property
     def data(self) -> CoTDataModule:
@@ -116,7 +117,7 @@ class StepwiseModule(L.LightningModule):
     # The schedule
 
     def setup(self, stage: str) -> None:
-        self.schedule.bind(self.data.steps_per_epoch, self.method.stages(self.data.limits))
+        self.schedule.bind(self.data.steps_per_epoch, self.method.last_stage(self.data.limits))
         self.digits = DigitAccuracy(self.data.limits.longest_answer)
         if stage == "fit":
             self.stage = self.schedule.stage(0)
@@ -139,7 +140,7 @@ class StepwiseModule(L.LightningModule):
         assert isinstance(optimizer, torch.optim.Optimizer)
         stage = self.schedule.stage(step)
         if stage > self.stage and self.schedule.reset_optimizer:
-            # In place: a new optimizer would restart the learning rate and miss the next checkpoint.
+            # The moments are cleared in place. Lightning would not save a new optimizer.
             optimizer.zero_grad(set_to_none=True)
             optimizer.state.clear()
             self.reset_step = step

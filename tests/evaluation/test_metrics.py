@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from stepwise_pl.common.statistics import wilson
 from stepwise_pl.data.layout import normalize_answer
-from stepwise_pl.evaluation.metrics import EvaluationMetrics, wilson
+from stepwise_pl.evaluation.metrics import EvaluationMetrics
 from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.learner import Learner, Scored
 from tests.data.test_removal import make_batch

@@ -1,5 +1,6 @@
 """Every command of the README composes, and the quick offline ones run."""
 
+import inspect
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import pytest
 from stepwise_pl.cli.arguments import positional
 from stepwise_pl.evaluate import EvaluateConfig
 from stepwise_pl.export import ExportConfig
+from stepwise_pl.training.module import StepwiseModule
 from tests.config.test_config import composed
 from tests.conftest import OFFLINE, REPO, command, schema_of
 
@@ -99,3 +101,10 @@ def test_make_targets_exist() -> None:
 def test_linked_files_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (REPO / target).exists(), target
+
+
+def test_the_training_step_of_the_readme_is_that_of_the_module() -> None:
+    block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "self.schedule.spread" in block)
+    shown = [line for line in block.splitlines() if not line.startswith("#")]
+    source = inspect.getsource(StepwiseModule.training_step)
+    assert [line.strip() for line in source.splitlines()[1:]] == shown

@@ -497,4 +497,4 @@ def test_a_guard_that_warns_judges_as_one_that_acts(caplog: pytest.LogCaptureFix
     assert len(told) == 3 and all("a dip: accuracy is 0.0%" in line and "90.0% at its best" in line for line in told)
     caplog.clear()
     assert verdicts([0.9, 0.0, 0.0], stages="|||", action="warn") == ["good", "low", "low"]
-    assert [record.getMessage() for record in caplog.records][0].startswith("answer accuracy has collapsed: 0.0%")
+    assert caplog.messages[0].startswith("answer accuracy has collapsed: 0.0%")

@@ -7,9 +7,8 @@ import numpy as np
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
-from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
-
-END = 2  # stands behind the last bit of a shorter string
+from stepwise_pl.tasks.modular_sum import digits, running_sums
+from stepwise_pl.tasks.sampling import Problems, SampledTask
 
 
 @register("task")
@@ -48,17 +47,7 @@ class Parity(SampledTask):
         return True
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """Return bits [CHUNK, bits], with `END` behind the last one of a shorter string."""
-        bits = rng.integers(0, 2, (CHUNK, self.bits), dtype=np.uint8)
-        length = rng.integers(self.min_bits or self.bits, self.bits + 1, (CHUNK, 1))
-        bits[np.arange(self.bits) >= length] = END
-        return bits
+        return digits(rng, 2, self.min_bits or self.bits, self.bits)
 
     def render(self, problems: Problems) -> list[Example]:
-        prompts = spaced(np.where(problems == END, np.uint8(ord(" ")), digit_chars(problems)))
-        cots = spaced(digit_chars(np.cumsum(problems, axis=1) % 2))
-        out = []
-        for prompt, cot in zip(map(str.rstrip, prompts), cots, strict=True):
-            cot = cot[: len(prompt)]
-            out.append(Example(prompt, cot, cot[-1], tuple(range(0, len(cot), 2))))
-        return out
+        return running_sums(problems, 2)

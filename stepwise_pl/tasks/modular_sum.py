@@ -1,0 +1,73 @@
+"""The sum of many digits, modulo a small number. The chain of thought is the running sum."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepwise_pl.common.errors import require
+from stepwise_pl.common.registry import register
+from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
+
+
+@register("task")
+@dataclass
+class ModularSum(SampledTask):
+    """The sum of `terms` digits, each from 0 to `modulus` - 1, modulo `modulus`.
+
+    Example line for `modulus=5` and `terms=4`:
+    `3 4 1 2||3 2 3 0 #### 0`
+
+    Token i of the CoT is the sum of the first i digits, modulo `modulus`. The CoT has as many
+    tokens, and as many reasoning steps, as there are digits. Its last token is the answer.
+    Every proper subset of the digits is independent of the answer. A model must read all
+    digits before it does better than chance, which is 1 / `modulus`.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    kind: str = "modular_sum"
+    modulus: int = 5
+    terms: int = 8
+    # Lengths are drawn uniformly from min_terms to terms; null: all problems have `terms` digits.
+    min_terms: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(2 <= self.modulus <= 10, "task.modulus", self.modulus, "must be between 2 and 10")
+        require(1 <= self.terms <= 256, "task.terms", self.terms, "must be between 1 and 256")
+        if self.min_terms is not None:
+            require(1 <= self.min_terms <= self.terms, "task.min_terms", self.min_terms,
+                    f"must be between 1 and task.terms={self.terms}")  # fmt: skip
+
+    def symbols(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.modulus)))
+
+    def cot_length_known(self) -> bool:
+        return True
+
+    def draw(self, rng: np.random.Generator) -> Problems:
+        return digits(rng, self.modulus, self.min_terms or self.terms, self.terms)
+
+    def render(self, problems: Problems) -> list[Example]:
+        return running_sums(problems, self.modulus)
+
+
+def digits(rng: np.random.Generator, modulus: int, least: int, most: int) -> Problems:
+    """Draw digits below `modulus`, [CHUNK, most]. `modulus` itself stands behind the last digit of a shorter problem."""
+    drawn = rng.integers(0, modulus, (CHUNK, most), dtype=np.uint8)
+    length = rng.integers(least, most + 1, (CHUNK, 1))
+    drawn[np.arange(most) >= length] = modulus
+    return drawn
+
+
+def running_sums(problems: Problems, modulus: int) -> list[Example]:
+    """Return the texts of digits [n, most]: prompt, running sums modulo `modulus`, and the last of them as answer."""
+    prompts = spaced(np.where(problems == modulus, np.uint8(ord(" ")), digit_chars(problems)))
+    cots = spaced(digit_chars((np.cumsum(problems, axis=1) % modulus).astype(np.uint8)))
+    out = []
+    for prompt, cot in zip(map(str.rstrip, prompts), cots, strict=True):
+        cot = cot[: len(prompt)]
+        out.append(Example(prompt, cot, cot[-1], tuple(range(0, len(cot), 2))))
+    return out

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
 from stepwise_pl.schedules.base import Schedule
 
@@ -15,7 +15,7 @@ TOKEN_ACCURACY = "462c60e"  # the last commit whose adaptive schedule followed t
 @register("schedule")
 @dataclass
 class Adaptive(Schedule):
-    """s grows by one unit when answer accuracy on the validation problems has reached `keep`, and waits otherwise.
+    """s grows when answer accuracy on the validation problems has reached `keep`, and waits otherwise.
 
     The run validates every `check_every` optimizer steps for as long as s waits. A validation decodes whole answers
     greedily, with the weights that the run would keep (`optimizer.average`), and is the same on all processes. Accuracy
@@ -36,6 +36,9 @@ class Adaptive(Schedule):
     check_every: int = 50
     # Optimizer steps after which the next unit leaves all the same; null: never.
     max_stay: int | None = None
+    # Units that leave at a time: `one`, or `double`, as many as are gone already and one more, so that s is 1, 3, 7, 15, ...
+    # (geometric chunks, arXiv 2605.28600).
+    chunk: str = "one"
     # s goes no further.
     remove_at_most: int | None = None
 
@@ -43,6 +46,7 @@ class Adaptive(Schedule):
         super().__post_init__()
         require(0 < self.keep <= 1, "schedule.keep", self.keep, "must be above 0 and at most 1")
         require(self.check_every >= 1, "schedule.check_every", self.check_every, "must be at least 1")
+        one_of("schedule.chunk", self.chunk, ("one", "double"))
         if self.max_stay is not None and self.max_stay < self.check_every:
             raise UserError(
                 f"schedule.max_stay={self.max_stay}: must be at least schedule.check_every={self.check_every}"
@@ -89,7 +93,8 @@ class Adaptive(Schedule):
         else:
             self.decision = f"stage {self.now} waits for {self.keep:g} since step {self.since}"
             return
-        self.now, self.since = self.now + 1, step
+        chunk = 1 if self.chunk == "one" else self.now + 1
+        self.now, self.since = min(self.now + chunk, self.most), step
 
     def hold(self, step: int, removed: int, wait: int = 0) -> None:
         self.now, self.since = removed, max(self.since, step + wait)

@@ -14,7 +14,7 @@ from stepwise_pl.config.training import OptimizerConfig
 from stepwise_pl.schedules import Adaptive
 from tests.training.test_module import fit
 
-MOST = 4
+MOST = 6
 
 
 def bound(**settings) -> Adaptive:
@@ -34,11 +34,12 @@ def trained(schedule: Adaptive, accuracies: list[float], start: int = 0) -> list
 
 
 def oracle(
-    accuracies: list[float], keep: float, check_every: int, max_stay: int | None, most: int
+    accuracies: list[float], keep: float, check_every: int, max_stay: int | None, chunk: str, most: int
 ) -> list[tuple[int, int]]:
     """Stage by stage: look every `check_every` steps of the stay, and leave at the first look that is good or too late."""
     looks, start = [], 0
-    for stage in range(most):
+    stages = range(most) if chunk == "one" else [2**power - 1 for power in range(9) if 2**power - 1 < most]
+    for stage in stages:
         for stayed in range(check_every, len(accuracies) - start + 1, check_every):
             step = start + stayed
             looks.append((step, stage))
@@ -52,19 +53,27 @@ def oracle(
 
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 0.8, 0.9, 1.0]), max_size=60), st.sampled_from([0.5, 0.9, 1.0]), st.integers(1, 7),
-    st.sampled_from([None, 7, 10]), st.sampled_from([None, 0, 2, 9]), st.integers(0, 60),
+    st.sampled_from([None, 7, 10]), st.sampled_from(["one", "double"]), st.sampled_from([None, 0, 2, 9]), st.integers(0, 60),
 )  # fmt: skip
 def test_a_unit_leaves_at_the_first_look_that_is_good_enough(
-    accuracies, keep, check_every, max_stay, at_most, stop
+    accuracies, keep, check_every, max_stay, chunk, at_most, stop
 ) -> None:
-    settings = {"keep": keep, "check_every": check_every, "max_stay": max_stay, "remove_at_most": at_most}
+    settings = {
+        "keep": keep,
+        "check_every": check_every,
+        "max_stay": max_stay,
+        "chunk": chunk,
+        "remove_at_most": at_most,
+    }
     schedule = bound(**settings)
     looks = trained(schedule, accuracies[:stop])
     # A resume in between changes nothing.
     resumed = bound(**settings)
     resumed.load_state_dict(json.loads(json.dumps(schedule.state_dict(stop))))
     looks += trained(resumed, accuracies[stop:], start=stop)
-    assert looks == oracle(accuracies, keep, check_every, max_stay, MOST if at_most is None else min(at_most, MOST))
+    assert looks == oracle(
+        accuracies, keep, check_every, max_stay, chunk, MOST if at_most is None else min(at_most, MOST)
+    )
 
 
 def test_each_look_is_told_with_the_stage_and_its_wait() -> None:
@@ -99,7 +108,7 @@ def test_the_guard_slows_it_down() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"keep": 0}, {"keep": 1.5}, {"check_every": 0}, {"max_stay": 5}, {"remove_at_most": -1}]
+    "bad", [{"keep": 0}, {"keep": 1.5}, {"check_every": 0}, {"max_stay": 5}, {"remove_at_most": -1}, {"chunk": "two"}]
 )
 def test_bad_values_are_named(bad: dict) -> None:
     with pytest.raises(UserError, match=f"schedule.{next(iter(bad))}="):

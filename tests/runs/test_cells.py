@@ -74,7 +74,10 @@ def test_the_mean_of_three_seeds() -> None:
     runs = [run(f"a/seed{i}", i, found, tested=0.5 + i / 100) for i, found in enumerate(SEEDS)]
     chart = mean_accuracy_chart(runs)
     assert chart is not None
-    (drawn,) = chart.panels[0].series
+    drawn, *seeds = chart.panels[0].series
+    assert [(seed.name, seed.runs, list(seed.x), list(seed.y)) for seed in seeds] == [
+        (f"a: seed {i}", [i], list(found), list(found.values())) for i, found in enumerate(SEEDS)
+    ]
     assert (drawn.name, drawn.runs, drawn.cell, list(drawn.x)) == ("a", [0, 1, 2], 0, [0, 1])
     assert drawn.y == pytest.approx([1, 0.7])
     wilson = stats.binomtest(500, 500).proportion_ci(method="wilson")
@@ -131,9 +134,18 @@ def test_means_are_those_of_the_runs_of_a_cell() -> None:
     ]
     chart = mean_accuracy_chart(runs)
     assert chart is not None
+    # Each mean is at one number of removed tokens alone, and no other line tells how far a level would reach.
     assert [(one.name, one.runs, fmean(y for y in one.y if y is not None)) for one in chart.panels[0].series] == [
         ("a", [0, 1], pytest.approx(0.2)), ("b", [2, 3], pytest.approx(0.8)),
     ]  # fmt: skip
+
+
+def test_a_baseline_with_one_point_gets_a_level_across_the_chart() -> None:
+    runs = [run(f"a/seed{i}", i, found) for i, found in enumerate(SEEDS)] + [run("b/seed0", 0, {3: 0.2}, cell=1)]
+    chart = mean_accuracy_chart(runs)
+    assert chart is not None
+    (level,) = (series for series in chart.panels[0].series if series.meaning == "level of a baseline")
+    assert (list(level.x), list(level.y), level.cell, level.runs) == ([0, 3], [0.2, 0.2], 1, [3])
 
 
 def test_a_cell_is_called_after_its_folder_only_if_that_is_its_own() -> None:

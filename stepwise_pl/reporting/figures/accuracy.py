@@ -5,7 +5,7 @@ from statistics import fmean
 
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percent, percents
-from stepwise_pl.reporting.figures.data import Chart, Panel, Series, listed
+from stepwise_pl.reporting.figures.data import LEGEND, Chart, Panel, Series, listed
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy
@@ -128,14 +128,44 @@ def mean_accuracy_chart(runs: Sequence[History]) -> Chart | None:
             series.append(mean)
             first, last = (f"{percent(mean.y[end] or 0)} with {mean.x[end]}" for end in (0, -1))
             lines.append(f"{cell.label}: {first} tokens removed, {last}")
+    levels = _levels(series)
+    seeds = [
+        seed for cell, validated_runs in validated if len(validated) <= LEGEND for seed in _seeds(cell, validated_runs)
+    ]
     return Chart(
         "accuracy-mean", "Accuracy while tokens leave, mean over seeds",
         "The mean over runs that have ended and differ in the seed alone, at each number of removed CoT tokens that all of them "
         "were validated at, with its 95% interval: Student's t, about other seeds; for one seed (dashed), or where all agree, "
-        "Wilson's, about other problems. Hiding some of the runs does not change their mean.",
+        "Wilson's, about other problems. "
+        + "Thin: each seed. " * bool(seeds)
+        + "Thin dashes: the level of a baseline, which has one number of removed tokens only. " * bool(levels)
+        + "Hiding some of the runs does not change their mean.",
         f"Line chart of mean answer accuracy against removed CoT tokens. {listed(lines)}.", "CoT tokens removed",
-        [Panel("answer accuracy (validation)", series, (-0.05, 1.04), percent=True)], whole_x=True,
+        [Panel("answer accuracy (validation)", series + levels + seeds, (-0.05, 1.04), percent=True)], whole_x=True,
     )  # fmt: skip
+
+
+def _levels(means: Sequence[Series]) -> list[Series]:
+    """A line across the chart for each mean at one number of removed tokens alone, such as that of a baseline."""
+    ends = [end(x for mean in means for x in mean.x) for end in (min, max)] if means else []
+    return [
+        Series(ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="dashed", thin=True, meaning="level of a baseline")
+        for mean in means
+        if len(mean.x) == 1 and len({*ends}) == 2
+    ]  # fmt: skip
+
+
+def _seeds(cell: Cell[History], runs: Sequence[History]) -> list[Series]:
+    """A thin line for each run of a cell; none for a single run or point."""
+    places = [place for place, run in zip(cell.places, cell.runs, strict=True) if run in runs]
+    return [
+        Series(
+            [stage.removed_tokens for stage in run.stages], [stage.accuracy for stage in run.stages], [place], cell.number,
+            f"{cell.label}: seed {run.seed}", thin=True, meaning="a seed",
+        )
+        for place, run in zip(places, runs, strict=True)
+        if len(runs) > 1 and len(run.stages) > 1
+    ]  # fmt: skip
 
 
 def _mean(cell: Cell[History], runs: Sequence[History]) -> Series | None:

@@ -1,5 +1,6 @@
 """The trade-off of one run: accuracy and speed at each number of removed tokens, as a table, a CSV file and figures."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     least, most = summaries[0]["removed_tokens"], summaries[0]["max_cot_tokens"]
     notes = [f"CoT written: tokens, the mean; the longest CoT of the training set has {most}"]
     notes += [f"/s: problems per second; speed: relative to {least} removed tokens"] if base else []
+    if base and (load := os.getloadavg()[0]) > (cores := os.cpu_count() or 1):
+        notes.append(
+            f"This machine does other work (load {load:.1f}, {cores} cores): speeds compare only on a quiet one."
+        )
     return [*table(head, rows), *notes]
 
 

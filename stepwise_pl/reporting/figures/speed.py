@@ -10,8 +10,8 @@ from stepwise_pl.reporting.figures.data import Chart, Panel, Series, listed
 from stepwise_pl.reporting.history import History
 
 # The size of a text at a point: the share of the figure's width that a character takes, and of its height that a line takes.
-CHARACTER, LINE = 0.013, 0.05
-NUMBERS = "numbers: CoT tokens removed; bars: 95% Wilson interval"
+CHARACTER, LINE = 0.011, 0.05
+NUMBERS = "numbers: CoT tokens removed"
 
 
 @dataclass
@@ -119,7 +119,7 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
     return Chart(
         f"speed-batch{batch}", f"Accuracy against speed, {how}", caption,
         f"Scatter chart of accuracy against problems per second, {how}. {listed(lines)}.", f"problems per second ({devices})",
-        [Panel(f"answer accuracy{of_split}", series, (-0.06, 1.08), percent=True)], log_x=log_x,
+        [Panel(f"answer accuracy{of_split}, 95% interval", series, (-0.06, 1.08), percent=True)], log_x=log_x,
     )  # fmt: skip
 
 
@@ -131,7 +131,8 @@ def _line(run: History, points: Sequence[Measured], texts: list[str], is_right: 
         [point.speed for point in points], [point.accuracy for point in points], [points[0].run], run.cell, run.label,
         [_hover(run, point) for point in points], [point.interval[0] for point in points],
         [point.interval[1] for point in points], line="dotted" if is_validation else "solid", marker="run",
-        labels=texts if any(texts) else [], label_side="left" if run.baseline and is_right else "right",
+        labels=texts if any(texts) else [],
+        label_side="right" if not run.baseline else "below left" if is_right else "below right",
         meaning="; ".join(meanings),
     )  # fmt: skip
 
@@ -139,11 +140,15 @@ def _line(run: History, points: Sequence[Measured], texts: list[str], is_right: 
 def _texts(runs: Sequence[History], points: Sequence[Measured], log_x: bool) -> dict[int, str]:
     """The text at each point, by the point's id: the name of a baseline, else the number of removed tokens.
 
-    A point has no text if it would cover another. Baselines come first, then the ends of each run.
+    A point has no text if it would cover another. Baselines come first, then the ends of each run. The name of a
+    baseline stands below its point, a number above.
     """
     across = [math.log(point.speed) if log_x else point.speed for point in points]
     width = (max(across) - min(across)) or 1.0
-    place = {id(point): ((x - min(across)) / width, point.accuracy) for point, x in zip(points, across, strict=True)}
+    place = {
+        id(point): ((x - min(across)) / width, point.accuracy - 1.5 * LINE * bool(runs[point.run].baseline))
+        for point, x in zip(points, across, strict=True)
+    }
     last = {run: max(point.removed_tokens for point in points if point.run == run) for run in {p.run for p in points}}
 
     def order(point: Measured) -> tuple[bool, int]:

@@ -146,7 +146,7 @@ def _draw(series: Series, axes: Any, aside: float, on_its_side: bool) -> None:
         axes.plot(*points, **style)
     is_below, side = series.label_side.startswith("below "), series.label_side.removeprefix("below ")
     x_offset, align = {"left": (-5, "right"), "right": (5, "left"), "center": (0, "center")}[side]
-    offset = (x_offset, 0 if side == "center" else -13 if is_below else 3)
+    offset = (x_offset, 0 if side == "center" else -11 if is_below else 3)
     for point, label in zip(zip(*points, strict=True), series.labels, strict=False):
         axes.annotate(
             label, point, xytext=offset, textcoords="offset points", ha=align,

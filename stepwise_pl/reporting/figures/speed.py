@@ -132,7 +132,7 @@ def _line(run: History, points: Sequence[Measured], texts: list[str], is_right: 
         [_hover(run, point) for point in points], [point.interval[0] for point in points],
         [point.interval[1] for point in points], line="dotted" if is_validation else "solid", marker="run",
         labels=texts if any(texts) else [],
-        label_side="right" if not run.baseline else "below left" if is_right else "below right",
+        label_side="below left" if not run.baseline else "left" if is_right else "right",
         meaning="; ".join(meanings),
     )  # fmt: skip
 
@@ -141,12 +141,12 @@ def _texts(runs: Sequence[History], points: Sequence[Measured], log_x: bool) -> 
     """The text at each point, by the point's id: the name of a baseline, else the number of removed tokens.
 
     A point has no text if it would cover another. Baselines come first, then the ends of each run. The name of a
-    baseline stands below its point, a number above.
+    baseline stands above its point, a number below.
     """
     across = [math.log(point.speed) if log_x else point.speed for point in points]
     width = (max(across) - min(across)) or 1.0
     place = {
-        id(point): ((x - min(across)) / width, point.accuracy - 1.5 * LINE * bool(runs[point.run].baseline))
+        id(point): ((x - min(across)) / width, point.accuracy + 1.5 * LINE * bool(runs[point.run].baseline))
         for point, x in zip(points, across, strict=True)
     }
     last = {run: max(point.removed_tokens for point in points if point.run == run) for run in {p.run for p in points}}

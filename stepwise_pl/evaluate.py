@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import read_json, write_json
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.common.text import with_wilson
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
-from stepwise_pl.evaluation.problems import digest, problems_of
+from stepwise_pl.evaluation.problems import Problems, digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
-from stepwise_pl.runs.folder import require_run
+from stepwise_pl.runs.folder import kept_checkpoints, require_run
 from stepwise_pl.runs.predictions import Prediction, Share, by_position, by_stratum, digest_of, write_predictions
 from stepwise_pl.runs.saved_config import derived_of, require_same_files
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ALL = "all"  # in the place of a checkpoint: every one that the run kept
+
 
 @dataclass
 class EvaluateConfig:
@@ -32,7 +36,7 @@ class EvaluateConfig:
 
     # The run folder.
     run: str = setting("", path=True)
-    # `best`, `last`, or a checkpoint file.
+    # `best`, `last`, a checkpoint file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
     checkpoint: str = setting("best", path=True)
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
     # suite; all null: test.
@@ -77,6 +81,10 @@ class EvaluateConfig:
         for key, least in (("removed_tokens", 0), ("removed_steps", 0), ("limit", 1)):
             value = getattr(self, key)
             require(value is None or value >= least, key, value, f"must be at least {least}")
+        if self.checkpoint == ALL:
+            for key in ("removed_tokens", "removed_steps", "suite"):
+                value = getattr(self, key)
+                require(value is None, key, value, f"is not for checkpoint={ALL}; name one checkpoint")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -88,22 +96,102 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: the run, the checkpoint or the file cannot be read, or the task has no such suite.
     """
+    run = load(config)
+    problems = problems_for(config, run)
+    summary, lines = score(config, run, problems)
+    say("\n".join(lines))
+    return summary
+
+
+def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
+    """Evaluate every checkpoint that the run kept, one after the other; print and write one table, and draw its figure.
+
+    The best checkpoint is added if none was kept with as many removed tokens. A checkpoint is evaluated as it would be
+    alone. Whatever was scored stays in the run folder if the command is stopped.
+
+    Returns:
+        The summaries, in the order of removed tokens.
+
+    Raises:
+        UserError: the run kept no checkpoint, or `evaluate` would raise it.
+    """
+    from stepwise_pl.reporting import tradeoff
+
+    folder = Path(config.run)
+    kept = kept_checkpoints(folder)
+    if not kept:
+        raise UserError(
+            f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
+        )
+    names = [path.stem for path in kept.values()]
+    names += ["best"] if (folder / "checkpoints" / "best.ckpt").is_file() else []
+    problems: Problems | None = None
+    summaries: list[dict[str, Any]] = []
+    for name in names:
+        of_one = replace(config, checkpoint=name)
+        run = load(of_one)
+        if name != "best" or run.removed_tokens not in kept:
+            problems = problems or problems_for(of_one, run)
+            summary, _ = score(of_one, run, problems)
+            summaries.append(summary)
+            accuracy = with_wilson(summary["answer_accuracy"], summary["examples"])
+            log.info("%s: %s", run.checkpoint.name, accuracy.strip())
+        del run  # The next checkpoint is read into the memory that this one leaves.
+    assert problems is not None
+    summaries.sort(key=lambda summary: summary["removed_tokens"])
+    stem = folder / "evaluations" / f"tradeoff-{problems.name}{first(config)}"
+    files = tradeoff.write(summaries, folder, stem)
+    head = f"{problems.title} of {folder}, every kept checkpoint ({config.accelerator})"
+    written = [f"{'written to' * (not place):16}{file}" for place, file in enumerate(files)]
+    unmeasured = [] if config.speed_problems else ["no figure       speed was not measured (speed_problems=0)"]
+    say("\n".join([head, "", *tradeoff.lines(summaries), "", *unmeasured, *written]))
+    return summaries
+
+
+def load(config: EvaluateConfig) -> "TrainedRun":
+    """Load the run with its checkpoint.
+
+    Raises:
+        UserError: they cannot be read, or this machine has no GPU to score them on.
+    """
+    import torch
+
+    from stepwise_pl.models import trained_run as runs
+
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
+    return runs.load_run(config.run, config.checkpoint)
+
+
+def problems_for(config: EvaluateConfig, run: "TrainedRun") -> Problems:
+    """The problems that are asked for.
+
+    Raises:
+        UserError: they cannot be read, or the run's own files have changed.
+    """
+    if config.file is None:
+        require_same_files(run.path, run.config.task)
+    return problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
+
+
+def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tuple[dict[str, Any], list[str]]:
+    """Answer the problems with the run's checkpoint; write the summary and predictions into the run folder, and to W&B.
+
+    Returns:
+        The summary, and the same as lines for reading.
+
+    Raises:
+        UserError: the problems do not fit the run.
+    """
     import torch
 
     from stepwise_pl.data.encoding import encode
     from stepwise_pl.evaluation.scorer import Scorer
-    from stepwise_pl.models import trained_run as runs
     from stepwise_pl.models.architecture import check_positions
 
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
-    run = runs.load_run(config.run, config.checkpoint)
     method, limits = run.config.method, run.limits
     stage = stage_of(config, run)
     removed = method.removed(stage, limits)
-    if config.file is None:
-        require_same_files(run.path, run.config.task)
-    problems = problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
     # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
     by_step = method.unit == "step" and removed < limits.max_removed
     examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
@@ -162,8 +250,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         name: {value: share.record() for value, share in shares.items()}
         for name, shares in by_stratum(predictions).items()
     }
-    first = f"-first{config.limit}" if config.limit else ""
-    path = run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first}-removed{removed}.json"
+    path = run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first(config)}-removed{removed}.json"
     path.parent.mkdir(exist_ok=True)
     write_predictions(predictions, path.with_suffix(".jsonl"))
     write_json(path, summary)
@@ -175,14 +262,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         *result,
         f"written to      {path}; predictions: {path.name}l",
     ]
-    say("\n".join(lines))
     if config.wandb:
         from stepwise_pl.training import wandb_runs
 
         plain = upgraded(read_yaml(run.path / "config.yaml"), run.path / "config.yaml")
         with wandb_runs.environment_kept():
             wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
-    return summary
+    return summary, lines
+
+
+def first(config: EvaluateConfig) -> str:
+    """The part of a file's name that says how many problems were scored; empty for all."""
+    return f"-first{config.limit}" if config.limit else ""
 
 
 def span(counts: Sequence[int]) -> dict[str, float]:
@@ -214,9 +305,14 @@ def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
     return next((stage for stage in range(last + 1) if method.removed(stage, limits) >= wanted), last)
 
 
+def run_command(config: EvaluateConfig) -> Any:
+    """Evaluate one checkpoint, or all."""
+    return evaluate_all(config) if config.checkpoint == ALL else evaluate(config)
+
+
 def main() -> None:
     """Run the command."""
-    entry_point("evaluate", EvaluateConfig, evaluate)
+    entry_point("evaluate", EvaluateConfig, run_command)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ for name in (
     "reporting.page",
     "reporting.run_text",
     "reporting.sweep",
+    "reporting.tradeoff",
     "runs.sweep_folder",
     "training.build",
     "training.pace",

@@ -44,6 +44,11 @@ class TrainedRun:
         return self.config.method.removed(self.stage, self.limits)
 
     @property
+    def removed_tokens(self) -> int:
+        """CoT tokens that the longest CoT has lost at the checkpoint's stage."""
+        return self.limits.removed_tokens(self.removed)
+
+    @property
     def learner(self) -> Learner:
         """The model with the method of its training."""
         return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method)

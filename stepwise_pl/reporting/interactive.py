@@ -89,9 +89,10 @@ def _series(series: Series) -> dict[str, Any]:
             "array": above, "arrayminus": below,
         }  # fmt: skip
     if series.labels:
+        is_below = series.label_side.startswith("below ")
         out |= {
             "text": list(map(text_of, series.labels)),
-            "textposition": f"top {series.label_side}",
+            "textposition": f"{'bottom' if is_below else 'top'} {series.label_side.removeprefix('below ')}",
             "textfont": {"size": 12},
         }
     return out

@@ -144,8 +144,9 @@ def _draw(series: Series, axes: Any, aside: float, on_its_side: bool) -> None:
         axes.errorbar(*points, capsize=2, elinewidth=0.9, **{"xerr" if on_its_side else "yerr": errors}, **style)
     else:
         axes.plot(*points, **style)
-    offset = {"left": (-5, 3), "right": (5, 3), "center": (0, 0)}[series.label_side]
-    align = {"left": "right", "right": "left", "center": "center"}[series.label_side]
+    is_below, side = series.label_side.startswith("below "), series.label_side.removeprefix("below ")
+    x_offset, align = {"left": (-5, "right"), "right": (5, "left"), "center": (0, "center")}[side]
+    offset = (x_offset, 0 if side == "center" else -11 if is_below else 3)
     for point, label in zip(zip(*points, strict=True), series.labels, strict=False):
         axes.annotate(
             label, point, xytext=offset, textcoords="offset points", ha=align,

@@ -13,6 +13,7 @@ Other files here: `at_work` (one process at a time, and a failed start leaves no
 config.yaml), `resumed_config` (the keys that a resumed run may change), `marks` (the state that a folder is in).
 """
 
+import re
 from pathlib import Path
 
 from stepwise_pl.common import processes
@@ -122,6 +123,13 @@ def how_to_go_on(path: Path) -> str:
     if has_no_checkpoint_yet(path):
         return f"stopped before the first checkpoint; the same command with run_dir={path} resume=true begins anew"
     return "stopped before training began; the same command begins anew"
+
+
+def kept_checkpoints(path: Path) -> dict[int, Path]:
+    """The checkpoints `removed-<k>.ckpt` of a run by their removed tokens, ascending (`trainer.keep_every_removed`)."""
+    names = {file: re.fullmatch(r"removed-(\d+)", file.stem) for file in (path / "checkpoints").glob("*.ckpt")}
+    kept = {int(match[1]): file for file, match in names.items() if match}
+    return {removed: kept[removed] for removed in sorted(kept)}
 
 
 def require_run(run: str, command: str) -> None:

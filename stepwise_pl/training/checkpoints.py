@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from stepwise_pl.common.disk import link, put_in_place
 from stepwise_pl.common.errors import Collapse
 from stepwise_pl.data.stream import StreamLoader
+from stepwise_pl.runs.folder import kept_checkpoints
 from stepwise_pl.runs.marks import checkpoint_written, training_begins
 from stepwise_pl.training.guard import Guard
 from stepwise_pl.training.lightning_gaps import validates_after
@@ -121,9 +121,7 @@ class Checkpoints(Checkpoint):
         self._between_steps = True
 
     def _drop_oldest(self, count: int) -> None:
-        kept = {path: re.fullmatch(r"removed-(\d+)", path.stem) for path in self.folder.glob("*.ckpt")}
-        own = sorted((path for path, match in kept.items() if match), key=lambda path: int(path.stem[8:]))
-        for path in own[:-count]:
+        for path in list(kept_checkpoints(self.folder.parent).values())[:-count]:
             path.unlink()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -27,7 +27,7 @@ class Series:
         line: solid, dotted, dashed, steps, or none.
         marker: `run` for the shape of the cell's runs, `x`, `|`, `bar`, or none.
         labels: a text at each point; empty: none.
-        label_side: where the labels stand: left or right of their points, or at the center.
+        label_side: where the labels stand: left or right of their points and above, `below left`, or center.
         turn: the run's place in its cell; the runs of a cell differ in their dashes.
         thin: the series goes with another line of its run.
         key: what the legend calls the cell; empty: the cell's own label.

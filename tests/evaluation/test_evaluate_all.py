@@ -1,0 +1,96 @@
+"""`evaluate checkpoint=all` on a small run that kept the checkpoint of every stage."""
+
+import contextlib
+import csv
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_all
+from stepwise_pl.reporting.history import read_run
+from stepwise_pl.runs.folder import kept_checkpoints
+from tests.conftest import SMALL, command, made_once
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with removed-0, removed-1 and removed-2, where 2 is the whole CoT."""
+
+    def make(folder: Path) -> None:
+        command("train", *SMALL, "trainer.keep_every_removed=1", "trainer.max_epochs=4", f"run_dir={folder / 'kept'}")
+
+    return made_once("kept", make, tmp_path_factory) / "kept"
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run / "evaluations").iterdir()}
+
+
+def evaluated(run: Path, **settings: Any) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        evaluate_all(EvaluateConfig(run=str(run), **{"checkpoint": "all", "speed_problems": 0, **settings}))
+    return out.getvalue()
+
+
+def test_all_are_evaluated_as_each_alone(run: Path) -> None:
+    evaluated(run)
+    together = files_of(run)
+    assert together.pop("tradeoff-test.csv")
+    shutil.rmtree(run / "evaluations")
+    for removed in (2, 0, 1):
+        evaluate(EvaluateConfig(run=str(run), checkpoint=f"removed-{removed}", speed_problems=0))
+    assert files_of(run) == together and len(together) == 6
+
+
+def test_the_best_checkpoint_stands_for_a_last_stage_that_was_not_kept(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "checkpoints" / "removed-2.ckpt").unlink()
+    shutil.rmtree(copy / "evaluations", ignore_errors=True)
+    out = evaluated(copy, split="validation", limit=7)
+    rows = list(csv.DictReader((copy / "evaluations" / "tradeoff-validation-first7.csv").open(newline="")))
+    assert [(row["removed_tokens"], row["checkpoint"], row["examples"]) for row in rows] == [
+        ("0", "removed-0.ckpt", "7"), ("1", "removed-1.ckpt", "7"), ("2", "best.ckpt", "7"),
+    ]  # fmt: skip
+    assert "no figure       speed was not measured (speed_problems=0)" in out
+    together = files_of(copy)
+    evaluate(EvaluateConfig(run=str(copy), split="validation", limit=7, speed_problems=0))
+    assert files_of(copy) == together
+
+
+@pytest.mark.long
+def test_the_command_ends_with_a_table_and_figures_that_reports_show_too(run: Path) -> None:
+    out = command("evaluate", f"run={run}", "checkpoint=all", "speed_problems=2", "batch_size=50").stdout
+    rows = [line.split() for line in out.splitlines()[3:6]]
+    assert [(row[0], row[1], row[7][-1]) for row in rows] == [("0", "2.0", "x"), ("1", "1.0", "x"), ("2", "0.0", "x")]
+    assert rows[0][7] == rows[0][9] == "1.00x"
+    assert {f"tradeoff-test-batch{batch}.png" for batch in (1, 50)} <= files_of(run).keys()
+    history = read_run(run)
+    assert [one["removed_tokens"] for one in history.evaluations] == [0, 1, 2] and not history.notes
+
+
+def test_kept_checkpoints_are_in_the_order_of_removed_tokens(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("removed-10", "removed-9", "removed-0", "removed-x", "best", "last"):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").touch()
+    (tmp_path / "checkpoints" / "removed-3.tmp").touch()
+    assert [(removed, path.name) for removed, path in kept_checkpoints(tmp_path).items()] == [
+        (0, "removed-0.ckpt"), (9, "removed-9.ckpt"), (10, "removed-10.ckpt"),
+    ]  # fmt: skip
+
+
+def test_what_does_not_go_with_all_is_one_line(run: Path, tmp_path: Path) -> None:
+    for settings, message in (
+        ({"removed_tokens": 1}, "removed_tokens=1: is not for checkpoint=all"),
+        ({"removed_steps": 1}, "removed_steps=1: is not for checkpoint=all"),
+        ({"suite": "ood"}, "suite=ood: is not for checkpoint=all"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluated(run, **settings)
+    without = Path(shutil.copytree(run, tmp_path / "none", ignore=shutil.ignore_patterns("removed-*")))
+    out = command("evaluate", f"run={without}", "checkpoint=all", check=False)
+    assert (out.returncode, out.stderr.strip().count("\n")) == (2, 0)
+    assert "kept no checkpoint of its stages; train with trainer.keep_every_removed=1" in out.stderr

@@ -11,7 +11,6 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from stepwise_pl.common.disk import write_text
 from stepwise_pl.runs.records import all_rows, is_behind
 
 log = logging.getLogger(__name__)
@@ -71,10 +70,7 @@ class MetricsFile(Logger):
         """Drop the rows that come again: this attempt's rows after optimizer step `step`, and the final test."""
         if not self.path.is_file():
             return
-        text = self.path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # killed while writing a row
-            write_text(self.path, text[: text.rfind("\n") + 1])
-        rows = all_rows(self.path)
+        rows = all_rows(self.path)  # without a row that a killed process has cut off
         self._rewrite([row for row in rows if is_behind(row, step, attempt) and not row.get("test/loss")])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:

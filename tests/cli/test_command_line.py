@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,19 @@ def test_texts_with_braces_and_dollars_survive_a_run_folder(tmp_path: Path) -> N
 def test_a_path_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(UserError, match="is no text in this terminal's encoding"):
         composed(os.fsdecode(b"run_dir=\xff"))
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    code = """
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.write_data import WriteDataConfig
+
+def run(config):
+    raise RuntimeError(f"a defect with {config.out}")
+
+entry_point("write_data", WriteDataConfig, run)
+"""
+    words = [sys.executable, "-c", code, "task=mult2x2", "out=data"]
+    found = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
+    assert found.returncode == 1 and "Traceback" in found.stderr
+    assert found.stderr.endswith("RuntimeError: a defect with data\n")

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 import shutil
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,18 +15,21 @@ from hypothesis import strategies as st
 from stepwise_pl.cli import names
 from stepwise_pl.cli.entry import register_schemas
 from stepwise_pl.cli.former_names import FORMER
-from stepwise_pl.cli.names import NOW, canonical, plain_name
+from stepwise_pl.cli.multirun import job_of, run_in
+from stepwise_pl.cli.names import NOW, canonical, plain_name, run_apart
 from stepwise_pl.cli.overrides import parsed, quoted
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.config.known import CONF
-from stepwise_pl.config.plain import read_yaml
+from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.reporting.figures.sweeps import sweep_chart
 from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.runs import sweep_folder
 from stepwise_pl.runs.cells import cells_of_sweep
 from stepwise_pl.runs.sweep_folder import Job, Sweep, label
+from stepwise_pl.schedules import Linear
+from stepwise_pl.tasks import Files
 from tests.conftest import SMALL, command
 
 VALUES = st.text(st.sampled_from(list("aAbB019._-+/\\ ,=üéÉ~'\"$[")), max_size=6) | st.text(
@@ -272,3 +277,46 @@ def test_a_damaged_sweep_does_not_keep_another_from_going_on(tmp_path: Path) -> 
         sweep_folder.write_sweep(sweep_folder.Sweep(tmp_path / name, name, [], [], "1 on x", lasting=lasting))
     (tmp_path / "damaged/sweep.json").write_text("{")
     assert sweep_folder._of_other_length(tmp_path, "same") == tmp_path / "mine"
+
+
+# --- folders of before names were one to one
+
+
+def job_and_folders(folder: Path) -> tuple[Job, Path]:
+    """The job of a file whose former name is also that of another file, and the folder of the former name."""
+    job = job_of(["task.train=a/b.txt", "run_dir=x"], ["task.train"], 0)
+    assert job.overrides == ["task.train=a/b.txt"]
+    former = folder / "task.train-a_b.txt/seed0"
+    assert job.run != "task.train-a_b.txt/seed0"
+    former.mkdir(parents=True)
+    return job, former
+
+
+def config_of(train: str, **settings: Any) -> Config:
+    """A configuration of a job that learns from the file."""
+    return Config(task=Files(train=train), schedule=Linear(), **settings)
+
+
+def test_a_job_is_found_under_its_former_name_only_if_that_holds_this_very_job(tmp_path: Path) -> None:
+    """As another job may have the same former name."""
+    job, former = job_and_folders(tmp_path)
+    config = config_of("a/b.txt")
+    assert run_in(tmp_path, job, config) == job.run  # no job has begun there
+    (former / "job.json").write_text(json.dumps({"swept": {"task.train": "a_b.txt"}}))
+    assert run_in(tmp_path, job, config) == job.run
+    (former / "job.json").write_text(json.dumps({"swept": {"+task.train": "'a/b.txt'"}}))
+    assert run_in(tmp_path, job, config) == "task.train-a_b.txt/seed0"
+    # Once the run has a configuration, the configuration decides.
+    save_yaml(to_plain(config_of("a_b.txt")), former / "config.yaml")
+    assert run_in(tmp_path, job, config) == job.run
+    save_yaml(to_plain(config), former / "config.yaml")
+    assert run_in(tmp_path, job, config) == "task.train-a_b.txt/seed0"
+    (tmp_path / job.run).mkdir(parents=True)
+    assert run_in(tmp_path, job, config) == job.run
+
+
+def test_a_job_whose_folder_holds_another_job_gets_a_folder_apart() -> None:
+    jobs = [Job("task.train-a_b.txt/seed3", [], {"task.train": train, "seed": "3"}) for train in ("a_b.txt", "a/b.txt")]
+    apart = [run_apart(job) for job in jobs]
+    assert len({*apart, jobs[0].run}) == 3
+    assert all(re.fullmatch(r"task\.train-a_b\.txt-[0-9a-f]{10}/seed3", run) for run in apart)

@@ -125,3 +125,26 @@ def test_two_processes_work_with_a_leftover_rank_and_stop_on_a_hangup(tmp_path: 
     out = subprocess.run(driven, cwd=REPO, capture_output=True, text=True, timeout=300, env=env)
     assert out.returncode == 128 + signal.SIGHUP, out.stderr[-2000:]
     assert out.stderr.count(f"stopped; the same command with run_dir={tmp_path} resume=true goes on") == 1
+
+
+@pytest.mark.parametrize(
+    "leftovers",
+    [{"LOCAL_RANK": "", "MASTER_ADDR": "10.1.2.3", "MASTER_PORT": "1"}, {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}],
+)  # fmt: skip
+def test_leftovers_of_one_process_are_cleared_from_the_environment(
+    leftovers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in leftovers.items():
+        monkeypatch.setenv(name, value)
+    processes.require_first()
+    assert not leftovers.keys() & os.environ.keys()
+
+
+def test_a_further_process_keeps_its_rank_and_finds_the_folder_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("STEPWISE_PL_FIRST_PROCESS", str(os.getppid()))
+    monkeypatch.setenv("STEPWISE_PL_RUN_DIR", str(tmp_path))
+    processes.require_first()
+    assert os.environ["LOCAL_RANK"] == "1" and processes.shared_folder() == tmp_path

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stepwise_pl.common import terminal
 from tests.conftest import OFFLINE, REPO, SMALL
 
 TRAIN = (*SMALL, "trainer.max_steps=4", "schedule.delta=1/2")
@@ -85,3 +87,74 @@ def test_without_docstrings_every_command_works(how: str, tmp_path: Path) -> Non
     )  # fmt: skip
     assert out.returncode == 0, out.stderr[-2000:]
     assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def alone(code: str, *flags: str, **popen: Any) -> subprocess.CompletedProcess[str]:
+    """Run a few lines of Python in a process of their own."""
+    return subprocess.run([sys.executable, *flags, "-c", code], cwd=REPO, capture_output=True, text=True, **popen)
+
+
+def test_output_is_discarded_once_nobody_reads_it() -> None:
+    reader, writer = os.pipe()
+    output = terminal._Output(writer, "wb", closefd=False)
+    assert output.write(b"read") == 4 and os.read(reader, 9) == b"read"
+    os.close(reader)
+    assert output.write(b"unread") == len(b"unread")
+    assert os.fstat(writer).st_rdev == Path(os.devnull).stat().st_rdev  # other writers find it open as well
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_output_that_does_not_fit_the_disk_is_an_error() -> None:
+    with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="No space left"):
+        terminal._Output(full.fileno(), "wb", closefd=False).write(b"text")
+
+
+def test_a_file_that_is_opened_later_does_not_become_a_closed_stream(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from stepwise_pl.common import terminal
+terminal.prepare()
+streams = sys.stdout, sys.stderr
+terminal.prepare()
+file = open({str(tmp_path / "file")!r}, "w")
+print("for nobody", flush=True)
+os.write(1, b"for nobody")
+file.write(f"{{file.fileno() > 2}} {{streams == (sys.stdout, sys.stderr)}}")
+"""
+    out = subprocess.run(["bash", "-c", '"$0" -c "$1" <&- >&-', sys.executable, code], cwd=REPO, capture_output=True)
+    assert (out.returncode, out.stderr) == (0, b"")
+    assert (tmp_path / "file").read_text() == "True True"
+
+
+@pytest.mark.parametrize("flags,env", [(("-OOs",), {}), ((), {"PYTHONOPTIMIZE": "2"})])
+def test_a_command_whose_docstrings_were_removed_starts_again_with_them(
+    flags: tuple[str, ...], env: dict[str, str]
+) -> None:
+    code = """
+import sys
+from stepwise_pl.common import terminal
+terminal.restore_docstrings()
+print(sys.flags.optimize, terminal.restore_docstrings.__doc__ is not None, sys.flags.no_user_site)
+"""
+    out = alone(code, *flags, env={**os.environ, **env})
+    assert out.stdout == f"1 True {len(flags)}\n", out.stderr
+
+
+def test_output_is_discarded_once_the_terminal_is_gone() -> None:
+    """The terminal does not control the process, so no hangup ends it."""
+    code = """
+import os, pty, sys
+from stepwise_pl.common import signals
+ours, theirs = pty.openpty()
+os.dup2(theirs, 1)
+os.close(theirs)
+signals.leave_dead_terminal()
+still_open = os.isatty(1)
+os.close(ours)
+os.close(0)
+signals.leave_dead_terminal()
+os.write(1, b"for nobody")
+sys.stderr.write(f"{still_open} {os.isatty(1)}")
+"""
+    assert alone(code).stderr == "True False"

@@ -14,6 +14,7 @@ from stepwise_pl.cli.entry import register_schemas
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config import known
 from stepwise_pl.config.known import CONF
+from stepwise_pl.config.mistakes import no_choice
 from stepwise_pl.config.plain import config_from, read_yaml, save_yaml, to_object, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.evaluate import EvaluateConfig
@@ -264,3 +265,25 @@ def test_shell_completion_alone_is_no_traceback(tmp_path) -> None:
     out = command("train", "--shell-completion", cwd=tmp_path, check=False)
     assert (out.returncode, len(out.stderr.splitlines())) == (2, 1)
     assert out.stderr.startswith("error: --shell-completion: give install=")
+
+
+def test_a_launcher_that_is_missing_may_come_with_an_extra() -> None:
+    assert no_choice("hydra/launcher", "slurm", ["basic", "_hidden"]) == (
+        "hydra/launcher=slurm: no such hydra/launcher; choose from basic (slurm may come with: pip install "
+        "'stepwise_pl[sweep]', or [slurm] or [ray])"
+    )
+    assert "pip install" not in no_choice("task", "mult9", ["mult2x2", "mult9x9"])
+
+
+@pytest.mark.parametrize(
+    "command,words,line",
+    [
+        ("sweep", (), "sweep is not set: python -m stepwise_pl.sweep <sweep folder>"),
+        ("dashboard", (), "entity is not set: give the W&B account or team that owns the project"),
+        ("write_data", ("task=mult2x2",), "out is not set: python -m stepwise_pl.write_data task=<task> out=<folder>"),
+    ],
+)
+def test_a_command_without_its_object_says_how_it_is_given(command: str, words: tuple[str, ...], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        composed(*words, config_name=command)
+    assert str(refused.value) == line

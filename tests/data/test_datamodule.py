@@ -10,7 +10,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.training import DataConfig
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import EncodedExamples, encode
-from stepwise_pl.data.limits import Limits
+from stepwise_pl.data.limits import Limits, not_longer
 from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.data.stream import Easy, EvalBatches, StreamLoader, TrainStream
 from stepwise_pl.data.tokenizers import build_tokenizer
@@ -230,3 +230,14 @@ def test_evaluation_takes_the_longest_first() -> None:
     examples = numbers(50)
     lengths = [length for batch in EvalBatches(examples, 7) for length in batch.attention_mask.sum(1).tolist()]
     assert lengths == sorted(examples.length.tolist(), reverse=True)
+
+
+def test_examples_that_are_too_long_are_left_out_and_counted() -> None:
+    assert not_longer(TRAIN, int(TRAIN.length.max()), "train") == (TRAIN, "")
+    most = int(TRAIN.length.min())
+    kept, note = not_longer(TRAIN, most, "train")
+    longer = int((TRAIN.length > most).sum())
+    assert set(kept.length.tolist()) == {most} and len(kept) + longer == 103
+    assert note == f"train: {longer} of 103 examples are longer than data.max_tokens={most} and are left out"
+    with pytest.raises(UserError, match="data.max_tokens=1: all 103 examples of train are longer"):
+        not_longer(TRAIN, 1, "train")

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.data.batch import Part
 from stepwise_pl.data.cache import cache_key, encoded_splits
-from stepwise_pl.data.encoding import encode
+from stepwise_pl.data.encoding import answer_frame, encode
 from stepwise_pl.data.tokenizers import build_tokenizer, is_word_list, num_ids, small_tokenizer
 from stepwise_pl.evaluation.answers import answers
 from stepwise_pl.models.build import build_model
@@ -340,3 +341,18 @@ def test_an_export_answers_as_the_evaluation_does(tmp_path: Path, kind: str) -> 
         if number < 2:
             out = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
             assert out.stdout.strip() == one.prediction, out.stderr
+
+
+@pytest.mark.parametrize("kind", ["characters", "words"])
+def test_the_frame_of_an_answer_leaves_the_answer_alone(kind: str, tmp_path: Path) -> None:
+    """Separator, mark, end and the spaces between them belong to the frame, whatever a token is."""
+    folder = characters(tmp_path / "t") if kind == "characters" else words(tmp_path / "t", digits=True)
+    tokenizer = build_tokenizer(folder, ())
+    example = Example("1 2", "3 4", "1 7") if kind == "words" else Example("12+5", "12", "17")
+    row = encode(ExampleList([example]), tokenizer, "train").collate(np.array([0]), np.array([0])).row(0)
+    answer = row.tokens[row.part == Part.ANSWER].tolist()
+    before, after = answer_frame(answer, tokenizer)
+    inside = [tokenizer.decode([token]) for token in answer[before : len(answer) - after]]
+    assert inside == ["1", "7"]
+    assert tokenizer.decode(answer[-after:]).strip() == "<eos>"
+    assert tokenizer.decode(answer[:before]).replace(" ", "").endswith("####")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import table
+from stepwise_pl.config.plain import read_yaml, save_yaml
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.evaluate import EvaluateConfig, evaluate
@@ -314,3 +316,22 @@ def test_a_table_is_aligned() -> None:
         "long    1",
         "x     100  few",
     ]
+
+
+def test_the_test_split_of_a_finished_run_is_judged_by_the_band_of_its_recipe(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    config = read_yaml(folder / "config.yaml")
+    save_yaml(
+        {**config, "expected": {**config["expected"], "accuracy": [0.0, 1.0], "source": "a table"}},
+        folder / "config.yaml",
+    )
+    out, summary, _ = evaluated(folder)
+    judged = summary["expected"]
+    assert judged["accuracy_measured"] == summary["answer_accuracy"] and judged["accuracy_inside"] is True
+    assert "test accuracy 0.0% to 100.0%: inside" in out and "says a table" in out
+    assert "expected" not in evaluated(folder, split="validation")[1] and "expected" not in evaluated(run)[1]
+
+
+def test_an_evaluation_offline_is_about_wandb(run: Path) -> None:
+    with pytest.raises(UserError, match="offline=true: is about W&B; add wandb=true"):
+        EvaluateConfig(run=str(run), offline=True)

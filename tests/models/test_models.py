@@ -10,14 +10,19 @@ import torch
 from transformers import PreTrainedModel
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.model import LoRAConfig, ModelConfig
+from stepwise_pl.config.plain import to_plain
 from stepwise_pl.config.training import DataConfig
 from stepwise_pl.data.tokenizers import small_tokenizer
 from stepwise_pl.models import early
-from stepwise_pl.models.build import build_model, check_architecture, require_memory
-from stepwise_pl.models.checkpoint import kept_weights
+from stepwise_pl.models.architecture import own_config
+from stepwise_pl.models.build import build_model, check_architecture, require_memory, restored
+from stepwise_pl.models.checkpoint import kept_weights, named_weights, read_checkpoint
+from stepwise_pl.models.export import example_prompt
+from stepwise_pl.models.lora import frozen_digest
 from stepwise_pl.models.trained_run import load_run
 from stepwise_pl.runs.records import read_metrics
+from stepwise_pl.tasks import Files, Multiplication
 from stepwise_pl.training.build import build_parts
 from tests.config.test_config import composed
 from tests.conftest import SMALL, command, small_model
@@ -220,3 +225,70 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_built() -> None:
 def test_the_kept_weights_of_a_foreign_checkpoint_are_its_own() -> None:
     weights = {"model.a": torch.ones(2)}
     assert kept_weights({"state_dict": weights}) == weights
+
+
+def test_a_file_in_place_of_a_checkpoint_is_named(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.ckpt: no such checkpoint"):
+        read_checkpoint(tmp_path / "nowhere.ckpt")
+    (tmp_path / "text.ckpt").write_text("no weights")
+    with pytest.raises(UserError, match=r"text\.ckpt: damaged, or not a checkpoint of weights only"):
+        read_checkpoint(tmp_path / "text.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match=r"list\.ckpt: is not a checkpoint"):
+        read_checkpoint(tmp_path / "list.ckpt")
+
+
+def test_weights_of_other_names_are_no_weights_of_ours(tmp_path) -> None:
+    weights = {"base_model.a": torch.ones(1), "step": torch.ones(1)}
+    assert named_weights(weights, "base_model.", tmp_path).keys() == {"a"}
+    with pytest.raises(UserError, match=r"holds no weights whose names begin with model\."):
+        named_weights(weights, "model.", tmp_path)
+
+
+def test_a_run_whose_model_folder_is_gone_is_named(tokenizer, tmp_path) -> None:
+    state = {"state_dict": {"model.a": torch.ones(1)}, "stepwise": {}}
+    with pytest.raises(UserError, match=f"{tmp_path / 'model'}: cannot be read"):
+        restored(tmp_path, state, tmp_path / "last.ckpt", tokenizer)
+
+
+def test_a_checkpoint_of_an_unknown_configuration_names_the_version_that_reads_it(tokenizer, tmp_path) -> None:
+    for config in ({}, {"model": {"no_such_key": 1}, "trainer": {}}):
+        state = {"state_dict": {"model.a": torch.ones(1)}, "stepwise": {"config": config}}
+        with pytest.raises(UserError, match=r"last\.ckpt: was written by "):
+            restored(tmp_path, state, tmp_path / "last.ckpt", tokenizer)
+
+
+def test_adapters_of_a_model_that_has_changed_are_refused(tokenizer, tmp_path) -> None:
+    small_model(tokenizer).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    cfg = ModelConfig(init_from=str(tmp_path / "base"), lora=LoRAConfig(rank=2))
+    model = build_model(cfg, tokenizer)
+    config = {
+        "model": to_plain(cfg), "trainer": {"precision": "32-true"}, "derived": {"frozen": frozen_digest(model)}
+    }  # fmt: skip
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items() if "lora" in name}
+    state = {"state_dict": weights, "stepwise": {"config": config}}
+    restored(tmp_path, state, tmp_path / "last.ckpt", tokenizer)
+    small_model(tokenizer, seed=1).save_pretrained(tmp_path / "base")
+    with pytest.raises(UserError, match=f"holds adapters of a model that has changed since: {tmp_path / 'base'}"):
+        restored(tmp_path, state, tmp_path / "last.ckpt", tokenizer)
+
+
+def test_the_readme_of_an_export_does_without_data_that_is_gone(tmp_path, caplog) -> None:
+    assert example_prompt(Multiplication(digits=1)).count("*") == 1
+    assert example_prompt(Files(train=str(tmp_path / "gone.txt"))) == "your prompt"
+    assert "the README shows no prompt of the data" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "kind,sizes",
+    [
+        ("gptj", {"rotary_dim": 8, "n_embd": 32, "n_head": 4}),
+        ("bamba", {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_chunk_size": 64}),
+        ("zamba2", {"n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "chunk_size": 64}),
+        ("gemma3n_text", {"num_kv_shared_layers": 1, "num_key_value_heads": 1, "num_hidden_layers": 4}),
+    ],
+)
+def test_sizes_keep_their_proportion_in_the_published_model(kind: str, sizes: dict[str, int]) -> None:
+    config = own_config(ModelConfig(type=kind, layers=4, heads=4, width=32, positions=64), vocabulary=20, eos=0)
+    assert {name: getattr(config, name) for name in sizes} == sizes

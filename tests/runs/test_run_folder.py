@@ -15,14 +15,16 @@ import torch
 
 from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
-from stepwise_pl.runs import marks
-from stepwise_pl.runs.at_work import at_work
-from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothing
+from stepwise_pl.runs import marks, resumed_config
+from stepwise_pl.runs.at_work import at_work, lock, unlock
+from stepwise_pl.runs.folder import choose_run_dir, how_to_go_on, require_checkpoint_or_nothing
 from stepwise_pl.runs.records import all_rows
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
+from stepwise_pl.train import on_validation
 from tests import background
 from tests.conftest import REPO, SMALL, command
 from tests.system.test_resume import RUN, assert_the_same, metrics, start, state
@@ -330,3 +332,71 @@ def test_what_a_killed_write_of_a_checkpoint_left_is_gone(run: Path) -> None:
     command("train", f"run_dir={run}", "resume=true", "trainer.max_epochs=2", "trainer.max_steps=22")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "good.ckpt", "last.ckpt"]
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 22
+
+
+def test_a_stopped_run_is_told_how_it_goes_on(tmp_path: Path) -> None:
+    assert how_to_go_on(tmp_path) == "stopped before training began; the same command begins anew"
+    (tmp_path / "checkpoints").mkdir()
+    marks.training_begins(tmp_path)
+    before_the_first = how_to_go_on(tmp_path)
+    assert before_the_first.startswith("stopped before the first checkpoint; ")
+    assert before_the_first.endswith(f"run_dir={tmp_path} resume=true begins anew")
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    marks.checkpoint_written(tmp_path)
+    assert how_to_go_on(tmp_path) == f"stopped; the same command with run_dir={tmp_path} resume=true goes on"
+
+
+def test_a_folder_is_refused_by_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a sweep; give its command again, with --multirun and resume=true"):
+        chosen(run_dir=str(tmp_path), resume=True)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    marks.training_begins(begun)
+    (begun / "metrics.csv").write_text("step\n1\n")
+    with pytest.raises(UserError, match="holds a run that has no checkpoint yet; resume=true begins it anew"):
+        chosen(run_dir=str(begun))
+    with pytest.raises(UserError, match="nothing to resume, checkpoints/last.ckpt is not there; leave resume=true out"):
+        chosen(run_dir=str(tmp_path / "nowhere"), resume=True)
+
+
+def test_a_folder_in_which_another_process_works_is_refused_until_that_process_ends(tmp_path: Path) -> None:
+    code = """
+import pathlib, sys
+from stepwise_pl.runs.at_work import lock
+lock(pathlib.Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    other = background.start("-c", code, str(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match=f"another process is at work in it \\(process {other.pid} on "):
+        lock(tmp_path)
+    other.communicate("")
+    lock(tmp_path)
+    assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    unlock(tmp_path)
+
+
+def test_a_finished_run_is_one_with_the_configuration_of_now(tmp_path: Path) -> None:
+    config = Config(task=Multiplication(), schedule=Linear())
+    save_yaml(to_plain(config), tmp_path / "config.yaml")
+    assert resumed_config.finished(tmp_path, config) is None
+    (tmp_path / "summary.json").write_text('{"steps": 4}')
+    assert resumed_config.finished(tmp_path, config) == {"steps": 4}
+    elsewhere = Config(task=Multiplication(), schedule=Linear(), run_dir="elsewhere")
+    assert resumed_config.finished(tmp_path, elsewhere) == {"steps": 4}  # the folder changes no weights
+    faster = Config(task=Multiplication(), schedule=Linear(delta=2))
+    assert resumed_config.finished(tmp_path, faster) is None
+
+
+def test_a_run_that_lost_its_metrics_invents_no_objective(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "step,attempt,schedule/removed_tokens,val/answer_accuracy,val/answer_accuracy_any_length,val/examples\n40,0,2,1,1,500\n"
+    )
+    (tmp_path / "environment.json").write_text('{"sessions": [{"from_step": 0}]}')
+    assert on_validation(tmp_path) == {"val_accuracy": 1.0, "val_accuracy_any_length": 1.0, "removed_at_95": 2}
+    (tmp_path / "environment.json").write_text(
+        '{"sessions": [{"from_step": 0}, {"from_step": 20, "metrics_lost": true}]}'
+    )
+    assert set(on_validation(tmp_path).values()) == {None}

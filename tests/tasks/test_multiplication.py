@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.tasks import EASY, SPLITS, Example, Files, Multiplication
+from stepwise_pl.tasks import EASY, SPLITS, Example, Files, Multiplication, multiplication
 from stepwise_pl.tasks.base import chunks, write_lines
 from stepwise_pl.tasks.multiplication import render
 
@@ -168,3 +168,19 @@ def test_a_step_is_a_row_and_its_running_sum() -> None:
 def test_bad_values_are_named(bad: dict) -> None:
     with pytest.raises(UserError, match=f"task.{list(bad)[-1]}="):
         Multiplication(**bad)
+
+
+@pytest.mark.parametrize("split", ["ordered", "unordered"])
+def test_problems_that_were_drawn_stay_when_more_chunks_are_drawn(split: str, monkeypatch) -> None:
+    monkeypatch.setattr(multiplication, "CHUNK", 64)
+    sizes = {"digits": 4, "split": split, "validation_size": 15, "test_size": 15}
+    small, large = (all_examples(Multiplication(train_size=size, **sizes)) for size in (20, 500))
+    assert [len(large[name]) for name in SPLITS] == [500, 15, 15]
+    assert (small["test"], small["validation"]) == (large["test"], large["validation"])
+    assert small["train"] == large["train"][:20]
+    classes = [
+        tuple(sorted(numbers(e))) if split == "unordered" else numbers(e)
+        for name in ("test", "train")
+        for e in large[name]
+    ]
+    assert not set(classes[:15]) & set(classes[15:])

@@ -25,6 +25,7 @@ from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.training.checkpoints import Checkpoints
 from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.progress import StageProgressBar
 from stepwise_pl.training.validation_times import ValidationTimes
 from tests.conftest import small_model
 
@@ -67,7 +68,7 @@ def fit(
     optimizer: OptimizerConfig | None = None, callbacks: tuple[Callback, ...] = (), resume: str | None = None,
     dropout: float = 0.0, clip: float | None = 1.0, every_epochs: int = 0, every_removed: int = 0,
     build: Callable[..., StepwiseModule] = StepwiseModule, workers: int = 0, checkpoint_every: int = 10**6,
-    precision: Any = "32-true", method: Stepwise | None = None,
+    precision: Any = "32-true", method: Stepwise | None = None, kept: int | None = None,
 ) -> tuple[StepwiseModule, Spy]:  # fmt: skip
     method = method or Watched()
     L.seed_everything(0, verbose=False)
@@ -80,7 +81,8 @@ def fit(
         accelerator="cpu", precision=precision, max_steps=steps, max_epochs=epochs, accumulate_grad_batches=micro, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, gradient_clip_val=clip,
         callbacks=[
-            spy, ValidationTimes(every_epochs, every_removed), Checkpoints(tmp_path, checkpoint_every), *callbacks,
+            spy, ValidationTimes(every_epochs, every_removed),
+            Checkpoints(tmp_path, checkpoint_every, int(kept is not None), keep_at_most=kept), *callbacks,
         ],
         default_root_dir=tmp_path,
     )  # fmt: skip
@@ -376,3 +378,17 @@ def test_a_data_module_is_freed_after_its_run() -> None:
     del data
     gc.collect()
     assert gone() is None
+
+
+def test_the_progress_bar_shows_the_job_and_how_far_removal_has_come(tmp_path) -> None:
+    module, _ = fit(tmp_path, Linear(delta=4), steps=5)
+    alone, swept = StageProgressBar(), StageProgressBar("2/9")
+    shown = alone.get_metrics(module.trainer, module)
+    assert shown["removed"] == f"{module.removed_tokens}/8" == "2/8"
+    assert swept.get_metrics(module.trainer, module) == {"job": "2/9", **shown}
+
+
+def test_of_the_stages_that_are_kept_the_newest_stay(tmp_path) -> None:
+    _, spy = fit(tmp_path, Linear(delta=4), steps=10, every_removed=1, kept=2)
+    assert {removed for _, removed in spy.validated} == {0, 1, 2, 3, 4}
+    assert {path.name for path in tmp_path.glob("removed-*.ckpt")} == {"removed-3.ckpt", "removed-4.ckpt"}

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.training import LoggerConfig
 from stepwise_pl.runs.records import read_metrics
+from stepwise_pl.training.wandb_runs import CarefulWandbLogger, log_evaluation
 from tests.conftest import SMALL, command
 from tests.system.test_resume import assert_the_same, start
 
@@ -404,3 +407,23 @@ def test_no_secret_lands_in_the_run_folder_or_the_logs(server: Server, tmp_path:
         for path in files:
             assert secret.encode() not in path.read_bytes(), path
         assert secret not in out.stdout + out.stderr
+
+
+def test_a_row_that_wandb_has_is_not_logged_again(tmp_path: Path) -> None:
+    """W&B is not even started for such a row."""
+    notes = tmp_path / "wandb.json"
+    notes.write_text(json.dumps({"id": "mine", "has": {"0 train": 20, "1 val": 10}}))
+    logger = CarefulWandbLogger(notes, 32, save_dir=tmp_path, offline=True)
+    assert logger.version == "mine"
+    for metrics, step in (({"train/loss": 1.0}, 20), ({"val/loss": 1.0, "attempt": 1}, 5)):
+        logger.log_metrics(metrics, step)
+    assert logger._experiment is None and not logger.failed
+    assert logger.has == {"0 train": 20, "1 val": 10}
+
+
+def test_an_evaluation_that_wandb_does_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WANDB_API_KEY": "", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    summary = {"checkpoint": "best.ckpt", "removed_tokens": 0, "data_digest": "d"}
+    with pytest.raises(UserError, match=r"^wandb=true: W&B does not start \(.*\); log in, or add offline=true$"):
+        log_evaluation(tmp_path, LoggerConfig(), {"derived": {"name": "mine"}}, summary, [], offline=False)

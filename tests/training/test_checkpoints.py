@@ -20,10 +20,12 @@ from stepwise_pl.training.resume import resume
 
 def test_the_newest_stage_is_that_with_the_largest_number_and_other_files_stay(tmp_path: Path) -> None:
     names = ("removed-2.ckpt", "removed-10.ckpt", "removed-9.ckpt", "best.ckpt", "last.ckpt", "removed-mine.ckpt")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
     for name in names:
-        (tmp_path / name).touch()
-    Checkpoints(tmp_path, every_n_steps=1)._drop_oldest(2)
-    assert {path.name for path in tmp_path.iterdir()} == {*names} - {"removed-2.ckpt"}
+        (folder / name).touch()
+    Checkpoints(folder, every_n_steps=1)._drop_oldest(2)
+    assert {path.name for path in folder.iterdir()} == {*names} - {"removed-2.ckpt"}
 
 
 def plain(**derived: Any) -> dict[str, Any]:

@@ -129,7 +129,13 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
     summaries: list[dict[str, Any]] = []
     for name in names:
         of_one = replace(config, checkpoint=name)
-        run = load(of_one)
+        try:
+            run = load(of_one)
+        except UserError as error:
+            if name != "best":
+                raise
+            log.warning("%s; the table goes without it", error)
+            continue
         if name != "best" or run.removed_tokens not in kept:
             problems = problems or problems_for(of_one, run)
             summary, _ = score(of_one, run, problems)
@@ -243,8 +249,8 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
         summary["answer_positions"] = [share.record() for share in by_position(predictions)]
         if (judged := judged_by_recipe(config, run, summary)) is not None:
             summary["expected"] = judged
-        speeds = ((1, config.speed_problems), (config.batch_size, config.batch_size)) if config.speed_problems else ()
-        for batch_size, count in speeds:
+        speeds = {config.batch_size: config.batch_size, 1: config.speed_problems} if config.speed_problems else {}
+        for batch_size, count in speeds.items():
             summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, count)
     summary["strata"] = {
         name: {value: share.record() for value, share in shares.items()}

@@ -27,7 +27,7 @@ class Retired(NamedTuple):
 RETIRED = {
     "schedule.lookahead": Retired(0, "5940397"),
     # The adaptive schedule followed the token accuracy of training.
-    **{f"schedule.{key}": Retired(ANY, "462c60e") for key in ("memory", "min_stay", "evidence")},
+    **{f"schedule.{key}": Retired(ANY, "462c60e") for key in ("gate", "memory", "min_stay", "evidence")},
 }
 RENAMED = {
     ("task.kind", "lines"): "file",
@@ -51,6 +51,9 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
         UserError: it says something that only an earlier version can do; the message names that version.
     """
     out = copy.deepcopy(dict(plain))
+    group, name = _place(out, "schedule.min_stay")
+    if name in group and group.get("kind") == "adaptive":  # it looked at every step after so many
+        group["check_every"] = group[name]
     for key, (neutral, until) in RETIRED.items():
         group, name = _place(out, key)
         if name in group and group.pop(name) != neutral and neutral is not ANY:
@@ -66,15 +69,17 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
             if name in group:
                 new_group, new_name = _place(out, now)
                 new_group[new_name] = group.pop(name)
-    # The gate on token accuracy gave way to one on answer accuracy.
-    group, name = _place(out, "schedule.gate")
-    if name in group:
-        group["keep"] = group.pop(name)
     for (key, old), until in REMOVED.items():
         group, name = _place(out, key)
         if group.get(name) == old:
             raise _only(where, f"{key}={old}", until)
     return out
+
+
+def retired(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of retired keys that `upgraded` drops whatever they are. Runs that differ in them are not alike."""
+    found = {key: _place(dict(plain), key) for key, gone in RETIRED.items() if gone.neutral is ANY}
+    return {key: group[name] for key, (group, name) in found.items() if name in group}
 
 
 def upgraded_state(state: Mapping[str, Any], where: object) -> dict[str, Any]:

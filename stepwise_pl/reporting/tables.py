@@ -110,7 +110,9 @@ def schedule_of(run: History) -> str:
         return run.baseline or NONE
     unit = " steps" if config.get("method.unit") == "step" else ""
     shown = [f"Δ={config['schedule.delta']}{unit}"] if "schedule.delta" in config else []
-    if "schedule.keep" in config:
+    if "schedule.gate" in config:  # an adaptive schedule of before
+        shown.append(f"{config.get('schedule.kind')}, gate {config['schedule.gate']}")
+    elif "schedule.keep" in config:
         shown.append(f"{config.get('schedule.kind')}, {percent(config['schedule.keep'])}")
     smoothing = config.get("schedule.smoothing")
     shown += [f"λ={smoothing:g}"] if isinstance(smoothing, int | float) else []

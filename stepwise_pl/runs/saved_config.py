@@ -8,7 +8,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import flat
 from stepwise_pl.config.plain import config_from, read_yaml, to_plain
 from stepwise_pl.config.run import Config
-from stepwise_pl.config.upgrade import upgraded
+from stepwise_pl.config.upgrade import retired, upgraded
 from stepwise_pl.runs.provenance import located_model, start_folders
 from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.files import DataSearch, FileTask
@@ -51,10 +51,11 @@ def comparable_config(run_dir: Path) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     try:
-        return flat(to_plain(saved_config(run_dir)))
+        known = flat(to_plain(saved_config(run_dir)))
     except UserError:
         written = read_yaml(run_dir / "config.yaml")
         return {key: value for key, value in flat(written).items() if not key.startswith("derived.")}
+    return known | retired(read_yaml(run_dir / "config.yaml"))
 
 
 def located(config: Config, run_dir: Path) -> Config:

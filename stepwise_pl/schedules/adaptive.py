@@ -7,8 +7,10 @@ from typing import Any
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
+from stepwise_pl.common.settings import setting
 from stepwise_pl.schedules.base import Schedule
 
+ROUNDING = 1e-6  # Accuracy comes in float32, and 0.95 in float32 is a little below 0.95.
 TOKEN_ACCURACY = "462c60e"  # the last commit whose adaptive schedule followed the token accuracy of training
 
 
@@ -31,13 +33,13 @@ class Adaptive(Schedule):
 
     kind: str = "adaptive"
     # The next unit leaves once answer accuracy on validation is at least this.
-    keep: float = 0.95
+    keep: float = setting(0.95, changeable=True)
     # Optimizer steps between two validations while s waits.
-    check_every: int = 50
+    check_every: int = setting(50, changeable=True)
     # Optimizer steps after which the next unit leaves all the same; null: never.
-    max_stay: int | None = None
+    max_stay: int | None = setting(None, changeable=True)
     # Units that leave at a time: `one`, or `double`, as many as are gone already and one more, so that s is 1, 3, 7, 15, ...
-    # (geometric chunks, arXiv 2605.28600).
+    # (geometric chunks, arXiv 2605.28600). trainer.keep_every_removed above 1 then keeps only those that it divides.
     chunk: str = "one"
     # s goes no further.
     remove_at_most: int | None = None
@@ -71,6 +73,9 @@ class Adaptive(Schedule):
     def is_waiting(self) -> bool:
         return self.now < self.most
 
+    def is_kept_stage(self, accuracy: float) -> bool:
+        return accuracy >= self.keep - ROUNDING or self.max_stay is not None
+
     def wants_validation(self, step: int) -> bool:
         stayed = step - self.since
         return self.is_waiting() and stayed > 0 and stayed % self.check_every == 0
@@ -82,9 +87,10 @@ class Adaptive(Schedule):
             self.decision = ""
             return
         stayed = step - self.since
-        is_look_due = stayed >= self.check_every * self.longer
-        # Accuracy comes in float32, and 0.95 in float32 is a little below 0.95.
-        is_good = float(metrics["val/answer_accuracy"]) >= self.keep - 1e-6
+        # Only a validation that the schedule has asked for decides. Others, such as one after the last step of a run that is
+        # resumed later, must not change what follows.
+        is_look_due = self.wants_validation(step) and stayed >= self.check_every * self.longer
+        is_good = float(metrics["val/answer_accuracy"]) >= self.keep - ROUNDING
         is_late = self.max_stay is not None and stayed >= self.max_stay * self.longer
         if is_look_due and is_good:
             self.decision = f"stage {self.now} has reached {self.keep:g}"

@@ -121,6 +121,13 @@ class Schedule:
         """Whether the schedule asks for a validation after `step` optimizer steps. An open-loop schedule never does."""
         return False
 
+    def is_kept_stage(self, accuracy: float) -> bool:
+        """Whether validation accuracy is good enough at the present stage for its checkpoint to be the run's best.
+
+        An adaptive schedule may end in the dip after a token has left. The stage before is better then.
+        """
+        return True
+
     def is_waiting(self) -> bool:
         """Whether s stays until the model is good enough, however long that takes. An open-loop schedule never waits."""
         return False

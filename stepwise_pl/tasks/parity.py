@@ -7,8 +7,7 @@ import numpy as np
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
-from stepwise_pl.tasks.modular_sum import digits, running_sums
-from stepwise_pl.tasks.sampling import Problems, SampledTask
+from stepwise_pl.tasks.sampling import Problems, SampledTask, drawn_digits, running_sums
 
 
 @register("task")
@@ -47,7 +46,7 @@ class Parity(SampledTask):
         return True
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        return digits(rng, 2, self.min_bits or self.bits, self.bits)
+        return drawn_digits(rng, 2, self.min_bits or self.bits, self.bits)
 
     def render(self, problems: Problems) -> list[Example]:
         return running_sums(problems, 2)

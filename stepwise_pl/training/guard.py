@@ -1,8 +1,8 @@
 """The guard recognises a collapse; `rollback.py` goes back to the good checkpoint.
 
 In a collapse, answer accuracy falls to a small part of its best and stays there until the next
-token leaves. Low accuracy right after a token has left is a dip. Nothing is judged while an
-adaptive schedule waits for accuracy to come back. Answers of any length count: a model that
+token leaves. Low accuracy right after a token has left is a dip. While an adaptive schedule
+waits, a stage is judged once accuracy has come back in it. Answers of any length count: a model that
 answers right, and still writes a CoT that should be gone, has lost nothing. Removal schedules
 that are too aggressive end in a collapse (arXiv 2405.14838, section 5). A loss that is not
 finite counts as a collapse.
@@ -36,6 +36,7 @@ class Guard(Callback):
         self.best = 0.0  # answer accuracy on validation, at any length
         self.low = 0  # consecutive validations far below `best`
         self.removed: int | None = None  # stage at the last validation
+        self.came_back = False  # whether accuracy has been other than low at this stage
         self.good = False
         self.collapsed_at: int | None = None  # removed CoT tokens at the first collapse
 
@@ -61,10 +62,8 @@ class Guard(Callback):
         accuracy = found["answer_accuracy_any_length"]
         self.best = max(self.best, accuracy)
         low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
-        # Accuracy is low right after a token has left. This is a dip; a collapse stays until the end of a stage.
-        is_settled = pl_module.schedule.stage(step) > pl_module.stage or (
-            pl_module.stage == self.removed and not pl_module.schedule.is_waiting()
-        )
+        is_settled = self._is_settled(pl_module, step)
+        self.came_back = (pl_module.stage == self.removed and self.came_back) or not low
         self.removed = pl_module.stage
         if is_settled:
             self.low = self.low + 1 if low else 0
@@ -86,9 +85,23 @@ class Guard(Callback):
             raise Collapse(message, step)
         log.warning("%s; guard=halve would go back and remove more slowly", message)
 
+    def _is_settled(self, module: StepwiseModule, step: int) -> bool:
+        """Whether low accuracy at this validation is more than the dip right after a token has left."""
+        schedule, stage = module.schedule, module.stage
+        if schedule.stage(step) > stage:  # the next token leaves
+            return True
+        seen_before = stage == self.removed
+        if schedule.is_waiting():
+            return seen_before and self.came_back
+        # Half of the stage is over. At a fractional Δ no validation may come at its end. The last stage has no end.
+        pace = schedule.rate()
+        half = math.ceil(schedule.steps_per_epoch / (2 * pace)) if pace > 0 and stage < schedule.last else math.inf
+        return seen_before or (half <= step and schedule.stage(step - int(half)) == stage)
+
     def state_dict(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("best", "low", "removed", "collapsed_at")}
+        return {key: getattr(self, key) for key in ("best", "low", "removed", "came_back", "collapsed_at")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.low, self.removed = (state_dict[key] for key in ("best", "low", "removed"))
-        self.collapsed_at = state_dict.get("collapsed_at")  # older checkpoints lack it
+        self.collapsed_at = state_dict.get("collapsed_at")  # older checkpoints lack these two
+        self.came_back = state_dict.get("came_back", False)

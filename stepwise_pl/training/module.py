@@ -251,8 +251,11 @@ class StepwiseModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         step, metrics = self.trainer.global_step, self._evaluated("val")
-        # Best checkpoint: the most removed tokens first, then the highest accuracy.
-        metrics["val/selection_score"] = 2.0 * self.stage + metrics["val/answer_accuracy"]
+        # Best checkpoint: the most removed tokens first, then the highest accuracy. A stage whose accuracy is not what the
+        # schedule is to keep comes after all others.
+        accuracy = metrics["val/answer_accuracy"]
+        is_kept_stage = self.schedule.is_kept_stage(float(accuracy))
+        metrics["val/selection_score"] = accuracy + (2.0 * self.stage if is_kept_stage else -2.0)
         self._log(step, metrics)
         position = {"step": step, "attempt": self.attempt, "removed_tokens": self.removed_tokens}
         examples = self.data.encoded["validation"]

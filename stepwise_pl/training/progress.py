@@ -35,7 +35,9 @@ class StageProgressBar(TQDMProgressBar):
         self.job = {"job": job} if job else {}
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        return {**self.job, **progress(trainer, pl_module)}
+        assert isinstance(pl_module, StepwiseModule)
+        decision = {"schedule": found} if (found := pl_module.schedule.decision) else {}
+        return {**self.job, **progress(trainer, pl_module), **decision}
 
 
 class StageLog(Callback):

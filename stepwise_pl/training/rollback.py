@@ -78,7 +78,7 @@ def fit(
                     "training has ended, after %d rollbacks; resume=true with a larger guard.max_rollbacks goes on",
                     cfg.max_rollbacks,
                 )
-                module.schedule.load_state_dict(state["stepwise"]["schedule"])  # the summary reports its pace
+                module.schedule.restore(state["stepwise"]["schedule"])  # the summary reports its pace
                 seconds = float(state["stepwise"]["seconds"])
                 return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
             # The state is mapped from the file. Without `del` the file would take room on the disk until training ends,

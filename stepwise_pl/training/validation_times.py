@@ -17,6 +17,7 @@ class ValidationTimes(Callback):
       such validation (0: never). A stage is thus measured at its end, after all its training.
     - Just before a token leaves at a stage that is a multiple of `keep_every_removed` (0:
       never), because a checkpoint is kept there.
+    - When an adaptive schedule asks for it.
     - After the last step.
     """
 
@@ -33,6 +34,9 @@ class ValidationTimes(Callback):
 
     def _due(self, trainer: L.Trainer, module: StepwiseModule, batch_idx: int) -> bool:
         epoch_ends = batch_idx + 1 == trainer.num_training_batches
+        # Inside an optimizer step nothing is validated, because a checkpoint there would lose half a gradient.
+        if not epoch_ends and (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return False
         if epoch_ends and self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
             return True
         last_epoch = trainer.current_epoch + 1 == trainer.max_epochs

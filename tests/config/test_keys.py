@@ -9,7 +9,8 @@ from tests.conftest import COMMANDS, schema_of
 # Beginnings of the keys that a resumed run may change. A change of this list is a decision.
 MAY_CHANGE = (
     "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.",
-    "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "optimizer.decay_steps",
+    "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "schedule.keep", "schedule.check_every",
+    "schedule.max_stay", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip

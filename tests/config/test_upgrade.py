@@ -51,18 +51,26 @@ def test_other_names_of_before_are_known() -> None:
 
 
 def test_an_adaptive_schedule_of_before_is_read_and_not_resumed() -> None:
-    before = {"kind": "adaptive", "gate": 0.9, "memory": 10, "min_stay": 20, "max_stay": None, "evidence": 300}
-    assert upgraded({"schedule": before, "method": {}}, "x")["schedule"] == {
-        "kind": "adaptive",
-        "keep": 0.9,
-        "max_stay": None,
-    }
+    before = {"kind": "adaptive", "gate": 0.9, "memory": 10, "min_stay": 20, "max_stay": 40, "evidence": 300}
+    after = upgraded({"schedule": before, "method": {}}, "x")["schedule"]
+    assert after == {"kind": "adaptive", "max_stay": 40, "check_every": 20}
+    Adaptive(**{key: value for key, value in after.items() if key != "kind"})
     schedule = Adaptive()
     schedule.bind(10, 4)
     with pytest.raises(
         UserError, match="follows token accuracy; the last version that goes on with it is commit 462c60e"
     ):
         schedule.load_state_dict({"now": 2, "since": 30, "longer": "1", "targets": [0.0], "right": [0.0]})
+
+
+def test_runs_that_differ_in_a_key_that_is_gone_are_not_alike(tmp_path: Path) -> None:
+    old = "schedule: {kind: adaptive, gate: 0.9, memory: %d, min_stay: 50, max_stay: null, evidence: 300}\n"
+    folders = [tmp_path / name for name in ("a", "b", "new")]
+    for folder, text in zip(folders, (old % 10, old % 5, "schedule: {kind: adaptive}\n"), strict=True):
+        folder.mkdir()
+        write(folder, text)
+    one, other, new = map(comparable_config, folders)
+    assert one != other and one != new and {key for key in one if one[key] != other[key]} == {"schedule.memory"}
 
 
 def test_lengths_of_a_checkpoint_before_reasoning_steps() -> None:
@@ -84,7 +92,8 @@ def old_run(run_dir: Path, tmp_path: Path) -> Path:
     def aged(plain: dict[str, Any]) -> None:
         for key in RETIRED:
             group, name = key.split(".")
-            plain[group][name] = 10 if RETIRED[key].neutral is ANY else RETIRED[key].neutral
+            if RETIRED[key].neutral is not ANY:
+                plain[group][name] = RETIRED[key].neutral
 
     plain = yaml.safe_load((folder / "config.yaml").read_text())
     aged(plain)

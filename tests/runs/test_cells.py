@@ -142,6 +142,7 @@ def test_means_are_those_of_the_runs_of_a_cell() -> None:
 
 def test_a_baseline_with_one_point_gets_a_level_across_the_chart() -> None:
     runs = [run(f"a/seed{i}", i, found) for i, found in enumerate(SEEDS)] + [run("b/seed0", 0, {3: 0.2}, cell=1)]
+    runs[-1].config["schedule.remove_all_beyond"] = 0
     chart = mean_accuracy_chart(runs)
     assert chart is not None
     (level,) = (series for series in chart.panels[0].series if series.meaning == "level of a baseline")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.training import OptimizerConfig
-from stepwise_pl.schedules import Adaptive
+from stepwise_pl.schedules import Adaptive, Linear
 from tests.training.test_module import fit
 
 MOST = 6
@@ -78,16 +78,22 @@ def test_a_unit_leaves_at_the_first_look_that_is_good_enough(
 
 def test_each_look_is_told_with_the_stage_and_its_wait() -> None:
     schedule, told = bound(keep=0.9, check_every=5, max_stay=10), []
-    for step, accuracy in ((5, 0.9), (10, 0.5), (12, 0.95), (15, 0.5), (22, 0.5)):
+    for step, accuracy in ((5, 0.9), (10, 0.5), (12, 0.95), (15, 0.95), (20, 0.5), (25, 0.5)):
         schedule.observe(step, {"val/answer_accuracy": accuracy})
         told.append(schedule.decision)
     assert told == [
         "stage 0 has reached 0.9",
         "stage 1 waits for 0.9 since step 5",
+        "stage 1 waits for 0.9 since step 5",  # the schedule has not asked for this validation
         "stage 1 has reached 0.9",
-        "stage 2 waits for 0.9 since step 12",
+        "stage 2 waits for 0.9 since step 15",
         "stage 2 ends below 0.9 after 10 steps (schedule.max_stay)",
     ]
+
+
+def test_a_stage_that_does_not_keep_is_not_the_best() -> None:
+    assert [Adaptive(keep=0.9).is_kept_stage(accuracy) for accuracy in (0.89, 0.9)] == [False, True]
+    assert Adaptive(keep=0.9, max_stay=50).is_kept_stage(0.1) and Linear().is_kept_stage(0.0)
 
 
 def test_what_is_measured_while_training_decides_nothing() -> None:

@@ -35,8 +35,16 @@ def imports(path: Path) -> Iterator[Import]:
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
         for node in ast.walk(block)
     }
+    # An import inside a function runs later. One inside `try` or `if` runs when the module is loaded.
+    later = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(block)
+    }
     for node in ast.walk(tree):
-        at_the_top = node in tree.body and id(node) not in checked
+        at_the_top = id(node) not in later and id(node) not in checked
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: an import without its package's name"
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, at_the_top) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

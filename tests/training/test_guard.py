@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -452,19 +453,25 @@ class Stage(StepwiseModule):
 
     def __init__(self, removed: int, leaves: bool, waits: bool) -> None:
         self.stage = removed
-        self.schedule = SimpleNamespace(stage=lambda step: removed + leaves, is_waiting=lambda: waits)  # type: ignore[assignment]
+        self.schedule = SimpleNamespace(  # type: ignore[assignment]
+            stage=lambda step: removed + leaves,
+            is_waiting=lambda: waits,
+            rate=lambda: math.nan,
+            steps_per_epoch=10,
+            last=9,
+        )
 
 
 def verdicts(accuracies: list[float], examples: int = 500, stages: str | None = None, **cfg: Any) -> list[str]:
-    """The verdicts of a guard on validations at the end of a stage (`|`), at the start of one (`>`), later in it (`-`), or while it waits (`w`)."""
+    """The verdicts of a guard on validations at the end of a stage (`|`), at the start of one (`>`), later in it (`-`), or at the start of one that waits (`W`) and later in that (`w`)."""
     guard = Guard(GuardConfig(**{"action": "halve", **cfg}))
     out, removed = [], 0
     for accuracy, where in zip(accuracies, stages or "|" * len(accuracies), strict=True):
-        removed += where == ">"
+        removed += where in ">W"
         values = {"val/loss": 1.0, "val/answer_accuracy_any_length": accuracy, "val/examples": examples}
         trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics=values, global_step=1)
         try:
-            guard.on_validation_end(trainer, Stage(removed, where == "|", where == "w"))  # type: ignore[arg-type]
+            guard.on_validation_end(trainer, Stage(removed, where == "|", where in "Ww"))  # type: ignore[arg-type]
             out.append("good" if guard.good else "low" if guard.low else "fair")
         except Collapse:
             out.append("collapse")
@@ -485,8 +492,10 @@ def test_a_collapse_is_low_accuracy_for_long_after_a_good_time() -> None:
     assert verdicts([0.9, 0.0, 0.0, 0.0], stages="|>>>") == ["good", "fair", "fair", "fair"]
     assert verdicts([0.9, 0.0, 0.0, 0.0], stages="|>--") == ["good", "fair", "low", "collapse"]
     # While an adaptive schedule waits, a stage may begin as low as it likes. A stage that ends low counts.
-    assert verdicts([0.9, 0.0, 0.0, 0.9], stages="|ww|") == ["good", "fair", "fair", "good"]
-    assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|w|w|") == ["good", "fair", "low", "low", "collapse"]
+    assert verdicts([0.9, 0.0, 0.0, 0.9], stages="|Ww|") == ["good", "fair", "fair", "good"]
+    assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|W|W|") == ["good", "fair", "low", "low", "collapse"]
+    # Once accuracy has come back in a stage, a later fall counts, however long the schedule waits.
+    assert verdicts([0.9, 0.0, 0.8, 0.0, 0.0], stages="|Wwww") == ["good", "fair", "good", "low", "collapse"]
     assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|>|>|") == ["good", "fair", "low", "low", "collapse"]
 
 
@@ -498,3 +507,20 @@ def test_a_guard_that_warns_judges_as_one_that_acts(caplog: pytest.LogCaptureFix
     caplog.clear()
     assert verdicts([0.9, 0.0, 0.0], stages="|||", action="warn") == ["good", "low", "low"]
     assert caplog.messages[0].startswith("answer accuracy has collapsed: 0.0%")
+
+
+@pytest.mark.parametrize("delta,begins", [("1", 0), ("1", 5), ("1/2", 7), ("2.7", 0), ("8", 3)])
+def test_a_guard_that_warns_sees_a_collapse_also_if_no_validation_ends_a_stage(delta: str, begins: int) -> None:
+    """Validations come at the ends of epochs, of 10 steps. Removal begins inside one."""
+    schedule = Linear(delta=delta, pretrain_epochs=begins / 10)
+    schedule.bind(10, 40)
+    guard, told = Guard(GuardConfig(action="warn")), None
+    for epoch in range(1, 20):
+        step = 10 * epoch
+        module = Stage(schedule.stage(step - 1), False, False)
+        module.schedule = schedule
+        values = {"val/loss": 1.0, "val/answer_accuracy_any_length": 0.9 * (epoch < 4), "val/examples": 500}
+        trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics=values, global_step=step)
+        guard.on_validation_end(trainer, module)  # type: ignore[arg-type]
+        told = told or (epoch if guard.collapsed else None)
+    assert told is not None and told <= 10

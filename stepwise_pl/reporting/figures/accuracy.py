@@ -1,6 +1,6 @@
 """Accuracy against removed tokens: every run, and means over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from stepwise_pl.common.statistics import over_seeds
@@ -128,7 +128,8 @@ def mean_accuracy_chart(runs: Sequence[History]) -> Chart | None:
             series.append(mean)
             first, last = (f"{percent(mean.y[end] or 0)} with {mean.x[end]}" for end in (0, -1))
             lines.append(f"{cell.label}: {first} tokens removed, {last}")
-    levels = _levels(series)
+    baselines = {cell.number for cell, validated_runs in validated if validated_runs and validated_runs[0].baseline}
+    levels = _levels(series, baselines)
     seeds = [
         seed for cell, validated_runs in validated if len(validated) <= LEGEND for seed in _seeds(cell, validated_runs)
     ]
@@ -145,13 +146,13 @@ def mean_accuracy_chart(runs: Sequence[History]) -> Chart | None:
     )  # fmt: skip
 
 
-def _levels(means: Sequence[Series]) -> list[Series]:
-    """A line across the chart for each mean at one number of removed tokens alone, such as that of a baseline."""
+def _levels(means: Sequence[Series], baselines: Collection[int]) -> list[Series]:
+    """A line across the chart for each baseline, which has one number of removed tokens alone."""
     ends = [end(x for mean in means for x in mean.x) for end in (min, max)] if means else []
     return [
         Series(ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="dashed", thin=True, meaning="level of a baseline")
         for mean in means
-        if len(mean.x) == 1 and len({*ends}) == 2
+        if mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2
     ]  # fmt: skip
 
 

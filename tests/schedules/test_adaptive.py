@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.training import OptimizerConfig
 from stepwise_pl.schedules import Adaptive, Linear
-from tests.training.test_module import fit
+from stepwise_pl.training.module import StepwiseModule
+from tests.training.test_module import Spy, fit
 
 MOST = 6
 
@@ -121,23 +122,38 @@ def test_bad_values_are_named(bad: dict) -> None:
         Adaptive(**bad)
 
 
-def test_a_run_with_averaged_weights_resumes_exactly(tmp_path) -> None:
-    def schedule() -> Adaptive:
-        return Adaptive(keep=0.9, check_every=4, max_stay=8, reset_optimizer=False)
+@pytest.mark.parametrize("keep,micro,stop", [(0.9, 1, 17), (1e-9, 1, 18), (0.9, 2, 16)])
+def test_a_run_with_averaged_weights_resumes_exactly(keep: float, micro: int, stop: int, tmp_path) -> None:
+    """The stage leaves by `max_stay`, or by `keep`; after two micro-batches a step, or one; a stop comes at a look, or between two."""
 
-    optimizer = OptimizerConfig(lr=1e-3, matrices="muon", warmup_steps=3, average=0.9)
-    whole, spy = fit(tmp_path / "whole", schedule(), steps=30, optimizer=optimizer, dropout=0.1)
+    def schedule() -> Adaptive:
+        return Adaptive(keep=keep, check_every=4, max_stay=8, reset_optimizer=False)
+
+    def train(name: str, steps: int, resume: str | None = None) -> tuple[StepwiseModule, Spy]:
+        optimizer = OptimizerConfig(lr=1e-3, matrices="muon", warmup_steps=3, average=0.9)
+        return fit(
+            tmp_path / name, schedule(), steps, batch_size=8 // micro, micro=micro, optimizer=optimizer, dropout=0.1, resume=resume
+        )  # fmt: skip
+
+    whole, spy = train("whole", 30)
     assert len(set(spy.removed)) > 2
-    fit(tmp_path / "first", schedule(), steps=17, optimizer=optimizer, dropout=0.1)
-    second, after = fit(
-        tmp_path / "second", schedule(), steps=30, optimizer=optimizer, dropout=0.1, resume=str(tmp_path / "first" / "last.ckpt")
-    )  # fmt: skip
-    assert spy.removed[17:] == after.removed
+    looks = [step for step, _ in spy.validated]
+    assert looks == sorted(set(looks))  # none is repeated inside the next optimizer step
+    train("first", stop)
+    second, after = train("second", 30, str(tmp_path / "first" / "last.ckpt"))
+    assert spy.removed[stop:] == after.removed
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert whole.average is not None and second.average is not None
     for name, mean in whole.average.weights.items():
         assert torch.equal(mean, second.average.weights[name])
+
+
+def test_a_token_leaves_at_every_look_that_is_good_enough(tmp_path) -> None:
+    module, spy = fit(tmp_path, Adaptive(keep=1e-9, check_every=3, smoothing=math.inf), steps=14)
+    assert spy.removed == [t // 3 for t in range(14)]
+    assert [step for step, _ in spy.validated] == [3, 6, 9, 12, 14]
+    assert module.schedule.decision == "stage 4 waits for 1e-09 since step 12"
 
 
 def test_a_reset_follows_its_steps(tmp_path) -> None:

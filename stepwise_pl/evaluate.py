@@ -23,6 +23,7 @@ from stepwise_pl.runs.predictions import Prediction, Share, by_position, by_stra
 from stepwise_pl.runs.saved_config import derived_of, require_same_files
 
 if TYPE_CHECKING:
+    from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -189,39 +190,89 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     Raises:
         UserError: the problems do not fit the run.
     """
+    scorer = scorer_of(config, run, problems)
+    metrics, answered = scorer.evaluate(config.batch_size)
+    places = zip(problems.places, problems.examples, problems.strata, answered, strict=True)
+    predictions = [
+        Prediction(
+            place, example.prompt, answer.target or "", answer.predicted, answer.right, strata, answer.within_length,
+            answer.cot_tokens,
+        )
+        for place, example, strata, answer in places
+    ]  # fmt: skip
+    summary = {
+        **about(config, run, problems, scorer),
+        "examples": len(predictions),
+        "unfinished_answers": sum(
+            prediction.prediction is None or not prediction.within_length for prediction in predictions
+        ),
+        "cot_tokens_written": span([answer.cot_tokens for answer in answered]),
+        "cot_tokens_of_targets": span([answer.target_cot_tokens for answer in answered]),
+    }
+    if config.suite is None:  # the parts of a suite are too unlike for one accuracy
+        whole = Share.of(prediction.right for prediction in predictions)
+        summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
+        summary["answer_positions"] = [share.record() for share in by_position(predictions)]
+        if (judged := judged_by_recipe(config, run, summary)) is not None:
+            summary["expected"] = judged
+        # A batch size of 1 is measured once, on `speed_problems`.
+        speeds = {config.batch_size: config.batch_size, 1: config.speed_problems} if config.speed_problems else {}
+        for batch_size in sorted(speeds):
+            summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, speeds[batch_size])
+    summary["strata"] = {
+        name: {value: share.record() for value, share in shares.items()}
+        for name, shares in by_stratum(predictions).items()
+    }
+    path = (
+        run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first(config)}-removed{scorer.removed}.json"
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_predictions(predictions, path.with_suffix(".jsonl"))
+    write_json(path, summary)
+    if config.wandb:
+        from stepwise_pl.training import wandb_runs
+
+        plain = upgraded(read_yaml(run.path / "config.yaml"), run.path / "config.yaml")
+        with wandb_runs.environment_kept():
+            wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
+    result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
+    return summary, [
+        f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
+        f"removed tokens  {summary['removed_tokens']} of {run.limits.max_cot} from the targets",
+        *written_lines(summary),
+        *result,
+        f"written to      {path}; predictions: {path.name}l",
+    ]
+
+
+def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> "Scorer":
+    """The scorer of the run's model on the problems, on the device asked for.
+
+    Raises:
+        UserError: the problems do not fit the run.
+    """
     import torch
 
     from stepwise_pl.data.encoding import encode
     from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models.architecture import check_positions
 
-    method, limits = run.config.method, run.limits
-    stage = stage_of(config, run)
-    removed = method.removed(stage, limits)
+    method, limits, stage = run.config.method, run.limits, stage_of(config, run)
     # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
-    by_step = method.unit == "step" and removed < limits.max_removed
+    by_step = method.unit == "step" and method.removed(stage, limits) < limits.max_removed
     examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
     scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
     check_positions(run.model, examples.longest(0 if method.keep_position else scorer.count, method.side))
     if config.accelerator == "gpu":
         run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
-    metrics, answered = scorer.evaluate(config.batch_size)
-    predictions = [
-        Prediction(
-            index,
-            example.prompt,
-            answer.target or "",
-            answer.predicted,
-            answer.right,
-            strata,
-            answer.within_length,
-            answer.cot_tokens,
-        )
-        for index, example, strata, answer in zip(
-            problems.places, problems.examples, problems.strata, answered, strict=True
-        )
-    ]
-    summary: dict[str, Any] = {
+    return scorer
+
+
+def about(config: EvaluateConfig, run: "TrainedRun", problems: Problems, scorer: "Scorer") -> dict[str, Any]:
+    """The part of a summary that says what is scored, and how."""
+    method, limits, stage = run.config.method, run.limits, stage_of(config, run)
+    removed = method.removed(stage, limits)
+    return {
         "checkpoint": run.checkpoint.name,
         "checkpoint_digest": digest_of(run.checkpoint),
         "step": run.step,
@@ -234,47 +285,9 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
         "max_cot_tokens": limits.max_cot,
         "batch_size": config.batch_size,
         "accelerator": config.accelerator,
-        "examples": len(predictions),
         "max_new_tokens": scorer.bound,
-        "unfinished_answers": sum(
-            prediction.prediction is None or not prediction.within_length for prediction in predictions
-        ),
         "decoded_up_to": scorer.bounds.whole,
-        "cot_tokens_written": span([answer.cot_tokens for answer in answered]),
-        "cot_tokens_of_targets": span([answer.target_cot_tokens for answer in answered]),
     }
-    if config.suite is None:  # the parts of a suite are too unlike for one accuracy
-        whole = Share.of(prediction.right for prediction in predictions)
-        summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
-        summary["answer_positions"] = [share.record() for share in by_position(predictions)]
-        if (judged := judged_by_recipe(config, run, summary)) is not None:
-            summary["expected"] = judged
-        speeds = {config.batch_size: config.batch_size, 1: config.speed_problems} if config.speed_problems else {}
-        for batch_size, count in speeds.items():
-            summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, count)
-    summary["strata"] = {
-        name: {value: share.record() for value, share in shares.items()}
-        for name, shares in by_stratum(predictions).items()
-    }
-    path = run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first(config)}-removed{removed}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_predictions(predictions, path.with_suffix(".jsonl"))
-    write_json(path, summary)
-    result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
-    lines = [
-        f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
-        f"removed tokens  {summary['removed_tokens']} of {limits.max_cot} from the targets",
-        *written_lines(summary),
-        *result,
-        f"written to      {path}; predictions: {path.name}l",
-    ]
-    if config.wandb:
-        from stepwise_pl.training import wandb_runs
-
-        plain = upgraded(read_yaml(run.path / "config.yaml"), run.path / "config.yaml")
-        with wandb_runs.environment_kept():
-            wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
-    return summary, lines
 
 
 def first(config: EvaluateConfig) -> str:

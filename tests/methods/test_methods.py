@@ -1,5 +1,6 @@
 """The seam: the arguments and results of a method, and one suite for every registered method."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.methods import Losses, Method, Stepwise
 from stepwise_pl.models.learner import Learner
+from stepwise_pl.runs.records import read_metrics
 from stepwise_pl.schedules import Linear
 from stepwise_pl.schedules.spread import ALL, Stage
 from stepwise_pl.tasks import Multiplication
@@ -154,9 +156,17 @@ def test_every_method_trains_resumes_and_validates_as_it_evaluates(kind: str, tm
     states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, cut)]
     for name, weight in states[0]["state_dict"].items():
         assert torch.equal(weight, states[1]["state_dict"][name]), name
-    out = command("evaluate", str(whole), "split=validation", "speed_problems=0", "checkpoint=last").stdout
-    rows = (whole / "metrics.csv").read_text().splitlines()
-    assert "accuracy" in out and len(rows) > 2
+    command("evaluate", f"run={whole}", "split=validation", "speed_problems=0", "checkpoint=last")
+    (found,) = (json.loads(path.read_text()) for path in (whole / "evaluations").glob("last-validation-*.json"))
+    validated = [row for row in read_metrics(whole / "metrics.csv") if row["val/answer_accuracy"]][-1]
+    assert found["as_trained"] and found["examples"] == float(validated["val/examples"])
+    for key in ("answer_accuracy", "loss", "token_accuracy"):
+        assert found[key] == pytest.approx(float(validated[f"val/{key}"]), rel=1e-5), key
+    exported = command("export", f"run={whole}", "checkpoint=last", f"out={tmp_path / 'out'}", check=False)
+    if registry.load_all()["method", kind].exports:
+        assert exported.returncode == 0 and (tmp_path / "out" / "model.safetensors").is_file(), exported.stderr
+    else:
+        assert exported.returncode == 2 and f"method={kind}" in exported.stderr
 
 
 def test_methods_load_no_torch() -> None:

@@ -105,3 +105,11 @@ def test_the_figure_of_one_run_shows_problems_of_a_file_too() -> None:
     charts = tradeoff_charts(run(*of_file), "tradeoff-mine")
     assert [chart.slug for chart in charts] == ["tradeoff-mine-batch1", "tradeoff-mine-batch200"]
     assert charts[0].panels[0].series[0].x == [20, 30, 50]
+
+
+def test_the_best_checkpoint_is_no_second_point_of_its_stage() -> None:
+    best = evaluation(10, 0.91, (51.0, 4100.0)) | {"checkpoint": "best.ckpt"}
+    (line,) = series_of("mine", run(best, *STAGES))
+    assert (line.x, line.y) == ([20, 30, 50], [0.97, 0.95, 0.9])
+    (line,) = series_of("mine", run(best, *STAGES[:2]))
+    assert line.x == [20, 30, 51]

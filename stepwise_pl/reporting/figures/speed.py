@@ -58,9 +58,16 @@ def speeds(
     """The wanted evaluations whose speed was measured, by batch size; `History` has left out stale ones."""
     out: dict[int, list[Measured]] = {}
     for number, run in enumerate(runs):
-        for evaluation in filter(wanted, run.evaluations):
+        seen: set[tuple[Any, ...]] = set()
+        # The best checkpoint is often that of the last stage once more. The one kept for its stage comes first.
+        for evaluation in sorted(
+            filter(wanted, run.evaluations), key=lambda found: found.get("checkpoint") in ("best.ckpt", "last.ckpt")
+        ):
             for batch, speed in by_batch_size(evaluation).items():
-                out.setdefault(batch, []).append(Measured(number, speed, evaluation))
+                stage = (batch, *(evaluation.get(key) for key in ("split", "file", "data_digest", "removed_tokens")))
+                if stage not in seen:
+                    seen.add(stage)
+                    out.setdefault(batch, []).append(Measured(number, speed, evaluation))
     return dict(sorted(out.items()))
 
 

@@ -37,7 +37,7 @@ class EvaluateConfig:
 
     # The run folder.
     run: str = setting("", path=True)
-    # `best`, `last`, a checkpoint file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
+    # `best`, `last`, `good`, `removed-<k>`, a file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
     checkpoint: str = setting("best", path=True)
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
     # suite; all null: test.

@@ -115,7 +115,7 @@ class TrainerConfig:
     max_steps: int = setting(-1, changeable=True)
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 1.0
-    # Validate every N epochs. 0: only when `validate_every_removed` asks for it.
+    # Validate every N epochs. 0: only when `validate_every_removed` or the schedule asks for it.
     validate_every_epochs: int = setting(1, changeable=True)
     # Validate also each time N more tokens are about to leave. 0: never.
     validate_every_removed: int = setting(0, changeable=True)

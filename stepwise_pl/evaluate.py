@@ -119,7 +119,7 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
     from stepwise_pl.reporting import tradeoff
 
     folder = Path(config.run)
-    kept = kept_checkpoints(folder)
+    kept = kept_checkpoints(folder / "checkpoints")
     if not kept:
         raise UserError(
             f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
@@ -133,8 +133,6 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
         try:
             run = load(of_one)
         except UserError as error:
-            if name != "best":
-                raise
             log.warning("%s; the table goes without it", error)
             continue
         if name != "best" or run.removed_tokens not in kept:
@@ -144,7 +142,8 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
             accuracy = with_wilson(summary["answer_accuracy"], summary["examples"])
             log.info("%s: %s", run.checkpoint.name, accuracy.strip())
         del run  # The next checkpoint is read into the memory that this one leaves.
-    assert problems is not None
+    if problems is None:
+        raise UserError(f"checkpoint={ALL}: no checkpoint of {config.run} can be read")
     summaries.sort(key=lambda summary: summary["removed_tokens"])
     stem = folder / "evaluations" / f"tradeoff-{problems.name}{first(config)}"
     files = tradeoff.write(summaries, folder, stem)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from hydra._internal.utils import get_args_parser
 
 from stepwise_pl.cli.overrides import Setting, parsed, quoted, readable, setting
+from stepwise_pl.cli.resumed_groups import with_saved_groups
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config import known
 from stepwise_pl.config.known import CONF, choices, known_keys
@@ -35,7 +36,8 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
             raise UserError("--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it")
         return [*given, *words]
     sweeps = flags.multirun or any(re.fullmatch("hydra.mode=multirun", word, re.IGNORECASE) for word in words)
-    return [*given, *(_fit(word, sweeps) for word in positional(words, known.command.schema))]
+    fit = [_fit(word, sweeps) for word in positional(words, known.command.schema)]
+    return [*given, *(fit if sweeps or known.command.name != "train" else with_saved_groups(fit))]
 
 
 def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], Any]:

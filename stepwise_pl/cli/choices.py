@@ -3,6 +3,7 @@
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from stepwise_pl.cli import resumed_groups
 from stepwise_pl.cli.former_names import FORMER
 from stepwise_pl.cli.names import NOW, changes_learning, keys_of
 from stepwise_pl.cli.workers import here
@@ -32,11 +33,16 @@ def chosen() -> list[str]:
 
 def given_keys() -> set[str]:
     """The keys and groups that this command line sets."""
-    return keys_of(HydraConfig.get().overrides.task)
+    return keys_of(typed())
+
+
+def typed() -> list[str]:
+    """The settings of this command line, without those that a resumed run has added."""
+    return [override for override in HydraConfig.get().overrides.task if override not in resumed_groups.added]
 
 
 def changed_from_recipe() -> list[str]:
     """The keys of this command line that make something else of a recipe, sorted (`expected.changed_keys`)."""
     groups = choices()
-    learned = {next(iter(keys_of([one]))) for one in HydraConfig.get().overrides.task if changes_learning(one)}
+    learned = {next(iter(keys_of([one]))) for one in typed() if changes_learning(one)}
     return sorted({*changed_keys(given_keys()), *(learned & groups.keys() - {"experiment"})})

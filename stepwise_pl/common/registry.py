@@ -12,16 +12,31 @@ import pkgutil
 from collections.abc import Callable
 from typing import TypeVar
 
+from stepwise_pl.common.errors import UserError
+
 T = TypeVar("T")
 
 SCHEMAS: dict[tuple[str, str], type] = {}
 
 
 def register(group: str) -> Callable[[type[T]], type[T]]:
-    """Class decorator: make the dataclass known under `group` and its field `kind`."""
+    """Class decorator: make the dataclass known under `group` and its field `kind`.
+
+    Raises:
+        UserError: the class has no `kind` of its own, or another class has the same.
+    """
 
     def add(cls: type[T]) -> type[T]:
-        SCHEMAS[group, cls.kind] = cls  # type: ignore[attr-defined]
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        kind = cls.__dict__.get("kind")
+        if not kind:
+            raise UserError(f'{name}: is registered as a {group} without a kind; give it `kind: str = "<name>"`')
+        other = SCHEMAS.setdefault((group, kind), cls)
+        if f"{other.__module__}.{other.__qualname__}" != name:
+            raise UserError(
+                f"{name}: kind {kind} is that of {other.__module__}.{other.__qualname__} already; choose another"
+            )
+        SCHEMAS[group, kind] = cls  # a module that is loaded again brings its class once more
         return cls
 
     return add

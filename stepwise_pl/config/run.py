@@ -20,7 +20,7 @@ from stepwise_pl.config.training import (
     OptimizerConfig,
     TrainerConfig,
 )
-from stepwise_pl.methods import Method, Stepwise
+from stepwise_pl.methods import Method
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
@@ -32,7 +32,7 @@ class Config:
     task: Task = field(default_factory=Task)
     model: ModelConfig = field(default_factory=ModelConfig)
     schedule: Schedule = field(default_factory=Schedule)
-    method: Method = field(default_factory=Stepwise)
+    method: Method = field(default_factory=Method)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

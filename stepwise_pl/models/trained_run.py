@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepwise_pl.common.errors import UserError
@@ -12,12 +13,14 @@ from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.tokenizers import load_tokenizer
 from stepwise_pl.models.build import model_setting, restored
 from stepwise_pl.models.causality import require_causal
-from stepwise_pl.models.checkpoint import read_checkpoint
+from stepwise_pl.models.checkpoint import kept_weights, read_checkpoint
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.runs.provenance import other_version
 from stepwise_pl.runs.saved_config import located, saved_config
 
 log = logging.getLogger(__name__)
+
+EXTRA = "extra."  # the prefix, in a checkpoint, of the weights that a method trains besides the model
 
 
 @dataclass
@@ -32,6 +35,7 @@ class TrainedRun:
     tokenizer: PreTrainedTokenizerBase
     limits: Limits
     stage: int  # s(t) of the checkpoint
+    extra: nn.Module | None = None  # trained besides the model
 
     @property
     def internalized(self) -> bool:
@@ -51,7 +55,7 @@ class TrainedRun:
     @property
     def learner(self) -> Learner:
         """The model with the method of its training."""
-        return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method)
+        return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method, self.extra)
 
 
 def load_run(folder: str, checkpoint: str) -> TrainedRun:
@@ -80,8 +84,13 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         limits, stage = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
         raise UserError(f"{file}: was written by {other_version(file, 'a7bb055')}") from None
-    if config.method.extra(model) is not None:
-        raise UserError(f"{file}: method={config.method.kind} trains modules of its own, which are not loaded yet")
+    extra = config.method.extra(model)
+    if extra is not None:
+        own = {key: value for key, value in kept_weights(state).items() if key.startswith(EXTRA)}
+        try:
+            extra.eval().load_state_dict({key.removeprefix(EXTRA): value for key, value in own.items()})
+        except RuntimeError as error:
+            raise UserError(f"{file}: the modules of method={config.method.kind} do not fit: {error}") from None
     longest = limits.max_cot + limits.longest_answer
     require_causal(model, f"run={path}: {model_setting(config.model)}", longest, config.method.keep_position)
-    return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, stage)
+    return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, stage, extra)

@@ -32,7 +32,9 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
         for rollback in summary["rollbacks"]
     ]
     if summary["collapsed"]:
-        guard.append("accuracy has collapsed; a slower schedule (schedule.delta) or guard=halve may prevent it")
+        guard.append(
+            "accuracy has collapsed; slower removal (schedule.delta, or schedule=adaptive) or guard=halve may prevent it"
+        )
     elif summary["collapsed_at"] is not None:
         guard.append(f"accuracy had collapsed with {summary['collapsed_at']} tokens removed, and came back")
     guard = [f"{'' if i else 'guard':16}{line}\n" for i, line in enumerate(guard)]

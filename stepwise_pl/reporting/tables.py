@@ -133,8 +133,11 @@ def examples_per_token(run: History) -> str:
     training = [row for row in run.rows if key in row and "test/loss" not in row]
     if run.baseline or not training or not training[-1][key] or "data.batch_size" not in run.config:
         return NONE
-    last = next(row for row in training if row[key] == training[-1][key])
-    return f"{last['step'] * run.config['data.batch_size'] / last[key]:,.0f} (measured)"
+    # Such a schedule removes at a validation, whose row still has the tokens that leave.
+    before = [row for row in training if row[key] < training[-1][key]]
+    if not before:
+        return NONE
+    return f"{before[-1]['step'] * run.config['data.batch_size'] / training[-1][key]:,.0f} (measured)"
 
 
 def has_come_back(run: History) -> bool:

@@ -125,9 +125,9 @@ def how_to_go_on(path: Path) -> str:
     return "stopped before training began; the same command begins anew"
 
 
-def kept_checkpoints(path: Path) -> dict[int, Path]:
-    """The checkpoints `removed-<k>.ckpt` of a run by their removed tokens, ascending (`trainer.keep_every_removed`)."""
-    names = {file: re.fullmatch(r"removed-(\d+)", file.stem) for file in (path / "checkpoints").glob("*.ckpt")}
+def kept_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints `removed-<k>.ckpt` in a folder by their removed tokens, ascending (`trainer.keep_every_removed`)."""
+    names = {file: re.fullmatch(r"removed-(\d+)", file.stem) for file in folder.glob("*.ckpt")}
     kept = {int(match[1]): file for file, match in names.items() if match}
     return {removed: kept[removed] for removed in sorted(kept)}
 

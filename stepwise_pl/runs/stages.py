@@ -60,11 +60,17 @@ def removed_at(stages: Iterable[StageAccuracy], accuracy: float = 0.95) -> int |
 
 
 def selected(metrics_file: Path) -> StageAccuracy | None:
-    """The validation of best.ckpt: the highest accuracy at the most removed tokens; None before the first validation."""
+    """The validation of best.ckpt, as checkpoints are chosen: of equal ones the first; None before the first validation."""
     kept, _ = read_attempts(metrics_file)
-    found = [stage for row in kept for stage in stages_of([row])]
-    # As checkpoints are chosen: of equal ones the first.
-    return max(found, key=lambda stage: (stage.removed_tokens, stage.accuracy), default=None)
+    validated = [row for row in kept if row.get("val/answer_accuracy")]
+    best = max(validated, key=_selection_score, default=None)
+    return None if best is None else stages_of([best])[0]
+
+
+def _selection_score(row: Mapping[str, str]) -> float:
+    """The score by which checkpoints are chosen. Runs from before it was logged have the most removed tokens first."""
+    score = row.get("val/selection_score")
+    return float(score) if score else 2 * float(row["schedule/removed_tokens"]) + float(row["val/answer_accuracy"])
 
 
 def stage_table(stages: list[StageAccuracy]) -> str:

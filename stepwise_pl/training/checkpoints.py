@@ -121,7 +121,7 @@ class Checkpoints(Checkpoint):
         self._between_steps = True
 
     def _drop_oldest(self, count: int) -> None:
-        for path in list(kept_checkpoints(self.folder.parent).values())[:-count]:
+        for path in list(kept_checkpoints(self.folder).values())[:-count]:
             path.unlink()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

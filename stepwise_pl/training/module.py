@@ -180,7 +180,7 @@ class StepwiseModule(L.LightningModule):
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
         losses = self.method.loss(self.learner, batch, stage)
-        self.sums.add(losses.scored)
+        self.sums.add(losses)
         return self.step_mean.part(losses, batch, self.trainer, self.data)
 
     def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:
@@ -208,7 +208,7 @@ class StepwiseModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Show the step to the schedule, and log it."""
         step = self.trainer.global_step
-        metrics = self.sums.end(self.trainer)
+        metrics = self.sums.end(self.trainer, self.data.data.batch_size)
         self.schedule.observe(step, metrics)
         # The hook runs inside step number `step` (from 0), so `step + 1` steps are done after it.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
@@ -228,8 +228,10 @@ class StepwiseModule(L.LightningModule):
         row = {key: float(value) for key, value in {**position, **metrics}.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step)
-        if not math.isfinite(loss := row.get("train/loss", 0.0)):
-            raise Collapse(f"the training loss is {loss} at step {step}", step, not_finite=True)
+        for key, value in row.items():
+            if key.startswith("train/") and not math.isfinite(value):
+                name = "training loss" if key == "train/loss" else key
+                raise Collapse(f"the {name} is {value} at step {step}", step, not_finite=True)
 
     # Evaluation: at s(t), without smoothing or mixing
 

@@ -114,6 +114,7 @@ def go_back(
     before = len(stepwise["rollbacks"])
     rate, wait = pace(actions, before, cfg.wait_epochs * module.schedule.steps_per_epoch)
     go_on_from(module, stepwise, step, actions[before:], rate, wait)
+    limits = module.data.limits
     rollback: Rollback = {
         "action": action,
         "reason": str(collapse),
@@ -125,7 +126,7 @@ def go_back(
         "at_step": collapse.step,
         "at_removed_tokens": module.removed_tokens,
         "to_step": step,
-        "to_removed_tokens": module.data.limits.removed_tokens(module.schedule.stage(step)),
+        "to_removed_tokens": limits.removed_tokens(module.method.removed(module.schedule.stage(step), limits)),
     }
     log.warning(
         "%s. Back to step %d with %d tokens removed: %s",

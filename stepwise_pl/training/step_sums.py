@@ -7,7 +7,7 @@ from torch import Tensor
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.methods import Losses, Method
-from stepwise_pl.models.learner import Learner, Scored
+from stepwise_pl.models.learner import Learner
 from stepwise_pl.schedules import Schedule
 
 
@@ -16,26 +16,38 @@ class StepSums:
 
     def __init__(self) -> None:
         self._sums: tuple[Tensor, Tensor, int] | None = None  # loss, right targets, targets
+        self._more: dict[str, Tensor] = {}  # further terms
 
-    def add(self, scored: Scored) -> None:
+    def add(self, losses: Losses) -> None:
         """Add a micro-batch."""
+        scored = losses.scored
         sums = scored.loss.detach(), scored.right.sum(), len(scored.label)
         before = self._sums
         self._sums = sums if before is None else (before[0] + sums[0], before[1] + sums[1], before[2] + sums[2])
+        for name, term in losses.more.items():
+            self._more[name] = term.detach() + self._more.get(name, 0)
 
-    def end(self, trainer: L.Trainer) -> dict[str, Tensor]:
-        """Return loss and token accuracy of the step over all ranks; begin the next step."""
+    def end(self, trainer: L.Trainer, examples: int) -> dict[str, Tensor]:
+        """Return loss, token accuracy and further terms of the step over all ranks; begin the next step.
+
+        Args:
+            examples: the examples of the step on all ranks.
+        """
         assert self._sums is not None
-        loss, right, targets = self._sums
-        self._sums = None
+        (loss, right, targets), more = self._sums, self._more
+        self._sums, self._more = None, {}
         if trainer.world_size > 1:
-            each = torch.stack(
-                [loss.double(), right.double(), torch.full((), float(targets), dtype=torch.double, device=loss.device)]
-            )
+            count = torch.full((), float(targets), dtype=torch.double, device=loss.device)
+            each = torch.stack([loss.double(), right.double(), count, *(term.double() for term in more.values())])
             of_all = trainer.strategy.reduce(each, reduce_op="sum")
             assert isinstance(of_all, Tensor)
-            loss, right, targets = of_all.unbind()  # type: ignore[assignment]
-        return {"train/loss": loss / targets, "train/token_accuracy": right / targets}
+            loss, right, targets, *terms = of_all.unbind()  # type: ignore[assignment]
+            more = dict(zip(more, terms, strict=True))
+        return {
+            "train/loss": loss / targets,
+            "train/token_accuracy": right / targets,
+            **{f"train/{name}": term / examples for name, term in more.items()},
+        }
 
 
 class StepMean:

@@ -23,6 +23,7 @@ from stepwise_pl.config.keys import ASIDE
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.reporting.figures.sweeps import sweep_chart
 from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.runs import sweep_folder
@@ -294,7 +295,7 @@ def job_and_folders(folder: Path) -> tuple[Job, Path]:
 
 def config_of(train: str, **settings: Any) -> Config:
     """A configuration of a job that learns from the file."""
-    return Config(task=Files(train=train), schedule=Linear(), **settings)
+    return Config(task=Files(train=train), schedule=Linear(), method=Stepwise(), **settings)
 
 
 def test_a_job_is_found_under_its_former_name_only_if_that_holds_this_very_job(tmp_path: Path) -> None:

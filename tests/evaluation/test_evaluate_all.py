@@ -72,12 +72,29 @@ def test_the_command_ends_with_a_table_and_figures_that_reports_show_too(run: Pa
     assert [one["removed_tokens"] for one in history.evaluations] == [0, 1, 2] and not history.notes
 
 
+def test_a_damaged_checkpoint_costs_the_table_its_own_row_alone(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    for name in ("removed-1", "best"):
+        path = copy / "checkpoints" / f"{name}.ckpt"
+        path.write_bytes(path.read_bytes()[:20_000])
+    evaluated(copy, split="validation", limit=7)
+    rows = list(csv.DictReader((copy / "evaluations" / "tradeoff-validation-first7.csv").open(newline="")))
+    assert [row["removed_tokens"] for row in rows] == ["0", "2"]
+    assert sum("the table goes without it" in line for line in caplog.messages) == 2
+    for name in ("removed-0", "removed-2"):
+        (copy / "checkpoints" / f"{name}.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint of .* can be read"):
+        evaluated(copy)
+
+
 def test_kept_checkpoints_are_in_the_order_of_removed_tokens(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for name in ("removed-10", "removed-9", "removed-0", "removed-x", "best", "last"):
         (tmp_path / "checkpoints" / f"{name}.ckpt").touch()
     (tmp_path / "checkpoints" / "removed-3.tmp").touch()
-    assert [(removed, path.name) for removed, path in kept_checkpoints(tmp_path).items()] == [
+    assert [(removed, path.name) for removed, path in kept_checkpoints(tmp_path / "checkpoints").items()] == [
         (0, "removed-0.ckpt"), (9, "removed-9.ckpt"), (10, "removed-10.ckpt"),
     ]  # fmt: skip
 

@@ -24,6 +24,7 @@ from stepwise_pl.common import registry
 from stepwise_pl.config.keys import flat
 from stepwise_pl.config.plain import to_plain
 from stepwise_pl.config.run import Config
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.models import early
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Files
@@ -242,7 +243,7 @@ def keys_of(kind: str) -> dict[str, Any]:
     """The dotted keys of a command, with their defaults."""
     schema = schema_of(kind)
     if kind == "train":
-        keys = flat(to_plain(Config(task=Files(), schedule=Linear())))
+        keys = flat(to_plain(Config(task=Files(), schedule=Linear(), method=Stepwise())))
         keys |= {
             f"model.lora.{key}": value
             for key, value in {"rank": 0, "alpha": None, "dropout": 0.0, "targets": []}.items()
@@ -256,7 +257,7 @@ def keys_of(kind: str) -> dict[str, Any]:
             if group in keys:
                 keys |= {
                     key: value
-                    for key, value in flat(to_plain(Config(task=Files(), schedule=Linear()))).items()
+                    for key, value in flat(to_plain(Config(task=Files(), schedule=Linear(), method=Stepwise()))).items()
                     if key.startswith(f"{group}.")
                 }
                 del keys[group]

@@ -10,6 +10,7 @@ import torch
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import to_plain
 from stepwise_pl.config.run import Config
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.runs.records import all_rows
 from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Multiplication
@@ -30,7 +31,10 @@ def test_the_newest_stage_is_that_with_the_largest_number_and_other_files_stay(t
 
 def plain(**derived: Any) -> dict[str, Any]:
     """A configuration in plain containers."""
-    return {**to_plain(Config(task=Multiplication(), schedule=Linear())), "derived": {"data": "d", **derived}}
+    return {
+        **to_plain(Config(task=Multiplication(), schedule=Linear(), method=Stepwise())),
+        "derived": {"data": "d", **derived},
+    }
 
 
 def save(run_dir: Path, config: dict[str, Any], **changes: Any) -> Path:

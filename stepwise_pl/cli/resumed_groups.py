@@ -1,0 +1,52 @@
+"""Compose the command line of a resumed run over the groups of the run itself.
+
+`run_dir=<folder> resume=true schedule.keep=0.9` names a key of the schedule that the run has. Without this module Hydra
+would compose the default schedule, which may not have that key.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stepwise_pl.cli.overrides import parsed
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.plain import literal, read_yaml
+from stepwise_pl.config.upgrade import upgraded
+
+GROUPS = ("task", "schedule", "method")  # groups whose keys depend on their kind
+
+# The settings that were added to this command line. The user has not given them.
+added: list[str] = []
+
+
+def with_saved_groups(words: Sequence[str]) -> list[str]:
+    """Return the settings of a command line, with those of the run that it resumes before them.
+
+    Only groups are added of which the command line sets a key, and which it does not choose itself.
+    """
+    settings = {found.key_or_group: found for word in words if (found := parsed(word)) is not None}
+    values = {key: found.value() for key, found in settings.items() if not found.is_sweep_override()}
+    if values.get("resume") is not True or not isinstance(values.get("run_dir"), str) or "experiment" in settings:
+        return list(words)
+    path = Path(str(values["run_dir"])).expanduser() / "config.yaml"
+    try:
+        saved = upgraded(read_yaml(path), path)
+    except (UserError, OSError):
+        return list(words)  # `resume` says what is wrong with the folder
+    added.clear()
+    for group in GROUPS:
+        part = saved.get(group)
+        is_set = group not in settings and any(key.startswith(f"{group}.") for key in settings)
+        if is_set and isinstance(part, dict) and "kind" in part:
+            added.append(f"{group}=_{part['kind']}")
+            added.extend(f"{group}.{key}={written(value)}" for key, value in part.items() if key != "kind")
+    return [*added, *words]
+
+
+def written(value: Any) -> str:
+    """The value as Hydra's grammar reads it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return literal(json.dumps(value, ensure_ascii=False))

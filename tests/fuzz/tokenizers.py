@@ -247,7 +247,7 @@ def judge(recipe: Recipe, given: list[Example], by_step: bool, folder: Path) -> 
         with within(SECONDS):
             parts = build_parts(
                 Config(
-                    task=task(), model=model, schedule=Linear(), method=Stepwise(), method=Stepwise(unit="step" if by_step else "token"),
+                    task=task(), model=model, schedule=Linear(), method=Stepwise(unit="step" if by_step else "token"),
                     data=DataConfig(batch_size=1, cache_dir=None),
                 )
             )  # fmt: skip

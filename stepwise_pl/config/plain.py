@@ -119,7 +119,7 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
         if kind not in kinds and key not in cfg:
             raise UserError(unknown_key(key, [str(name) for name in cfg]))
         known = sorted(name for group, name in kinds if group == key)
-        if known and kind is not None and kind not in kinds and value.get("kind"):
+        if known and kind is not None and kind not in kinds and isinstance(value.get("kind"), str):
             raise UserError(f"{key}.kind={kind[1]}: no {key} is registered as this; there are {', '.join(known)}")
         try:
             if kind in kinds:

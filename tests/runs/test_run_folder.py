@@ -18,6 +18,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.runs import marks, resumed_config
 from stepwise_pl.runs.at_work import at_work, lock, unlock
 from stepwise_pl.runs.folder import choose_run_dir, how_to_go_on, require_checkpoint_or_nothing
@@ -34,7 +35,9 @@ TINY = (*SMALL, "trainer.max_epochs=1", "data.cache_dir=null")
 
 def chosen(**settings: Any) -> Path:
     """The folder that a run of seed 0 named `mine` gets."""
-    return choose_run_dir(Config(task=Multiplication(), schedule=Linear(), **settings), Request("mine"))
+    return choose_run_dir(
+        Config(task=Multiplication(), schedule=Linear(), method=Stepwise(), **settings), Request("mine")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -379,14 +382,14 @@ sys.stdin.read()
 
 
 def test_a_finished_run_is_one_with_the_configuration_of_now(tmp_path: Path) -> None:
-    config = Config(task=Multiplication(), schedule=Linear())
+    config = Config(task=Multiplication(), schedule=Linear(), method=Stepwise())
     save_yaml(to_plain(config), tmp_path / "config.yaml")
     assert resumed_config.finished(tmp_path, config) is None
     (tmp_path / "summary.json").write_text('{"steps": 4}')
     assert resumed_config.finished(tmp_path, config) == {"steps": 4}
-    elsewhere = Config(task=Multiplication(), schedule=Linear(), run_dir="elsewhere")
+    elsewhere = Config(task=Multiplication(), schedule=Linear(), method=Stepwise(), run_dir="elsewhere")
     assert resumed_config.finished(tmp_path, elsewhere) == {"steps": 4}  # the folder changes no weights
-    faster = Config(task=Multiplication(), schedule=Linear(delta=2))
+    faster = Config(task=Multiplication(), schedule=Linear(delta=2), method=Stepwise())
     assert resumed_config.finished(tmp_path, faster) is None
 
 

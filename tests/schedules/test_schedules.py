@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import GuardConfig
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.early import check
 from stepwise_pl.schedules import Adaptive, Linear, Schedule
 from stepwise_pl.tasks import Multiplication
@@ -199,6 +200,6 @@ def test_a_schedule_that_learns_and_cannot_be_slowed_down_is_refused_at_the_star
     Learning().require_slow_down("warn")
     for schedule in (Staircase(), Linear(), Adaptive()):
         schedule.require_slow_down("wait")
-    config = Config(task=Multiplication(), schedule=Learning(), guard=GuardConfig("halve"))
+    config = Config(task=Multiplication(), schedule=Learning(), method=Stepwise(), guard=GuardConfig("halve"))
     with pytest.raises(UserError, match="has no slow_down of its own"):
         check(config)

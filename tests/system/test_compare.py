@@ -16,6 +16,7 @@ from stepwise_pl.compare import CompareConfig, compare
 from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.evaluate import EvaluateConfig
+from stepwise_pl.methods import Stepwise
 from stepwise_pl.report import ReportConfig, report
 from stepwise_pl.runs.predictions import Prediction, write_predictions
 from stepwise_pl.schedules import Linear
@@ -35,7 +36,7 @@ def run_folder(
     **settings: Any,
 ) -> str:
     """Write a run folder; prediction i is right if `right[i]` is 1."""
-    settings = {"task": Multiplication(), "schedule": Linear(), "run_dir": str(path), **settings}
+    settings = {"task": Multiplication(), "schedule": Linear(), "method": Stepwise(), "run_dir": str(path), **settings}
     folder = path / "evaluations"
     folder.mkdir(parents=True, exist_ok=True)
     save_yaml({**to_plain(Config(**settings)), "derived": {"where": str(path)}}, path / "config.yaml")

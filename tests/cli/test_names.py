@@ -256,6 +256,7 @@ def test_another_number_of_steps_finds_its_sweep_and_two_are_not_mixed_up(tmp_pa
 # --- single runs
 
 
+@pytest.mark.long
 def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_found(tmp_path: Path) -> None:
     where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
     words = ("train", *SMALL[:-3], "trainer.max_steps=2")

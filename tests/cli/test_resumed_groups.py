@@ -58,6 +58,7 @@ def test_values_are_written_so_that_hydra_reads_them(value: object) -> None:
     assert OmegaConf.to_container(OmegaConf.create({"key": override.value()}), resolve=True) == {"key": value}
 
 
+@pytest.mark.long
 def test_a_key_of_another_schedule_than_the_default_can_be_changed_at_a_resume(tmp_path: Path) -> None:
     run = tmp_path / "run"
     adaptive = ("schedule=adaptive", "schedule.keep=1", "schedule.check_every=3", "schedule.smoothing=inf")

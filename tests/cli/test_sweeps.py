@@ -54,6 +54,7 @@ def driven(*arguments: str, end: str = "never,0,SIGKILL") -> subprocess.Complete
 # --- one process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "how,code",
     [("SIGINT", 130), *(pytest.param(*case, marks=pytest.mark.long) for case in (("SIGKILL", -9), ("SIGTERM", 143)))],
@@ -125,6 +126,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [len(sessions(folder / jobs[i]["run"])) for i in (0, 2)] == [1, 1]
 
 
+@pytest.mark.long
 def test_a_defect_in_one_job_is_shown_and_does_not_stop_the_others(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     out = driven("-m", *JOBS, "trainer.max_steps=4,8,12", f"run_dir={folder}", end="after the step,5,exception")

@@ -62,6 +62,7 @@ def test_a_closed_pipe_does_not_end_the_command(tmp_path: Path) -> None:
     assert out.stdout == "0\n" and len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "closed", [">&- 2>&-", *(pytest.param(one, marks=pytest.mark.long) for one in (">&-", "2>&-"))]
 )

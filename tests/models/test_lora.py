@@ -187,6 +187,7 @@ def test_an_export_is_merged(adapted: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(exported(IDS).logits, own(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_run_can_start_from_one_with_adapters(base: Path, adapted: Path, tmp_path: Path) -> None:
     own = load_run(str(adapted), "best")
     cfg = dataclasses.replace(own.config.model, init_from=str(adapted), lora=LoRAConfig())

@@ -144,6 +144,7 @@ def test_gelu_in_one_kernel_is_gpt2s(tokenizer, tmp_path) -> None:
         assert torch.allclose(theirs(tokens).logits, ours(tokens).logits, atol=1e-5)
 
 
+@pytest.mark.long
 def test_an_explicit_cot_run_serves_to_start_from(tmp_path) -> None:
     """A run starts from the weights of the best checkpoint, under another schedule. Another size of model is refused."""
     explicit = tmp_path / "explicit"

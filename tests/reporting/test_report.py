@@ -340,6 +340,7 @@ def test_only_what_differs_is_compared(page: Page, runs: Path, tmp_path: Path) -
     assert {"schedule.delta", "schedule.smoothing", "seed"} < set(table(page, "Keys of the configuration")[0])
 
 
+@pytest.mark.long
 def test_figures_are_written_as_files(runs: Path, tmp_path: Path) -> None:
     page = reported(tmp_path, str(runs), f"figures={tmp_path / 'new' / 'figures'}")
     folder = tmp_path / "new" / "figures"

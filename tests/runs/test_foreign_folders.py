@@ -41,6 +41,7 @@ def test_a_foreign_config_is_named_with_what_to_do(text: str, tmp_path: Path) ->
     assert message.count(str(tmp_path)) == 1 and "give the folder of a training run" in message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name,words", [("evaluate", ["run=run"]), ("export", ["run=run"]), ("train", ["run_dir=run", "resume=true"])]
 )

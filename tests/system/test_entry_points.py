@@ -288,6 +288,7 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path) -> None:
     assert json.loads((folder / "summary.json").read_text())["expected"]["accuracy_inside"] is True
 
 
+@pytest.mark.long
 def test_default_run_folders_do_not_collide(tmp_path) -> None:
     for _ in range(2):
         command("train", *SMALL, "trainer.max_steps=2", cwd=tmp_path, PYTHONPATH=str(REPO))

@@ -87,6 +87,7 @@ def test_metrics_name_the_attempt_and_count_no_row_twice(collapsed: Path) -> Non
     assert [(stage.removed_tokens, stage.accuracy) for stage in abandoned] == [(1, 0.0), (2, 0.0)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "end",
     [
@@ -107,6 +108,7 @@ def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: P
     assert_the_same(collapsed, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"
@@ -328,6 +330,7 @@ def assert_rollbacks_agree(folder: Path) -> None:
             assert int(row["schedule/removed_tokens"]) == rollback["to_removed_tokens"]
 
 
+@pytest.mark.long
 def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_with_an_adaptive_schedule(tmp_path: Path) -> None:
     """A token leaves every 5 steps. The good checkpoint, of step 10, is from just before the second token leaves."""
     folder, without = tmp_path / "run", ("schedule.delta", "schedule.rewarmup_steps")

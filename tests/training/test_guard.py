@@ -198,16 +198,19 @@ def test_a_run_that_collapsed_under_warn_can_go_back_later(tmp_path: Path) -> No
 
 @pytest.mark.long
 def test_a_collapse_that_comes_back_is_reported(tmp_path: Path) -> None:
-    """Under `warn`, accuracy is low at steps 40 and 60; a stop between them changes nothing."""
-    down = "--accuracy=0.0 if 40 <= step <= 60 else 0.9"
-    out = start(tmp_path / "run", options=(down,))
+    """Under `warn`, accuracy is low from step 40 to 80; a stop between them changes nothing. Step 60 is right after the last token has left."""
+    down = "--accuracy=0.0 if 40 <= step <= 80 else 0.9"
+    out = start(tmp_path / "run", "trainer.max_epochs=6", options=(down,))
     assert out.returncode == 0, out.stderr[-2000:]
     rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["val/loss"]}
     found = summary(tmp_path / "run")
-    assert (found["collapsed"], found["collapsed_at"]) == (False, int(rows["60"]["schedule/removed_tokens"]))
+    assert (found["collapsed"], found["collapsed_at"]) == (False, int(rows["80"]["schedule/removed_tokens"]))
     assert f"accuracy had collapsed with {found['collapsed_at']} tokens removed, and came back" in out.stdout
-    assert start(tmp_path / "killed", end="after the step,50,SIGKILL", options=(down,)).returncode == -9
-    assert start(tmp_path / "killed", "resume=true", options=(down,)).returncode == 0
+    assert (
+        start(tmp_path / "killed", "trainer.max_epochs=6", end="after the step,50,SIGKILL", options=(down,)).returncode
+        == -9
+    )
+    assert start(tmp_path / "killed", "trainer.max_epochs=6", "resume=true", options=(down,)).returncode == 0
     assert_the_same(tmp_path / "run", tmp_path / "killed")
 
 

@@ -58,17 +58,19 @@ def speeds(
     """The wanted evaluations whose speed was measured, by batch size; `History` has left out stale ones."""
     out: dict[int, list[Measured]] = {}
     for number, run in enumerate(runs):
-        seen: set[tuple[Any, ...]] = set()
-        # The best checkpoint is often that of the last stage once more. The one kept for its stage comes first.
-        for evaluation in sorted(
-            filter(wanted, run.evaluations), key=lambda found: found.get("checkpoint") in ("best.ckpt", "last.ckpt")
-        ):
+        # The best checkpoint is often that of the last stage once more. The one that was kept for its stage stands for both.
+        kept = {_stage(found) for found in run.evaluations if str(found.get("checkpoint")).startswith("removed-")}
+        for evaluation in filter(wanted, run.evaluations):
+            if not str(evaluation.get("checkpoint")).startswith("removed-") and _stage(evaluation) in kept:
+                continue
             for batch, speed in by_batch_size(evaluation).items():
-                stage = (batch, *(evaluation.get(key) for key in ("split", "file", "data_digest", "removed_tokens")))
-                if stage not in seen:
-                    seen.add(stage)
-                    out.setdefault(batch, []).append(Measured(number, speed, evaluation))
+                out.setdefault(batch, []).append(Measured(number, speed, evaluation))
     return dict(sorted(out.items()))
+
+
+def _stage(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The problems of an evaluation, and its stage."""
+    return tuple(evaluation.get(key) for key in ("split", "file", "data_digest", "removed_tokens"))
 
 
 def frontier(points: Sequence[Measured]) -> list[Measured]:

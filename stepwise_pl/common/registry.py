@@ -36,7 +36,7 @@ def register(group: str) -> Callable[[type[T]], type[T]]:
             raise UserError(
                 f"{name}: kind {kind} is that of {other.__module__}.{other.__qualname__} already; choose another"
             )
-        SCHEMAS[group, kind] = cls  # a module that is loaded again brings its class once more
+        SCHEMAS[group, kind] = cls  # A module that is loaded again brings its class once more.
         return cls
 
     return add

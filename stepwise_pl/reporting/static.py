@@ -159,7 +159,8 @@ def _style(series: Series) -> dict[str, Any]:
     """Colour, line and marker as matplotlib calls them."""
     shape, dashes = series.shape, series.dashes
     return {
-        "color": series.color, "linestyle": dashes.matplotlib if dashes else "", "linewidth": 0.8 if series.thin else 1.4, "alpha": 0.6 if series.thin else 1.0,
+        "color": series.color, "linestyle": dashes.matplotlib if dashes else "",
+        "linewidth": 0.8 if series.thin else 1.4, "alpha": 0.6 if series.thin else 1.0,
         "marker": shape.matplotlib if shape else "", "markersize": POINTS * shape.size if shape else 0,
         "markeredgewidth": 1.0 if shape is None or shape.filled else 1.4,
     }  # fmt: skip

@@ -22,6 +22,7 @@ from stepwise_pl.common.disk import put_in_place
 from stepwise_pl.common.errors import Collapse, UserError
 from stepwise_pl.config.training import GuardConfig
 from stepwise_pl.models.checkpoint import read_checkpoint
+from stepwise_pl.runs.folder import kept_checkpoints
 from stepwise_pl.runs.records import Rollback
 from stepwise_pl.training.guard import Guard, log
 from stepwise_pl.training.module import StepwiseModule
@@ -204,7 +205,7 @@ def read_good(collapse: Collapse, module: StepwiseModule, checkpoints: Path, cfg
 def forget(checkpoints: Path, state: dict[str, Any]) -> None:
     """Remove the checkpoints that are newer than `state`. If `best.ckpt` is among them, `state` takes its place."""
     best = checkpoints / "best.ckpt"
-    for path in [best, *checkpoints.glob("removed-*.ckpt")]:
+    for path in [best, *kept_checkpoints(checkpoints).values()]:
         if path.is_file() and int(read_checkpoint(path)["global_step"]) > state["global_step"]:
             path.unlink()
     if not best.is_file():

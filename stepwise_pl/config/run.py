@@ -73,18 +73,8 @@ class Config:
                 f"optimizer.average={self.optimizer.average} with trainer.strategy=fsdp2: the average of shared-out weights is "
                 "not kept yet; optimizer.average=0, or trainer.strategy=ddp"
             )
-        if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
-            raise UserError(
-                f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
-                "trainer.max_steps, where the change ends"
-            )
         if self.logger.artifact and self.method.keep_position:
             raise UserError("logger.artifact=true: a model trained with method.keep_position=true cannot be exported")
-        if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
-            raise UserError(
-                f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "
-                f"steps (it is {self.trainer.max_steps})"
-            )
         if self.method.keep_position and not self.task.cot_length_known():
             raise UserError(
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "

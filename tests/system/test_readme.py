@@ -57,8 +57,7 @@ def test_python_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> 
 SHORT = (
     "task.validation_size=20",
     "task.test_size=20",
-    "trainer.max_steps=2",
-    "optimizer.decay_steps=0",
+    "trainer.duration=2steps",
     "data.batch_size=4",
 )
 NEEDS = {

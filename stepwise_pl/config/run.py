@@ -10,6 +10,7 @@ from typing import Any
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.config.debug import shrink
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.training import (
     OBJECTIVES,
@@ -41,6 +42,8 @@ class Config:
     logger: LoggerConfig = setting(factory=LoggerConfig, changeable=True, aside=True)
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
     seed: int = setting(0, aside=True)
+    # A smoke test: a few steps of everything, with few examples and a tiny model, in seconds (stepwise_pl/config/debug.py).
+    debug: bool = False
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.
     run_dir: str | None = setting(None, changeable=True, aside=True, path=True)
@@ -80,6 +83,9 @@ class Config:
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "
                 f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
             )
+        # Here, so that the run folder of a debug run is read as the small run that it holds.
+        if self.debug:
+            shrink(self)
 
 
 def require_chosen(**parts: Task | Schedule | Method) -> None:

@@ -1,13 +1,12 @@
 """`debug=true`: any recipe, made so small that a run goes through all of its parts in seconds."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from stepwise_pl.config.model import LoRAConfig
-from stepwise_pl.config.training import ExpectedConfig
-
-if TYPE_CHECKING:
-    from stepwise_pl.config.run import Config
+from stepwise_pl.config.model import LoRAConfig, ModelConfig
+from stepwise_pl.config.training import DataConfig, ExpectedConfig, OptimizerConfig, TrainerConfig
+from stepwise_pl.schedules import Schedule
+from stepwise_pl.tasks import Task
 
 STEPS = 12  # of the optimizer
 STEPS_PER_EPOCH = 4
@@ -17,11 +16,23 @@ HELD_OUT = 8  # of validation, and of the test
 FIT = {"num_key_value_heads": 2, "intermediate_size": 128, "n_inner": 128, "head_dim": 16}
 
 
-def shrink(config: "Config") -> None:
+class Groups(Protocol):
+    """The groups of a `Config` that become small; config/run.py imports this module."""
+
+    task: Task
+    model: ModelConfig
+    schedule: Schedule
+    optimizer: OptimizerConfig
+    data: DataConfig
+    trainer: TrainerConfig
+    expected: ExpectedConfig
+
+
+def shrink(config: Groups) -> None:
     """Make the configuration small, in place. A configuration that is small already stays as it is.
 
-    Task, schedule, method, optimizer and trainer stay those of the recipe. So a debug run meets explicit CoT, removal up to no CoT,
-    validations, checkpoints, test and summary, in the recipe's own code.
+    The kinds of task, schedule, method and optimizer stay those of the recipe. So a debug run meets explicit CoT, removal
+    up to no CoT, validations, checkpoints, test and summary, in the recipe's own code.
     """
     trainer, optimizer = config.trainer, config.optimizer
     share = trainer.devices * trainer.accumulate_grad_batches
@@ -55,7 +66,7 @@ def shrink(config: "Config") -> None:
     config.expected = ExpectedConfig()
 
 
-def debug_line(config: "Config") -> str:
+def debug_line(config: Groups) -> str:
     """Return one line that tells a person how small the run is."""
     return (
         f"debug=true: a smoke test and no result. {STEPS} steps of {config.data.batch_size} examples; a {config.model.type} "

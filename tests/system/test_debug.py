@@ -76,9 +76,9 @@ def test_a_batch_is_shared_out_over_devices_and_micro_batches(more: tuple[str, .
 @pytest.mark.long
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_goes_through_everything(experiment: str, tmp_path: Path) -> None:
-    """A tokenizer of the Hub is refused in one line; `model.tokenizer=symbols` and a file of one's own go offline."""
+    """A tokenizer of the Hub is refused in one line; `model.tokenizer=symbols model.pretrained=false` and a file of one's own go offline."""
     record = {"answer": "He has <<1+2=3>>3. Then <<3*4=12>>12. Then <<12*2=24>>24.\n#### 24"}
-    lines = [json.dumps({"question": f"Problem {number} ?", **record}) for number in range(100)]
+    lines = [json.dumps({"question": f"He has {number // 10} and {number % 10} .", **record}) for number in range(100)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
     config = composed(f"experiment={experiment}")
     words = ["train", f"experiment={experiment}", "debug=true", f"run_dir={tmp_path / 'run'}"]
@@ -88,7 +88,7 @@ def test_every_experiment_goes_through_everything(experiment: str, tmp_path: Pat
         refused = command(*words, check=False)
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
         assert "model.tokenizer=" in refused.stderr.splitlines()[-1]
-        words += ["model.tokenizer=symbols"]
+        words += ["model.tokenizer=symbols", "model.pretrained=false"]
     command(*words)
     if experiment.endswith(("no_cot", "explicit_cot")) or experiment in ("smollm2", "mult11x11_gpt2"):
         # The baselines stay what they are, and the paper's 11x11 run keeps the last tokens.

@@ -10,6 +10,7 @@ from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common import processes
 from stepwise_pl.common.disk import write_json
+from stepwise_pl.config.debug import debug_line
 from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
@@ -36,6 +37,8 @@ def train(config: Config, asked: Request) -> dict[str, Any]:
         UserError: something the user can put right.
     """
     processes.require_first()
+    if config.debug and not processes.is_further():
+        log.info("%s", debug_line(config))
     run_dir = choose_run_dir(config, asked)
     with at_work(run_dir), stop_explained(run_dir, asked):
         return train_in(run_dir, config, asked)

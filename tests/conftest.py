@@ -108,7 +108,7 @@ def command(
 # One-digit products: 1 epoch of 20 steps, 2 CoT tokens, seconds to train.
 SMALL = (
     "task=mult2x2", "task.digits=1", "task.split=ordered", "model.layers=1", "model.heads=2", "model.width=64",
-    "data.batch_size=32", "data.epoch_size=640", "optimizer.lr=5e-3", "schedule.delta=1", "trainer.max_epochs=6",
+    "data.batch_size=32", "data.epoch_size=640", "optimizer.lr=5e-3", "schedule.delta=1", "trainer.duration=6epochs",
     "trainer.log_every_n_steps=5", "schedule.rewarmup_steps=5",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, QuotedString, ValueType
 from omegaconf import DictConfig
 
 from stepwise_pl.cli.overrides import _BLANKS, _in_quotes, _split, parsed
-from stepwise_pl.config.keys import ASIDE, CHANGEABLE, flat
+from stepwise_pl.config.keys import ASIDE, flat, may_change
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.sweep_folder import Job, label
@@ -105,7 +105,7 @@ class Names:
             line
             for key, line in given.items()
             if key not in swept and self.names_a_run(line, has_experiment)
-            if with_length or not (key.startswith("trainer.") and key.startswith(CHANGEABLE))
+            if with_length or not (key.startswith("trainer.") and may_change(key))
         ]
         parts = [self.base_name(choices, swept), *(self.folder_name(some) for some in (over, rest) if some)]
         return self.shortened("+".join(parts), _LONGEST_SWEEP_NAME)

@@ -40,6 +40,11 @@ ASIDE = marked("aside")
 PATHS = marked("path")
 
 
+def may_change(key: str) -> bool:
+    """Whether a resumed run may change the dotted key. `optimizer.decay` may change, and `optimizer.decay_all` may not."""
+    return key in CHANGEABLE or key.startswith(tuple(one for one in CHANGEABLE if one.endswith(".")))
+
+
 def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, with dotted keys."""
     out: dict[str, Any] = {}

@@ -20,15 +20,28 @@ def refuse_unknown(node: DictConfig, prefix: str) -> None:
     known = [field.name for field in dataclasses.fields(schema)]
     for key in map(str, node):
         if key not in known:
-            raise UserError(unknown_key(f"{prefix}{key}", known))
+            raise UserError(unknown_key(f"{prefix}{key}", known, node._get_node(key)))
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             refuse_unknown(child, f"{prefix}{key}.")
 
 
-def unknown_key(key: str, known: list[str]) -> str:
-    """`key`, in full, is not among the `known` names of its group."""
-    group = key.rpartition(".")[0]
+# Keys of earlier versions, and how to write their value now; `{}` is the value.
+REPLACED = {
+    "trainer.max_steps": "trainer.duration={}steps",
+    "trainer.max_epochs": "trainer.duration={}epochs",
+    "optimizer.decay_steps": "optimizer.decay=<share of the run>",
+}
+
+
+def unknown_key(key: str, known: list[str], value: object = None) -> str:
+    """`key`, in full, is not among the `known` names of its group; `value`: the value that it was given, if known."""
+    group, _, short = key.rpartition(".")
+    for old, now in REPLACED.items():
+        if key == old or (not group and short == old.rpartition(".")[2]):
+            is_number = str(value).isdecimal()
+            given = "" if value is None else f"={value}"
+            return f"{key}{given}: write {now.format(value if is_number else '<number>')}"
     names = [name for name in known if group or name != "hydra"]
     return f"{key}: no such key.{suggestion(key, names)} {group or 'The top level'} has: {', '.join(names)}"
 
@@ -49,7 +62,9 @@ def explain(error: Exception) -> str:
             if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
                 return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
             known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
-            return unknown_key(cause.full_key, known)
+            # Hydra offers to add the key with its value.
+            given = re.search(rf"use \+{re.escape(cause.full_key)}=(.*)", text)
+            return unknown_key(cause.full_key, known, given and given[1])
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
         if "Value ''" in str(cause):

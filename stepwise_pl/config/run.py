@@ -10,6 +10,7 @@ from typing import Any
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.config.debug import shrink
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.training import (
     OBJECTIVES,
@@ -41,6 +42,8 @@ class Config:
     logger: LoggerConfig = setting(factory=LoggerConfig, changeable=True, aside=True)
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
     seed: int = setting(0, aside=True)
+    # A smoke test: a few steps of everything, with few examples and a tiny model, in seconds (stepwise_pl/config/debug.py).
+    debug: bool = False
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.
     run_dir: str | None = setting(None, changeable=True, aside=True, path=True)
@@ -73,23 +76,16 @@ class Config:
                 f"optimizer.average={self.optimizer.average} with trainer.strategy=fsdp2: the average of shared-out weights is "
                 "not kept yet; optimizer.average=0, or trainer.strategy=ddp"
             )
-        if self.data.easy_first != self.data.easy_last and self.trainer.max_steps < 1:
-            raise UserError(
-                f"data.easy_first={self.data.easy_first} with data.easy_last={self.data.easy_last}: needs "
-                "trainer.max_steps, where the change ends"
-            )
         if self.logger.artifact and self.method.keep_position:
             raise UserError("logger.artifact=true: a model trained with method.keep_position=true cannot be exported")
-        if self.optimizer.decay_steps and not 0 < self.optimizer.decay_steps <= self.trainer.max_steps:
-            raise UserError(
-                f"optimizer.decay_steps={self.optimizer.decay_steps}: needs trainer.max_steps of at least as many "
-                f"steps (it is {self.trainer.max_steps})"
-            )
         if self.method.keep_position and not self.task.cot_length_known():
             raise UserError(
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "
                 f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
             )
+        # Here, so that the run folder of a debug run is read as the small run that it holds.
+        if self.debug:
+            shrink(self)
 
 
 def require_chosen(**parts: Task | Schedule | Method) -> None:

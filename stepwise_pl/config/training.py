@@ -3,9 +3,11 @@
 import math
 import os
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.config.duration import Duration
 
 MOST_WORKERS = 256
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
@@ -25,7 +27,7 @@ class DataConfig:
     eval_batch_size: int = setting(200, changeable=True, aside=True)
     num_workers: int = setting(0, changeable=True, aside=True)
     # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step and at
-    # the last, trainer.max_steps; linear in between.
+    # the end of the run; linear in between.
     easy_first: float = 0.0
     easy_last: float = 0.0
     # The examples of N successive steps are grouped by length, for less padding. 1: no grouping.
@@ -79,8 +81,8 @@ class OptimizerConfig:
     # Decay biases and norms too, as plain AdamW (and the paper) does; false: matrices and embeddings only.
     decay_all: bool = True
     warmup_steps: int = 0
-    # The last `decay_steps` of trainer.max_steps fall linearly to 0.
-    decay_steps: int = setting(0, changeable=True)
+    # The last part of the run, in which the learning rate falls linearly to 0: a share of its steps, from 0 (none) to 1.
+    decay: float = setting(0.0, changeable=True)
     # Decay of an exponential average of the weights: each optimizer step keeps this part of it (0.99: about the last 100
     # steps). The average is validated, selected, tested and exported, and the plain weights train on; 0: there is none.
     average: float = 0.0
@@ -96,8 +98,14 @@ class OptimizerConfig:
                 "optimizer.betas", self.betas, "must be two numbers of at least 0 and below 1")  # fmt: skip
         require(0 <= self.average < 1, "optimizer.average", self.average, "must be at least 0 and below 1")
         require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
-        for key in ("weight_decay", "warmup_steps", "decay_steps"):
+        for key in ("weight_decay", "warmup_steps"):
             require(getattr(self, key) >= 0, f"optimizer.{key}", getattr(self, key), "must be at least 0")
+        rule = "must be a share of the run, from 0 to 1"
+        require(0 <= self.decay <= 1, "optimizer.decay", self.decay, rule)
+
+    def decay_steps(self, steps: int) -> int:
+        """Return the number of steps over which the learning rate falls in a run of `steps` optimizer steps: the nearest."""
+        return round(Fraction(str(self.decay)) * steps)
 
 
 @dataclass
@@ -110,9 +118,8 @@ class TrainerConfig:
     # `ddp`: each process holds the whole model. `fsdp2`: each holds a part of every weight, for models too large for a device.
     strategy: str = setting("ddp", aside=True)
     precision: str = "32-true"
-    max_epochs: int = setting(200, changeable=True)
-    # Optimizer steps. -1: no limit but max_epochs.
-    max_steps: int = setting(-1, changeable=True)
+    # The length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
+    duration: str = setting("200epochs", changeable=True)
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 1.0
     # Validate every N epochs. 0: only when `validate_every_removed` or the schedule asks for it.
@@ -133,11 +140,10 @@ class TrainerConfig:
         require(self.strategy == "ddp" or self.devices > 1, "trainer.strategy", self.strategy,
                 "needs trainer.devices of at least 2")  # fmt: skip
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
-        for key in ("devices", "max_epochs", "accumulate_grad_batches", "log_every_n_steps",
-                    "checkpoint_every_n_steps"):  # fmt: skip
+        # Runs are compared by their configuration: `4000 steps` becomes `4000steps`.
+        self.duration = str(Duration.parse(self.duration))
+        for key in ("devices", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
-        require(self.max_steps == -1 or self.max_steps >= 1, "trainer.max_steps", self.max_steps,
-                "must be at least 1, or -1 for no limit")  # fmt: skip
         for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
             require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
         require(self.keep_at_most is None or self.keep_at_most >= 1, "trainer.keep_at_most", self.keep_at_most,

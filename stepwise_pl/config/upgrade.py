@@ -40,7 +40,7 @@ REMOVED = {("trainer.precision", "16-mixed"): "d241d4b"}
 
 
 def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """A copy of a configuration in plain containers, brought up to this version: its retired, renamed and moved keys.
+    """A copy of a configuration in plain containers, brought up to this version: its retired, renamed and moved keys, its length.
 
     A key that no version knew stays, for the reader to refuse.
 
@@ -69,11 +69,33 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
             if name in group:
                 new_group, new_name = _place(out, now)
                 new_group[new_name] = group.pop(name)
+    _give_duration(out)
     for (key, old), until in REMOVED.items():
         group, name = _place(out, key)
         if group.get(name) == old:
             raise _only(where, f"{key}={old}", until)
     return out
+
+
+def _give_duration(plain: dict[str, Any]) -> None:
+    """Replace `trainer.max_steps`, `trainer.max_epochs` and `optimizer.decay_steps` by `trainer.duration` and `optimizer.decay`.
+
+    The number of steps in the learning rate's fall stays. The fall ended at max_steps, even if the run ended before, by
+    max_epochs; it ends with the run now.
+    """
+    trainer, optimizer, data = (_place(plain, f"{group}.")[0] for group in ("trainer", "optimizer", "data"))
+    epochs, steps = trainer.pop("max_epochs", None), trainer.pop("max_steps", None)
+    fall = optimizer.pop("decay_steps", None)
+    if epochs is None and steps is None:
+        return
+    epochs, steps = 200 if epochs is None else epochs, -1 if steps is None else steps
+    # T is not known before a run has read its data, unless `data.epoch_size` says it.
+    asked = (data.get("epoch_size") or 0) // (data.get("batch_size") or 1)
+    in_epochs = epochs * ((plain.get("derived") or {}).get("steps_per_epoch") or asked)
+    ends_by_epochs = steps == -1 or 0 < in_epochs < steps
+    trainer["duration"] = f"{epochs}epochs" if ends_by_epochs else f"{steps}steps"
+    if fall is not None:
+        optimizer["decay"] = min(1.0, fall / (in_epochs if ends_by_epochs else steps)) if fall else 0.0
 
 
 def retired(plain: Mapping[str, Any]) -> dict[str, Any]:

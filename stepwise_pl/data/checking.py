@@ -289,7 +289,7 @@ def _suggest(report: Report, train: EncodedExamples, steps: int, data: DataConfi
         delta = delta_for(epoch, examples_per_unit)
         removal = math.ceil(units / Fraction(delta))
         epochs = math.ceil(1.25 * removal)
-        line = f"    {prefix}schedule.delta={delta} trainer.max_epochs={epochs}  (removal takes {removal} epochs)"
+        line = f"    {prefix}schedule.delta={delta} trainer.duration={epochs}epochs  (removal takes {removal} epochs)"
         if isinstance(pace, str):
             return line
         rate = Fraction(delta) * Fraction(tokens, units)

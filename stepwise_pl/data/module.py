@@ -8,7 +8,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.training import DataConfig
+from stepwise_pl.config.duration import Duration
+from stepwise_pl.config.training import DataConfig, TrainerConfig
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.data.cache import encoded_splits
 from stepwise_pl.data.encoding import EncodedExamples
@@ -27,11 +28,12 @@ class CoTDataModule(L.LightningDataModule):
 
     Args:
         unit, side: the unit of removal and its side of the CoT (`Method`).
-        max_steps: the optimizer step at which the share of easy examples reaches `data.easy_last`.
+        duration: the length of the run, at whose end the share of easy examples reaches `data.easy_last`.
 
     Attributes (after `prepare`):
         encoded: the tokenised splits by name: `SPLITS`, and `EASY` if the run uses it.
         steps_per_epoch: T, optimizer steps in an epoch.
+        steps: optimizer steps of the whole run.
         limits: the lengths of CoT and answers.
     """
 
@@ -44,11 +46,12 @@ class CoTDataModule(L.LightningDataModule):
         micro_batches: int = 1,
         unit: str = "token",
         side: str = "left",
-        max_steps: int = -1,
+        duration: Duration | None = None,
     ) -> None:
         super().__init__()
         self.task, self.tokenizer, self.data, self.seed, self.micro_batches = task, tokenizer, data, seed, micro_batches
-        self.unit, self.side, self.max_steps = unit, side, max_steps
+        self.unit, self.side = unit, side
+        self.duration = duration or Duration.parse(TrainerConfig().duration)
         self.encoded: dict[str, EncodedExamples] = {}
         self._whole: TrainStream | None = None  # its batches are whole optimizer steps
 
@@ -73,6 +76,7 @@ class CoTDataModule(L.LightningDataModule):
                 if note:
                     log.warning("%s", note)
         self.steps_per_epoch = self.data.steps_per_epoch(len(self.encoded["train"]))
+        self.steps = self.duration.steps(self.steps_per_epoch, self.data.batch_size)
         self.limits = Limits.of(self.encoded, self.side)
         return self
 
@@ -101,7 +105,7 @@ class CoTDataModule(L.LightningDataModule):
 
     def _stream(self, micro_batches: int, rank: int, world_size: int) -> TrainStream:
         data = self.data
-        easy = Easy(self.encoded[EASY], data.easy_first, data.easy_last, self.max_steps) if self._wants_easy else None
+        easy = Easy(self.encoded[EASY], data.easy_first, data.easy_last, self.steps) if self._wants_easy else None
         return TrainStream(
             self.encoded["train"], data.batch_size, micro_batches, rank, world_size, self.seed, data.length_pool, easy
         )

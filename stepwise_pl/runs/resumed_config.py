@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import ASIDE, CHANGEABLE, PATHS, flat
+from stepwise_pl.config.keys import ASIDE, PATHS, flat, may_change
 from stepwise_pl.config.plain import config_from, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.saved_config import saved_config
@@ -29,7 +29,7 @@ def resumed_config(run_dir: Path, config: Config, given: Set[str]) -> Config:
     """
     saved, new = to_plain(saved_config(run_dir)), flat(to_plain(config))
     differ = differences(run_dir, config, given)
-    refused = [f"{key} was {old}, is {now}" for key, (old, now) in differ.items() if not key.startswith(CHANGEABLE)]
+    refused = [f"{key} was {old}, is {now}" for key, (old, now) in differ.items() if not may_change(key)]
     if refused:
         raise UserError(
             f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "

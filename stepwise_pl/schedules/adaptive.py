@@ -1,7 +1,7 @@
 """A schedule that removes the next unit once the model answers as well as it should."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -61,6 +61,10 @@ class Adaptive(Schedule):
         self.now, self.since = 0, 0  # s, and the step at which it became that
         # A stage lasts at least `longer * check_every` steps. The guard raises `longer` when it slows the schedule down.
         self.longer = Fraction(1)
+
+    def hurried(self) -> "Adaptive":
+        """A chunk leaves at every step, however bad the answers are."""
+        return replace(self, keep=ROUNDING, check_every=1, chunk="double", rewarmup_steps=min(1, self.rewarmup_steps))
 
     @property
     def most(self) -> int:

@@ -67,6 +67,10 @@ class Schedule:
         self.last = last
         self._clock = REAL_TIME
 
+    def hurried(self) -> "Schedule":
+        """Return the schedule for a run of 12 steps with epochs of 4 (`debug=true`): it should reach its last stage. Default: itself."""
+        return self
+
     def removed(self, step: int) -> int:
         """Return s at `step` of the schedule's time; `last` or more means that all units are removed."""
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Union
 
@@ -61,6 +61,17 @@ class Linear(Schedule):
         self.step_from = self.pretrain_steps = round(self.pretrain_epochs * steps_per_epoch)
         self.removed_from = self.remove_start_from
         self.slowed = Fraction(1)  # factor on Δ; below 1 once the guard has slowed down
+
+    def hurried(self) -> "Linear":
+        """Two steps of explicit CoT, then two units a step, and after the eighth unit all that are left."""
+        beyond = 8 if self.remove_all_beyond is None else min(8, self.remove_all_beyond)
+        return replace(
+            self,
+            delta=8 if self.rate_exact else 0,
+            pretrain_epochs=0.5,
+            remove_all_beyond=beyond,
+            rewarmup_steps=min(1, self.rewarmup_steps),
+        )
 
     def removed(self, step: int) -> int:
         rate, elapsed = self.rate_exact * self.slowed, step - self.step_from

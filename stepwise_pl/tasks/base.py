@@ -148,6 +148,12 @@ class Task:
         """
         raise NotImplementedError
 
+    def keep_few(self, train: int, held_out: int) -> None:
+        """Keep at most `train` training examples, and `held_out` of validation and of test, in `load`: for `debug=true`."""
+        for key, most in (("train_size", train), ("validation_size", held_out), ("test_size", held_out)):
+            if hasattr(self, key):
+                setattr(self, key, min(getattr(self, key), most))
+
     def symbols(self) -> tuple[str, ...]:
         """Return the words of the task's texts, for the small tokenizer; empty if they are not known."""
         return ()

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import combinations, groupby
+from itertools import combinations, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,14 @@ class FileTask(Task):
         one_of("task.quoting", self.quoting, QUOTING)
         self._opened: list[tuple[str, Source]] = []
         self._search: DataSearch | None = None
+        # The most examples that are read for each split; None: all.
+        self._most: int | None = None
         # The examples of each split, by the reserved texts. Files are read once.
         self._read: dict[tuple[str, ...], dict[str, ExampleList]] = {}
+
+    def keep_few(self, train: int, held_out: int) -> None:
+        super().keep_few(train, held_out)
+        self._most = train
 
     def columns(self) -> tuple[str, ...]:
         """Return the columns of a table that `example` reads."""
@@ -226,7 +232,9 @@ class FileTask(Task):
     def _found(self, reserved: tuple[str, ...]) -> dict[str, ExampleList]:
         """Return the examples of the splits that have their own source, before any are held out."""
         if reserved not in self._read:
-            self._read = {reserved: {name: self._read_source(source, reserved) for name, source in self._sources()}}
+            self._read = {
+                reserved: {name: self._read_source(source, reserved, self._most) for name, source in self._sources()}
+            }
         for split in HELD_OUT:
             if getattr(self, split) is None and not getattr(self, f"{split}_size"):
                 raise UserError(
@@ -291,11 +299,12 @@ class FileTask(Task):
             f"{', '.join(map(str, search.roots()))}; put it back, or answer another file with evaluate file=<file>"
         )
 
-    def _read_source(self, source: Source, reserved: tuple[str, ...]) -> ExampleList:
+    def _read_source(self, source: Source, reserved: tuple[str, ...], most: int | None = None) -> ExampleList:
+        """Return the examples of a source; `most`: only the first of each of its files."""
         examples = ExampleList(source=source.name)
         several = len(source.readers) > 1
         for reader in source.readers:
-            for number, record in reader.records():
+            for number, record in islice(reader.records(), most):
                 try:
                     if isinstance(record, ValueError):
                         raise record

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl.config.duration import Duration
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import PAPER_EXAMPLES_PER_TOKEN, TrainerConfig
@@ -43,6 +44,11 @@ class Parts(NamedTuple):
     data: CoTDataModule
     model: PreTrainedModel
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.data.steps
+
 
 def build_parts(config: Config) -> Parts:
     """Build tokenizer, data and model, seeded; tell the schedule the length of an epoch and its last stage.
@@ -55,7 +61,7 @@ def build_parts(config: Config) -> Parts:
     tokenizer = tokenizer_for(config.task, config.model.tokenizer)
     data = CoTDataModule(
         config.task, tokenizer, config.data, config.seed, micro_batches, method.unit, method.side,
-        config.trainer.max_steps,
+        Duration.parse(config.trainer.duration),
     ).prepare()  # fmt: skip
     schedule.bind(data.steps_per_epoch, method.last_stage(data.limits))
     # With stage mixing an example may stand at any stage from the first step on.
@@ -92,11 +98,11 @@ def build_attempt(
         config.schedule,
         config.optimizer,
         config.seed,
-        config.trainer.max_steps,
+        parts.steps,
         plain,
         config.method,
     )
-    trainer = build_trainer(config, run_dir, describe, asked)
+    trainer = build_trainer(config, parts.steps, run_dir, describe, asked)
     trainer.loggers += more
     return trainer, module
 
@@ -149,11 +155,12 @@ def strategy(cfg: TrainerConfig) -> Strategy | str:
 
 
 def build_trainer(
-    config: Config, run_dir: Path, describe: Callable[[], None] = lambda: None, asked: Request | None = None
+    config: Config, steps: int, run_dir: Path, describe: Callable[[], None] = lambda: None, asked: Request | None = None
 ) -> L.Trainer:
     """The Lightning trainer with its callbacks, logging to metrics.csv.
 
     Args:
+        steps: optimizer steps of the whole run.
         describe: writes the files of the run folder besides checkpoints and metrics (see `Checkpoints`).
         asked: the command that started the run; None: there was no command.
     """
@@ -171,8 +178,9 @@ def build_trainer(
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
         # Without LightningEnvironment, Lightning would obey variables of Slurm or MPI, even in the shell of an allocation.
         plugins=[LightningEnvironment(), *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
-        max_epochs=cfg.max_epochs,
-        max_steps=cfg.max_steps,
+        # Steps alone end the run: an end in epochs would be a second one.
+        max_epochs=-1,
+        max_steps=steps,
         accumulate_grad_batches=cfg.accumulate_grad_batches,
         gradient_clip_val=cfg.gradient_clip_val or None,
         log_every_n_steps=cfg.log_every_n_steps,

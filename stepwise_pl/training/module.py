@@ -46,7 +46,7 @@ class StepwiseModule(L.LightningModule):
         schedule: decides s(t).
         optimizer: the settings of the optimizer.
         seed: the seed of offsets and stage mixing.
-        max_steps: the step at which the learning rate's fall ends, if `optimizer.decay_steps` is set.
+        max_steps: optimizer steps of the whole run, at whose end the learning rate's fall ends (`optimizer.decay`).
         config: the run's configuration in plain containers, kept in its checkpoints.
         method: decides the meaning of a stage.
 

@@ -23,15 +23,16 @@ def lr_factor(cfg: OptimizerConfig, step: int, max_steps: int, reset_step: int, 
     """The learning rate at a step as a fraction of the configured one: the least of warm-up, climb after a reset and final fall.
 
     Args:
-        max_steps: the step at which the fall ends.
+        max_steps: optimizer steps of the whole run; the fall ends with the last.
         reset_step: the step of the last optimizer reset.
         rewarmup_steps: steps of the climb after a reset; 0: no climb.
     """
+    decay_steps = cfg.decay_steps(max_steps)
     return min(
         1.0,
         (step + 1) / cfg.warmup_steps if cfg.warmup_steps else 1.0,
         (step - reset_step + 1) / rewarmup_steps if rewarmup_steps else 1.0,
-        max(0, max_steps - step) / cfg.decay_steps if cfg.decay_steps else 1.0,
+        max(0, max_steps - step) / decay_steps if decay_steps else 1.0,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import CHANGEABLE, flat
+from stepwise_pl.config.keys import flat, may_change
 from stepwise_pl.models.checkpoint import read_checkpoint
 from stepwise_pl.models.trained_run import log
 from stepwise_pl.runs.provenance import other_version
@@ -45,7 +45,7 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
     differ = [
         f"{key} is {old.get(key)} there, {new.get(key)} in config.yaml"
         for key in sorted(known)
-        if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE)
+        if old.get(key) != new.get(key) and not may_change(key)
     ]
     trained, now = ((plain.get("derived") or {}).get("data") for plain in both)
     frozen = [(plain.get("derived") or {}).get("frozen") for plain in both]

@@ -39,8 +39,7 @@ class ValidationTimes(Callback):
             return False
         if epoch_ends and self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
             return True
-        last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.global_step == trainer.max_steps or (epoch_ends and last_epoch):
+        if trainer.global_step == trainer.max_steps:
             return True
         if module.schedule.wants_validation(trainer.global_step):
             return True

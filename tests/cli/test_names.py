@@ -111,7 +111,7 @@ def test_choices_stay_in_their_folder() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "trainer.max_epochs=4", "trainer.max_steps=100", "trainer.gradient_clip_val=0", "trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2",
+        "trainer.duration=4epochs", "trainer.duration=100steps", "trainer.gradient_clip_val=0", "trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2",
         "trainer.validate_every_epochs=2", "~model.config.initializer_range", "optimizer=muon", "guard=halve", "guard.action=wait", "model=gpt2", "task=mult4x4",
         "schedule=no_cot", "++schedule.delta=4", "data.batch_size=8", "+model.config.attn_pdrop=0", "task.seed=1",
     ],
@@ -139,7 +139,7 @@ def test_what_says_how_a_run_is_run_does_not_name_it() -> None:
 
 def test_a_group_of_ones_own_that_changes_learning_names_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trainer").mkdir()
-    (tmp_path / "trainer" / "short.yaml").write_text("defaults: [_trainer]\nmax_steps: 100\n")
+    (tmp_path / "trainer" / "short.yaml").write_text("defaults: [_trainer]\nduration: 100steps\n")
     (tmp_path / "trainer" / "quiet.yaml").write_text("defaults: [_trainer]\nlog_every_n_steps: 1000\n")
     (tmp_path / "trainer" / "above.yaml").write_text("defaults: [short]\n")
     monkeypatch.setattr(names, "CONF", tmp_path)
@@ -158,7 +158,7 @@ def write_sums(path: Path, first: int) -> None:
 
 
 PUNCTUATED = "task.train=a/b.txt,a_b.txt,A_b.txt,'a b.txt',~/c#1.txt"
-FILES = ("-m", "task=file", "task.validation_size=5", "task.test_size=5", *SMALL[3:7], "trainer.max_steps=2")
+FILES = ("-m", "task=file", "task.validation_size=5", "task.test_size=5", *SMALL[3:7], "trainer.duration=2steps")
 
 
 @pytest.mark.long
@@ -259,17 +259,17 @@ def test_another_number_of_steps_finds_its_sweep_and_two_are_not_mixed_up(tmp_pa
 @pytest.mark.long
 def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_found(tmp_path: Path) -> None:
     where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
-    words = ("train", *SMALL[:-3], "trainer.max_steps=2")
+    words = ("train", *SMALL[:-3], "trainer.duration=2steps")
     command(*words, **where)  # type: ignore[arg-type]
     (run,) = (path.parent for path in tmp_path.rglob("summary.json"))
-    assert "trainer.max_steps-2" in run.parent.name
+    assert "trainer.duration-2steps" in run.parent.name
     former = FORMER.folder_name([word for word in words[1:] if not word.startswith(("trainer.", "task=mult"))])
     run.parent.rename(run.parent.with_name(former))
     # By the same command the run of before goes on; a longer one is another run, and the message says how to go on.
     command(*words, "resume=true", **where)  # type: ignore[arg-type]
     assert [path.name for path in run.parent.parent.iterdir()] == [former]
-    out = command(*words[:-1], "trainer.max_steps=4", "resume=true", check=False, **where)  # type: ignore[arg-type]
-    assert out.returncode == 2 and "has another trainer.max_steps: run_dir=" in out.stderr
+    out = command(*words[:-1], "trainer.duration=4steps", "resume=true", check=False, **where)  # type: ignore[arg-type]
+    assert out.returncode == 2 and "has another trainer.duration: run_dir=" in out.stderr
     assert len(out.stderr.splitlines()) == 1
 
 

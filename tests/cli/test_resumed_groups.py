@@ -36,7 +36,7 @@ def test_the_group_of_a_key_comes_first_as_the_run_has_it(folder: Path) -> None:
         ["schedule.keep=0.5"],
         ["schedule.keep=0.5", "resume=true", "run_dir=nowhere"],
         ["schedule.keep=0.5", "resume=false", "run_dir={folder}"],
-        ["trainer.max_steps=5", "resume=true", "run_dir={folder}"],
+        ["trainer.duration=5steps", "resume=true", "run_dir={folder}"],
         ["schedule=stepwise", "schedule.delta=2", "resume=true", "run_dir={folder}"],
         ["experiment=quickstart", "schedule.keep=0.5", "resume=true", "run_dir={folder}"],
     ],
@@ -63,8 +63,8 @@ def test_a_key_of_another_schedule_than_the_default_can_be_changed_at_a_resume(t
     run = tmp_path / "run"
     adaptive = ("schedule=adaptive", "schedule.keep=1", "schedule.check_every=3", "schedule.smoothing=inf")
     small = (word for word in SMALL if not word.startswith("schedule."))
-    command("train", *small, *adaptive, "trainer.max_steps=7", f"run_dir={run}", "optimizer.decay_steps=0")
-    command("train", f"run_dir={run}", "resume=true", "schedule.keep=1e-9", "trainer.max_steps=11")
+    command("train", *small, *adaptive, "trainer.duration=7steps", f"run_dir={run}", "optimizer.decay=0")
+    command("train", f"run_dir={run}", "resume=true", "schedule.keep=1e-9", "trainer.duration=11steps")
     schedule = yaml.safe_load((run / "config.yaml").read_text())["schedule"]
     assert (schedule["keep"], schedule["check_every"], schedule["kind"]) == (1e-9, 3, "adaptive")
     rows = (run / "stages.jsonl").read_text().splitlines()

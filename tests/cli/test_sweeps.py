@@ -62,7 +62,13 @@ def driven(*arguments: str, end: str = "never,0,SIGKILL") -> subprocess.Complete
 def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, how: str, code: int) -> None:
     """In the second of three jobs: the first is not touched again, the second ends as if nothing had been, the third begins."""
     folder = tmp_path / "sweep"
-    arguments = ("-m", *JOBS, "trainer.log_every_n_steps=1", "trainer.max_steps=8,30,12", f"run_dir={folder}")
+    arguments = (
+        "-m",
+        *JOBS,
+        "trainer.log_every_n_steps=1",
+        "trainer.duration=8steps,30steps,12steps",
+        f"run_dir={folder}",
+    )
     out = driven(*arguments, end=f"after the step,26,{how}")
     assert out.returncode == code, out.stderr[-2000:]
     if how != "SIGKILL":
@@ -73,7 +79,7 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, how: str, code: int) ->
         out = command("sweep", str(folder))  # what its process could not do any more
         assert "1 finished, 1 stopped, 1 waiting of 3 jobs" in out.stdout
     assert outcomes(folder) == ["finished", "stopped", "waiting"]
-    first, second, third = (folder / f"trainer.max_steps-{steps}" / "seed0" for steps in (8, 30, 12))
+    first, second, third = (folder / f"trainer.duration-{steps}steps" / "seed0" for steps in (8, 30, 12))
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name not in (".lock", "job.json")}
     out = driven(*arguments, "resume=true")
     assert out.returncode == 0, out.stderr[-2000:]
@@ -84,14 +90,14 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, how: str, code: int) ->
     assert len(sessions(second)) == 2 and sessions(second)[1] >= 20
     assert sessions(third) == [0]
     assert outcomes(folder) == ["finished"] * 3
-    assert driven(*JOBS, "trainer.log_every_n_steps=1", "trainer.max_steps=30", f"run_dir={tmp_path / 'whole'}").returncode == 0  # fmt: skip
+    assert driven(*JOBS, "trainer.log_every_n_steps=1", "trainer.duration=30steps", f"run_dir={tmp_path / 'whole'}").returncode == 0  # fmt: skip
     assert_the_same(tmp_path / "whole", second)
 
 
 @pytest.mark.long
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    arguments = ("train", "-m", *JOBS, BROKEN, "trainer.max_steps=4", f"run_dir={folder}")
+    arguments = ("train", "-m", *JOBS, BROKEN, "trainer.duration=4steps", f"run_dir={folder}")
     out = command(*arguments, check=False)
     assert out.returncode == 2
     reason = "model.config.n_inner=many: does not fit a gpt2 config"
@@ -129,10 +135,12 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_defect_in_one_job_is_shown_and_does_not_stop_the_others(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    out = driven("-m", *JOBS, "trainer.max_steps=4,8,12", f"run_dir={folder}", end="after the step,5,exception")
+    out = driven(
+        "-m", *JOBS, "trainer.duration=4steps,8steps,12steps", f"run_dir={folder}", end="after the step,5,exception"
+    )
     assert out.returncode == 2
     assert "Traceback" in out.stderr and "RuntimeError: stopped here" in out.stderr
-    assert "failed          trainer.max_steps=8: RuntimeError: stopped here\n" in out.stdout
+    assert "failed          trainer.duration=8steps: RuntimeError: stopped here\n" in out.stdout
     assert outcomes(folder) == ["finished", "failed", "finished"]
 
 
@@ -144,28 +152,28 @@ def test_seeds_and_steps_can_be_added(tmp_path: Path) -> None:
         out = command("train", "-m", *JOBS, "schedule.delta=1,2", *more, cwd=tmp_path, PYTHONPATH=str(REPO))
         return out.stdout
 
-    sweep("trainer.max_steps=2")
+    sweep("trainer.duration=2steps")
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert re.match(r"mult2x2-tiny-stepwise\+schedule\.delta-1_2-[0-9a-f]{10}\+", folder.name)
     for path in folder.rglob("config.yaml"):  # a key that came later does not undo what is finished
         older = read_yaml(path)
         del older["optimizer"]["matrices"]
         save_yaml(older, path)
-    assert "2 finished already" in sweep("trainer.max_steps=2", "seed=0,1", "resume=true")
-    assert "0 finished already, 4 to go on with" in sweep("trainer.max_steps=4", "seed=0,1", "resume=true")
+    assert "2 finished already" in sweep("trainer.duration=2steps", "seed=0,1", "resume=true")
+    assert "0 finished already, 4 to go on with" in sweep("trainer.duration=4steps", "seed=0,1", "resume=true")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("summary.json")) == [
         f"schedule.delta-{delta}/seed{seed}" for delta in (1, 2) for seed in (0, 1)
     ]
     assert {sessions(path.parent)[-1] for path in folder.rglob("summary.json")} == {2}
     assert {row["runs"] for row in rows(folder)} == {"2"}
-    sweep("trainer.max_steps=2")  # anew
+    sweep("trainer.duration=2steps")  # anew
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}-2"}
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
 
 
 def refused(*arguments: str, cwd: Path) -> str:
-    out = command("train", *JOBS, "trainer.max_steps=2", *arguments, cwd=cwd, check=False, PYTHONPATH=str(REPO))
+    out = command("train", *JOBS, "trainer.duration=2steps", *arguments, cwd=cwd, check=False, PYTHONPATH=str(REPO))
     assert (out.returncode, "Traceback" in out.stderr, out.stdout) == (2, False, ""), out.stderr
     return out.stderr.strip().splitlines()[-1]
 
@@ -181,7 +189,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_begins(tmp_path: Path) 
     assert "a glob(...) matches no choice" in refused("-m", "schedule=glob(nothing*)", cwd=tmp_path)
     assert "nothing to resume, sweep.json is not there" in refused("-m", "seed=0,1", "resume=true", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
-    command("train", "-m", *JOBS, "trainer.max_steps=2", "run_dir=mine", cwd=tmp_path, PYTHONPATH=str(REPO))
+    command("train", "-m", *JOBS, "trainer.duration=2steps", "run_dir=mine", cwd=tmp_path, PYTHONPATH=str(REPO))
     assert "holds a sweep already; resume=true goes on" in refused("-m", "run_dir=mine", cwd=tmp_path)
     assert "holds a sweep; give its command again" in refused("run_dir=mine", "resume=true", cwd=tmp_path)
     assert "holds a run; choose another folder" in refused("-m", "run_dir=mine/seed0", cwd=tmp_path)
@@ -211,14 +219,14 @@ def test_launchers_of_clusters_on_one_machine(tmp_path: Path, launcher: str, mod
     """The test needs the launchers: pip install 'stepwise_pl[slurm,ray]'."""
     pytest.importorskip(module)
     out = subprocess.run(
-        [sys.executable, "-m", "stepwise_pl.train", "-m", *JOBS, "seed=0,1", "trainer.max_steps=2",
+        [sys.executable, "-m", "stepwise_pl.train", "-m", *JOBS, "seed=0,1", "trainer.duration=2steps",
          f"hydra/launcher={launcher}", f"run_dir={tmp_path / 'sweep'}"],
         cwd=REPO, env={**os.environ, **OFFLINE}, text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr[-3000:]
     jobs = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
     assert [job["outcome"] for job in jobs] == ["finished", "finished"]
-    command("train", *JOBS, "seed=1", "trainer.max_steps=2", f"run_dir={tmp_path / 'alone'}")
+    command("train", *JOBS, "seed=1", "trainer.duration=2steps", f"run_dir={tmp_path / 'alone'}")
     swept, alone = (metrics(run) for run in (tmp_path / "sweep" / "seed1", tmp_path / "alone"))
     assert swept == alone
 
@@ -228,7 +236,13 @@ def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     """The runs are those of single commands, with a W&B run each; one fails; the table is there."""
     folder = tmp_path / "sweep"
     process = two_workers(
-        folder, BROKEN, "seed=0,1", "trainer.max_steps=45", "logger=wandb", "logger.offline=true", "logger.project=p"
+        folder,
+        BROKEN,
+        "seed=0,1",
+        "trainer.duration=45steps",
+        "logger=wandb",
+        "logger.offline=true",
+        "logger.project=p",
     )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, err[-3000:]
@@ -247,12 +261,12 @@ def test_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
     for steps in ([row["step"] for row in metrics(run)] for run in runs):
         assert steps == [row["step"] for row in metrics(runs[0])]
     command(
-        "train", *JOBS, "+model.config.n_inner=128", "seed=1", "trainer.max_steps=45", f"run_dir={tmp_path / 'one'}"
+        "train", *JOBS, "+model.config.n_inner=128", "seed=1", "trainer.duration=45steps", f"run_dir={tmp_path / 'one'}"
     )
     assert_the_same(tmp_path / "one", folder / "model.config.n_inner-128" / "seed1")
     assert [row["finished"] for row in rows(folder)] == ["2", "0", "2"]
     # All that is done is done: nothing but the failed is begun again.
-    process = two_workers(folder, BROKEN, "seed=0,1", "trainer.max_steps=45", "resume=true", "logger=wandb", "logger.offline=true")  # fmt: skip
+    process = two_workers(folder, BROKEN, "seed=0,1", "trainer.duration=45steps", "resume=true", "logger=wandb", "logger.offline=true")  # fmt: skip
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert err.count("finished already: ") == 4
@@ -284,7 +298,7 @@ def gone(workers: list[int]) -> bool:
 def test_several_processes_stop_together(tmp_path: Path, how: str, code: int) -> None:
     """Ctrl-C goes to all of them, the others to the first alone: each job ends after a step, saved, and no process is left."""
     folder = tmp_path / "sweep"
-    process = two_workers(folder, "seed=0,1,2,3", "trainer.max_epochs=100000", "trainer.validate_every_epochs=3")
+    process = two_workers(folder, "seed=0,1,2,3", "trainer.duration=100000epochs", "trainer.validate_every_epochs=3")
     begun = [folder / f"seed{seed}" for seed in (0, 1)]
     wait_for(process, lambda: all((run / "checkpoints" / "last.ckpt").is_file() for run in begun))
     workers = [
@@ -309,8 +323,8 @@ def test_several_processes_stop_together(tmp_path: Path, how: str, code: int) ->
         assert step == int(metrics(run)[-1]["step"]) // 5 * 5 + step % 5  # it stopped after a step, and kept it
         assert step > 60 or step % 60 == 0
     # In one process again, to an end that is near.
-    out = command("train", "-m", *JOBS, f"run_dir={folder}", "seed=0,1,2,3", f"trainer.max_steps={max(steps) + 2}", "resume=true",
-                  "trainer.validate_every_epochs=3", "trainer.max_epochs=100000").stdout  # fmt: skip
+    out = command("train", "-m", *JOBS, f"run_dir={folder}", "seed=0,1,2,3", f"trainer.duration={max(steps) + 2}steps", "resume=true",
+                  "trainer.validate_every_epochs=3").stdout  # fmt: skip
     assert "0 finished already, 2 to go on with" in out and "4 finished of 4 jobs" in out
     assert [sessions(run)[1] for run in begun] == steps
 
@@ -320,10 +334,10 @@ def test_several_processes_stop_together(tmp_path: Path, how: str, code: int) ->
 def test_a_worker_that_is_killed_ends_the_sweep_with_one_line(tmp_path: Path) -> None:
     """As it may be where memory is short. joblib gives up then; the sweep goes on with resume=true."""
     folder = tmp_path / "sweep"
-    process = two_workers(folder, "seed=0,1", "trainer.max_epochs=100000")
+    process = two_workers(folder, "seed=0,1", "trainer.duration=100000epochs")
     last = folder / "seed1" / "checkpoints" / "last.ckpt"
     wait_for(process, last.is_file)
-    again = two_workers(folder, "seed=0,1", "trainer.max_epochs=100000", "resume=true")
+    again = two_workers(folder, "seed=0,1", "trainer.duration=100000epochs", "resume=true")
     assert "another process is at work in it" in again.communicate(timeout=200)[1].splitlines()[-1]
     worker = sweep_folder.process_here(json.loads((folder / "seed1" / "job.json").read_text())["process"])
     assert worker is not None
@@ -339,7 +353,7 @@ def test_a_worker_that_is_killed_ends_the_sweep_with_one_line(tmp_path: Path) ->
 
 @pytest.mark.long
 def test_the_sweeper_gets_the_objective(tmp_path: Path) -> None:
-    spy = ("+hydra.callbacks.spy._target_=tests.spy.Spy", "trainer.max_steps=4")
+    spy = ("+hydra.callbacks.spy._target_=tests.spy.Spy", "trainer.duration=4steps")
     command("train", "-m", *JOBS, *spy, "seed=0,1", f"run_dir={tmp_path / 'a'}", SPY=str(tmp_path / "one"))
     command("train", "-m", *JOBS, *spy, "seed=0,1", f"run_dir={tmp_path / 'b'}", "objective=[test_accuracy,removed_at_95,seconds]",
             SPY=str(tmp_path / "several"))  # fmt: skip
@@ -359,7 +373,7 @@ def test_optunas_sweeper_gets_it_too(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     folder = tmp_path / "sweep"
     out = command(
-        "train", "-m", *JOBS, "schedule.smoothing=interval(0.5,4)", "trainer.max_steps=4", "hydra/sweeper=optuna",
+        "train", "-m", *JOBS, "schedule.smoothing=interval(0.5,4)", "trainer.duration=4steps", "hydra/sweeper=optuna",
         "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1", "hydra.sweeper.direction=maximize", f"run_dir={folder}",
     )  # fmt: skip
     summaries = [json.loads(path.read_text()) for path in folder.rglob("summary.json")]
@@ -465,7 +479,7 @@ def test_the_table_is_what_the_run_folders_say(
 @pytest.mark.long
 def test_a_real_table_agrees_with_its_runs_and_has_its_figures(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    out = command("train", "-m", *JOBS, "trainer.max_steps=25", "schedule.delta=2,1/2", "schedule.smoothing=inf,2", "seed=3,4",
+    out = command("train", "-m", *JOBS, "trainer.duration=25steps", "schedule.delta=2,1/2", "schedule.smoothing=inf,2", "seed=3,4",
                   f"run_dir={folder}").stdout  # fmt: skip
     for name in ("sweep.png", "sweep.svg", "sweep-grid.png", "sweep-grid.svg"):
         assert (folder / name).stat().st_size > 1000, name

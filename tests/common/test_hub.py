@@ -207,7 +207,7 @@ def test_a_run_from_a_gguf_file_can_be_evaluated_and_exported(tmp_path: Path) ->
         folder = tmp_path / str(rank)
         command(
             "train", "model=smollm2", f"model.name={tmp_path / 'tiny.gguf'}", f"model.lora.rank={rank}", "task=mult2x2",
-            "task.train_size=50", "task.validation_size=4", "task.test_size=4", "data.batch_size=4", "trainer.max_steps=2",
+            "task.train_size=50", "task.validation_size=4", "task.test_size=4", "data.batch_size=4", "trainer.duration=2steps",
             f"run_dir={folder}",
         )  # fmt: skip
         command("evaluate", f"run={folder}", "speed_problems=0")

@@ -12,7 +12,7 @@ from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
 from tests.conftest import REPO, SMALL, command
 
-TINY = (*SMALL, "trainer.max_steps=2", "data.cache_dir=null")
+TINY = (*SMALL, "trainer.duration=2steps", "data.cache_dir=null")
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_two_processes_work_with_a_leftover_rank_and_stop_on_a_hangup(tmp_path: 
         "--",
         *both,
         "resume=true",
-        "trainer.max_steps=40",
+        "trainer.duration=40steps",
     ]
     out = subprocess.run(driven, cwd=REPO, capture_output=True, text=True, timeout=300, env=env)
     assert out.returncode == 128 + signal.SIGHUP, out.stderr[-2000:]

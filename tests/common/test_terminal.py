@@ -11,7 +11,7 @@ import pytest
 from stepwise_pl.common import terminal
 from tests.conftest import OFFLINE, REPO, SMALL
 
-TRAIN = (*SMALL, "trainer.max_steps=4", "schedule.delta=1/2")
+TRAIN = (*SMALL, "trainer.duration=4steps", "schedule.delta=1/2")
 LINES = "".join(f"{i % 5} {i // 5}||{i % 5} → {i // 5} #### {i % 3}\n" for i in range(60))
 
 

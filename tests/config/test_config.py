@@ -50,8 +50,8 @@ def test_the_documented_full_size_command_is_the_papers_recipe() -> None:
     s, o, d, t = config.schedule, config.optimizer, config.data, config.trainer
     assert (s.delta, s.smoothing, s.reset_optimizer, s.rewarmup_steps, s.mix) == (8, 4.0, True, 0, 0)
     assert config.method == Stepwise(unit="token", side="left", keep_position=False)
-    assert (o.lr, o.weight_decay, o.betas, o.warmup_steps, o.decay_steps) == (5e-5, 0.01, [0.9, 0.999], 0, 0)
-    assert (d.batch_size, t.gradient_clip_val, t.max_epochs, t.precision) == (32, 1.0, 200, "32-true")
+    assert (o.lr, o.weight_decay, o.betas, o.warmup_steps, o.decay) == (5e-5, 0.01, [0.9, 0.999], 0, 0)
+    assert (d.batch_size, t.gradient_clip_val, t.duration, t.precision) == (32, 1.0, "200epochs", "32-true")
     assert (config.task.digits, config.task.train_size) == (7, 808_000)
     assert (config.model.name, config.model.pretrained, config.model.tokenizer) == ("gpt2", True, "gpt2")
 
@@ -98,9 +98,8 @@ ERRORS = {
     "model.heads=5": "model.heads=5: must divide model.width=128",
     "model.pretrained=true": "model.tokenizer=symbols does not fit pretrained weights",
     "trainer.accumulate_grad_batches=5": "data.batch_size=32: must be a multiple of",
-    "optimizer.decay_steps=10": "optimizer.decay_steps=10: needs trainer.max_steps",
+    "optimizer.decay=10": "optimizer.decay=10.0: must be a share of the run, from 0 to 1",
     "data.easy_first=1.5": "data.easy_first=1.5: must be between 0 and 1",
-    "data.easy_first=1 task.zeros=0.5": "data.easy_first=1.0 with data.easy_last=0.0: needs trainer.max_steps",
     "data.easy_first=1 data.easy_last=1": "data.easy_first, data.easy_last: the task has no easy examples",
     "task=file method.keep_position=true": "method.keep_position=true needs a task whose CoT length",
     "schedule.delta=[3": "error:",
@@ -200,7 +199,7 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
 
     assert name() == ["mult4x4-tiny-stepwise"]
     assert name("experiment=quickstart", "seed=3", "run_dir=x", "trainer=gpu", "logger=wandb") == ["quickstart"]
-    assert name("experiment=quickstart", "trainer.max_epochs=4") == ["quickstart/trainer.max_epochs-4"]
+    assert name("experiment=quickstart", "trainer.duration=4epochs") == ["quickstart/trainer.duration-4epochs"]
     assert name("task=mult2x2", "schedule.delta=4") == ["mult2x2-tiny-stepwise/schedule.delta-4"]
     (half,) = name("task=mult2x2", "schedule.delta=1/2")
     assert re.fullmatch(r"mult2x2-tiny-stepwise/schedule\.delta-1_2-[0-9a-f]{10}", half)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepwise_pl.config.keys import ASIDE, CHANGEABLE, PATHS, settings_of
+from stepwise_pl.config.keys import ASIDE, CHANGEABLE, PATHS, may_change, settings_of
 from stepwise_pl.config.run import Config
 from tests.conftest import COMMANDS, schema_of
 
@@ -10,8 +10,8 @@ from tests.conftest import COMMANDS, schema_of
 MAY_CHANGE = (
     "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "schedule.keep", "schedule.check_every",
-    "schedule.max_stay", "optimizer.decay_steps",
-    "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
+    "schedule.max_stay", "optimizer.decay",
+    "trainer.accelerator", "trainer.duration", "trainer.validate_every_epochs",
     "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
 # Beginnings of the keys that change neither what is learned nor how.
@@ -29,15 +29,26 @@ HOLD_PATHS = {
 KEYS = {key for key, _ in settings_of(Config)}
 
 
+def is_among(key: str, keys: tuple[str, ...]) -> bool:
+    """Whether the key is one of these, or begins like one that ends in the middle."""
+    return key in keys or key.startswith(tuple(one for one in keys if one.endswith((".", "_"))))
+
+
 @pytest.mark.parametrize("marked,expected", [(CHANGEABLE, MAY_CHANGE), (ASIDE, CHANGE_NOTHING)])
 def test_the_marks_of_the_fields_are_the_keys_that_were_decided_on(
     marked: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    assert {key for key in KEYS if key.startswith(marked)} == {key for key in KEYS if key.startswith(expected)}
+    found = {key for key in KEYS if is_among(key, marked)}
+    assert found == {key for key in KEYS if is_among(key, expected)}
     # Each of the beginnings holds for the key or the group that was marked, and for no other key.
-    assert all(key in marked or f"{key.split('.')[0]}." in marked for key in KEYS if key.startswith(marked))
+    assert all(key in marked or f"{key.split('.')[0]}." in marked for key in found)
     for key in expected:
         assert any(one.startswith(key) for one in marked), key
+
+
+def test_what_a_resumed_run_may_change() -> None:
+    assert {key for key in KEYS if may_change(key)} == {key for key in KEYS if is_among(key, MAY_CHANGE)}
+    assert may_change("optimizer.decay") and not may_change("optimizer.decay_all")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.duration import Duration
+from stepwise_pl.config.training import OptimizerConfig
 from stepwise_pl.config.upgrade import ANY, RETIRED, upgraded, upgraded_state
 from stepwise_pl.runs.saved_config import comparable_config, saved_config
 from stepwise_pl.schedules import Adaptive
@@ -78,6 +82,40 @@ def test_lengths_of_a_checkpoint_before_reasoning_steps() -> None:
     assert found == {"removed": 2, "limits": {"train_left": [2, 1, 0], "left": [3, 2, 0], "longest_answer": 4}}
 
 
+def length_of(derived: dict[str, Any] | None = None, decay_steps: int = 0, **trainer: int) -> tuple[str, float]:
+    """The duration and the decay that come of a trainer's former keys."""
+    plain: dict[str, Any] = {"trainer": trainer, "optimizer": {"decay_steps": decay_steps}, "derived": derived}
+    after = upgraded(plain, "x")
+    assert upgraded(after, "x") == after
+    assert not {"max_steps", "max_epochs", "decay_steps"} & (after["trainer"].keys() | after["optimizer"].keys())
+    return after["trainer"]["duration"], after["optimizer"]["decay"]
+
+
+def test_two_lengths_of_before_become_the_one_that_ended_the_run() -> None:
+    known = {"steps_per_epoch": 400}
+    assert length_of(max_epochs=3, max_steps=-1) == ("3epochs", 0)
+    assert length_of(max_epochs=3) == ("3epochs", 0)
+    assert length_of(max_steps=50) == ("50steps", 0)
+    assert length_of(max_epochs=200, max_steps=4000, derived=known, decay_steps=1000) == ("4000steps", 0.25)
+    assert length_of(max_epochs=14, max_steps=20_000, derived=known) == ("14epochs", 0)
+    # The fall of a run that ended by epochs keeps its number of steps, and ends with the run.
+    assert length_of(max_epochs=10, max_steps=4400, derived=known, decay_steps=1000) == ("10epochs", 0.25)
+    assert length_of(max_epochs=1, max_steps=4400, derived=known, decay_steps=1000) == ("1epochs", 1)
+    # A run that never read its data does not know T, unless its configuration says the size of an epoch.
+    data = {"epoch_size": 640, "batch_size": 32}
+    for asked, duration in ((data, "2epochs"), ({**data, "epoch_size": None}, "50steps"), ({}, "50steps")):
+        after = upgraded({"trainer": {"max_epochs": 2, "max_steps": 50}, "data": asked}, "x")
+        assert after["trainer"] == {"duration": duration}
+
+
+@given(st.integers(1, 10**6), st.data())
+def test_a_fall_of_before_keeps_its_number_of_steps(steps: int, data: st.DataObject) -> None:
+    fall = data.draw(st.integers(0, steps))
+    duration, decay = length_of(max_epochs=200, max_steps=steps, decay_steps=fall)
+    assert Duration.parse(duration).steps(7, 3) == steps
+    assert OptimizerConfig(decay=decay).decay_steps(steps) == fall
+
+
 @pytest.mark.parametrize("line", ["hi: 1", "schedule: {kind: linear, hi: 1}"])
 def test_a_key_that_no_version_knew_is_refused_with_its_file(tmp_path: Path, line: str) -> None:
     with pytest.raises(UserError, match=rf"^{tmp_path}/config.yaml: .*hi: no such key"):
@@ -113,8 +151,8 @@ def test_every_command_reads_an_old_run(old_run: Path, run_dir: Path, tmp_path: 
     assert comparable_config(old_run) == comparable_config(run_dir)
     command("export", f"run={old_run}")
     command("report", str(old_run), f"out={tmp_path / 'page.html'}")
-    command("train", *SMALL, f"model.init_from={old_run}", "trainer.max_steps=1", f"run_dir={tmp_path / 'from'}")
-    command("train", f"run_dir={old_run}", "resume=true", "trainer.max_epochs=7")
+    command("train", *SMALL, f"model.init_from={old_run}", "trainer.duration=1steps", f"run_dir={tmp_path / 'from'}")
+    command("train", f"run_dir={old_run}", "resume=true", "trainer.duration=7epochs")
     assert "lookahead" not in (old_run / "config.yaml").read_text()
 
 
@@ -136,7 +174,7 @@ def test_going_on_from_an_optimizer_of_before_names_the_commit_that_can(old_run:
         del group["full_lr"]
     torch.save(state, path)
     (old_run / "environment.json").write_text('{"sessions": [{"git": {"commit": "3348870aaaa"}}]}')
-    out = command("train", f"run_dir={old_run}", "resume=true", "trainer.max_epochs=7", check=False)
+    out = command("train", f"run_dir={old_run}", "resume=true", "trainer.duration=7epochs", check=False)
     assert (out.returncode, "Traceback" in out.stderr) == (2, False)
     assert "it was written by another version of stepwise_pl, commit 3348870, which can read it" in out.stderr
     assert "from its weights with model.init_from=" in out.stderr

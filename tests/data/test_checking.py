@@ -247,7 +247,7 @@ def test_the_suggested_schedule_keeps_its_promise(bytes_tokenizer, epoch: int) -
     splits = Splits({name: ExampleList(rows) for name in SPLITS})
     data = DataConfig(batch_size=32, epoch_size=epoch)
     text = part(check(splits, bytes_tokenizer, 99, data, allow_overlap=True), "suggested schedule")
-    pairs = re.findall(r"schedule.delta=(\S+) trainer.max_epochs=(\d+)  \(removal takes (\d+) epochs\)", text)
+    pairs = re.findall(r"schedule.delta=(\S+) trainer.duration=(\d+)epochs  \(removal takes (\d+) epochs\)", text)
     assert len(pairs) == len(PACES)
     for (delta, epochs, removal), (_, per_token) in zip(pairs, PACES, strict=True):
         schedule = Linear(delta=delta)
@@ -312,7 +312,7 @@ def test_the_command_line_takes_a_suggested_schedule_and_the_report_gives_its_ti
         measure=measured(model, bytes_tokenizer, 4),
     )
     text = part(report, "suggested schedule")
-    suggested = re.findall(r"^    (\S.*trainer.max_epochs=\d+)  \(.*\), about \d+ (?:s|min|h|days)", text, re.M)
+    suggested = re.findall(r"^    (\S.*trainer.duration=\d+epochs)  \(.*\), about \d+ (?:s|min|h|days)", text, re.M)
     assert len(suggested) == 2 * len(PACES)
     assert ("schedule.remove_all_beyond" in text) == (max(cots) == 30)
     assert re.search(r"a step takes \S+ s with the whole CoT and \S+ s with none: measured on .*random weights", text)
@@ -320,7 +320,7 @@ def test_the_command_line_takes_a_suggested_schedule_and_the_report_gives_its_ti
     for line in suggested:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = to_object(compose("train", ["task=mult2x2", *line.split()]))
-        assert config.trainer.max_epochs >= 1 and config.schedule.rate_exact > 0
+        assert config.trainer.duration.endswith("epochs") and config.schedule.rate_exact > 0
 
 
 def measured(

@@ -300,7 +300,7 @@ def test_stored_truncation_finds_its_cache_entry_again(tmp_path: Path) -> None:
 
 SUMS = [
     "model.layers=1", "model.width=64", "model.heads=2", "data.batch_size=32", "data.epoch_size=640", "optimizer.lr=5e-3",
-    "schedule=no_cot", "task.validation_size=20", "task.test_size=20", "trainer.max_steps=150",
+    "schedule=no_cot", "task.validation_size=20", "task.test_size=20", "trainer.duration=150steps",
 ]  # fmt: skip
 
 

@@ -21,7 +21,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with removed-0, removed-1 and removed-2, where 2 is the whole CoT."""
 
     def make(folder: Path) -> None:
-        command("train", *SMALL, "trainer.keep_every_removed=1", "trainer.max_epochs=4", f"run_dir={folder / 'kept'}")
+        command(
+            "train", *SMALL, "trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'kept'}"
+        )
 
     return made_once("kept", make, tmp_path_factory) / "kept"
 

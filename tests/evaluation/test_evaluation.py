@@ -32,7 +32,7 @@ from tests.conftest import SMALL, command, learner, small_model
 # by heart, so that problems trained on are answered right and others wrong.
 MIXED = (
     "task=mult2x2", "task.min_digits=1", "task.train_size=60", "task.validation_size=10", "task.test_size=40",
-    *SMALL[3:9], "schedule=no_cot", "trainer.max_epochs=10", "trainer.validate_every_epochs=10",
+    *SMALL[3:9], "schedule=no_cot", "trainer.duration=10epochs", "trainer.validate_every_epochs=10",
 )  # fmt: skip
 
 Evaluated = tuple[str, dict[str, Any], list[dict[str, Any]]]
@@ -255,7 +255,7 @@ def test_a_run_on_files_reads_other_files_by_its_own_columns(tmp_path) -> None:
     command(
         "train", *SMALL[3:], "task=file", f"task.train={tmp_path / 'train.jsonl'}", "task.prompt_field=q",
         "task.cot_field=z", "task.answer_field=a", "task.validation_size=5", "task.test_size=5",
-        "method.unit=step", f"run_dir={run}", "trainer.max_epochs=3",
+        "method.unit=step", f"run_dir={run}", "trainer.duration=3epochs",
     )  # fmt: skip
     _, summary, predictions = evaluated(run, file=str(tmp_path / "more.jsonl"))
     assert [row["prompt"] for row in predictions] == [row["q"] for row in rows[70:]]

@@ -40,7 +40,7 @@ ANY_LENGTH = "answer_accuracy_any_length"
 COPY = (
     "task=file", "task.allow_overlap=true", "model.layers=1", "model.heads=2", "model.width=64", "optimizer.lr=5e-3",
     "data.batch_size=20", "data.epoch_size=200", "data.cache_dir=null", "schedule.smoothing=inf", "schedule.rewarmup_steps=100", "guard.patience=1",
-    "schedule.pretrain_epochs=15", "schedule.delta=2", "trainer.max_steps=156", "trainer.validate_every_epochs=5",
+    "schedule.pretrain_epochs=15", "schedule.delta=2", "trainer.duration=156steps", "trainer.validate_every_epochs=5",
 )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_folders_without_the_new_numbers_are_read_by_everything(still_writing: P
     assert "at any length</" not in page.read_text() and (tmp_path / "figures" / "speed-batch1.png").is_file()
     out = command("compare", str(folder), str(still_writing)).stdout
     assert "run" in out
-    command("train", f"run_dir={folder}", "resume=true", "trainer.max_steps=160")
+    command("train", f"run_dir={folder}", "resume=true", "trainer.duration=160steps")
     rows = [row for row in all_rows(folder / "metrics.csv") if row["val/loss"]]
     assert [bool(row[f"val/{ANY_LENGTH}"]) for row in rows] == [False] * (len(rows) - 1) + [True]
     assert [stage.accuracy_any_length is None for stage in read_stages(folder / "metrics.csv")[0]] == [True, False]

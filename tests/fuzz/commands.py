@@ -61,7 +61,7 @@ NAMES = (
     "$x.txt",
 )
 TINY = (
-    "model.layers=1", "model.heads=1", "model.width=8", "data.batch_size=4", "data.epoch_size=8", "trainer.max_steps=2",
+    "model.layers=1", "model.heads=1", "model.width=8", "data.batch_size=4", "data.epoch_size=8", "trainer.duration=2steps",
     "data.eval_batch_size=8",
 )  # fmt: skip
 PRODUCTS = ("task=mult2x2", "task.digits=1", "task.train_size=20", "task.validation_size=4", "task.test_size=4")
@@ -169,7 +169,7 @@ NEAR = [
 HUGE = ["1000000000000000000", "99999999999999999999999999"]
 # Values of these keys cost time or memory. Only small or impossible values are drawn.
 COSTLY = re.compile(
-    r"(layers|heads|width|positions|batch_size|epoch_size|num_workers|devices|accumulate_grad_batches|max_steps|max_epochs|digits|"
+    r"(layers|heads|width|positions|batch_size|epoch_size|num_workers|devices|accumulate_grad_batches|max_steps|duration|digits|"
     r"_size|operands|length|terms|speed_problems|limit|rank|bits|entities|patience|finish_timeout|length_pool|wait_epochs|min_digits|sentences|people|steps)$"
 )
 NEVER = (
@@ -214,10 +214,10 @@ FLAGS = [
     "-mseed=1,2", "--experimental-rerun=nope", "-c=job", "help", "-?", "--seed=1", "--seed", "-cjob",
 ]  # fmt: skip
 ODD_OVERRIDES = [
-    "", "=", "=3", "+", "~", "++", "+=1", "~seed", "~task", "~model", "~schedule", "~trainer.max_steps", "~model.config", "~data", "~nope", "+new=1",
-    "+task.new=1", "++new=1", "++trainer.max_steps=1", "+seed=1", "+experiment=quickstart", "+task=file", "+task@x=file", "task@x=file", "/task=file",
+    "", "=", "=3", "+", "~", "++", "+=1", "~seed", "~task", "~model", "~schedule", "~trainer.duration", "~model.config", "~data", "~nope", "+new=1",
+    "+task.new=1", "++new=1", "++trainer.duration=1steps", "+seed=1", "+experiment=quickstart", "+task=file", "+task@x=file", "task@x=file", "/task=file",
     "task/x=file", "model.config.n_inner=16", "+model.config.n_inner=16", "+model.config.nope=1", "++model.config={n_inner:16}", "model={}", "model=[tiny]",
-    "trainer={max_steps:1}", "trainer.max_steps", "max_steps=1", "Seed=1", "seed =1", "seed= 1", "seed=1 ", "seed==1", "seed:1", "seed=1;", "task.kind=file",
+    "trainer={duration:1steps}", "trainer.duration", "trainer.max_steps=1", "trainer.duration=1", "trainer.duration=0steps", "trainer.duration='2 steps'", "max_steps=1", "Seed=1", "seed =1", "seed= 1", "seed=1 ", "seed==1", "seed:1", "seed=1;", "task.kind=file",
     "schedule.kind=adaptive", "hydra.verbose=true", "hydra.job.chdir=true", "hydra.run.dir=x", "hydra.output_subdir=.hydra", "hydra/launcher=nope",
     "hydra/sweeper=nope", "hydra.nope=1", "hydra.sweep.dir=x", "hydra=null", "resume=true", "resume=auto", "objective=nope", "objective=[]", "objective=[seconds,val_accuracy]",
     "seed=4294967296", "seed=4294967295", "task.train=", "lr=1", "optimizer.lr=", "optimizer.lr=1e30", "schedule.delta=1/0", "schedule.delta=1/4", "schedule.delta=0",
@@ -227,7 +227,7 @@ ODD_OVERRIDES = [
     "model.init_from=empty", "model.init_from=foreign", "model.name=nowhere", "model.pretrained=true", "model.lora.rank=2", "model.lora={rank:2}", "model.lora=null", "data=null",
     "model.gradient_checkpointing=true", "trainer.precision=bf16-mixed", "trainer.precision=16", "data.cache_dir=null", "data.cache_dir=mine.txt", "data.max_tokens=1",
     "data.num_workers=1", "guard.action=halve", "logger.tensorboard=true", "logger.offline=true", "data.easy_first=1", "expected.accuracy=[1,0]", "expected.accuracy=[0,1]", "optimizer.betas=[0.9]",
-    "optimizer.betas=[]", "optimizer.betas=0.9", "optimizer.eps=0", "optimizer.decay_steps=1", "optimizer.decay_steps=3", "trainer.validate_every_epochs=0", "trainer.keep_every_removed=1",
+    "optimizer.betas=[]", "optimizer.betas=0.9", "optimizer.eps=0", "optimizer.decay_steps=1", "optimizer.decay=1", "optimizer.decay=3", "trainer.validate_every_epochs=0", "trainer.keep_every_removed=1",
 ]  # fmt: skip
 
 
@@ -408,7 +408,7 @@ def sweeps(draw: st.DrawFn) -> Command:
     chosen = draw(st.lists(st.sampled_from(SWEPT[key]), min_size=2, max_size=3, unique=True))
     base = FILE if key.startswith("task.") else PRODUCTS
     more = [f"{key}={','.join(chosen)}"]
-    tiny = tuple("trainer.max_steps=1" if a.startswith("trainer.max_steps") else a for a in TINY)
+    tiny = tuple("trainer.duration=1steps" if a.startswith("trainer.duration") else a for a in TINY)
     return Command("train", ("-m", *replaced((*base, *tiny, "run_dir=jobs"), more)), odd=tuple(more))
 
 

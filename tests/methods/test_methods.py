@@ -140,18 +140,24 @@ def test_an_extra_module_is_trained_and_resumed(tmp_path) -> None:
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_method_trains_resumes_and_validates_as_it_evaluates(kind: str, tmp_path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder, more in ((whole, ["trainer.max_steps=12"]), (cut, ["trainer.max_steps=7"])):
+    for folder, more in ((whole, ["trainer.duration=12steps"]), (cut, ["trainer.duration=7steps"])):
         command(
             "train",
             *SMALL,
             f"method={kind}",
-            "optimizer.decay_steps=0",
+            "optimizer.decay=0",
             "model.dropout=0.1",
             *more,
             f"run_dir={folder}",
         )
     command(
-        "train", *SMALL, f"method={kind}", "model.dropout=0.1", "trainer.max_steps=12", f"run_dir={cut}", "resume=true"
+        "train",
+        *SMALL,
+        f"method={kind}",
+        "model.dropout=0.1",
+        "trainer.duration=12steps",
+        f"run_dir={cut}",
+        "resume=true",
     )
     states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, cut)]
     for name, weight in states[0]["state_dict"].items():

@@ -75,11 +75,11 @@ def test_a_method_of_ones_own_trains_resumes_evaluates_and_refuses_to_export(tmp
         "schedule.delta=8",
         "guard=wait",
         "trainer.keep_every_removed=1",
-        "optimizer.decay_steps=0",
+        "optimizer.decay=0",
     )
-    trained = run("train", *SMALL, *options, "trainer.max_steps=9", f"run_dir={folder}")
+    trained = run("train", *SMALL, *options, "trainer.duration=9steps", f"run_dir={folder}")
     assert trained.returncode == 0, trained.stderr
-    assert run("train", f"run_dir={folder}", "resume=true", "trainer.max_steps=14").returncode == 0
+    assert run("train", f"run_dir={folder}", "resume=true", "trainer.duration=14steps").returncode == 0
     header = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "train/own" in header
     evaluated = run("evaluate", f"run={folder}", "checkpoint=last", "split=validation", "speed_problems=0")

@@ -127,7 +127,7 @@ def test_new_positions_are_refused_because_they_would_not_be_trained(tmp_path: P
 
 # --- the commands
 
-LORA = (*SMALL, "model.lora.rank=4", "model.dropout=0.1", "model.lora.dropout=0.1", "schedule.smoothing=1", "trainer.max_epochs=4",
+LORA = (*SMALL, "model.lora.rank=4", "model.dropout=0.1", "model.lora.dropout=0.1", "schedule.smoothing=1", "trainer.duration=4epochs",
         "trainer.checkpoint_every_n_steps=7")  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def test_a_run_can_start_from_one_with_adapters(base: Path, adapted: Path, tmp_p
     torch.testing.assert_close(model(IDS).logits, own.model(IDS).logits, rtol=1e-4, atol=1e-4)
     assert all(parameter.requires_grad for parameter in model.parameters())
     # Adapters can stand on top of merged adapters.
-    command("train", *LORA, f"model.init_from={adapted}", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2")
+    command("train", *LORA, f"model.init_from={adapted}", f"run_dir={tmp_path / 'run'}", "trainer.duration=2steps")
     command("evaluate", f"run={tmp_path / 'run'}", "checkpoint=last", "speed_problems=0")
 
 
@@ -205,14 +205,14 @@ def test_other_weights_beneath_are_refused(base: Path, tmp_path: Path) -> None:
     moved = tmp_path / "base"
     shutil.copytree(base, moved)
     folder = tmp_path / "run"
-    command("train", *LORA, f"model.init_from={moved}", f"run_dir={folder}", "trainer.max_steps=2")
+    command("train", *LORA, f"model.init_from={moved}", f"run_dir={folder}", "trainer.duration=2steps")
     checkpoint = torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)
     checkpoint["state_dict"]["model.transformer.ln_f.bias"] += 0.1
     torch.save(checkpoint, moved / "checkpoints" / "best.ckpt")
     for arguments, message in (
         (["evaluate", f"run={folder}"], "holds adapters of a model that has changed since"),
         (["export", f"run={folder}"], "holds adapters of a model that has changed since"),
-        (["train", f"run_dir={folder}", "resume=true", "trainer.max_steps=4"], "the weights that LoRA leaves as they are have changed"),
+        (["train", f"run_dir={folder}", "resume=true", "trainer.duration=4steps"], "the weights that LoRA leaves as they are have changed"),
     ):  # fmt: skip
         out = command(*arguments, check=False)
         assert (out.returncode, message in out.stderr) == (2, True), out.stderr[-2000:]

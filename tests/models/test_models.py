@@ -148,7 +148,7 @@ def test_gelu_in_one_kernel_is_gpt2s(tokenizer, tmp_path) -> None:
 def test_an_explicit_cot_run_serves_to_start_from(tmp_path) -> None:
     """A run starts from the weights of the best checkpoint, under another schedule. Another size of model is refused."""
     explicit = tmp_path / "explicit"
-    command("train", *SMALL, "schedule=explicit_cot", f"run_dir={explicit}", "trainer.max_epochs=3")
+    command("train", *SMALL, "schedule=explicit_cot", f"run_dir={explicit}", "trainer.duration=3epochs")
     run = load_run(str(explicit), "best")
     cfg = dataclasses.replace(run.config.model, init_from=str(explicit))
     started = build_model(cfg, run.tokenizer)
@@ -159,7 +159,7 @@ def test_an_explicit_cot_run_serves_to_start_from(tmp_path) -> None:
         f"model.init_from={explicit}",
         f"run_dir={tmp_path / 'next'}",
         "trainer.log_every_n_steps=1",
-        "trainer.max_steps=1",
+        "trainer.duration=1steps",
     )
     (first, *_), last = (read_metrics(tmp_path / "next" / "metrics.csv"), read_metrics(explicit / "metrics.csv"))
     random = next(float(row["train/loss"]) for row in last if row["train/loss"])

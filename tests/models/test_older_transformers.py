@@ -142,7 +142,7 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_an_export_takes_an_empty_folder_and_leaves_others_alone(tmp_path: Path) -> None:
     small = ("task=mult2x2", "task.digits=1", "model.layers=1", "model.width=32", "model.heads=2", "data.batch_size=8",
-             "data.epoch_size=16", "trainer.max_steps=2", "task.split=ordered")  # fmt: skip
+             "data.epoch_size=16", "trainer.duration=2steps", "task.split=ordered")  # fmt: skip
     run = tmp_path / "run"
     command("train", *small, f"run_dir={run}")
     (tmp_path / "empty").mkdir()

@@ -79,7 +79,7 @@ def test_20x20_digits_train_and_export(tmp_path: Path) -> None:
         "task.validation_size=1",
         "task.test_size=1",
         "data.batch_size=2",
-        "trainer.max_steps=1",
+        "trainer.duration=1steps",
     )
     size = ("model.layers=1", "model.width=32", "model.heads=2")
     command("train", "task=mult3x3", *few, *size, f"run_dir={tmp_path / 'small'}")
@@ -91,7 +91,7 @@ def test_20x20_digits_train_and_export(tmp_path: Path) -> None:
         command("evaluate", f"run={folder}", "speed_problems=0")
         command("export", f"run={folder}", f"out={folder / 'hf'}")
         assert AutoModelForCausalLM.from_pretrained(folder / "hf").transformer.wpe.num_embeddings == 1299
-    command("train", f"run_dir={tmp_path / 'grown'}", "resume=true", "trainer.max_steps=2")
+    command("train", f"run_dir={tmp_path / 'grown'}", "resume=true", "trainer.duration=2steps")
     assert json.loads((tmp_path / "grown" / "summary.json").read_text())["steps"] == 2
 
 

@@ -52,7 +52,7 @@ def test_every_trainer_composes_under_a_recipe_and_leaves_it_as_it_is(name: str)
     assert (config.trainer.accelerator == "gpu") is (name != "cpu")
     assert (config.trainer.devices > 1) is (name in ("ddp", "fsdp2"))
     assert (config.trainer.strategy == "fsdp2") is (name == "fsdp2")
-    for key in ("precision", "accumulate_grad_batches", "max_epochs"):
+    for key in ("precision", "accumulate_grad_batches", "duration"):
         assert getattr(config.trainer, key) == getattr(alone.trainer, key)
 
 
@@ -132,7 +132,7 @@ def test_the_papers_multiplication_runs(digits: int) -> None:
     assert (config.task.digits, config.task.train_size, config.task.validation_size) == (digits, 808_000, 1000)
     assert (config.model.name, config.model.pretrained, config.model.dropout) == ("gpt2", True, None)
     assert (schedule.delta, schedule.smoothing, schedule.remove_all_beyond) == (8, 4.0, None)
-    assert (config.optimizer.lr, config.data.batch_size, config.trainer.max_epochs) == (5e-5, 32, 200)
+    assert (config.optimizer.lr, config.data.batch_size, config.trainer.duration) == (5e-5, 32, "200epochs")
     assert (config.trainer.precision, config.trainer.gradient_clip_val) == ("32-true", 1.0)
 
 
@@ -143,7 +143,7 @@ def test_the_papers_gsm8k_runs(model: str, name: str) -> None:
     config, schedule = published(f"gsm8k_{model}")
     assert (config.model.name, config.model.pretrained) == (name, True)
     assert (schedule.delta, schedule.smoothing, schedule.remove_all_beyond) == (8, 4.0, 39)
-    assert (config.optimizer.lr, config.trainer.max_epochs, config.trainer.precision) == (1e-5, 80, "bf16-true")
+    assert (config.optimizer.lr, config.trainer.duration, config.trainer.precision) == (1e-5, "80epochs", "bf16-true")
     assert (config.data.batch_size, config.trainer.accumulate_grad_batches) == (32, 2)  # 16 x 2
 
 

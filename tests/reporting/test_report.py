@@ -26,7 +26,7 @@ from tests.conftest import SMALL, command, made_once
 from tests.system.test_resume import start
 
 CHROMIUM = Path("/usr/bin/chromium")
-BASE = (*(one for one in SMALL if not one.startswith("schedule")), "trainer.max_epochs=4")
+BASE = (*(one for one in SMALL if not one.startswith("schedule")), "trainer.duration=4epochs")
 DELTAS, LAMBDAS, SEEDS = ("1", "1/2"), ("2", "inf"), (0, 1)
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
 
@@ -108,7 +108,7 @@ def make_runs(root: Path) -> None:
         command("train", *BASE, f"schedule={name}", f"run_dir={root / 'baselines' / name}")
         command("evaluate", f"run={root / 'baselines' / name}", "speed_problems=2")
     accuracy = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
-    out = start(root / "back", "guard=halve", "trainer.max_epochs=6", options=(accuracy,))
+    out = start(root / "back", "guard=halve", "trainer.duration=6epochs", options=(accuracy,))
     assert out.returncode == 0, out.stderr[-2000:]
     assert start(root / "killed", end="after the step,30,SIGKILL").returncode == -9
 
@@ -413,7 +413,7 @@ def test_answers_of_one_token_have_a_page(tmp_path: Path) -> None:
         "data.epoch_size=640",
     )
     command("train", "task=parity", "task.bits=4", "task.train_size=8", "task.validation_size=4", "task.test_size=4", *small,
-            "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")  # fmt: skip
+            "trainer.duration=1epochs", f"run_dir={tmp_path / 'run'}")  # fmt: skip
     (record,) = read_stage_records(tmp_path / "run" / "stages.jsonl")
     page = reported(tmp_path, str(tmp_path / "run"))
     assert page.figures["digits-1"]["data"][0]["z"] == [record["digits"], [1.0]][: len(record["digits"])]

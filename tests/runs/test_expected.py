@@ -31,11 +31,11 @@ def test_without_a_band_nothing_is_said() -> None:
 
 def test_a_changed_recipe_is_named_and_what_changes_nothing_is_not() -> None:
     aside = {"experiment", "seed", "run_dir", "logger", "logger.offline", "trainer", "trainer.keep_every_removed"}
-    changed = changed_keys(aside | {"schedule", "schedule.delta", "trainer.max_steps"})
-    assert changed == ["schedule", "schedule.delta", "trainer.max_steps"]
+    changed = changed_keys(aside | {"schedule", "schedule.delta", "trainer.duration"})
+    assert changed == ["schedule", "schedule.delta", "trainer.duration"]
     judged = judge(ExpectedConfig([0, 1], source="a table"), 0.5, 60, changed)
     assert judged is not None and judged_lines(judged)[-1].endswith(
-        "without your schedule, schedule.delta, trainer.max_steps"
+        "without your schedule, schedule.delta, trainer.duration"
     )
 
 
@@ -57,7 +57,7 @@ def test_both_commands_say_where_a_run_lies(tmp_path: Path) -> None:
         "expected.machine='any machine'",
         "expected.source=nobody",
     ]
-    shown = command("train", *SMALL, *band, "trainer.max_steps=4", f"run_dir={run}").stdout
+    shown = command("train", *SMALL, *band, "trainer.duration=4steps", f"run_dir={run}").stdout
     summary = json.loads((run / "summary.json").read_text())
     said = f"expected        test accuracy 99.0% to 100.0%: BELOW ({summary['test_accuracy']:.1%})"
     assert said in shown and "0 to 30 minutes on any machine: inside" in shown
@@ -75,6 +75,6 @@ def test_both_commands_say_where_a_run_lies(tmp_path: Path) -> None:
     (run / "elsewhere.json").rename(run / "summary.json")
     assert "expected" not in command("evaluate", f"run={run}", "speed_problems=0", "split=validation").stdout
     # A run that goes on is still what it was.
-    command("train", f"run_dir={run}", "resume=true", "trainer.max_steps=6")
+    command("train", f"run_dir={run}", "resume=true", "trainer.duration=6steps")
     changed = json.loads((run / "summary.json").read_text())["expected"]["changed"]
-    assert {"data.batch_size", "trainer.max_steps"} <= set(changed)
+    assert {"data.batch_size", "trainer.duration"} <= set(changed)

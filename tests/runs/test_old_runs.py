@@ -53,7 +53,7 @@ def test_run_and_sweep_are_reported(old: Path) -> None:
 
 
 def test_it_is_gone_on_with(old: Path) -> None:
-    command("train", *SAME, "schedule.delta=1", "trainer.max_epochs=4", "run_dir=run", "resume=true", cwd=old)
+    command("train", *SAME, "schedule.delta=1", "trainer.duration=4epochs", "run_dir=run", "resume=true", cwd=old)
     with (old / "run" / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == list(range(4, 33, 4))
@@ -61,6 +61,6 @@ def test_it_is_gone_on_with(old: Path) -> None:
 
 def test_its_sweep_is_read_and_grows(old: Path) -> None:
     assert "2 jobs" in command("sweep", "sweep", cwd=old).stdout.replace("2 of 2 jobs", "2 jobs")
-    arguments = ("trainer.max_epochs=3", "schedule.delta=1,2", "seed=0,1", "run_dir=sweep", "resume=true")
+    arguments = ("trainer.duration=3epochs", "schedule.delta=1,2", "seed=0,1", "run_dir=sweep", "resume=true")
     out = command("train", "-m", *SAME, *arguments, cwd=old).stdout
     assert "2 finished already" in out and (old / "sweep" / "schedule.delta-2" / "seed1" / "summary.json").is_file()

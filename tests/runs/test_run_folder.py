@@ -30,7 +30,7 @@ from tests import background
 from tests.conftest import REPO, SMALL, command
 from tests.system.test_resume import RUN, assert_the_same, metrics, start, state
 
-TINY = (*SMALL, "trainer.max_epochs=1", "data.cache_dir=null")
+TINY = (*SMALL, "trainer.duration=1epochs", "data.cache_dir=null")
 
 
 def chosen(**settings: Any) -> Path:
@@ -109,13 +109,13 @@ def test_a_sweep_leaves_jobs_alone_whose_checkpoints_are_gone(tmp_path: Path) ->
     """Finished ones stay finished; one that is to train for longer cannot, and says so."""
     folder = tmp_path / "sweep"
     arguments = ("-m", *TINY, "trainer.log_every_n_steps=1", "seed=0,1", f"run_dir={folder}")
-    command("train", *arguments, "trainer.max_steps=2")
+    command("train", *arguments, "trainer.duration=2steps")
     shutil.rmtree(folder / "seed0/checkpoints")
     before = content(folder / "seed0")
-    out = command("train", *arguments, "trainer.max_steps=2", "resume=true")
+    out = command("train", *arguments, "trainer.duration=2steps", "resume=true")
     assert "2 finished already" in out.stdout
     assert content(folder / "seed0")["metrics.csv"] == before["metrics.csv"]
-    out = command("train", *arguments, "trainer.max_steps=4", "resume=true", check=False)
+    out = command("train", *arguments, "trainer.duration=4steps", "resume=true", check=False)
     assert out.returncode == 2 and "1 of 2 jobs failed" in out.stderr
     assert "cannot go on: checkpoints/last.ckpt is not there" in out.stderr and "this job begins anew" in out.stderr
     for name in ("metrics.csv", "stages.jsonl", "summary.json"):
@@ -139,7 +139,7 @@ def test_a_dangling_link_is_named(run: Path, tmp_path: Path, link: str) -> None:
 @pytest.mark.long
 def test_without_its_metrics_a_run_goes_on_and_invents_nothing(run: Path) -> None:
     (run / "metrics.csv").unlink()
-    out = command("train", f"run_dir={run}", "resume=true", "trainer.max_epochs=2")
+    out = command("train", f"run_dir={run}", "resume=true", "trainer.duration=2epochs")
     assert "metrics.csv is missing: the new one begins at step 20" in out.stderr
     assert {int(row["step"]) for row in all_rows(run / "metrics.csv")} == {25, 30, 35, 40}
     summary = json.loads((run / "summary.json").read_text())
@@ -158,9 +158,9 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew_on_resume_only(tm
     line = refused(folder, *RUN, f"run_dir={folder}")
     assert "holds a run that has no checkpoint yet; resume=true begins it anew" in line
     # Once there was one, it does not any more.
-    assert start(folder, "resume=true", "trainer.max_epochs=1").returncode == 0
+    assert start(folder, "resume=true", "trainer.duration=1epochs").returncode == 0
     shutil.rmtree(folder / "checkpoints")
-    assert "cannot go on" in refused(folder, *RUN, "trainer.max_epochs=1", f"run_dir={folder}", "resume=true")
+    assert "cannot go on" in refused(folder, *RUN, "trainer.duration=1epochs", f"run_dir={folder}", "resume=true")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_first_checkpoint_that_was_not_noted_is_noted_when_training_goes_on(tm
 
 def test_a_resume_that_fails_leaves_the_run_as_it_was(run: Path) -> None:
     line = refused(
-        run, f"run_dir={run}", "resume=true", "trainer.max_epochs=2", "logger=wandb", WANDB_MODE="online",
+        run, f"run_dir={run}", "resume=true", "trainer.duration=2epochs", "logger=wandb", WANDB_MODE="online",
         WANDB_API_KEY="", HOME=str(run.parent),
     )  # fmt: skip
     assert "W&B does not start" in line
@@ -243,7 +243,7 @@ def test_a_run_stopped_by_a_hangup_goes_on_as_if_uninterrupted(tmp_path: Path) -
 
 
 def endless(folder: Path, **popen: Any) -> subprocess.Popen[str]:
-    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=100000", f"run_dir={folder}"]
+    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.duration=100000epochs", f"run_dir={folder}"]
     popen = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, **popen}
     return background.start(*arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, **popen)
 
@@ -297,7 +297,15 @@ def test_a_terminal_that_is_closed_ends_a_run_saved(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_sweep_stops_on_a_hangup_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    arguments = ["-m", "stepwise_pl.train", "-m", *RUN, "trainer.max_epochs=100000", "seed=0,1", f"run_dir={folder}"]
+    arguments = [
+        "-m",
+        "stepwise_pl.train",
+        "-m",
+        *RUN,
+        "trainer.duration=100000epochs",
+        "seed=0,1",
+        f"run_dir={folder}",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = background.start(*arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     until(folder / "seed0/checkpoints/last.ckpt")
@@ -332,7 +340,7 @@ def test_killed_at_the_very_end_the_row_of_the_test_is_the_same(tmp_path: Path, 
 
 def test_what_a_killed_write_of_a_checkpoint_left_is_gone(run: Path) -> None:
     (run / "checkpoints/removed-1.tmp").write_bytes(b"half")
-    command("train", f"run_dir={run}", "resume=true", "trainer.max_epochs=2", "trainer.max_steps=22")
+    command("train", f"run_dir={run}", "resume=true", "trainer.duration=22steps")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "good.ckpt", "last.ckpt"]
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 22
 

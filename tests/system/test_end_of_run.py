@@ -24,7 +24,7 @@ from tests.conftest import OFFLINE, REPO, command
 # Every one of the 50 validation answers is "1", so that everything is right in seconds.
 RIGHT = (
     "task=file", "task.validation_size=50", "task.test_size=20", "schedule=no_cot", "model.layers=1", "model.heads=2",
-    "model.width=32", "optimizer.lr=1e-2", "trainer.max_steps=55", "data.cache_dir=null",
+    "model.width=32", "optimizer.lr=1e-2", "trainer.duration=55steps", "data.cache_dir=null",
 )  # fmt: skip
 
 NO_FIGURES = """
@@ -65,7 +65,7 @@ def test_a_run_that_answers_everything_right_ends_with_a_table_and_a_figure(ones
 @pytest.mark.long
 def test_a_run_without_a_figure_keeps_its_summary_table_and_status(ones: Path, tmp_path: Path) -> None:
     """The run may be alone or in a sweep; in the sweep all jobs finish, and the table is written."""
-    few = (*RIGHT, f"task.train={ones}", "trainer.max_steps=2")
+    few = (*RIGHT, f"task.train={ones}", "trainer.duration=2steps")
     out = train_without_figures(tmp_path, *few, f"run_dir={tmp_path / 'run'}")
     assert out.returncode == 0, out.stderr[-2000:]
     warnings = [line for line in out.stderr.splitlines() if "accuracy.png" in line]
@@ -114,7 +114,7 @@ def test_text_of_a_run_is_no_formula(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_sweep_folder_that_takes_no_figures_still_has_its_table(ones: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    command("train", "-m", *RIGHT, f"task.train={ones}", "trainer.max_steps=2", "seed=0,1", f"run_dir={folder}")
+    command("train", "-m", *RIGHT, f"task.train={ones}", "trainer.duration=2steps", "seed=0,1", f"run_dir={folder}")
     (folder / "sweep.png").unlink()
     (folder / "sweep.png").mkdir()
     (folder / "sweep.csv").unlink()

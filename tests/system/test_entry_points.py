@@ -167,7 +167,7 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
     assert out.returncode == 2
     assert "holds a run already; resume=true goes on with it" in out.stderr
     folder = tmp_path / "part"
-    command("train", *SMALL, f"run_dir={folder}", "trainer.max_epochs=3")
+    command("train", *SMALL, f"run_dir={folder}", "trainer.duration=3epochs")
     out = command("train", *SMALL, f"run_dir={folder}", "resume=true", "method.side=right", check=False)
     assert "another configuration: method.side was left, is right" in out.stderr
     out = command("train", f"run_dir={folder}", "resume=true", "data.batch_size=64", check=False)
@@ -175,7 +175,9 @@ def test_a_run_is_not_overwritten_and_resumes(run_dir: Path, tmp_path) -> None:
     out = command("train", "experiment=quickstart", f"run_dir={folder}", "resume=true", check=False)
     assert "another configuration: data.batch_size was 32, is 64; " in out.stderr
     # The folder has the configuration; the user gives only the changes.
-    command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=6", "logger=wandb", "logger.offline=true")
+    command(
+        "train", f"run_dir={folder}", "resume=true", "trainer.duration=6epochs", "logger=wandb", "logger.offline=true"
+    )
     assert (folder / "wandb.json").is_file()
     whole, resumed = (
         [r for r in read_metrics(path / "metrics.csv") if not r["test/loss"]] for path in (run_dir, folder)
@@ -212,8 +214,8 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
     args = [*args, "trainer.log_every_n_steps=1", "data.batch_size=32"]
     low_precision = any(one.startswith("trainer.precision=bf16") for one in args)
     two_processes = ("trainer.devices=2", f"trainer.strategy={shared}")
-    command("train", *args, f"run_dir={tmp_path / 'one'}", "trainer.max_steps=8")
-    command("train", *args, f"run_dir={tmp_path / 'two'}", "trainer.max_steps=8", *two_processes)
+    command("train", *args, f"run_dir={tmp_path / 'one'}", "trainer.duration=8steps")
+    command("train", *args, f"run_dir={tmp_path / 'two'}", "trainer.duration=8steps", *two_processes)
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     assert [(r["step"], r["schedule/removed_tokens"], r["schedule/reset_step"]) for r in one] == [
         (r["step"], r["schedule/removed_tokens"], r["schedule/reset_step"]) for r in two
@@ -232,8 +234,8 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
     assert "schedule=adaptive" not in args or len({r["schedule/removed_tokens"] for r in one}) > 1
 
     # After a stop in the middle, the two processes continue exactly. One process can load their checkpoint.
-    command("train", *args, f"run_dir={tmp_path / 'cut'}", "trainer.max_steps=5", *two_processes)
-    command("train", f"run_dir={tmp_path / 'cut'}", "resume=true", "trainer.max_steps=8")
+    command("train", *args, f"run_dir={tmp_path / 'cut'}", "trainer.duration=5steps", *two_processes)
+    command("train", f"run_dir={tmp_path / 'cut'}", "resume=true", "trainer.duration=8steps")
     cut, whole = (read_metrics(tmp_path / name / "metrics.csv") for name in ("cut", "two"))
     assert [r["train/loss"] for r in cut if r["train/loss"]] == [r["train/loss"] for r in whole if r["train/loss"]]
     states = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("cut", "two")]
@@ -251,7 +253,7 @@ def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signa
     args = [*LINEAR, "trainer.log_every_n_steps=1", "trainer.devices=2", f"trainer.strategy={shared}"]
     folder = tmp_path / "cut"
     process = background.start(
-        "-m", "stepwise_pl.train", *args, f"run_dir={folder}", "trainer.max_steps=100000", "trainer.max_epochs=100000",
+        "-m", "stepwise_pl.train", *args, f"run_dir={folder}", "trainer.duration=100000steps",
         env={**os.environ, **OFFLINE}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     for _ in range(1200):
@@ -263,8 +265,8 @@ def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signa
     assert process.returncode == 128 + number, out[-2000:]
     assert "resume=true goes on" in out and "Traceback" not in out
     steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] + 3
-    command("train", f"run_dir={folder}", "resume=true", f"trainer.max_steps={steps}")
-    command("train", *args, f"run_dir={tmp_path / 'whole'}", f"trainer.max_steps={steps}", "trainer.max_epochs=100000")
+    command("train", f"run_dir={folder}", "resume=true", f"trainer.duration={steps}steps")
+    command("train", *args, f"run_dir={tmp_path / 'whole'}", f"trainer.duration={steps}steps")
     cut, whole = (read_metrics(tmp_path / name / "metrics.csv") for name in ("cut", "whole"))
     assert [r["train/loss"] for r in cut if r["train/loss"]] == [r["train/loss"] for r in whole if r["train/loss"]]
 
@@ -272,7 +274,7 @@ def test_two_processes_stop_together(tmp_path, shared: str, number: signal.Signa
 @pytest.mark.long
 def test_a_run_from_before_a_key_existed_resumes(tmp_path) -> None:
     folder = tmp_path / "run"
-    command("train", *SMALL, f"run_dir={folder}", "trainer.max_steps=4")
+    command("train", *SMALL, f"run_dir={folder}", "trainer.duration=4steps")
     gone = {"trainer": "strategy", "data": "max_tokens"}
     plain = read_yaml(folder / "config.yaml")
     last = folder / "checkpoints" / "last.ckpt"
@@ -283,7 +285,7 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path) -> None:
             del config[group][key]
     save_yaml(plain, folder / "config.yaml")
     torch.save(state, last)
-    command("train", *SMALL, "trainer=cpu", f"run_dir={folder}", "trainer.max_steps=6", "resume=true", "expected.accuracy=[0,1]",
+    command("train", *SMALL, "trainer=cpu", f"run_dir={folder}", "trainer.duration=6steps", "resume=true", "expected.accuracy=[0,1]",
             "expected.source=me")  # fmt: skip
     assert json.loads((folder / "summary.json").read_text())["expected"]["accuracy_inside"] is True
 
@@ -291,7 +293,7 @@ def test_a_run_from_before_a_key_existed_resumes(tmp_path) -> None:
 @pytest.mark.long
 def test_default_run_folders_do_not_collide(tmp_path) -> None:
     for _ in range(2):
-        command("train", *SMALL, "trainer.max_steps=2", cwd=tmp_path, PYTHONPATH=str(REPO))
+        command("train", *SMALL, "trainer.duration=2steps", cwd=tmp_path, PYTHONPATH=str(REPO))
     runs = sorted(path.parent.relative_to(tmp_path) for path in tmp_path.rglob("summary.json"))
     assert [path.name for path in runs] == ["seed0", "seed0-2"]
     assert runs[0].parts[:2] == ("outputs", "mult2x2-tiny-stepwise")
@@ -300,7 +302,7 @@ def test_default_run_folders_do_not_collide(tmp_path) -> None:
 
 def test_multirun_runs_a_sweep(tmp_path) -> None:
     command(
-        "train", "-m", *SMALL, "trainer.max_steps=2", "schedule.delta=4,1/2", "schedule.smoothing=2,inf",
+        "train", "-m", *SMALL, "trainer.duration=2steps", "schedule.delta=4,1/2", "schedule.smoothing=2,inf",
         cwd=tmp_path, PYTHONPATH=str(REPO),
     )  # fmt: skip
     configs = [path.read_text() for path in sorted(tmp_path.rglob("config.yaml"))]
@@ -314,7 +316,7 @@ def test_gpt2_with_random_weights_trains_two_steps_on_7x7(shared_data, tmp_path)
     out = command(
         "train", "model=gpt2", "task=mult7x7", "model.pretrained=false",
         f"model.tokenizer={shared_data / 'gpt2-tokenizer'}", "task.train_size=200", "task.validation_size=1",
-        "task.test_size=1", "data.batch_size=2", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}",
+        "task.test_size=1", "data.batch_size=2", "trainer.duration=2steps", f"run_dir={tmp_path / 'run'}",
         "trainer.log_every_n_steps=1",
     )  # fmt: skip
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
@@ -328,7 +330,7 @@ def test_gpt2_with_random_weights_trains_two_steps_on_7x7(shared_data, tmp_path)
 def test_files_train_like_generated_data(tmp_path) -> None:
     command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
-    command("train", *SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=4")
+    command("train", *SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}", "trainer.duration=4steps")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["max_cot_tokens"] == 2
     # The export needs only the run folder; the data gives the README an example of a prompt.
     (tmp_path / "data" / "train.txt").unlink()
@@ -341,10 +343,10 @@ def test_files_train_like_generated_data(tmp_path) -> None:
 def test_a_stopped_sweep_resumes(tmp_path) -> None:
     """The first of two runs is unfinished, and the second has not begun."""
     args = ("train", "-m", *SMALL, "schedule.smoothing=2,inf")
-    command(*args, "trainer.max_steps=4", cwd=tmp_path, PYTHONPATH=str(REPO))
+    command(*args, "trainer.duration=4steps", cwd=tmp_path, PYTHONPATH=str(REPO))
     first, second = sorted(path.parent for path in tmp_path.rglob("summary.json"))
     shutil.rmtree(second)
-    command(*args, "trainer.max_steps=8", "resume=true", cwd=tmp_path, PYTHONPATH=str(REPO))
+    command(*args, "trainer.duration=8steps", "resume=true", cwd=tmp_path, PYTHONPATH=str(REPO))
     assert sorted(path.parent for path in tmp_path.rglob("summary.json")) == [first, second]
     assert {json.loads((path / "summary.json").read_text())["steps"] for path in (first, second)} == {8}
     sessions = json.loads((first / "environment.json").read_text())["sessions"]
@@ -373,7 +375,7 @@ def test_the_wheel_trains_from_any_directory(tmp_path) -> None:
     )
     assert where.stdout.startswith(str(site))
     out = subprocess.run(
-        [sys.executable, "-m", "stepwise_pl.train", *SMALL, "trainer.max_steps=2"],
+        [sys.executable, "-m", "stepwise_pl.train", *SMALL, "trainer.duration=2steps"],
         cwd=elsewhere,
         env=env,
         capture_output=True,

@@ -14,7 +14,7 @@ from tests.conftest import REPO, SMALL, command
 
 def test_keep_position_is_refused_in_an_export(tmp_path) -> None:
     folder = tmp_path / "kept"
-    command("train", *SMALL, "trainer.max_epochs=1", "method.keep_position=true", f"run_dir={folder}")
+    command("train", *SMALL, "trainer.duration=1epochs", "method.keep_position=true", f"run_dir={folder}")
     out = command("export", f"run={folder}", check=False)
     assert (out.returncode, "keep_position" in out.stderr) == (2, True)
 
@@ -26,7 +26,7 @@ def test_a_failed_start_can_be_repeated(tmp_path) -> None:
     assert "neither state_dict.bin nor" in out.stderr
     out = command("train", *SMALL, f"run_dir={folder}", "resume=true", check=False)
     assert "nothing to resume" in out.stderr
-    command("train", *SMALL, f"run_dir={folder}", "trainer.max_steps=2")
+    command("train", *SMALL, f"run_dir={folder}", "trainer.duration=2steps")
 
 
 def limited(bytes_: int):
@@ -51,7 +51,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_older_one(run_dir
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
     out = subprocess.run(
-        [sys.executable, "-m", "stepwise_pl.train", *SMALL, f"run_dir={folder}", "resume=true", "trainer.max_epochs=8"],
+        [sys.executable, "-m", "stepwise_pl.train", *SMALL, f"run_dir={folder}", "resume=true", "trainer.duration=8epochs"],
         capture_output=True, text=True, cwd=REPO, preexec_fn=limited(100_000), timeout=300,
     )  # fmt: skip
     assert out.returncode == 2, out.stderr[-2000:]

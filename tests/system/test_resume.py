@@ -19,7 +19,7 @@ from tests.conftest import REPO, SMALL, command
 
 # A token leaves after steps 20 and 40. An epoch has 20 steps and ends with a validation. A step has 2 micro-batches.
 RUN = (
-    *SMALL, "model.dropout=0.1", "trainer.max_epochs=4", "trainer.accumulate_grad_batches=2", "schedule.smoothing=1",
+    *SMALL, "model.dropout=0.1", "trainer.duration=4epochs", "trainer.accumulate_grad_batches=2", "schedule.smoothing=1",
     "trainer.checkpoint_every_n_steps=7", "trainer.log_every_n_steps=1", "data.cache_dir=null",
 )  # fmt: skip
 
@@ -139,11 +139,11 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     command("write_data", "task=mult2x2", "task.digits=1", f"out={tmp_path / 'data'}")
     files = [f"task.{name}={tmp_path / 'data' / name}.txt" for name in ("train", "validation", "test")]
     arguments = (*SMALL[3:], "task=file", *files, f"run_dir={tmp_path / 'run'}")
-    command("train", *arguments, "trainer.max_steps=4")
+    command("train", *arguments, "trainer.duration=4steps")
     train = tmp_path / "data" / "train.txt"
     lines = train.read_text().splitlines()
     train.write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
-    out = command("train", f"run_dir={tmp_path / 'run'}", "resume=true", "trainer.max_steps=8", check=False)
+    out = command("train", f"run_dir={tmp_path / 'run'}", "resume=true", "trainer.duration=8steps", check=False)
     assert out.returncode == 2
     assert "is of another run: it was trained on other data" in out.stderr.splitlines()[-1]
     out = command("evaluate", f"run={tmp_path / 'run'}", check=False)
@@ -170,7 +170,7 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 def refused(folder: Path, *more: str) -> str:
     """The line that refuses a resume in the folder."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    out = command("train", f"run_dir={folder}", "resume=true", "trainer.max_epochs=5", *more, check=False)
+    out = command("train", f"run_dir={folder}", "resume=true", "trainer.duration=5epochs", *more, check=False)
     assert (out.returncode, "Traceback" in out.stderr) == (2, False), out.stderr
     for path, content in before.items():
         assert path.name == ".lock" or path.read_bytes() == content, f"{path} was changed"
@@ -204,16 +204,16 @@ def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, copied: Path, 
     assert "is of another run: it was trained on other data" in refused(copied)
     # The line names the differences from another run.
     other = tmp_path / "other"
-    assert start(other, "model.width=32", "optimizer.lr=1e-3", "trainer.max_epochs=1").returncode == 0
+    assert start(other, "model.width=32", "optimizer.lr=1e-3", "trainer.duration=1epochs").returncode == 0
     shutil.copy(other / "checkpoints" / "last.ckpt", last)
     line = refused(copied)
     assert "last.ckpt: is of another run" in line
     assert "model.width is 32 there, 64 in config.yaml; optimizer.lr is 0.001 there, 0.005 in config.yaml." in line
     # With the run's own checkpoint back in place, the run resumes.
     shutil.copy(whole / "checkpoints" / "last.ckpt", last)
-    command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5")
+    command("train", f"run_dir={copied}", "resume=true", "trainer.duration=5epochs")
     (copied / "checkpoints" / "best.ckpt").write_bytes(b"")
-    out = command("train", f"run_dir={copied}", "resume=true", "trainer.max_epochs=5", check=False)
+    out = command("train", f"run_dir={copied}", "resume=true", "trainer.duration=5epochs", check=False)
     assert out.returncode == 2 and "best.ckpt: damaged" in out.stderr and "Traceback" not in out.stderr
     # A command line that asks for something else is refused as well.
     assert "optimizer.lr was 0.005, is 0.1" in refused(copied, "optimizer.lr=0.1")
@@ -235,7 +235,7 @@ def test_no_code_in_a_checkpoint_is_run(
     if name == "last.ckpt":
         assert "last.ckpt: damaged, or not a checkpoint of weights only" in refused(copied)
     if name == "good.ckpt":  # only the guard reads it
-        out = start(copied, "resume=true", "trainer.max_epochs=6", "guard=halve", options=("--weights=nan,0,81",))
+        out = start(copied, "resume=true", "trainer.duration=6epochs", "guard=halve", options=("--weights=nan,0,81",))
         assert out.returncode == 2 and "good.ckpt: damaged, or not a checkpoint of weights only" in out.stderr
     for entry in ("evaluate", "export"):
         out = command(entry, f"run={copied}", f"checkpoint={name.removesuffix('.ckpt')}", check=False)
@@ -249,7 +249,7 @@ def test_names_from_the_configuration_stay_inside_the_outputs(tmp_path: Path) ->
     outside.mkdir(parents=True)
     (tmp_path / "mine.txt").write_text("".join(f"{a} * {b}||{a} + 0 #### {b}\n" for a in range(9) for b in range(9)))
     overrides = ["task=file", "task.train=../../mine.txt", "task.test_size=5", "task.validation_size=5", *SMALL[4:]]
-    command("train", *overrides, "trainer.max_steps=2", cwd=outside, PYTHONPATH=str(REPO))
+    command("train", *overrides, "trainer.duration=2steps", cwd=outside, PYTHONPATH=str(REPO))
     (run,) = (path.parent for path in outside.rglob("config.yaml"))
     assert outside / "outputs" in run.parents
     command("evaluate", f"run={run}", "file=../../mine.txt", "speed_problems=0", cwd=outside, PYTHONPATH=str(REPO))
@@ -269,7 +269,7 @@ def test_a_stop_waits_for_the_end_of_the_step_and_keeps_it(tmp_path: Path, momen
 @pytest.mark.long
 def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=1000", f"run_dir={folder}"]
+    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.duration=1000epochs", f"run_dir={folder}"]
     first = background.start(*arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         for _ in range(300):
@@ -285,7 +285,7 @@ def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     assert first.returncode == 128 + signal.SIGINT
     before = state(folder)["global_step"]
     assert before == int(metrics(folder)[-1]["step"])  # the run stopped after a step, and kept the step
-    out = command("train", f"run_dir={folder}", "resume=true", f"trainer.max_steps={before + 3}")
+    out = command("train", f"run_dir={folder}", "resume=true", f"trainer.duration={before + 3}steps")
     assert state(folder)["global_step"] == before + 3
     sessions = json.loads((folder / "environment.json").read_text())["sessions"]
     assert [session["from_step"] for session in sessions] == [0, before]
@@ -296,7 +296,7 @@ def test_a_run_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
     """Somebody removes the folder in the middle of the run. The run still saves its checkpoint."""
     folder = tmp_path / "run"
-    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.max_epochs=40", f"run_dir={folder}"]
+    arguments = ["-m", "stepwise_pl.train", *RUN, "trainer.duration=40epochs", f"run_dir={folder}"]
     process = background.start(*arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     for _ in range(300):
         if (folder / "checkpoints" / "best.ckpt").exists():
@@ -312,12 +312,12 @@ def test_a_removed_run_folder_comes_back(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_checkpoints_are_kept_for_the_speed_curve(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.max_epochs=3")
+    command("train", *RUN, f"run_dir={folder}", "trainer.keep_every_removed=1", "trainer.duration=3epochs")
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert kept == ["best.ckpt", "good.ckpt", "last.ckpt", "removed-0.ckpt", "removed-1.ckpt", "removed-2.ckpt"]
     # `keep_at_most` keeps only the newest ones.
     command(
-        "train", *RUN, f"run_dir={tmp_path / 'few'}", "trainer.keep_every_removed=1", "trainer.keep_at_most=1", "trainer.max_epochs=3"
+        "train", *RUN, f"run_dir={tmp_path / 'few'}", "trainer.keep_every_removed=1", "trainer.keep_at_most=1", "trainer.duration=3epochs"
     )  # fmt: skip
     kept = sorted(path.name for path in (tmp_path / "few" / "checkpoints").iterdir())
     assert kept == ["best.ckpt", "good.ckpt", "last.ckpt", "removed-2.ckpt"]

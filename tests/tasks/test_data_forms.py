@@ -352,7 +352,7 @@ def test_a_typed_backslash_n_begins_a_step_at_each_line(tmp_path: Path) -> None:
 
 
 SHORT = (
-    "schedule=no_cot", "model.layers=1", "model.heads=2", "model.width=16", "data.batch_size=8", "trainer.max_steps=2",
+    "schedule=no_cot", "model.layers=1", "model.heads=2", "model.width=16", "data.batch_size=8", "trainer.duration=2steps",
     "data.cache_dir=null", "schedule.rewarmup_steps=1",
 )  # fmt: skip
 
@@ -373,7 +373,7 @@ def test_a_run_finds_its_data_and_tokenizer_from_elsewhere_and_after_a_move(tmp_
     )  # fmt: skip
     evaluated = command("evaluate", f"run={project}/runs/x", "speed_problems=0", cwd=elsewhere)
     assert "n=10" in evaluated.stdout
-    resumed = command("train", f"run_dir={project}/runs/x", "resume=true", "trainer.max_steps=3", cwd=elsewhere)
+    resumed = command("train", f"run_dir={project}/runs/x", "resume=true", "trainer.duration=3steps", cwd=elsewhere)
     assert "resuming at step 2" in resumed.stderr
     several = command("evaluate", f"run={project}/runs/x", f"file=[{project}/test.txt,{elsewhere}/test.txt]", "speed_problems=0")  # fmt: skip
     assert "n=11" in several.stdout
@@ -431,7 +431,7 @@ def test_a_resumed_run_finds_its_tokenizer_from_elsewhere(tmp_path: Path, tokeni
     written(tmp_path / "a.txt", as_lines([(f"{i % 10} * {i // 10}", "1", "2") for i in range(40)]))
     options = ("task.train=a.txt", "task.validation_size=4", "task.test_size=4", "model.tokenizer=tokens")
     command("train", "task=file", *options, *SHORT, "run_dir=x", cwd=tmp_path)
-    out = command("train", f"run_dir={tmp_path}/x", "resume=true", "trainer.max_steps=3")
+    out = command("train", f"run_dir={tmp_path}/x", "resume=true", "trainer.duration=3steps")
     assert "resuming at step 2" in out.stderr
 
 
@@ -442,7 +442,7 @@ def test_answers_that_differ_in_a_comma_are_not_right(tmp_path: Path) -> None:
         written(tmp_path / f"{name}.txt", more + b"".join(b"%d||1 #### %s\n" % (i % 10, answer) for i in range(40)))
     files = [f"task.{name}={tmp_path}/{name}.txt" for name in SPLITS]
     command(
-        "train", "task=file", *files, "task.allow_overlap=true", *SHORT, "trainer.max_steps=30", "optimizer.lr=1e-2",
+        "train", "task=file", *files, "task.allow_overlap=true", *SHORT, "trainer.duration=30steps", "optimizer.lr=1e-2",
         f"run_dir={tmp_path}/x",
     )  # fmt: skip
     for file, accuracy in (("test", 0.0), ("train", 1.0)):

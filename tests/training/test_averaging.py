@@ -68,7 +68,7 @@ def test_each_checkpoint_holds_the_average_that_was_validated(tmp_path: Path) ->
 @pytest.mark.long
 def test_evaluation_and_export_of_a_run_use_the_average(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command("train", *SMALL, "optimizer.average=0.9", "trainer.max_steps=40", f"run_dir={folder}")
+    command("train", *SMALL, "optimizer.average=0.9", "trainer.duration=40steps", f"run_dir={folder}")
     answers = {}
     for name in ("best", "last"):
         command("evaluate", f"run={folder}", f"checkpoint={name}", "speed_problems=0")
@@ -119,9 +119,9 @@ def test_a_rollback_of_the_guard_goes_back_to_the_average_of_the_checkpoint(tmp_
 @pytest.mark.long
 def test_adapters_are_averaged_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command("train", *SMALL, "schedule=explicit_cot", "trainer.max_steps=20", f"run_dir={tmp_path / 'base'}")
+    command("train", *SMALL, "schedule=explicit_cot", "trainer.duration=20steps", f"run_dir={tmp_path / 'base'}")
     command(
-        "train", *SMALL, "optimizer.average=0.9", "model.lora.rank=2", f"model.init_from={tmp_path / 'base'}", "trainer.max_steps=40",
+        "train", *SMALL, "optimizer.average=0.9", "model.lora.rank=2", f"model.init_from={tmp_path / 'base'}", "trainer.duration=40steps",
         f"run_dir={folder}",
     )  # fmt: skip
     last = read_checkpoint(folder / "checkpoints" / "last.ckpt")

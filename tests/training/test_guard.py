@@ -38,7 +38,7 @@ def summary(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def collapsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guard") / "run"
-    out = start(folder, "guard=halve", "trainer.max_epochs=6", options=(FIRST_ATTEMPT,))
+    out = start(folder, "guard=halve", "trainer.duration=6epochs", options=(FIRST_ATTEMPT,))
     assert out.returncode == 0, out.stderr[-2000:]
     (folder / "log.txt").write_text(out.stderr + out.stdout)
     return folder
@@ -100,7 +100,7 @@ def test_metrics_name_the_attempt_and_count_no_row_twice(collapsed: Path) -> Non
 )  # fmt: skip
 def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: Path, tmp_path: Path, end: str) -> None:
     """The kill comes before the collapse, while the files are exchanged, or in the next attempt."""
-    arguments = ("guard=halve", "trainer.max_epochs=6")
+    arguments = ("guard=halve", "trainer.duration=6epochs")
     out = start(tmp_path / "run", *arguments, end=end, options=(FIRST_ATTEMPT,))
     assert out.returncode in CODES[end.rpartition(",")[2]], out.stderr[-2000:]
     out = start(tmp_path / "run", *arguments, "resume=true", options=(FIRST_ATTEMPT,))
@@ -112,7 +112,7 @@ def test_a_run_killed_around_a_collapse_equals_an_uninterrupted_one(collapsed: P
 def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     hopeless = "--accuracy=0.0 if step >= 40 and attempt < 4 else 0.9"
-    arguments = ("trainer.max_epochs=6", "trainer.keep_every_removed=1")
+    arguments = ("trainer.duration=6epochs", "trainer.keep_every_removed=1")
     out = start(folder, "guard=halve", "guard.max_rollbacks=2", *arguments, options=(hopeless,))
     assert out.returncode == 0, out.stderr[-2000:]
     found = summary(folder)
@@ -141,7 +141,7 @@ def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -
 def test_the_action_wait_removes_nothing_for_a_while(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     accuracy = "--accuracy=0.0 if step >= (40, 100, 999)[attempt] else 0.9"
-    out = start(folder, "guard=wait", "trainer.max_epochs=8", options=(accuracy,))
+    out = start(folder, "guard=wait", "trainer.duration=8epochs", options=(accuracy,))
     assert out.returncode == 0, out.stderr[-2000:]
     assert [one["does"] for one in summary(folder)["rollbacks"]] == [
         f"no token leaves for {steps} steps" for steps in (20, 40)
@@ -188,7 +188,7 @@ def test_a_run_that_collapsed_under_warn_can_go_back_later(tmp_path: Path) -> No
     assert (summary(folder)["collapsed"], summary(folder)["rollbacks"]) == (True, [])
     assert summary(folder)["collapsed_at"] is not None
     assert "answer accuracy has collapsed" in out.stderr and "guard=halve" in out.stderr + out.stdout
-    out = start(folder, "resume=true", "guard=halve", "trainer.max_epochs=6", options=(FIRST_ATTEMPT,))
+    out = start(folder, "resume=true", "guard=halve", "trainer.duration=6epochs", options=(FIRST_ATTEMPT,))
     assert out.returncode == 0, out.stderr[-2000:]
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["at_step"], rollback["to_step"]) == (100, 20)
@@ -200,17 +200,19 @@ def test_a_run_that_collapsed_under_warn_can_go_back_later(tmp_path: Path) -> No
 def test_a_collapse_that_comes_back_is_reported(tmp_path: Path) -> None:
     """Under `warn`, accuracy is low from step 40 to 80; a stop between them changes nothing. Step 60 is right after the last token has left."""
     down = "--accuracy=0.0 if 40 <= step <= 80 else 0.9"
-    out = start(tmp_path / "run", "trainer.max_epochs=6", options=(down,))
+    out = start(tmp_path / "run", "trainer.duration=6epochs", options=(down,))
     assert out.returncode == 0, out.stderr[-2000:]
     rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["val/loss"]}
     found = summary(tmp_path / "run")
     assert (found["collapsed"], found["collapsed_at"]) == (False, int(rows["80"]["schedule/removed_tokens"]))
     assert f"accuracy had collapsed with {found['collapsed_at']} tokens removed, and came back" in out.stdout
     assert (
-        start(tmp_path / "killed", "trainer.max_epochs=6", end="after the step,50,SIGKILL", options=(down,)).returncode
+        start(
+            tmp_path / "killed", "trainer.duration=6epochs", end="after the step,50,SIGKILL", options=(down,)
+        ).returncode
         == -9
     )
-    assert start(tmp_path / "killed", "trainer.max_epochs=6", "resume=true", options=(down,)).returncode == 0
+    assert start(tmp_path / "killed", "trainer.duration=6epochs", "resume=true", options=(down,)).returncode == 0
     assert_the_same(tmp_path / "run", tmp_path / "killed")
 
 
@@ -219,7 +221,7 @@ def test_if_slower_removal_changes_nothing_the_learning_rate_is_halved(tmp_path:
     """Everything is removed at the good step 60, and accuracy is lost later: slower removal cannot help."""
     folder = tmp_path / "run"
     lost_late = "--accuracy=0.0 if attempt == 0 and step >= 80 else 0.9"
-    out = start(folder, "guard=halve", "trainer.max_epochs=7", options=(lost_late,))
+    out = start(folder, "guard=halve", "trainer.duration=7epochs", options=(lost_late,))
     assert out.returncode == 0, out.stderr[-2000:]
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["action"], rollback["at_step"], rollback["to_step"]) == ("learning_rate", 100, 60)
@@ -231,7 +233,7 @@ def test_halving_the_learning_rate_leaves_the_schedule_alone(tmp_path: Path) -> 
     """The loss is not finite while the guard waits: the rest of the wait stays."""
     folder = tmp_path / "run"
     out = start(
-        folder, "guard=wait", "guard.wait_epochs=2", "trainer.max_epochs=7",
+        folder, "guard=wait", "guard.wait_epochs=2", "trainer.duration=7epochs",
         options=(FIRST_ATTEMPT, "--weights=nan,1,46"),
     )  # fmt: skip
     assert out.returncode == 0, out.stderr[-2000:]
@@ -243,7 +245,7 @@ def test_halving_the_learning_rate_leaves_the_schedule_alone(tmp_path: Path) -> 
 def test_every_stage_is_validated_before_the_next_token_leaves_also_after_a_rollback(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     given = "--accuracy=0.0 if attempt == 0 and step >= 40 else 0.9"
-    arguments = ("guard=halve", "guard.patience=1", "trainer.validate_every_epochs=0", "trainer.max_epochs=6")
+    arguments = ("guard=halve", "guard.patience=1", "trainer.validate_every_epochs=0", "trainer.duration=6epochs")
     out = start(folder, *arguments, options=(given,))
     assert out.returncode == 0, out.stderr[-2000:]
     rows = [row for row in all_rows(folder / "metrics.csv") if row["val/loss"]]
@@ -256,7 +258,7 @@ def test_the_best_checkpoint_ignores_steps_that_were_given_up(tmp_path: Path) ->
     """A better checkpoint of an attempt that was given up does not stand in the way of later ones."""
     folder = tmp_path / "run"
     given = "--accuracy={20: 0.9, 40: 0.7, 60: 0.6}.get(step, 0.0) if attempt == 0 else 0.65"
-    out = start(folder, "guard=halve", "trainer.max_epochs=8", options=(given,))
+    out = start(folder, "guard=halve", "trainer.duration=8epochs", options=(given,))
     assert out.returncode == 0, out.stderr[-2000:]
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["at_step"], rollback["to_step"]) == (100, 40)
@@ -279,7 +281,7 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         out = start(
-            folder, "guard=halve", "trainer.max_epochs=6", "model.dropout=0", "trainer.accumulate_grad_batches=1",
+            folder, "guard=halve", "trainer.duration=6epochs", "model.dropout=0", "trainer.accumulate_grad_batches=1",
             f"trainer.devices={devices}", options=(FIRST_ATTEMPT,),
         )  # fmt: skip
         assert out.returncode == 0, out.stderr[-2000:]
@@ -301,7 +303,7 @@ def test_two_processes_go_back_together(tmp_path: Path) -> None:
 def test_shared_weights_go_back(tmp_path: Path, options: tuple[str, ...]) -> None:
     """FSDP2 goes back after a collapse, at a validation and in the middle of a step."""
     out = start(
-        tmp_path / "run", "guard=halve", "trainer.max_epochs=4", "model.dropout=0", "trainer.accumulate_grad_batches=1",
+        tmp_path / "run", "guard=halve", "trainer.duration=4epochs", "model.dropout=0", "trainer.accumulate_grad_batches=1",
         "trainer.devices=2", "trainer.strategy=fsdp2", options=options,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr[-2000:]
@@ -340,7 +342,7 @@ def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_with_an_ad
     arguments = [argument for argument in RUN if not argument.startswith(without)]
     own = (
         "schedule=adaptive", "schedule.check_every=5", "schedule.max_stay=5", "schedule.reset_optimizer=true", "guard=halve",
-        "trainer.max_epochs=2", f"run_dir={folder}", *MORE_TOKENS,
+        "trainer.duration=2epochs", f"run_dir={folder}", *MORE_TOKENS,
     )  # fmt: skip
     options = ["--accuracy=0.9 if step <= 10 or attempt else 0.5", "--weights=nan,0,18"]
     out = forked.run(
@@ -362,7 +364,7 @@ def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_after_a_ch
     options = ("--accuracy=0.9 if step <= 20 or attempt else 0.5", "--weights=nan,0,33")
     out = start(folder, "guard=halve", *MORE_TOKENS, end="after the step,30,SIGKILL", options=options)
     assert out.returncode == -9, out.stderr[-2000:]
-    again = ("guard=halve", "resume=true", "schedule.delta=10", "trainer.max_epochs=2")
+    again = ("guard=halve", "resume=true", "schedule.delta=10", "trainer.duration=2epochs")
     out = start(folder, *MORE_TOKENS, *again, options=options)
     assert out.returncode == 0, out.stderr[-2000:]
     (rollback,) = summary(folder)["rollbacks"]

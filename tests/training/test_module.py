@@ -64,7 +64,7 @@ class Watched(Stepwise):
 
 
 def fit(
-    tmp_path, schedule: Schedule, steps: int = 16, batch_size: int = 8, micro: int = 1, epochs: int = -1,
+    tmp_path, schedule: Schedule, steps: int = 16, batch_size: int = 8, micro: int = 1,
     optimizer: OptimizerConfig | None = None, callbacks: tuple[Callback, ...] = (), resume: str | None = None,
     dropout: float = 0.0, clip: float | None = 1.0, every_epochs: int = 0, every_removed: int = 0,
     build: Callable[..., StepwiseModule] = StepwiseModule, workers: int = 0, checkpoint_every: int = 10**6,
@@ -78,7 +78,7 @@ def fit(
     module = build(model, TOKENIZER, schedule, optimizer or OptimizerConfig(lr=1e-3), 0, steps, method=method)
     spy = Spy()
     trainer = L.Trainer(
-        accelerator="cpu", precision=precision, max_steps=steps, max_epochs=epochs, accumulate_grad_batches=micro, logger=False,
+        accelerator="cpu", precision=precision, max_steps=steps, max_epochs=-1, accumulate_grad_batches=micro, logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, gradient_clip_val=clip,
         callbacks=[
             spy, ValidationTimes(every_epochs, every_removed),
@@ -166,7 +166,7 @@ def test_reasoning_steps_are_removed_whole(tmp_path, side: str, left: list[int])
 
 
 def test_the_learning_rate_warms_up_and_falls(tmp_path) -> None:
-    optimizer = OptimizerConfig(lr=1.0, warmup_steps=4, decay_steps=5)
+    optimizer = OptimizerConfig(lr=1.0, warmup_steps=4, decay=0.25)
     _, spy = fit(tmp_path, Linear(delta=1, rewarmup_steps=3), steps=20, optimizer=optimizer)
     assert spy.rates[:8] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
     assert spy.rates[8:12] == pytest.approx([1 / 3, 2 / 3, 1, 1])  # after the reset at step 8
@@ -251,7 +251,7 @@ def test_validation_comes_before_the_next_token_leaves_at_epoch_ends_and_at_the_
     assert spy.validated == [(2, 0), (6, 2), (10, 4), (14, 6), (21, 8)]
     _, spy = fit(tmp_path, Linear(delta=4), steps=21, every_epochs=1)
     assert spy.validated == [(8, 3), (16, 7), (21, 8)]
-    _, spy = fit(tmp_path, Linear(delta=4), steps=-1, epochs=3, every_epochs=2, micro=2)
+    _, spy = fit(tmp_path, Linear(delta=4), steps=24, every_epochs=2, micro=2)
     assert spy.validated == [(16, 7), (24, 8)]
     _, spy = fit(tmp_path, Linear(delta=4), steps=5)
     assert spy.validated == [(5, 2)]

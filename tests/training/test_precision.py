@@ -21,7 +21,7 @@ from tests.conftest import REPO, SMALL, command, small_model
 from tests.system.test_resume import assert_the_same, state
 
 TOKENIZER = build_tokenizer("symbols", "0123456789")
-RUN = (*SMALL, "model.dropout=0.1", "schedule.smoothing=1", "trainer.max_epochs=4", "trainer.log_every_n_steps=1",
+RUN = (*SMALL, "model.dropout=0.1", "schedule.smoothing=1", "trainer.duration=4epochs", "trainer.log_every_n_steps=1",
        "trainer.checkpoint_every_n_steps=7")  # fmt: skip
 # A Llama shape has rotary frequencies in a buffer.
 LLAMA = (*RUN, "model.type=llama", "+model.config.intermediate_size=128", "model.dropout=null")
@@ -143,7 +143,7 @@ def test_adapters_stay_in_float32() -> None:
 @pytest.mark.long
 def test_adapters_in_bf16_true(runs: Path, tmp_path: Path) -> None:
     arguments = (*LLAMA, "trainer.precision=bf16-true", f"model.init_from={runs / 'bf16-true'}", "model.lora.rank=2",
-                 "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")  # fmt: skip
+                 "trainer.duration=1epochs", f"run_dir={tmp_path / 'run'}")  # fmt: skip
     command("train", *arguments)
     found = state(tmp_path / "run")["state_dict"]
     assert {value.dtype for value in found.values()} == {torch.float32}
@@ -161,7 +161,7 @@ def test_adapters_in_bf16_true(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("shape", [RUN, LLAMA], ids=["gpt2 with dropout", "llama"])
 def test_gradient_checkpointing_changes_nothing(shape: tuple[str, ...], tmp_path: Path) -> None:
-    few = (*shape, "trainer.max_steps=25")
+    few = (*shape, "trainer.duration=25steps")
     command("train", *few, f"run_dir={tmp_path / 'plain'}")
     command("train", *few, "model.gradient_checkpointing=true", f"run_dir={tmp_path / 'again'}")
     plain, again = (
@@ -208,12 +208,12 @@ def test_gradient_checkpointing_computes_each_block_again(kind: str, rank: int, 
 @pytest.mark.long
 def test_a_run_can_resume_with_gradient_checkpointing(tmp_path: Path) -> None:
     """A user whose memory is full resumes this way."""
-    command("train", *RUN, "trainer.max_steps=4", f"run_dir={tmp_path / 'run'}")
+    command("train", *RUN, "trainer.duration=4steps", f"run_dir={tmp_path / 'run'}")
     command(
         "train",
         f"run_dir={tmp_path / 'run'}",
         "resume=true",
-        "trainer.max_steps=6",
+        "trainer.duration=6steps",
         "model.gradient_checkpointing=true",
     )
     assert state(tmp_path / "run")["global_step"] == 6

@@ -55,7 +55,7 @@ def logged(folder: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
 
 
 def test_offline_files_have_removed_tokens_as_their_axis(tmp_path: Path) -> None:
-    command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "trainer.max_epochs=3")
+    command("train", *SMALL, *OFFLINE, f"run_dir={tmp_path}", "trainer.duration=3epochs")
     axes, rows = logged(tmp_path)
     for name in ("val/answer_accuracy", "val/token_accuracy", "val/loss"):
         assert axes[name] == "schedule/removed_tokens"
@@ -128,11 +128,11 @@ def test_the_result_goes_to_wandb_as_tables_and_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> None:
-    few = ("trainer.max_epochs=1", "data.epoch_size=64")
+    few = ("trainer.duration=1epochs", "data.epoch_size=64")
     command("train", "-m", *SMALL, *few, *OFFLINE, "optimizer.lr=1e-3,2e-3", cwd=tmp_path)
     folders = sorted(path.parent for path in tmp_path.rglob("config.yaml"))
     assert len(folders) == 2
-    command("train", f"run_dir={folders[0]}", "resume=true", "trainer.max_epochs=2", cwd=tmp_path)
+    command("train", f"run_dir={folders[0]}", "resume=true", "trainer.duration=2epochs", cwd=tmp_path)
     groups = set()
     for folder in folders:
         found = records(folder, "run")
@@ -168,7 +168,7 @@ def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> No
     from stepwise_pl.dashboard import DashboardConfig, layout
 
     folder = tmp_path / "run"
-    command("train", *SMALL, *OFFLINE, f"run_dir={folder}", "trainer.max_epochs=2")
+    command("train", *SMALL, *OFFLINE, f"run_dir={folder}", "trainer.duration=2epochs")
     command("evaluate", f"run={folder}", "speed_problems=2", "batch_size=5", "wandb=true", "offline=true")
     known = {key for row in logged(folder)[1] for key in row} | set(summary_of(folder)) | {"_step"}
     spec = json.loads(layout(DashboardConfig(entity="me", batch_size=5))._to_model().model_dump_json())
@@ -189,8 +189,8 @@ def test_the_dashboard_shows_what_is_logged(run_dir: Path, tmp_path: Path) -> No
 def test_tensorboard_has_the_rows_and_removed_tokens_as_an_axis(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    command("train", *SMALL, "logger=tensorboard", f"run_dir={tmp_path}", "trainer.max_epochs=2")
-    command("train", f"run_dir={tmp_path}", "resume=true", "trainer.max_epochs=4")
+    command("train", *SMALL, "logger=tensorboard", f"run_dir={tmp_path}", "trainer.duration=2epochs")
+    command("train", f"run_dir={tmp_path}", "resume=true", "trainer.duration=4epochs")
     found: dict[str, list[tuple[int, float]]] = {}
     for folder in sorted((tmp_path / "tensorboard").iterdir()):
         events = EventAccumulator(str(folder))
@@ -360,7 +360,7 @@ def test_a_server_that_fails_in_the_middle_costs_nothing(
     failing.start()
     try:
         out = command(
-            "train", *SMALL, "logger=wandb", "logger.finish_timeout=4", "trainer.max_epochs=40", f"run_dir={folder}",
+            "train", *SMALL, "logger=wandb", "logger.finish_timeout=4", "trainer.duration=40epochs", f"run_dir={folder}",
             **online(server),
         )  # fmt: skip
     finally:

@@ -1,0 +1,64 @@
+"""The length of a run, as a user writes it: `trainer.duration`."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from stepwise_pl.common.errors import UserError
+
+UNITS = ("steps", "epochs", "examples")
+
+# Twelve digits before the point are more than any run needs, and floats still count them one by one.
+_FORM = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(step|epoch|example)s?")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A number of optimizer steps, epochs or examples.
+
+    Attributes:
+        amount: above 0; whole for steps and examples.
+        unit: one of `UNITS`.
+    """
+
+    amount: Fraction
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Duration":
+        """Read `4000steps`, `0.5epochs` or `256000 examples`; a unit may stand in the singular.
+
+        Raises:
+            UserError: the text has another form, or the number is out of range.
+        """
+        wrong = f"trainer.duration={text}"
+        match = _FORM.fullmatch(text.strip())
+        if match is None:
+            number = text.strip() if re.fullmatch(r"[0-9.]{1,12}", text.strip()) else "4000"
+            ways = (f"{number}steps", f"{number}epochs", f"{number}examples")
+            raise UserError(f"{wrong}: must be a number with its unit: write {', '.join(ways[:2])} or {ways[2]}")
+        amount, unit = Fraction(match[1]), f"{match[2]}s"
+        if amount <= 0:
+            raise UserError(f"{wrong}: must be above 0")
+        if unit != "epochs" and amount.denominator > 1:
+            raise UserError(f"{wrong}: must be a whole number; only epochs may be a part of one")
+        return cls(amount, unit)
+
+    def __str__(self) -> str:
+        """The one way to write it that runs are compared by; `parse` reads it back."""
+        whole, rest = divmod(self.amount.numerator * 10**12 // self.amount.denominator, 10**12)
+        return f"{whole}{f'.{rest:012d}'.rstrip('0') if rest else ''}{self.unit}"
+
+    def steps(self, steps_per_epoch: int, batch_size: int) -> int:
+        """Return the number of optimizer steps: the nearest whole number (of two, the even one), at least 1.
+
+        Args:
+            steps_per_epoch: T.
+            batch_size: examples per optimizer step.
+        """
+        steps = {
+            "steps": self.amount,
+            "epochs": self.amount * steps_per_epoch,
+            "examples": self.amount / batch_size,
+        }[self.unit]
+        return max(1, round(steps))

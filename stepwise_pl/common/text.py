@@ -43,6 +43,12 @@ def duration(seconds: float) -> str:
     return f"{round(minutes / 60 / 24):,} days"
 
 
+def counted(count: float, noun: str) -> str:
+    """`1 step`, `4,000 steps` or `0.333 epochs`: a number, rounded to three decimals, with its noun."""
+    number = f"{round(count, 3):,.15g}"
+    return f"{number} {noun}{'' if number == '1' else 's'}"
+
+
 def clock(seconds: float) -> str:
     """`1:02:03`: hours, minutes and seconds."""
     minutes, second = divmod(int(seconds), 60)

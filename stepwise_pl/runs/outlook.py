@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stepwise_pl.common.text import duration
+from stepwise_pl.common.text import counted, duration
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import TrainerConfig
 
@@ -28,12 +28,11 @@ def most_steps(config: Config) -> int | None:
 
 def length_line(begin: int, steps: int, batch_size: int, steps_per_epoch: int) -> str:
     """`length: 4,000 steps of 64 examples: 256,000 examples, 10 epochs`; for a resumed run also the steps that are left."""
-    epochs = f"{steps / steps_per_epoch:,.4g}"
     text = (
-        f"length: {steps:,} steps of {batch_size:,} examples: {steps * batch_size:,} examples, "
-        f"{epochs} epoch{'' if epochs == '1' else 's'}"
+        f"length: {counted(steps, 'step')} of {counted(batch_size, 'example')}: {counted(steps * batch_size, 'example')}, "
+        f"{counted(steps / steps_per_epoch, 'epoch')}"
     )
-    return f"{text}; goes on after step {begin:,}, {steps - begin:,} steps are left" if begin else text
+    return f"{text}; goes on after step {begin:,}, {counted(steps - begin, 'step')} left" if begin else text
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def removal_line(removal: Removal, begin: int, steps: int) -> Line:
         f"all {total:,} CoT tokens" if most >= total else f"{most:,} of {total:,} CoT tokens, the most that may leave,"
     )
     if now >= most:
-        return Line(f"{goal} are gone from the {'first step on' if begin == 0 else 'beginning'}")
+        return Line(f"{goal} are gone {'by now' if begin else 'from the first step on'}")
     if removal.waits_for:
         return Line(
             f"{now:,} of {total:,} CoT tokens are gone; the next leaves once the run has {removal.waits_for}, so the step at "
@@ -94,25 +93,30 @@ def removal_line(removal: Removal, begin: int, steps: int) -> Line:
     would = f"; {goal} would be gone at step {later:,}: train longer, or remove faster" if later else ""
     count = removal.gone(steps - 1)
     return Line(
-        f"only {count:,} of {total:,} CoT tokens will be gone when the run ends at step {steps:,}{would}",
+        f"{f'only {count:,}' if count else 'none'} of {total:,} CoT tokens will be gone when the run ends at step "
+        f"{steps:,}{would}",
         is_warning=True,
     )
 
 
-def time_line(seconds: float, per_step: float, measured: int, *, is_bound: bool, has_validated: bool) -> str:
-    """The line that says how long the whole run takes, once its first steps are measured.
+def time_line(
+    seconds: float, per_step: float, measured: int, *, is_resumed: bool, is_bound: bool, has_validated: bool
+) -> str:
+    """The line that says how long the run takes, once its first steps are measured.
 
     Args:
         seconds: of all steps that this start of the run will do.
         per_step: seconds of a step.
         measured: the number of steps that were measured.
+        is_resumed: steps of an earlier start are not in `seconds`.
         is_bound: later steps are not slower, because sequences get shorter.
         has_validated: `seconds` has the time of validations in it.
     """
+    subject, most = "what is left" if is_resumed else "the run", "at most " if is_bound else ""
     validations = "" if has_validated else "; validations come on top"
     return (
-        f"{'at most ' if is_bound else ''}about {duration(seconds)} at {per_step:.2g} s a step (measured over {measured} "
-        f"steps{validations}); Ctrl-C stops, and resume=true goes on"
+        f"{subject} takes {most}about {duration(seconds)} at {per_step:.2g} s a step (measured over {counted(measured, 'step')}"
+        f"{validations}); Ctrl-C stops, and resume=true goes on"
     )
 
 
@@ -124,9 +128,9 @@ def sweep_line(steps: Collection[int | None], workers: int | None) -> str:
         workers: processes that do jobs side by side; None: not known.
     """
     known = [count for count in steps if count is not None]
-    length = f", at most {sum(known):,} steps in all" if len(known) == len(steps) else ""
+    length = f", at most {counted(sum(known), 'step')} in all" if len(known) == len(steps) else ""
     side_by_side = f", {workers} at a time" if workers and workers > 1 else ""
-    return f"{len(steps):,} jobs to do{length}{side_by_side}"
+    return f"{counted(len(steps), 'job')} to do{length}{side_by_side}"
 
 
 def sweep_time_line(seconds: float, jobs: int, workers: int) -> str:
@@ -136,4 +140,4 @@ def sweep_time_line(seconds: float, jobs: int, workers: int) -> str:
         seconds: of all jobs, one after the other.
     """
     side_by_side = f" with {workers} at a time" if workers > 1 else ""
-    return f"the whole sweep takes about {duration(seconds / workers)} for {jobs:,} jobs{side_by_side}, if all keep this pace"
+    return f"the whole sweep takes about {duration(seconds / workers)} for {counted(jobs, 'job')}{side_by_side}, if all keep this pace"

@@ -159,7 +159,8 @@ def build_trainer(
         describe: writes the files of the run folder besides checkpoints and metrics (see `Checkpoints`).
         asked: the command that started the run; None: there was no command.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     cfg = config.trainer
     guard = Guard(config.guard)

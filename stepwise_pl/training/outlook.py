@@ -111,7 +111,8 @@ class Outlook(Callback):
         is_bound = shrinks and self.config.guard.action == "warn"
         seconds, validated = self.seconds(self.steps - self._begin), self.validation_seconds > 0
         log.info("%s", time_line(
-            seconds, self.step_seconds, self.measured, is_bound=is_bound, has_validated=validated,
+            seconds, self.step_seconds, self.measured, is_resumed=self._begin > 0, is_bound=is_bound,
+            has_validated=validated,
         ))  # fmt: skip
         self._tell_sweep()
 

@@ -122,6 +122,7 @@ class ProgressBar(Callback):
         self._draw(trainer, module)
         self._above.close()
         self.bar.close()
+        sys.stderr.flush()  # tqdm leaves the end of its line in the buffer
         self.bar = None
 
 

@@ -63,7 +63,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
     from stepwise_pl.training.outlook import introduce
 
     parts = build_parts(config)
-    introduce(parts)
+    introduce(config.trainer, parts.data, parts.model)
     derived = describe(parts)
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():

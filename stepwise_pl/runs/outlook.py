@@ -140,4 +140,5 @@ def sweep_time_line(seconds: float, jobs: int, workers: int) -> str:
         seconds: of all jobs, one after the other.
     """
     side_by_side = f" with {workers} at a time" if workers > 1 else ""
-    return f"the whole sweep takes about {duration(seconds / workers)} for {counted(jobs, 'job')}{side_by_side}, if all keep this pace"
+    time = duration(seconds / workers)
+    return f"the whole sweep takes about {time} for {counted(jobs, 'job')}{side_by_side}, if all keep this pace"

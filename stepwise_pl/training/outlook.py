@@ -2,19 +2,19 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
+from stepwise_pl.config.training import TrainerConfig
+from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.runs.outlook import Removal, length_line, removal_line, sweep_time_line, time_line, total_steps
 from stepwise_pl.training.module import StepwiseModule
-
-if TYPE_CHECKING:
-    from stepwise_pl.training.build import Parts
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,11 @@ MEASURED_STEPS, MEASURED_SECONDS = 20, 5.0
 RECENT_STEPS = 100  # Older steps count less and less: sequences get shorter while tokens leave.
 
 
-def introduce(parts: "Parts") -> None:
+def introduce(cfg: TrainerConfig, data: CoTDataModule, model: nn.Module) -> None:
     """Log device, precision, parameters and the sizes of the splits."""
-    cfg, data = parts.config.trainer, parts.data
     name = torch.cuda.get_device_name() if cfg.accelerator == "gpu" and torch.cuda.is_available() else cfg.accelerator
     shared = f"{cfg.devices} x {name} ({cfg.strategy})" if cfg.devices > 1 else name
-    weights = list(parts.model.parameters())
+    weights = list(model.parameters())
     count, trained = (sum(w.numel() for w in found) for found in (weights, [w for w in weights if w.requires_grad]))
     log.info("device: %s, precision %s", shared, cfg.precision)
     log.info("model: %s parameters", f"{count:,}" if trained == count else f"{trained:,} trained of {count:,}")
@@ -50,7 +49,8 @@ def removal_of(module: StepwiseModule) -> Removal:
 class Outlook(Callback):
     """Measures the pace of the run, and says what it will do and how long that takes.
 
-    with that of the checkpoints that follow it, is spread over the steps measured so far.
+    The first step after a start is not measured, because it warms up. Validations, with the checkpoints that follow
+    them, have a sum of their own, which is spread over the steps since the start.
 
     Args:
         config: the configuration of the run.

@@ -63,8 +63,10 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
     check(config)
     from stepwise_pl.training import wandb_runs
     from stepwise_pl.training.build import build_parts, describe, examples_per_token
+    from stepwise_pl.training.outlook import introduce
 
     parts = build_parts(config)
+    introduce(config.trainer, parts.data, parts.model)
     derived = describe(parts)
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():

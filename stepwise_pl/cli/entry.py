@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.choices import in_sweep
 from stepwise_pl.cli.words import error_line, fail, say
-from stepwise_pl.common import registry, terminal
+from stepwise_pl.common import processes, registry, terminal
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.known import CONF, set_command
 from stepwise_pl.config.model import ModelConfig
@@ -63,7 +63,9 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
 
     def job(cfg: DictConfig) -> Any:
         # The log is for the person at the keyboard. Hydra has silenced it until here.
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        # The first process of a run speaks for its further ones.
+        level = logging.ERROR if processes.is_further() else logging.INFO
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
         if command == "train" and in_sweep():
             from stepwise_pl.cli import multirun
 

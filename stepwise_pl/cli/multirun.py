@@ -10,6 +10,7 @@ table and the figures (`closing`).
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -35,11 +36,13 @@ from stepwise_pl.common import processes, registry, signals, terminal
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.plain import to_object
+from stepwise_pl.config.request import SweepLength
 from stepwise_pl.config.run import Config
 from stepwise_pl.reporting.sweep_text import of_last_command, report
 from stepwise_pl.runs import sweep_folder as folders
 from stepwise_pl.runs.at_work import lock, unlock
 from stepwise_pl.runs.marks import holds_run
+from stepwise_pl.runs.outlook import most_steps, sweep_line
 from stepwise_pl.runs.resumed_config import finished, resumed_config
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, RUNNING, STOPPED, Job, Sweep, SweepNames
 
@@ -99,9 +102,13 @@ def begin(config: DictConfig) -> None:
     total = len(planned) or config.hydra.sweeper.get("n_trials")
     jobs = [job for job, _ in planned]
     runs = [job.run for job in jobs]
+    to_do = {job.run: most_steps(one) for job, one in planned if job.outcome != FINISHED}
+    workers = num_workers(config.hydra.launcher)
     folders.write_sweep(
-        Sweep(folder, names.now, sys.argv[1:], swept, folders.this_process(), total, jobs, runs, names.lasting)
-    )
+        Sweep(
+            folder, names.now, sys.argv[1:], swept, folders.this_process(), total, jobs, runs, names.lasting, to_do, workers
+        )
+    )  # fmt: skip
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
         if config.hydra.launcher.get("batch_size") == "auto":
@@ -117,6 +124,26 @@ def begin(config: DictConfig) -> None:
     new = f", {len(jobs) - done - begun} to begin" if done + begun < len(jobs) else ""
     states = f": {done} finished already, {begun} to go on with{new}" if resume and jobs else ""
     say(f"sweep of {total or 'so many'} jobs in {folder}{states}")
+    if to_do:
+        say(sweep_line(to_do.values(), workers))
+
+
+def num_workers(launcher: DictConfig) -> int | None:
+    """The number of jobs that the launcher does side by side; None if its settings do not tell."""
+    if launcher._target_.endswith(".BasicLauncher"):
+        return 1
+    count: int | None = launcher.get("n_jobs") or launcher.get("array_parallelism")
+    return count if count is None or count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
+
+
+def length(sweep: Sweep, run: str) -> SweepLength | None:
+    """The length of the sweep for the first of its jobs that are to do; None for the others, or if it is not known."""
+    if run != next(iter(sweep.to_do), None) or not sweep.workers:
+        return None
+    steps, own = [count for count in sweep.to_do.values() if count is not None], sweep.to_do[run]
+    jobs = len(sweep.to_do)
+    times = sum(steps) / own if own and len(steps) == jobs else jobs
+    return SweepLength(jobs, times, min(sweep.workers, jobs))
 
 
 def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
@@ -231,6 +258,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
     job.run = known.run
     before = next((one for one in sweep.jobs if one.run == job.run), job)
     here.job, here.label = f"{settings.job.num + 1}/{sweep.total or '?'}", job.label
+    here.sweep = length(sweep, job.run)
     here.worker = sweep.process != folders.this_process()
     if here.worker:
         become_worker(sweep)

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from stepwise_pl.common import signals
+from stepwise_pl.config.request import SweepLength
 from stepwise_pl.runs import sweep_folder as folders
 from stepwise_pl.runs.sweep_folder import RUNNING, Sweep
 
@@ -27,6 +28,7 @@ class _Here:
     stopping: int = 0  # the signal that ended this process
     job: str = ""  # such as `2/9`, while this process does a job
     label: str = ""  # the swept values of that job
+    sweep: SweepLength | None = None  # of the sweep, if that job is its first
     worker: bool = False  # another process handed the job to this one
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from typing import TextIO
 
 _NOBODY_READS = (errno.EPIPE, errno.EBADF)
 
@@ -44,6 +45,19 @@ def prepare() -> None:
                 io.BufferedWriter(_Output(number, "wb", closefd=False)), stream.encoding, "replace",
                 line_buffering=stream.line_buffering, write_through=stream.write_through,
             ))  # fmt: skip
+
+
+def width(stream: TextIO) -> int:
+    """Return the columns of the terminal that a stream writes to; 0 if it is none, or a terminal without a size.
+
+    As elsewhere in Python, the environment variable COLUMNS comes before what the terminal says.
+    """
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() else columns
 
 
 def restore_docstrings() -> None:

@@ -41,3 +41,16 @@ def duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{round(minutes / 60 / 24):,} days"
+
+
+def counted(count: float, noun: str) -> str:
+    """`1 step`, `4,000 steps` or `0.333 epochs`: a number, rounded to three decimals, with its noun."""
+    number = f"{round(count, 3):,.15g}"
+    return f"{number} {noun}{'' if number == '1' else 's'}"
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`: hours, minutes and seconds."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

@@ -4,6 +4,21 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class SweepLength:
+    """How long a sweep is, for its first job to tell how long it takes.
+
+    Attributes:
+        jobs: the jobs that are not finished.
+        times: their length together, as a multiple of the first job's.
+        workers: processes that do jobs side by side.
+    """
+
+    jobs: int
+    times: float
+    workers: int
+
+
+@dataclass(frozen=True)
 class Request:
     """The start of a run: its command line, and its job if it is one of a sweep. Hydra knows this, the trainer does not: `cli.choices.request` asks Hydra once.
 
@@ -16,6 +31,7 @@ class Request:
         job: `2/9` if the run is a job of a sweep, else empty.
         label: the swept values of that job.
         is_worker: another process hands out the jobs.
+        sweep: the length of the sweep, if this is its first job and the length is known.
     """
 
     name: str
@@ -26,3 +42,4 @@ class Request:
     job: str = ""
     label: str = ""
     is_worker: bool = False
+    sweep: SweepLength | None = None

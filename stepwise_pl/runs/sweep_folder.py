@@ -63,6 +63,9 @@ class Sweep:
         jobs: those known so far.
         planned: the run folders of that command's jobs; empty if the sweeper decides while it goes on.
         lasting: its name without how long the runs train, which a sweep that goes on may change.
+        to_do: the run folders of that command's jobs that were not finished when it began, with the most optimizer steps
+            of each; None where only the data tell.
+        workers: how many jobs the launcher does side by side; None if that is not known.
     """
 
     folder: Path
@@ -74,6 +77,8 @@ class Sweep:
     jobs: list[Job] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
     lasting: str = ""
+    to_do: dict[str, int | None] = field(default_factory=dict)
+    workers: int | None = None
 
     def count(self, *outcomes: str) -> int:
         """The number of jobs with one of these outcomes."""

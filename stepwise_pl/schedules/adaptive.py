@@ -77,6 +77,10 @@ class Adaptive(Schedule):
     def is_waiting(self) -> bool:
         return self.now < self.most
 
+    def waits_for(self) -> str:
+        late = f", or trained a stage for {self.max_stay:,} steps" if self.max_stay is not None else ""
+        return f"reached {100 * self.keep:g}% answer accuracy on validation{late}"
+
     def is_kept_stage(self, accuracy: float) -> bool:
         return accuracy >= self.keep - ROUNDING or self.max_stay is not None
 

@@ -136,6 +136,17 @@ class Schedule:
         """Whether s stays until the model is good enough, however long that takes. An open-loop schedule never waits."""
         return False
 
+    def waits_for(self) -> str:
+        """Return, in words, what the run has done when s of a closed-loop schedule moves, such as `reached 95%`.
+
+        The text is empty if s(t) follows from the step alone, so that `stage` is true of later steps too.
+        """
+        return (
+            ""
+            if type(self).observe is Schedule.observe
+            else "measured what schedule.kind=" + self.kind + " decides from"
+        )
+
     # These attributes have no annotation, so that they are no dataclass fields.
     _clock = REAL_TIME
     decision = ""  # the last decision of a closed-loop schedule in words, for the log

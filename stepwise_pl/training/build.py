@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stepwise_pl.common import terminal
 from stepwise_pl.config.duration import Duration
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
@@ -28,8 +29,9 @@ from stepwise_pl.training.checkpoints import Checkpoints
 from stepwise_pl.training.guard import Guard
 from stepwise_pl.training.loggers import MetricsFile
 from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.outlook import Outlook
 from stepwise_pl.training.precision import BFloat16Weights
-from stepwise_pl.training.progress import StageLog, StageProgressBar, StageRecords
+from stepwise_pl.training.progress import ProgressBar, ProgressLog, StageRecords
 from stepwise_pl.training.sharding import SharedWeights
 from stepwise_pl.training.validation_times import ValidationTimes
 
@@ -164,13 +166,15 @@ def build_trainer(
         describe: writes the files of the run folder besides checkpoints and metrics (see `Checkpoints`).
         asked: the command that started the run; None: there was no command.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     cfg = config.trainer
     guard = Guard(config.guard)
     every_removed = 1 if guard.acts else cfg.validate_every_removed
+    outlook = Outlook(config, asked)
     # Bars of several processes would overwrite each other.
-    terminal = sys.stderr.isatty() and not (asked and asked.is_worker)
+    has_bar = terminal.width(sys.stderr) > 0 and not (asked and asked.is_worker)
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
@@ -198,11 +202,12 @@ def build_trainer(
                 cfg.keep_at_most,
                 guard,
             ),
-            StageProgressBar(asked.job if asked else "") if terminal else StageLog(),
+            outlook,
+            ProgressBar(outlook, asked.job if asked else "") if has_bar else ProgressLog(outlook),
         ],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module shares out examples itself
         enable_model_summary=False,
-        enable_progress_bar=terminal,
+        enable_progress_bar=False,
     )

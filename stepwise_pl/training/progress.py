@@ -1,14 +1,26 @@
 """Record stages and show progress during training, as a bar or as lines of a log."""
 
+import contextlib
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from stepwise_pl.common import terminal
+from stepwise_pl.common.text import clock, duration, percent
 from stepwise_pl.runs.records import StagesFile
 from stepwise_pl.training.checkpoints import log
 from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.outlook import Outlook
+
+REDRAW_SECONDS = 0.5  # Reading the loss makes a GPU wait.
+SILENT_SECONDS = 60.0  # the longest silence of a log, but for the steps and validations that take longer
+LEAST_BAR = 4  # columns
 
 
 class StageRecords(Callback):
@@ -23,38 +35,161 @@ class StageRecords(Callback):
             self.file.append(pl_module.record)
 
 
-class StageProgressBar(TQDMProgressBar):
-    """Shows removed tokens, loss and accuracy on a terminal. `StageLog` is for log files.
+class ProgressBar(Callback):
+    """One bar for the whole run on a terminal, and above it a line for each validated stage, once the stage is over.
+
+    Lightning's own bar begins anew in every epoch. The log goes above the bar as long as the bar is there.
 
     Args:
+        outlook: knows the number of steps and the time that is left. It comes before this callback.
         job: the job's number in a sweep, `2/9`; empty outside a sweep.
     """
 
-    def __init__(self, job: str = "") -> None:
-        super().__init__(refresh_rate=5)
-        self.job = {"job": job} if job else {}
+    def __init__(self, outlook: Outlook, job: str = "") -> None:
+        self.outlook, self.job = outlook, f"[{job}] " if job else ""
+        self.bar: Any = None
+        self._above = contextlib.ExitStack()  # the redirection of the log
+        self._drawn = 0.0
+        self._validated: tuple[int, str] | None = None  # the stage of the last validation, and its line
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.global_step < self.outlook.steps:
+            self._above.enter_context(logging_redirect_tqdm())
+            self.bar = tqdm(
+                total=self.outlook.steps, initial=trainer.global_step, file=sys.stderr,
+                bar_format=f"{self.job}|{{bar}}| {{desc}}",
+            )  # fmt: skip
+            self._draw(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         assert isinstance(pl_module, StepwiseModule)
-        decision = {"schedule": found} if (found := pl_module.schedule.decision) else {}
-        return {**self.job, **progress(trainer, pl_module), **decision}
+        if self._validated is not None and pl_module.stage != self._validated[0]:
+            self._end_stage()
+        if time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._draw(trainer, pl_module)
 
-
-class StageLog(Callback):
-    """Logs one line of progress at every validation. In a log file a redrawn bar is noise."""
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._draw(trainer, pl_module, "validating")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        shown = ", ".join(f"{key} {value}" for key, value in progress(trainer, pl_module).items())
+        assert isinstance(pl_module, StepwiseModule)
+        shown = shown_metrics(trainer)
+        self._validated = (
+            pl_module.stage,
+            f"stage {pl_module.stage}: {shown['accuracy']} with {removed(pl_module, ' of ')} CoT tokens gone, "
+            f"step {trainer.global_step:,} of {self.outlook.steps:,}",
+        )
+        self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close(trainer, pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close(trainer, pl_module)
+
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule, doing: str = "") -> None:
+        if self.bar is None:
+            return
+        assert isinstance(module, StepwiseModule)
+        self._drawn = time.monotonic()
+        step, steps = trainer.global_step, self.outlook.steps
+        left = self.outlook.seconds(steps - step)
+        shown = shown_metrics(trainer)
+        parts = [
+            f"{step:,}/{steps:,}",
+            doing or (f"{duration(left)} left" if left else ""),
+            f"{removed(module, '/')} gone",
+            *(f"{name} {shown[name]}" for name in ("accuracy", "train loss") if name in shown),
+        ]
+        self.bar.n, self.bar.ncols = step, max(1, terminal.width(sys.stderr) - 1)
+        room = self.bar.ncols - len(f"{self.job}|| ") - LEAST_BAR
+        self.bar.set_description_str(fitting(parts, room), refresh=False)
+        self.bar.refresh()
+
+    def _end_stage(self) -> None:
+        """Write the line of the validated stage."""
+        if self._validated is not None and self.bar is not None:
+            log.info("%s", self._validated[1])
+        self._validated = None
+
+    def _close(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Leave the bar as it is and begin a new line. A second call does nothing."""
+        if self.bar is None:
+            return
+        self._end_stage()
+        self._draw(trainer, module)
+        self._above.close()
+        self.bar.close()
+        sys.stderr.flush()  # tqdm leaves the end of its line in the buffer
+        self.bar = None
+
+
+def fitting(parts: list[str], room: int) -> str:
+    """Join the parts that fit into so many columns; earlier ones come first."""
+    text = ""
+    for part in filter(None, parts):
+        longer = f"{text}, {part}" if text else part
+        text = longer if len(longer) <= room else text
+    return text
+
+
+class ProgressLog(Callback):
+    """Logs a line of progress at every validation, and at least every minute. In a log file a redrawn bar is noise.
+
+    Args:
+        outlook: knows the number of steps and the time that is left. It comes before this callback.
+    """
+
+    def __init__(self, outlook: Outlook) -> None:
+        self.outlook = outlook
+        self._said = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._said = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if step_ends and time.monotonic() - self._said >= SILENT_SECONDS:
+            self._say(trainer, pl_module, ("train loss",))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
         decision = f"; {found}" if (found := pl_module.schedule.decision) else ""
-        log.info("epoch %d, step %d: %s%s", trainer.current_epoch, trainer.global_step, shown, decision)
+        self._say(trainer, pl_module, ("train loss", "accuracy"), decision)
+
+    def _say(self, trainer: L.Trainer, module: L.LightningModule, names: tuple[str, ...], decision: str = "") -> None:
+        assert isinstance(module, StepwiseModule)
+        self._said = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        outlook, step = self.outlook, trainer.global_step
+        parts = [f"step {step:,} of {outlook.steps:,}", clock(module.seconds)]
+        if outlook.step_seconds:
+            parts.append(f"{module.data.data.batch_size / outlook.step_seconds:,.0f} examples per second")
+        if left := outlook.seconds(outlook.steps - step):
+            parts.append(f"{duration(left)} left")
+        shown = shown_metrics(trainer)
+        found = [
+            f"{removed(module, ' of ')} CoT tokens gone",
+            *(f"{name} {shown[name]}" for name in names if name in shown),
+        ]
+        log.info("%s: %s%s", ", ".join(parts), ", ".join(found), decision)
 
 
-def progress(trainer: L.Trainer, module: L.LightningModule) -> dict[str, str]:
-    """Removed tokens, loss and accuracy of the run, as text for people."""
-    assert isinstance(module, StepwiseModule)
-    shown = {"removed": f"{module.removed_tokens}/{module.data.limits.max_cot}"}
-    for name, key in (("loss", "train/loss"), ("accuracy", "val/answer_accuracy")):
-        if key in trainer.callback_metrics:
-            shown[name] = f"{float(trainer.callback_metrics[key]):.3f}"
+def removed(module: StepwiseModule, of: str) -> str:
+    """`3 of 8`: the tokens removed from the longest CoT, and all its tokens."""
+    return f"{module.removed_tokens:,}{of}{module.data.limits.max_cot:,}"
+
+
+def shown_metrics(trainer: L.Trainer) -> dict[str, str]:
+    """Loss and accuracy of the run, as text for people; without those that were not measured yet."""
+    metrics, shown = trainer.callback_metrics, {}
+    if "train/loss" in metrics:
+        shown["train loss"] = f"{float(metrics['train/loss']):.3f}"
+    if "val/answer_accuracy" in metrics:
+        shown["accuracy"] = percent(float(metrics["val/answer_accuracy"]))
     return shown

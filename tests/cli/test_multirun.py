@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from stepwise_pl.cli.entry import register_schemas
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.signals import STOPS
 from stepwise_pl.config.known import CONF
+from stepwise_pl.config.request import SweepLength
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.at_work import unlock
 from stepwise_pl.runs.sweep_folder import Job, Sweep, read_sweep, this_process, write_sweep
@@ -63,8 +65,12 @@ def test_a_sweep_is_planned_before_its_jobs_begin(tmp_path: Path, capsys: pytest
         config = begun("seed=1,2", f"run_dir={folder}")
     finally:
         unlock(folder)
-    assert capsys.readouterr().out == f"sweep of 2 jobs in {folder}\n"
+    # 808,000 examples in batches of 32 are 25,250 steps, for 200 epochs, in two jobs.
+    steps = 25_250 * 200
+    said = f"sweep of 2 jobs in {folder}\n2 jobs to do, at most {2 * steps:,} steps in all\n"
+    assert capsys.readouterr().out == said
     sweep = read_sweep(folder)
+    assert (sweep.to_do, sweep.workers) == ({"seed1": steps, "seed2": steps}, 1)
     assert [(job.run, job.swept, job.outcome) for job in sweep.jobs] == [
         (f"seed{seed}", {"seed": str(seed)}, "waiting") for seed in (1, 2)
     ]
@@ -104,6 +110,33 @@ def test_a_defect_in_the_plan_ends_the_command_with_its_traceback(capsys: pytest
     with pytest.raises(SystemExit) as ended:
         multirun.SweepStart().on_multirun_start(None)  # type: ignore[arg-type]
     assert ended.value.code == 1 and "Traceback" in capsys.readouterr().err
+
+
+def test_the_first_job_knows_the_length_of_the_sweep() -> None:
+    def sweep(to_do: dict[str, int | None], workers: int | None = 1) -> Sweep:
+        return Sweep(Path(), "", [], [], "", to_do=to_do, workers=workers)
+
+    assert multirun.length(sweep({"a": 100, "b": 300}), "a") == SweepLength(2, 4.0, 1)
+    assert multirun.length(sweep({"a": 100, "b": 300}), "b") is None
+    # If only the data tell how long a job is, all jobs count as long as the first.
+    assert multirun.length(sweep({"a": None, "b": None, "c": None}, workers=2), "a") == SweepLength(3, 3, 2)
+    assert multirun.length(sweep({"a": 100}, workers=8), "a") == SweepLength(1, 1.0, 1)
+    assert multirun.length(sweep({"a": 100}, workers=None), "a") is None
+    assert multirun.length(sweep({}), "a") is None
+
+
+@pytest.mark.parametrize(
+    "settings,workers",
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
+        ({"_target_": "joblib", "n_jobs": 3}, 3),
+        ({"_target_": "joblib", "n_jobs": -1}, os.cpu_count()),
+        ({"_target_": "submitit", "array_parallelism": 16}, 16),
+        ({"_target_": "ray"}, None),
+    ],
+)
+def test_the_launcher_tells_how_many_jobs_run_side_by_side(settings: dict[str, Any], workers: int | None) -> None:
+    assert multirun.num_workers(DictConfig(settings)) == workers
 
 
 # --- one job

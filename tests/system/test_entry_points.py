@@ -51,7 +51,8 @@ def test_the_summary_is_readable_and_true(run_dir: Path) -> None:
     progress = (run_dir / "stderr.txt").read_text()
     assert "train: 48 of the 808000 problems asked for" in progress  # a shortage is reported, but not recorded
     assert "run folder: small\n" in progress
-    assert "epoch 5, step 120: removed 2/2, loss" in progress
+    assert "step 120 of 120, 0:00:" in progress and ": 2 of 2 CoT tokens gone, train loss " in progress
+    assert "all 2 CoT tokens gone at step 41 of 120\n" in progress
     rows = [line.split() for line in text.splitlines() if "n=16" in line]
     assert [row[0] for row in rows] == ["0", "1", "2"]
     assert "examples_per_token: 640" in (run_dir / "config.yaml").read_text()
@@ -215,7 +216,9 @@ def test_two_processes_train_one_run(tmp_path, args: list[str], shared: str) -> 
     low_precision = any(one.startswith("trainer.precision=bf16") for one in args)
     two_processes = ("trainer.devices=2", f"trainer.strategy={shared}")
     command("train", *args, f"run_dir={tmp_path / 'one'}", "trainer.duration=8steps")
-    command("train", *args, f"run_dir={tmp_path / 'two'}", "trainer.duration=8steps", *two_processes)
+    progress = command("train", *args, f"run_dir={tmp_path / 'two'}", "trainer.duration=8steps", *two_processes).stderr
+    assert [progress.count(text) for text in ("device: 2 x cpu", "length: 8 steps", "step 8 of 8, ")] == [1, 1, 1]
+    assert "distributed" not in progress  # Lightning's own lines
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     assert [(r["step"], r["schedule/removed_tokens"], r["schedule/reset_step"]) for r in one] == [
         (r["step"], r["schedule/removed_tokens"], r["schedule/reset_step"]) for r in two

@@ -25,7 +25,6 @@ from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Multiplication
 from stepwise_pl.training.checkpoints import Checkpoints
 from stepwise_pl.training.module import StepwiseModule
-from stepwise_pl.training.progress import StageProgressBar
 from stepwise_pl.training.validation_times import ValidationTimes
 from tests.conftest import small_model
 
@@ -378,14 +377,6 @@ def test_a_data_module_is_freed_after_its_run() -> None:
     del data
     gc.collect()
     assert gone() is None
-
-
-def test_the_progress_bar_shows_the_job_and_how_far_removal_has_come(tmp_path) -> None:
-    module, _ = fit(tmp_path, Linear(delta=4), steps=5)
-    alone, swept = StageProgressBar(), StageProgressBar("2/9")
-    shown = alone.get_metrics(module.trainer, module)
-    assert shown["removed"] == f"{module.removed_tokens}/8" == "2/8"
-    assert swept.get_metrics(module.trainer, module) == {"job": "2/9", **shown}
 
 
 def test_of_the_stages_that_are_kept_the_newest_stay(tmp_path) -> None:

@@ -518,6 +518,8 @@ def test_a_real_table_agrees_with_its_runs_and_has_its_figures(tmp_path: Path) -
 def test_axes_are_ordered_by_number() -> None:
     assert ordered(["8", "1/2", "inf", "0.25"]) == ["0.25", "1/2", "8", "inf"]
     assert ordered(["left", "right", "1"]) == ["left", "right", "1"]
+    assert ordered(["30steps", "8steps", "12 steps"]) == ["8steps", "12 steps", "30steps"]
+    assert ordered(["2epochs", "30steps", "8steps"]) == ["2epochs", "30steps", "8steps"]
 
 
 def test_a_grid_has_two_keys_and_most_of_its_places() -> None:

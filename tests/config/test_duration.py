@@ -13,6 +13,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.duration import UNITS, Duration
 from stepwise_pl.config.training import OptimizerConfig, TrainerConfig
 from stepwise_pl.training.optimizers import lr_factor
+from tests.config.test_config import composed
 
 WHOLE = st.integers(1, 10**11)
 PARTS = st.decimals("0.001", 10**4, places=3)
@@ -98,3 +99,11 @@ def test_the_learning_rate_falls_over_its_share_of_any_run_and_is_0_only_after_t
     assert rates == sorted(rates, reverse=True) and (rates[-1] == 0) is (sum(rate < 1 for rate in rates) > 0)
     steady = [one - other for one, other in pairwise(rates) if other < 1]
     assert steady == pytest.approx([1 / len(steady)] * len(steady)) if steady else decay <= Decimal("0.5") / steps
+
+
+@pytest.mark.parametrize("steps", [600, 4000, 20_000])
+def test_the_quickstart_is_as_long_as_one_key_says(steps: int) -> None:
+    config = composed("experiment=quickstart", f"trainer.duration={steps}steps")
+    # T is 400 for the quickstart.
+    assert Duration.parse(config.trainer.duration).steps(400, config.data.batch_size) == steps
+    assert config.optimizer.decay_steps(steps) == steps // 4

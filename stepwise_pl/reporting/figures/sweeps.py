@@ -1,6 +1,7 @@
 """Accuracy by the keys of a sweep: the figures of a sweep folder, and those of the page, which may show runs from anywhere."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -104,14 +105,20 @@ def grid_of(cells: Sequence[Cell[SweepRun]]) -> tuple[str, str] | None:
 
 
 def ordered(values: Sequence[str] | dict[str, None]) -> list[str]:
-    """The values by number, if all are numbers such as 8, 0.5, 1/2 and inf; else as given."""
-    numbers: dict[str, float] = {}
-    for value in values:
-        try:
-            numbers[value] = float(Fraction(value)) if "/" in value else float(value)
-        except (ValueError, ZeroDivisionError):
-            return list(values)
-    return sorted(numbers, key=lambda value: numbers[value])
+    """The values by number, if all are numbers such as 8, 0.5, 1/2 and inf, or lengths of one unit such as 8steps; else as given."""
+    try:
+        numbers = {value: _unit_and_number(value) for value in values}
+    except (ValueError, ZeroDivisionError):
+        return list(values)
+    has_one_unit = len({unit for unit, _ in numbers.values()}) == 1
+    return sorted(numbers, key=lambda value: numbers[value]) if has_one_unit else list(values)
+
+
+def _unit_and_number(value: str) -> tuple[str, float]:
+    """The unit (empty: none) and the number of a value. Raise `ValueError` or `ZeroDivisionError` if it is no number."""
+    length = re.fullmatch(r"(.*[0-9]) ?(step|epoch|example)s?", value)
+    number, unit = length.groups() if length else (value, "")
+    return unit, float(Fraction(number)) if "/" in number else float(number)
 
 
 @dataclass

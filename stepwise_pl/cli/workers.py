@@ -28,6 +28,7 @@ class _Here:
     job: str = ""  # such as `2/9`, while this process does a job
     label: str = ""  # the swept values of that job
     worker: bool = False  # another process handed the job to this one
+    words: list[str] | None = None  # of the command line, as the user typed them
 
 
 here = _Here()

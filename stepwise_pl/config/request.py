@@ -16,6 +16,7 @@ class Request:
         job: `2/9` if the run is a job of a sweep, else empty.
         label: the swept values of that job.
         is_worker: another process hands out the jobs.
+        words: the words of the command line, as the user typed them; None: this process was not started by a user.
     """
 
     name: str
@@ -26,3 +27,4 @@ class Request:
     job: str = ""
     label: str = ""
     is_worker: bool = False
+    words: list[str] | None = None

@@ -19,7 +19,7 @@ from stepwise_pl.cli.multirun import job_of, run_in
 from stepwise_pl.cli.names import NOW, canonical, plain_name, run_apart
 from stepwise_pl.cli.overrides import parsed, quoted
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.config import keys
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
@@ -123,7 +123,7 @@ def test_what_changes_learning_names_a_run(override: str) -> None:
 
 def test_what_says_how_a_run_is_run_does_not_name_it() -> None:
     register_schemas("train", Config)
-    aside = [f"{key}x=1" if key.endswith((".", "_")) else f"{key}=1" for key in ASIDE]
+    aside = [f"{key}x=1" if key.endswith((".", "_")) else f"{key}=1" for key in keys.aside()]
     for override in (
         *aside,
         "trainer=gpu",

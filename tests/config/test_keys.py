@@ -2,13 +2,13 @@
 
 import pytest
 
-from stepwise_pl.config.keys import ASIDE, CHANGEABLE, PATHS, settings_of
+from stepwise_pl.config.keys import aside, changeable, paths, settings_of
 from stepwise_pl.config.run import Config
 from tests.conftest import COMMANDS, schema_of
 
 # Beginnings of the keys that a resumed run may change. A change of this list is a decision.
 MAY_CHANGE = (
-    "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.",
+    "run_dir", "resume", "plugins", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "schedule.keep", "schedule.check_every",
     "schedule.max_stay", "optimizer.decay_steps",
     "trainer.accelerator", "trainer.max_epochs", "trainer.max_steps", "trainer.validate_every_epochs",
@@ -16,20 +16,20 @@ MAY_CHANGE = (
 )  # fmt: skip
 # Beginnings of the keys that change neither what is learned nor how.
 CHANGE_NOTHING = (
-    "seed", "run_dir", "resume", "objective", "expected.", "model.gradient_checkpointing", "logger.",
+    "seed", "run_dir", "resume", "plugins", "objective", "expected.", "model.gradient_checkpointing", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
 # Keys of all commands that hold paths.
 HOLD_PATHS = {
     "run_dir", "task.train", "task.validation", "task.test", "model.name", "model.tokenizer", "model.init_from",
-    "data.cache_dir", "run", "runs", "checkpoint", "file", "out", "figures", "sweep",
+    "data.cache_dir", "plugins", "run", "runs", "checkpoint", "file", "out", "figures", "sweep",
 }  # fmt: skip
 
 KEYS = {key for key, _ in settings_of(Config)}
 
 
-@pytest.mark.parametrize("marked,expected", [(CHANGEABLE, MAY_CHANGE), (ASIDE, CHANGE_NOTHING)])
+@pytest.mark.parametrize("marked,expected", [(changeable(), MAY_CHANGE), (aside(), CHANGE_NOTHING)])
 def test_the_marks_of_the_fields_are_the_keys_that_were_decided_on(
     marked: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
@@ -47,4 +47,4 @@ def test_every_key_that_holds_a_path_says_so_in_every_command_and_choice(command
 
 
 def test_the_paths_of_a_training_run() -> None:
-    assert set(PATHS) == HOLD_PATHS & KEYS
+    assert set(paths()) == HOLD_PATHS & KEYS

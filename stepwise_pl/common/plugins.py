@@ -42,9 +42,11 @@ def load(name: str, look_in: Iterable[Path] = (), called: str = "") -> str:
         if not path.is_file() or path.suffix != ".py":
             why = "is no file of Python (.py)" if path.exists() else "no such file"
             raise UserError(f"{called}: {why}; name a file, ./my_task.py, or a module, my_package.my_module")
-        _look_in([path.parent])
-        _require_own_name(path, called)
-        kept, module_name = str(path), path.stem
+        # A package may be named by its first file.
+        top = path.parent if path.stem == "__init__" else path
+        _look_in([top.parent])
+        _require_own_name(path, top.stem, called)
+        kept, module_name = str(path), top.stem
     else:
         _look_in([Path.cwd(), *look_in])
         kept = module_name = name
@@ -102,14 +104,14 @@ def _look_in(places: Iterable[Path]) -> None:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), place]))
 
 
-def _require_own_name(path: Path, called: str) -> None:
-    """Raise `UserError` if another module has the name of the file."""
+def _require_own_name(path: Path, name: str, called: str) -> None:
+    """Raise `UserError` if the module of this name is another than the file."""
     try:
-        spec = importlib.util.find_spec(path.stem)
+        spec = importlib.util.find_spec(name)
     except ValueError:  # such as `__main__`
         spec = None
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
-        other = spec.origin if spec is not None and spec.origin else path.stem
+        other = spec.origin if spec is not None and spec.origin else name
         raise UserError(f"{called}: has the name of another module ({other}); rename the file")
 
 

@@ -114,6 +114,14 @@ def test_a_folder_of_choices_is_named_by_its_path(tmp_path: Path) -> None:
     assert "Did you mean task=tiny_products?" in wrong.stderr
 
 
+def test_a_package_may_be_named_by_its_first_file(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("from package import parts\n")
+    (tmp_path / "package" / "parts.py").write_text(STAIRS)
+    out = command("train", "--help", f"plugins={tmp_path}/package/__init__.py", cwd=tmp_path.parent)
+    assert "no_cot, stairs, stepwise" in out.stdout
+
+
 def test_an_installed_package_is_loaded_by_its_entry_point(tmp_path: Path) -> None:
     (tmp_path / "stairs_package.py").write_text(STAIRS)
     about = tmp_path / "stairs_package-1.0.dist-info"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
+from stepwise_pl.common.settings import setting
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.run import require_chosen
 from stepwise_pl.config.training import DataConfig
@@ -24,6 +25,8 @@ class CheckDataConfig:
     # The model's tokenizer counts the tokens, and its positions bound them.
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    # Modules and files of one's own (`common.plugins`); one of them may register the task.
+    plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
         require_chosen(task=self.task)

@@ -62,6 +62,8 @@ class EvaluateConfig:
     # Log the evaluation as a W&B run of job type `eval`, in the project of the run's logger. offline=true needs no account.
     wandb: bool = False
     offline: bool = False
+    # Modules and files of one's own (`common.plugins`); those of the run are loaded anyway, if they are still in place.
+    plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
         require_run(self.run, "evaluate")

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from stepwise_pl.runs.at_work import at_work, begin_anew
 from stepwise_pl.runs.expected import judge
 from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothing
 from stepwise_pl.runs.marks import holds_run
-from stepwise_pl.runs.resumed_config import finished, resumed_config
+from stepwise_pl.runs.resumed_config import changes_of, finished, resumed_config
 from stepwise_pl.runs.saved_config import derived_of, located
 from stepwise_pl.training.stopping import stop_explained
 
@@ -46,8 +47,9 @@ def train(config: Config, asked: Request) -> dict[str, Any]:
 
 def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
     """Train as `train` does, in a folder where no other process is at work."""
-    name = asked.name
+    name, changes = asked.name, {}
     if config.resume and (run_dir / "config.yaml").is_file():
+        changes = changes_of(run_dir, config, asked.given)
         config = resumed_config(run_dir, config, asked.given)
         name = derived_of(run_dir).get("name", name)
         if asked.job and (summary := finished(run_dir, config)) is not None:
@@ -70,7 +72,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
     derived = describe(parts)
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():
-        fitted = fit(parts, run_dir, plain, asked)
+        fitted = fit(parts, run_dir, plain, asked, changes)
         # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
         derived["examples_per_token"] = examples_per_token(parts)
         tested = test(parts, fitted, run_dir / "checkpoints")
@@ -134,8 +136,14 @@ def summarise(
     }
 
 
-def fit(parts: "Parts", run_dir: Path, plain: dict[str, Any], asked: Request) -> "Fitted":
-    """Train, from the last checkpoint if there is one, under the guard."""
+def fit(
+    parts: "Parts", run_dir: Path, plain: dict[str, Any], asked: Request, changes: Mapping[str, tuple[Any, Any]]
+) -> "Fitted":
+    """Train, from the last checkpoint if there is one, under the guard.
+
+    Args:
+        changes: the keys that a resumed run changes, with the value before and the new one.
+    """
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -153,17 +161,18 @@ def fit(parts: "Parts", run_dir: Path, plain: dict[str, Any], asked: Request) ->
     logger, guard = parts.config.logger, parts.config.guard
     more: list[Logger] = []
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    step, lost = 0, {}
+    step, session = 0, dict[str, Any]()
     if holds_run(run_dir):
-        lost = {} if (run_dir / "metrics.csv").is_file() else {"metrics_lost": True}
-        step = resume(run_dir, plain)
+        session = {} if (run_dir / "metrics.csv").is_file() else {"metrics_lost": True}
+        step = resume(run_dir, plain, changes)
+        session |= {"changed": changes} if changes else {}
     elif is_first:
         begin_anew(run_dir)
     if is_first:
         # The old summary goes first: beside the new configuration, it would call a run finished that has only begun.
         (run_dir / "summary.json").unlink(missing_ok=True)
         describe_run()
-        provenance.record(run_dir / "environment.json", from_step=step, **lost)
+        provenance.record(run_dir / "environment.json", asked.words, from_step=step, **session)
         log.info("run folder: %s", run_dir)
     if logger.wandb:
         more.append(wandb_runs.wandb_logger(logger, run_dir, plain))

@@ -18,6 +18,8 @@ class WriteDataConfig:
 
     task: Task = field(default_factory=Task)
     out: str = setting("", path=True)
+    # Modules and files of one's own (`common.plugins`); one of them may register the task.
+    plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
         require_chosen(task=self.task)

@@ -16,7 +16,7 @@ def request() -> Request:
     """The request of this run, from Hydra."""
     return Request(
         NOW.run_name(), FORMER.run_name(), frozenset(given_keys()), changed_from_recipe(), chosen(),
-        here.job, here.label, here.worker, here.sweep,
+        here.job, here.label, here.worker, here.sweep, here.words,
     )  # fmt: skip
 
 

@@ -18,10 +18,12 @@ from omegaconf import DictConfig
 
 from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.choices import in_sweep
+from stepwise_pl.cli.plugin_words import with_plugins
 from stepwise_pl.cli.words import error_line, fail, say
-from stepwise_pl.common import processes, registry, terminal
+from stepwise_pl.cli.workers import here
+from stepwise_pl.common import plugins, processes, registry, terminal
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.known import CONF, set_command
+from stepwise_pl.config.known import CONF, choice_file, set_command
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.plain import to_object
 from stepwise_pl.config.training import GuardConfig, LoggerConfig, OptimizerConfig, TrainerConfig
@@ -36,13 +38,19 @@ GROUPS: dict[str, type] = {
 
 
 def register_schemas(command: str, schema: type) -> None:
-    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method."""
+    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method.
+
+    A kind of a plugin that has no YAML file is a choice itself.
+    """
     store = ConfigStore.instance()
     store.store(f"_{command}", schema)
     for group, part in GROUPS.items():
         store.store(f"_{group}", part, group=group)
     for (group, kind), part in registry.load_all().items():
         store.store(f"_{kind}", part, group=group)
+    for group, kind in plugins.kinds():
+        if choice_file(group, kind) is None:
+            store.store(kind, registry.SCHEMAS[group, kind], group=group)
 
 
 def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
@@ -55,9 +63,11 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
     terminal.restore_docstrings()
     terminal.prepare()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them
-    register_schemas(command, schema)
+    here.words = sys.argv[1:]
     try:
-        sys.argv[1:] = hydra_arguments(sys.argv[1:])
+        words = with_plugins(sys.argv[1:])
+        register_schemas(command, schema)
+        sys.argv[1:] = hydra_arguments(words)
     except UserError as error:
         raise SystemExit(fail(str(error))) from None
 

@@ -32,7 +32,7 @@ from stepwise_pl.cli.names import NOW, canonical, keys_of, run_apart
 from stepwise_pl.cli.overrides import quoted
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import _STOP, become_worker, here, stop
-from stepwise_pl.common import processes, registry, signals, terminal
+from stepwise_pl.common import plugins, processes, registry, signals, terminal
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.plain import to_object
@@ -106,7 +106,8 @@ def begin(config: DictConfig) -> None:
     workers = num_workers(config.hydra.launcher)
     folders.write_sweep(
         Sweep(
-            folder, names.now, sys.argv[1:], swept, folders.this_process(), total, jobs, runs, names.lasting, to_do, workers
+            folder, names.now, here.words or sys.argv[1:], swept, folders.this_process(), total, jobs, runs, names.lasting,
+            to_do, workers,
         )
     )  # fmt: skip
     with read_write(config), open_dict(config):
@@ -292,6 +293,9 @@ def attempt(
     """Do the job; its outcome goes to `job`. Return the objective, or None if it failed."""
     path = sweep.folder / job.run
     try:
+        plugins.load_installed()
+        for name in cfg.plugins:
+            plugins.load(name)
         config = checked(cfg)
         config.run_dir, config.resume = str(path), True
         config.logger.group = config.logger.group or sweep.name

@@ -15,8 +15,8 @@ from hydra.core.override_parser.types import Override, QuotedString, ValueType
 from omegaconf import DictConfig
 
 from stepwise_pl.cli.overrides import _BLANKS, _in_quotes, _split, parsed
-from stepwise_pl.config.keys import ASIDE, flat, may_change
-from stepwise_pl.config.known import CONF
+from stepwise_pl.config.keys import aside, flat, may_change
+from stepwise_pl.config.known import choice_file
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.sweep_folder import Job, label
 
@@ -143,7 +143,7 @@ class Names:
     def names_a_run(self, override: str, has_experiment: bool) -> bool:
         """Whether an override is part of the name of a run, besides its experiment, or task, model and schedule.
 
-        Every override is that may change what is learned (`config.keys.ASIDE` holds the others).
+        Every override is that may change what is learned (`config.keys.aside` holds the others).
         """
         return not is_of_base_name(override, has_experiment) and changes_learning(override)
 
@@ -191,15 +191,15 @@ def run_apart(job: Job) -> str:
 
 
 def changes_learning(override: str) -> bool:
-    """Whether an override sets, or takes away, anything that is not in `config.keys.ASIDE`."""
+    """Whether an override sets, or takes away, anything that is not in `config.keys.aside`."""
     key, value = canonical(override)
-    file = CONF / key / f"{value}.yaml"
-    if value is None or not file.is_file():
-        return not (key.startswith(ASIDE) or f"{key}.".startswith(ASIDE))
-    # A choice such as `trainer=gpu` does not change learning if its file sets only keys of `ASIDE`, on its group's schema.
+    file = choice_file(key, value) if value is not None else None
+    if file is None:
+        return not (key.startswith(aside()) or f"{key}.".startswith(aside()))
+    # A choice such as `trainer=gpu` does not change learning if its file sets only keys of `aside`, on its group's schema.
     set_here = read_yaml(file)
     keys = flat({key: {name: item for name, item in set_here.items() if name != "defaults"}})
-    return set_here.get("defaults") != [f"_{key}"] or not all(one.startswith(ASIDE) for one in keys)
+    return set_here.get("defaults") != [f"_{key}"] or not all(one.startswith(aside()) for one in keys)
 
 
 def keys_of(overrides: Iterable[str]) -> set[str]:

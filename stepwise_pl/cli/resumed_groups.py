@@ -27,10 +27,10 @@ def with_saved_groups(words: Sequence[str]) -> list[str]:
     Only groups are added of which the command line sets a key, and which it does not choose itself.
     """
     settings = {found.key_or_group: found for word in words if (found := parsed(word)) is not None}
-    values = {key: found.value() for key, found in settings.items() if not found.is_sweep_override()}
-    if values.get("resume") is not True or not isinstance(values.get("run_dir"), str) or "experiment" in settings:
+    folder = resumed_folder(words)
+    if folder is None or "experiment" in settings:
         return list(words)
-    path = Path(str(values["run_dir"])).expanduser() / "config.yaml"
+    path = folder / "config.yaml"
     try:
         saved = upgraded(read_yaml(path), path)
     except (UserError, OSError):
@@ -43,6 +43,14 @@ def with_saved_groups(words: Sequence[str]) -> list[str]:
             added.append(f"{group}=_{part['kind']}")
             added.extend(f"{group}.{key}={written(value)}" for key, value in part.items() if key != "kind")
     return [*added, *words]
+
+
+def resumed_folder(words: Sequence[str]) -> Path | None:
+    """The run folder that a command line with `resume=true` names; None if it names none."""
+    found = [setting for word in words if (setting := parsed(word)) is not None and not setting.is_sweep_override()]
+    values = {setting.key_or_group: setting.value() for setting in found}
+    run_dir = values.get("run_dir")
+    return Path(run_dir).expanduser() if values.get("resume") is True and isinstance(run_dir, str) else None
 
 
 def written(value: Any) -> str:

@@ -30,6 +30,7 @@ class _Here:
     label: str = ""  # the swept values of that job
     sweep: SweepLength | None = None  # of the sweep, if that job is its first
     worker: bool = False  # another process handed the job to this one
+    words: list[str] | None = None  # of the command line, as the user typed them
 
 
 here = _Here()

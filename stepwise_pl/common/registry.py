@@ -4,7 +4,7 @@ A task, schedule or method is a dataclass whose fields are its configuration: th
 the schema that Hydra checks, the object that runs, and the documentation. A module in
 `stepwise_pl.tasks`, `stepwise_pl.schedules` or `stepwise_pl.methods` registers its class, and a YAML file in
 `conf/<group>/` that begins with `defaults: [_<kind>]` makes the class selectable. Nothing else
-has to change.
+has to change. `common.plugins` loads classes from outside of this package.
 """
 
 import importlib

@@ -3,6 +3,7 @@
 Each field of a configuration carries these marks itself (`common.settings.setting`); this module collects them.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
@@ -26,23 +27,35 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, "Field[An
                 yield from settings_of(part, f"{key}.")
 
 
-def marked(mark: str) -> tuple[str, ...]:
-    """The marked keys of a training run, for `str.startswith`: a whole key, or `<group>.` for a marked group."""
+def changeable() -> tuple[str, ...]:
+    """Keys that a resumed run may change, for `str.startswith`."""
+    return _marked("changeable", len(registry.load_all()))
+
+
+def aside() -> tuple[str, ...]:
+    """Keys that change neither what is learned nor how, for `str.startswith`."""
+    return _marked("aside", len(registry.load_all()))
+
+
+def paths() -> tuple[str, ...]:
+    """Keys that hold paths, or may."""
+    return _marked("path", len(registry.load_all()))
+
+
+@functools.cache
+def _marked(mark: str, count: int) -> tuple[str, ...]:
+    """The marked keys of a training run: a whole key, or `<group>.` for a marked group.
+
+    Args:
+        count: the number of registered classes; it grows with each plugin.
+    """
     found = [(key, field) for key, field in settings_of(Config) if field.metadata.get(mark)]
     return tuple(dict.fromkeys(f"{key}." if is_dataclass(field.default_factory) else key for key, field in found))
 
 
-# Keys that a resumed run may change.
-CHANGEABLE = marked("changeable")
-# Keys that change neither what is learned nor how.
-ASIDE = marked("aside")
-# Keys that hold paths, or may.
-PATHS = marked("path")
-
-
 def may_change(key: str) -> bool:
     """Whether a resumed run may change the dotted key. `optimizer.decay` may change, and `optimizer.decay_all` may not."""
-    return key in CHANGEABLE or key.startswith(tuple(one for one in CHANGEABLE if one.endswith(".")))
+    return key in changeable() or key.startswith(tuple(one for one in changeable() if one.endswith(".")))
 
 
 def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

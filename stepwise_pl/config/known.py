@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+from stepwise_pl.common import plugins
 from stepwise_pl.config.keys import settings_of
 from stepwise_pl.config.run import Config
 
@@ -35,8 +36,23 @@ def choices() -> dict[str, list[str]]:
     groups = [field.name for field in dataclasses.fields(command.schema)]
     if command.name == "train":
         groups.insert(0, "experiment")
-    found = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
-    return {group: names for group, names in found.items() if names}
+    found: dict[str, set[str]] = {group: set() for group in groups}
+    for group, kind in plugins.kinds():
+        found.get(group, set()).add(kind)  # a class without a file is chosen by its kind
+    for group, names in found.items():
+        names.update(path.stem for folder in folders() for path in (folder / group).glob("*.yaml"))
+    return {group: sorted(names) for group, names in found.items() if names}
+
+
+def folders() -> list[Path]:
+    """The folders of choices: our own, and those of plugins."""
+    return [CONF, *(folder for folder in plugins.folders if folder.resolve() != CONF.resolve())]
+
+
+def choice_file(group: str, name: str) -> Path | None:
+    """The YAML file of a choice; None if it has none."""
+    files = [folder / group / f"{name}.yaml" for folder in folders()]
+    return next((file for file in files if file.is_file()), None)
 
 
 def known_keys() -> list[str]:

@@ -32,6 +32,7 @@ class Request:
         label: the swept values of that job.
         is_worker: another process hands out the jobs.
         sweep: the length of the sweep, if this is its first job and the length is known.
+        words: the words of the command line, as the user typed them; None: this process was not started by a user.
     """
 
     name: str
@@ -43,3 +44,4 @@ class Request:
     label: str = ""
     is_worker: bool = False
     sweep: SweepLength | None = None
+    words: list[str] | None = None

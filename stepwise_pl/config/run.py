@@ -41,6 +41,10 @@ class Config:
     guard: GuardConfig = setting(factory=GuardConfig, changeable=True)
     logger: LoggerConfig = setting(factory=LoggerConfig, changeable=True, aside=True)
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
+    # Lightning callbacks, `<module>.<class>` each, made without arguments. Their state is kept in the checkpoints.
+    callbacks: list[str] = field(default_factory=list)
+    # Modules and files of one's own: `[my_package.my_module,./my_task.py]` (`common.plugins`).
+    plugins: list[str] = setting(factory=list, changeable=True, aside=True, path=True)
     seed: int = setting(0, aside=True)
     # A smoke test: a few steps of everything, with few examples and a tiny model, in seconds (stepwise_pl/config/debug.py).
     debug: bool = False
@@ -57,6 +61,8 @@ class Config:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
         require_chosen(task=self.task, schedule=self.schedule, method=self.method)
+        if twice := sorted({name for name in self.callbacks if self.callbacks.count(name) > 1}):
+            raise UserError(f"callbacks={twice[0]}: is named twice, but its state has one place in a checkpoint")
         for name in self.objective if isinstance(self.objective, list) and self.objective else [self.objective]:
             one_of("objective", name, OBJECTIVES)
         share = self.trainer.devices * self.trainer.accumulate_grad_batches

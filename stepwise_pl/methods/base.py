@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from stepwise_pl.common.errors import one_of
+from stepwise_pl.common.errors import UserError, one_of
 from stepwise_pl.schedules.spread import Stage
 
 if TYPE_CHECKING:
@@ -83,6 +83,15 @@ class Method:
             stage: `stage.each` is the stage of each example; it is None in evaluation.
         """
         raise NotImplementedError
+
+    def require_type(self, verb: str, found: object, wanted: type, hint: str) -> None:
+        """Raise `UserError` unless a verb of this method returned what it must; `hint` says how to make that."""
+        if not isinstance(found, wanted):
+            raise self.mistake(verb, f"returned {type(found).__name__}, must return {wanted.__name__}: {hint}")
+
+    def mistake(self, verb: str, what: str) -> UserError:
+        """An error that names the class of this method and its verb."""
+        return UserError(f"method={self.kind}: {type(self).__module__}.{type(self).__qualname__}.{verb} {what}")
 
     def read(self, learner: "Learner", view: "CoTBatch", accepted: "Tensor | None" = None) -> "Reading":
         """Read the prompts, before anything is written. By default as `Learner.read` does.

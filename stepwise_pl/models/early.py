@@ -4,15 +4,20 @@ import importlib.util
 import re
 from pathlib import Path
 
-from stepwise_pl.common import hub
+from stepwise_pl.common import hub, plugins
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.model import SMALL, ModelConfig, no_such_type
 from stepwise_pl.config.run import Config
+from stepwise_pl.methods import Method
 
 
 def check(config: Config) -> None:
     """Raise `UserError` if the machine lacks a device or package that is asked for, or if settings do not fit together."""
     config.schedule.require_slow_down(config.guard.action)
+    if type(config.method).view is Method.view:
+        raise config.method.mistake("view", "is missing: it says what is read and written at a stage")
+    for name in config.callbacks:
+        plugins.named(name, "callbacks")
     check_type(config.model)
     if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard: TensorBoard is not installed; pip install tensorboard")

@@ -57,6 +57,7 @@ class Learner:
 
     def score(self, view: CoTBatch) -> Scored:
         """Score the targets of a view, teacher-forced. The view is on the host."""
+        self.method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
         targets = Targets.of(view)
         width = targets.tokens.shape[1]
         moved = targets.to(self.model.device)
@@ -87,4 +88,6 @@ class Learner:
         """
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)
-        return generate(self.model, view, self.eos, most, self.method.read(self, view, accepted))
+        reading = self.method.read(self, view, accepted)
+        self.method.require_type("read", reading, Reading, "learner.read(view, accepted)")
+        return generate(self.model, view, self.eos, most, reading)

@@ -7,6 +7,7 @@ from stepwise_pl.common.text import percent, percents
 from stepwise_pl.config.keys import flat
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.cells import Cell
+from stepwise_pl.runs.provenance import changed_text
 from stepwise_pl.runs.records import Sample, StageRecord
 
 HEAD = (
@@ -197,8 +198,18 @@ def environment(run: History) -> dict[str, Any]:
     if not run.sessions or not isinstance(run.sessions[-1], dict):
         return {}
     last = run.sessions[-1]
+    changed = [
+        f"at step {session.get('from_step')}: {changed_text(session['changed'])}"
+        for session in run.sessions
+        if isinstance(session, dict) and session.get("changed")
+    ]
     shown = {key: last.get(key) for key in ("started", "command", "git", "python", "machine", "packages")}
-    return {"starts": len(run.sessions), **{key: value for key, value in flat(shown).items() if value is not None}}
+    resumed = {"changed when resumed": "; ".join(changed)} if changed else {}
+    return {
+        "starts": len(run.sessions),
+        **resumed,
+        **{key: value for key, value in flat(shown).items() if value is not None},
+    }
 
 
 class Answer(NamedTuple):

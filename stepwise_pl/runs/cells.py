@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.statistics import over_seeds
-from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.config import keys
 from stepwise_pl.runs.saved_config import derived_of
 from stepwise_pl.runs.stages import read_stages, removed_at
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, Job, Sweep, label
@@ -84,12 +84,13 @@ class Cell(Generic[R]):
         return over_seeds(self.accuracies, examples[0]) if examples and self.distinct_seeds else None
 
 
-def cells_of(runs: Sequence[R], aside: tuple[str, ...] = ASIDE) -> list[Cell[R]]:
+def cells_of(runs: Sequence[R], aside: tuple[str, ...] | None = None) -> list[Cell[R]]:
     """Group runs by their configuration, in the order of the first run of each cell.
 
     Args:
-        aside: beginnings of the keys that do not matter. A run without a configuration gets a cell of its own.
+        aside: beginnings of the keys that do not matter; None: those of `config.keys.aside`. A run without a configuration gets a cell of its own.
     """
+    aside = keys.aside() if aside is None else aside
     cells: dict[str, Cell[R]] = {}
     for place, run in enumerate(runs):
         config = {key: value for key, value in run.config.items() if not key.startswith(aside)}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.config.keys import aside
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.marks import has_no_checkpoint_yet, holds_run, is_taken, measured
@@ -71,7 +71,7 @@ def _of_former_name(path: Path, config: Config, asked: Request) -> Path | None:
     former = newest(_base(asked.former_name, config.seed), is_taken)
     if asked.former_name == asked.name or not holds_run(former):
         return None
-    if learned := [key for key in differences(former, config, asked.given) if not key.startswith(ASIDE)]:
+    if learned := [key for key in differences(former, config, asked.given) if not key.startswith(aside())]:
         raise UserError(
             f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; the run in {former} has another "
             f"{', '.join(learned)}: run_dir={former} goes on with that one"

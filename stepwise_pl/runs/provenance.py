@@ -1,10 +1,11 @@
 """The circumstances of a run: versions, git commit, command line, machine."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,11 +30,15 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, Any]:
-    """The machine and the software of this process."""
+def environment(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """The machine and the software of this process.
+
+    Args:
+        words: of the command line, as the user typed them; None: those of the process.
+    """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *(sys.argv[1:] if words is None else words)],
         "directory": str(Path.cwd()),
         "process": os.getpid(),
         "git": git_state(Path(__file__).parent),
@@ -48,9 +53,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def record(path: Path, **more: Any) -> None:
-    """Add this process to the list of sessions in the JSON file `path`; a resumed run has several."""
-    found = [*sessions(path), {**environment(), **more}]
+def record(path: Path, words: Sequence[str] | None = None, **more: Any) -> None:
+    """Add this process to the list of sessions in the JSON file `path`; a resumed run has several.
+
+    Args:
+        words: see `environment`.
+        more: further entries of the session. `changed` holds the keys that it changed, each with its value before and after.
+    """
+    found = [*sessions(path), {**environment(words), **more}]
     write_json(path, {"sessions": found})
 
 
@@ -58,6 +68,15 @@ def sessions(path: Path) -> list[dict[str, Any]]:
     """The starts of a run that `record` wrote into the JSON file `path`; none if it cannot be read."""
     found = read_json_or_empty(path).get("sessions")
     return [session for session in found if isinstance(session, dict)] if isinstance(found, list) else []
+
+
+def changed_text(changes: Mapping[str, Sequence[Any]]) -> str:
+    """Keys that a resumed run changed, in words: `schedule.keep=0.9 (was 0.95)`."""
+
+    def shown(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, default=str)
+
+    return ", ".join(f"{key}={shown(new)} (was {shown(old)})" for key, (old, new) in changes.items())
 
 
 def has_lost_metrics(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import ASIDE, PATHS, flat, may_change
+from stepwise_pl.config.keys import aside, flat, may_change, paths
 from stepwise_pl.config.plain import config_from, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.saved_config import saved_config
@@ -44,6 +44,16 @@ def resumed_config(run_dir: Path, config: Config, given: Set[str]) -> Config:
     return config_from(saved, Config)
 
 
+def changes_of(run_dir: Path, config: Config, given: Set[str]) -> dict[str, tuple[Any, Any]]:
+    """The keys that a resumed run changes: the value before and the new one. `run_dir` and `resume` do not count.
+
+    Raises:
+        UserError: the run's configuration cannot be read.
+    """
+    found = differences(run_dir, config, given)
+    return {key: both for key, both in found.items() if key not in ("run_dir", "resume")}
+
+
 def differences(run_dir: Path, config: Config, given: Set[str]) -> dict[str, tuple[Any, Any]]:
     """The keys that the command line sets to another value than the run in the folder has: both values of each, sorted.
 
@@ -56,7 +66,7 @@ def differences(run_dir: Path, config: Config, given: Set[str]) -> dict[str, tup
         for key in sorted(old.keys() | new.keys())
         if given & {"experiment", key.split(".")[0], key}
         and old.get(key) != new.get(key)
-        and not (key in PATHS and _expanded(old.get(key)) == new.get(key))
+        and not (key in paths() and _expanded(old.get(key)) == new.get(key))
     }
 
 
@@ -69,7 +79,7 @@ def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:
     if not (run_dir / "summary.json").is_file() or not (run_dir / "config.yaml").is_file():
         return None
     old, new = _both(run_dir, config)
-    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if not key.startswith(ASIDE)):
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if not key.startswith(aside())):
         return None
     return read_json(run_dir / "summary.json")
 

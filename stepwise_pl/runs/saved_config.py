@@ -1,9 +1,11 @@
 """The configuration that a run has in its folder, read: for going on, for use elsewhere, and for telling runs apart."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stepwise_pl.common import plugins
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import flat
 from stepwise_pl.config.plain import config_from, read_yaml, to_plain
@@ -20,18 +22,39 @@ def saved_config(run_dir: Path) -> Config:
     Raises:
         UserError: it cannot be read, or holds what this version does not know.
     """
-    path = run_dir / "config.yaml"
+    path, missing = run_dir / "config.yaml", ""
     try:
         saved = upgraded(read_yaml(path), path)
         saved.pop("derived", None)
+        missing = load_plugins(saved, run_dir)
         if not saved:
             raise UserError("is empty")
         return config_from(saved, Config)
     except UserError as error:
+        if missing:
+            raise UserError(
+                f"{path}: {missing}, which the run needs; put it back, or name its new place with plugins=[<file>]"
+            ) from None
         raise UserError(
             f"{path}: {str(error).removeprefix(f'{path}: ')}; give the folder of a training run, for this is no "
             "configuration that this version of stepwise_pl wrote"
         ) from None
+
+
+def load_plugins(saved: Mapping[str, Any], run_dir: Path) -> str:
+    """Load the plugins of a run; return why one cannot be loaded, or nothing. The run may not need its classes.
+
+    Args:
+        saved: the run's configuration in plain containers.
+    """
+    names = saved.get("plugins")
+    why = ""
+    for name in names if isinstance(names, list) else []:
+        try:
+            plugins.load(str(name), start_folders(run_dir))
+        except UserError as error:
+            why = why or str(error)
+    return why
 
 
 def derived_of(run_dir: Path) -> dict[str, Any]:

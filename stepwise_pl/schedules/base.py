@@ -177,8 +177,14 @@ class Schedule:
         self._clock = (*self._clock[:2], rate)
 
     def require_slow_down(self, action: str) -> None:
-        """Raise `UserError` if a guard with this action could not slow the schedule down."""
+        """Raise `UserError` if the schedule says no stage, or if a guard with this action could not slow it down."""
         kind = type(self)
+        name = f"schedule.kind={self.kind}: {kind.__module__}.{kind.__qualname__}"
+        if kind.removed is Schedule.removed:
+            if kind.at is Schedule.at and kind.stage is Schedule.stage:
+                raise UserError(f"{name} has no removed(step), which returns how many units of CoT are gone")
+            if action != "warn" and kind.hold is Schedule.hold:
+                raise UserError(f"guard.action={action}: {name} has no removed(step), by which the guard goes back")
         learns = kind.observe is not Schedule.observe
         if action != "warn" and learns and kind.slow_down is Schedule.slow_down:
             raise UserError(

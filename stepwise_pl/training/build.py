@@ -3,18 +3,20 @@
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl.common import terminal
+from stepwise_pl.common import plugins, terminal
+from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.duration import Duration
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
@@ -156,6 +158,24 @@ def strategy(cfg: TrainerConfig) -> Strategy | str:
     return SharedWeights(cfg.devices)
 
 
+def own_callbacks(names: Sequence[str]) -> list[Callback]:
+    """The callbacks of the configuration, each made without arguments.
+
+    Raises:
+        UserError: one cannot be made, or is no callback.
+    """
+    out = []
+    for name in names:
+        try:
+            made = plugins.named(name, "callbacks")()
+        except TypeError as error:
+            raise UserError(f"callbacks={name}: cannot be made without arguments ({first_line(error)})") from None
+        if not isinstance(made, Callback):
+            raise UserError(f"callbacks={name}: is no lightning.pytorch.callbacks.Callback")
+        out.append(made)
+    return out
+
+
 def build_trainer(
     config: Config, steps: int, run_dir: Path, describe: Callable[[], None] = lambda: None, asked: Request | None = None
 ) -> L.Trainer:
@@ -190,6 +210,8 @@ def build_trainer(
         log_every_n_steps=cfg.log_every_n_steps,
         logger=MetricsFile(run_dir / "metrics.csv"),
         callbacks=[
+            # Callbacks of the user come first, because guard and checkpoints may raise `Collapse`.
+            *own_callbacks(config.callbacks),
             ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
             # StageRecords comes before the guard and the checkpoints, because both may raise `Collapse`.
             StageRecords(run_dir / "stages.jsonl"),

@@ -83,7 +83,7 @@ class StepwiseModule(L.LightningModule):
         self._seconds, self._started = 0.0, time.monotonic()  # seconds up to the checkpoint that training resumed from
         self.evaluation = EvaluationMetrics()
         self.record: StageRecord | None = None  # the record of the last validation
-        self.sums = StepSums()
+        self.sums = StepSums(self.method)
         self.step_mean = StepMean(self.learner, self.method, schedule, seed)
         self.stop = Stop()
         decay = self.optimizer_config.average

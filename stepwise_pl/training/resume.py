@@ -10,7 +10,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import flat, may_change
 from stepwise_pl.models.checkpoint import read_checkpoint
 from stepwise_pl.models.trained_run import log
-from stepwise_pl.runs.provenance import other_version
+from stepwise_pl.runs.provenance import changed_text, other_version
 from stepwise_pl.runs.records import StagesFile
 from stepwise_pl.training.loggers import MetricsFile
 
@@ -60,11 +60,12 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
         )
 
 
-def resume(run_dir: Path, plain: dict[str, Any]) -> int:
+def resume(run_dir: Path, plain: dict[str, Any], changes: Mapping[str, tuple[Any, Any]]) -> int:
     """Check that the run can resume from its last checkpoint; drop the metrics that were written after it.
 
     Args:
         plain: the configuration to go on with; `derived` holds what follows from it.
+        changes: the keys that the resumed run changes, with the value before and the new one; they are logged.
 
     Returns:
         The optimizer steps done.
@@ -81,7 +82,8 @@ def resume(run_dir: Path, plain: dict[str, Any]) -> int:
         raise UserError(f"{error}; start another run with another run_dir{from_best}") from None
     require_own(state, last, plain)
     step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
-    log.info("resuming at step %d", step)
+    with_changes = f" with {changed_text(changes)}" if changes else ""
+    log.info("resuming at step %d%s", step, with_changes)
     if not (run_dir / "metrics.csv").is_file():
         log.warning(
             "metrics.csv is missing: the new one begins at step %d, and the summary lacks everything before it",

@@ -7,19 +7,38 @@ from torch import Tensor
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.methods import Losses, Method
-from stepwise_pl.models.learner import Learner
+from stepwise_pl.models.learner import Learner, Scored
 from stepwise_pl.schedules import Schedule
+
+
+def require_losses(method: Method, losses: Losses) -> None:
+    """Raise `UserError` unless the result of `Method.loss` can be summed, and trained on."""
+    method.require_type("loss", losses, Losses, "Losses(learner.score(self.view(learner, batch, stage)))")
+    method.require_type("loss: scored", losses.scored, Scored, "learner.score(view)")
+    terms = {"scored.loss": losses.scored.loss, **losses.more}
+    for name, term in terms.items():
+        method.require_type(f"loss: {name}", term, Tensor, "a sum over examples")
+        if term.dim():
+            raise method.mistake("loss", f"returned {name} of shape {list(term.shape)}, must be one number: its sum")
+    if not any(term.requires_grad for term in terms.values()):
+        raise method.mistake("loss", "returned a loss that needs no gradient: is it detached, or under torch.no_grad?")
 
 
 class StepSums:
     """The sums over the micro-batches of the present optimizer step."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: Method) -> None:
+        self.method = method
         self._sums: tuple[Tensor, Tensor, int] | None = None  # loss, right targets, targets
         self._more: dict[str, Tensor] = {}  # further terms
 
     def add(self, losses: Losses) -> None:
-        """Add a micro-batch."""
+        """Add a micro-batch.
+
+        Raises:
+            UserError: see `require_losses`.
+        """
+        require_losses(self.method, losses)
         scored = losses.scored
         sums = scored.loss.detach(), scored.right.sum(), len(scored.label)
         before = self._sums

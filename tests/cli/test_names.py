@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwise_pl.cli import names
 from stepwise_pl.cli.entry import register_schemas
 from stepwise_pl.cli.former_names import FORMER
 from stepwise_pl.cli.multirun import job_of, run_in
 from stepwise_pl.cli.names import NOW, canonical, plain_name, run_apart
 from stepwise_pl.cli.overrides import parsed, quoted
+from stepwise_pl.common import plugins
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.config import keys
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
@@ -123,7 +123,7 @@ def test_what_changes_learning_names_a_run(override: str) -> None:
 
 def test_what_says_how_a_run_is_run_does_not_name_it() -> None:
     register_schemas("train", Config)
-    aside = [f"{key}x=1" if key.endswith((".", "_")) else f"{key}=1" for key in ASIDE]
+    aside = [f"{key}x=1" if key.endswith((".", "_")) else f"{key}=1" for key in keys.aside()]
     for override in (
         *aside,
         "trainer=gpu",
@@ -142,7 +142,7 @@ def test_a_group_of_ones_own_that_changes_learning_names_a_run(tmp_path: Path, m
     (tmp_path / "trainer" / "short.yaml").write_text("defaults: [_trainer]\nduration: 100steps\n")
     (tmp_path / "trainer" / "quiet.yaml").write_text("defaults: [_trainer]\nlog_every_n_steps: 1000\n")
     (tmp_path / "trainer" / "above.yaml").write_text("defaults: [short]\n")
-    monkeypatch.setattr(names, "CONF", tmp_path)
+    monkeypatch.setattr(plugins, "folders", [tmp_path])
     named = {
         name: NOW.names_a_run(f"trainer={name}", has_experiment=True) for name in ("short", "quiet", "above", "nowhere")
     }

@@ -1,5 +1,6 @@
 """A resumed run is composed over its own groups."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,5 +70,11 @@ def test_a_key_of_another_schedule_than_the_default_can_be_changed_at_a_resume(t
     assert (schedule["keep"], schedule["check_every"], schedule["kind"]) == (1e-9, 3, "adaptive")
     rows = (run / "stages.jsonl").read_text().splitlines()
     assert '"removed_tokens": 0' in rows[0] and '"removed_tokens": 1' in rows[-1]
+    # The run folder says what the user typed, and what that changed at which step.
+    first, second = json.loads((run / "environment.json").read_text())["sessions"]
+    typed = [f"run_dir={run}", "resume=true", "schedule.keep=1e-9", "trainer.duration=11steps"]
+    assert second["command"][1:] == typed
+    assert second["changed"] == {"schedule.keep": [1.0, 1e-9], "trainer.duration": ["7steps", "11steps"]}
+    assert second["from_step"] == 7 and "changed" not in first
     refused = command("train", f"run_dir={run}", "resume=true", "schedule.chunk=double", check=False)
     assert refused.returncode == 2 and "schedule.chunk was one, is double" in refused.stderr

@@ -217,7 +217,7 @@ ODD_OVERRIDES = [
     "", "=", "=3", "+", "~", "++", "+=1", "~seed", "~task", "~model", "~schedule", "~trainer.duration", "~model.config", "~data", "~nope", "+new=1",
     "+task.new=1", "++new=1", "++trainer.duration=1steps", "+seed=1", "+experiment=quickstart", "+task=file", "+task@x=file", "task@x=file", "/task=file",
     "task/x=file", "model.config.n_inner=16", "+model.config.n_inner=16", "+model.config.nope=1", "++model.config={n_inner:16}", "model={}", "model=[tiny]",
-    "trainer={duration:1steps}", "trainer.duration", "trainer.max_steps=1", "trainer.duration=1", "trainer.duration=0steps", "trainer.duration='2 steps'", "max_steps=1", "Seed=1", "seed =1", "seed= 1", "seed=1 ", "seed==1", "seed:1", "seed=1;", "task.kind=file",
+    "trainer={duration:1steps}", "trainer.duration", "trainer.duration=1steps", "trainer.duration=1", "trainer.duration=0steps", "trainer.duration='2 steps'", "max_steps=1", "Seed=1", "seed =1", "seed= 1", "seed=1 ", "seed==1", "seed:1", "seed=1;", "task.kind=file",
     "schedule.kind=adaptive", "hydra.verbose=true", "hydra.job.chdir=true", "hydra.run.dir=x", "hydra.output_subdir=.hydra", "hydra/launcher=nope",
     "hydra/sweeper=nope", "hydra.nope=1", "hydra.sweep.dir=x", "hydra=null", "resume=true", "resume=auto", "objective=nope", "objective=[]", "objective=[seconds,val_accuracy]",
     "seed=4294967296", "seed=4294967295", "task.train=", "lr=1", "optimizer.lr=", "optimizer.lr=1e30", "schedule.delta=1/0", "schedule.delta=1/4", "schedule.delta=0",

@@ -1,6 +1,7 @@
 """The seam: the arguments and results of a method, and one suite for every registered method."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from lightning.pytorch.callbacks import Callback
 
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.run import Config
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.methods import Losses, Method, Stepwise
+from stepwise_pl.models.early import check
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.runs.records import read_metrics
 from stepwise_pl.schedules import Linear
@@ -173,6 +176,58 @@ def test_every_method_trains_resumes_and_validates_as_it_evaluates(kind: str, tm
         assert exported.returncode == 0 and (tmp_path / "out" / "model.safetensors").is_file(), exported.stderr
     else:
         assert exported.returncode == 2 and f"method={kind}" in exported.stderr
+
+
+def detached(losses: Losses) -> Losses:
+    return Losses(losses.scored._replace(loss=losses.scored.loss.detach()))
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "a view that is a tensor": (
+        {"view": lambda self, learner, batch, stage: batch.tokens},
+        "Wrong.view returned Tensor, must return CoTBatch: batch.remove(stage.units)",
+    ),
+    "a loss that is a tensor": (
+        {"loss": lambda self, *given: Stepwise.loss(self, *given).scored.loss},
+        "Wrong.loss returned Tensor, must return Losses: Losses(learner.score(",
+    ),
+    "a loss without scores": (
+        {"loss": lambda self, *given: Losses(Stepwise.loss(self, *given).scored.loss)},
+        "Wrong.loss: scored returned Tensor, must return Scored: learner.score(view)",
+    ),
+    "a term for each example": (
+        {"loss": lambda self, *given: Losses(Stepwise.loss(self, *given).scored, {"own": torch.ones(3)})},
+        "Wrong.loss returned own of shape [3], must be one number: its sum",
+    ),
+    "a term that is a number": (
+        {"loss": lambda self, *given: Losses(Stepwise.loss(self, *given).scored, {"own": 0.5})},
+        "Wrong.loss: own returned float, must return Tensor: a sum over examples",
+    ),
+    "a loss without a gradient": (
+        {"loss": lambda self, *given: detached(Stepwise.loss(self, *given))},
+        "Wrong.loss returned a loss that needs no gradient",
+    ),
+    "a reading that is the view": (
+        {"read": lambda self, learner, view, accepted=None: view},
+        "Wrong.read returned CoTBatch, must return Reading: learner.read(view, accepted)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_a_method_is_one_line_that_names_its_class(mistake: str, tmp_path) -> None:
+    from tests.training.test_module import fit
+
+    verbs, message = MISTAKES[mistake]
+    method = type("Wrong", (Stepwise,), verbs)()
+    with pytest.raises(UserError, match=f"method=stepwise: .*{re.escape(message)}"):
+        fit(tmp_path, Linear(delta=4), 1, method=method, every_epochs=1, epochs=1)
+
+
+def test_a_method_without_a_view_is_refused_before_training() -> None:
+    config = Config(task=Multiplication(), schedule=Linear(), method=Method(kind="blank"))
+    with pytest.raises(UserError, match=r"method=blank: stepwise_pl\.methods\.base\.Method\.view is missing"):
+        check(config)
 
 
 def test_methods_load_no_torch() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.config import keys
 from stepwise_pl.reporting.figures.accuracy import mean_accuracy_chart
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
@@ -23,7 +23,10 @@ CONFIGS = st.lists(
 
 
 def places(configs: list[dict[str, int]], *aside: str) -> list[list[int]]:
-    return [cell.places for cell in cells_of([History(Path(), config=config) for config in configs], (*ASIDE, *aside))]
+    return [
+        cell.places
+        for cell in cells_of([History(Path(), config=config) for config in configs], (*keys.aside(), *aside))
+    ]
 
 
 @given(CONFIGS)

@@ -203,3 +203,21 @@ def test_a_schedule_that_learns_and_cannot_be_slowed_down_is_refused_at_the_star
     config = Config(task=Multiplication(), schedule=Learning(), method=Stepwise(), guard=GuardConfig("halve"))
     with pytest.raises(UserError, match="has no slow_down of its own"):
         check(config)
+
+
+def test_a_schedule_that_says_no_stage_is_refused_at_the_start() -> None:
+    @dataclass
+    class Blank(Schedule):
+        kind: str = "blank"
+
+    @dataclass
+    class OfItsOwn(Blank):
+        def stage(self, step: int) -> int:
+            return step // 10
+
+    for action in ("warn", "halve"):
+        with pytest.raises(UserError, match=r"schedule\.kind=blank: .*Blank has no removed\(step\), which returns"):
+            Blank().require_slow_down(action)
+    OfItsOwn().require_slow_down("warn")
+    with pytest.raises(UserError, match=r"guard\.action=halve: .*OfItsOwn has no removed\(step\), by which the guard"):
+        OfItsOwn().require_slow_down("halve")

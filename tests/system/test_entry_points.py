@@ -13,11 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+import stepwise_pl
 from stepwise_pl.config.plain import read_yaml, save_yaml
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.records import read_metrics, read_stage_records
 from tests import background
-from tests.conftest import OFFLINE, REPO, SMALL, command
+from tests.conftest import COMMANDS, OFFLINE, REPO, SMALL, command
 
 
 def test_the_run_folder_has_all_documented_files(run_dir: Path) -> None:
@@ -356,33 +357,63 @@ def test_a_stopped_sweep_resumes(tmp_path) -> None:
     assert [session["from_step"] for session in sessions] == [0, 4]
 
 
+PLUGIN = """
+from dataclasses import dataclass
+
+from stepwise_pl.common.registry import register
+from stepwise_pl.schedules import Schedule
+
+
+@register("schedule")
+@dataclass
+class Stairs(Schedule):
+    kind: str = "stairs"
+
+    def removed(self, step: int) -> int:
+        return step
+"""
+
+
 @pytest.mark.long
-def test_the_wheel_trains_from_any_directory(tmp_path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(REPO)],
-        check=True,
-    )
+def test_the_wheel_runs_every_command_from_any_folder(tmp_path) -> None:
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(REPO)], check=True)
     wheel = next(tmp_path.glob("*.whl"))
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)], check=True
-    )
+    subprocess.run([*pip, "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)], check=True)
     elsewhere.mkdir()
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    where = subprocess.run(
-        [sys.executable, "-c", "import stepwise_pl; print(stepwise_pl.__file__)"],
-        cwd=elsewhere,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert where.stdout.startswith(str(site))
-    out = subprocess.run(
-        [sys.executable, "-m", "stepwise_pl.train", *SMALL, "trainer.duration=2steps"],
-        cwd=elsewhere,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert out.returncode == 0, out.stderr
-    assert list(elsewhere.rglob("summary.json"))
+    there = {str(path.relative_to(REPO / "conf")) for path in (REPO / "conf").rglob("*.yaml")}
+    shipped = site / "stepwise_pl" / "conf"
+    assert {str(path.relative_to(shipped)) for path in shipped.rglob("*.yaml")} == there
+    (about,) = site.glob("stepwise_pl-*.dist-info")
+    assert (about / "licenses" / "LICENSE").read_text() == (REPO / "LICENSE").read_text()
+    assert "License-Expression: Apache-2.0\n" in (about / "METADATA").read_text()
+
+    def run(*words: str) -> str:
+        env = {**os.environ, **OFFLINE, "PYTHONPATH": str(site)}
+        out = subprocess.run([sys.executable, *words], cwd=elsewhere, env=env, capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+        return out.stdout
+
+    assert run("-c", "import stepwise_pl; print(stepwise_pl.__file__)").startswith(str(site))
+    for name in COMMANDS:
+        assert f"python -m stepwise_pl.{name}" in run("-m", f"stepwise_pl.{name}", "--help")
+    (elsewhere / "stairs.py").write_text(PLUGIN)
+    small = [word for word in SMALL if not word.startswith("schedule.")]
+    words = ("plugins=./stairs.py", "schedule=stairs", "trainer.duration=2steps", "run_dir=run")
+    run("-m", "stepwise_pl.train", *small, *words)
+    run("-m", "stepwise_pl.evaluate", "run=run", "speed_problems=0")
+    run("-m", "stepwise_pl.export", "run=run", "out=exported")
+    run("-m", "stepwise_pl.report", "run")
+    for made in ("run/summary.json", "run/evaluations", "exported/model.safetensors", "report.html"):
+        assert (elsewhere / made).exists(), made
+
+
+def test_the_citation_can_be_read() -> None:
+    """The keys that the citation file format 1.2.0 requires are there, and the version is that of the package."""
+    cited = read_yaml(REPO / "CITATION.cff")
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys() and cited["cff-version"] == "1.2.0"
+    assert (cited["version"], cited["license"]) == (stepwise_pl.__version__, "Apache-2.0")
+    for work in (cited, *cited["references"]):
+        assert work["type"] in ("software", "article") and work["title"]
+        assert all(author.keys() in ({"name"}, {"family-names", "given-names"}) for author in work["authors"])

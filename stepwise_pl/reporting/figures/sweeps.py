@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from stepwise_pl.common.text import percent
-from stepwise_pl.config.keys import ASIDE
+from stepwise_pl.config.keys import aside
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, listed
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.cells import Cell, SweepRun, cells_of, results_of, row_of
@@ -132,7 +132,7 @@ class Swept:
 
 def delta_smoothing_maps(runs: Sequence[History]) -> list[HeatMap]:
     """Final accuracy by Δ and λ, a heat map for every set of runs that differ in nothing else but their seed."""
-    alike = cells_of(runs, (*ASIDE, "schedule.delta", "schedule.smoothing"))
+    alike = cells_of(runs, (*aside(), "schedule.delta", "schedule.smoothing"))
     groups = [[swept for run in cell.runs if (swept := _swept(run))] for cell in alike]
     several = [group for group in groups if len({(swept.delta, swept.smoothing) for swept in group}) > 1]
     return [_delta_smoothing_map(group, number) for number, group in enumerate(several, start=1)]

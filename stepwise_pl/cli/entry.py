@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.choices import in_sweep
+from stepwise_pl.cli.recipes import left_out, use_recipe_loader
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.common import registry, terminal
 from stepwise_pl.common.errors import UserError
@@ -25,6 +26,8 @@ from stepwise_pl.config.known import CONF, set_command
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.plain import to_object
 from stepwise_pl.config.training import GuardConfig, LoggerConfig, OptimizerConfig, TrainerConfig
+
+log = logging.getLogger("stepwise_pl")
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -36,7 +39,11 @@ GROUPS: dict[str, type] = {
 
 
 def register_schemas(command: str, schema: type) -> None:
-    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method."""
+    """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method.
+
+    From then on Hydra's loaders let recipes give way to the choices of the command line (`cli.recipes`).
+    """
+    use_recipe_loader()
     store = ConfigStore.instance()
     store.store(f"_{command}", schema)
     for group, part in GROUPS.items():
@@ -69,6 +76,8 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
 
             return multirun.run_job(run, cfg)
         try:
+            if said := left_out():
+                log.info("%s", said)
             return run(to_object(cfg))
         except Exception as error:
             # Hydra would print a line of its own before an error that leaves this function.

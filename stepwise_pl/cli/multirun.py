@@ -29,6 +29,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from stepwise_pl.cli.former_names import FORMER
 from stepwise_pl.cli.names import NOW, canonical, keys_of, run_apart
 from stepwise_pl.cli.overrides import quoted
+from stepwise_pl.cli.recipes import left_out
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import _STOP, become_worker, here, stop
 from stepwise_pl.common import processes, registry, signals, terminal
@@ -130,6 +131,8 @@ def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
 def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -> list[tuple[Job, Config]]:
     """The jobs of Hydra's own sweeper, with their checked configurations; none if another sweeper decides as it goes on.
 
+    Prints what was left out of recipes, each line once for all jobs.
+
     Raises:
         UserError: a configuration is wrong.
     """
@@ -141,8 +144,10 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
     )
     (batch,) = BasicSweeper.split_arguments([*params, *parsed], None)
     out: dict[str, tuple[Job, Config]] = {}
+    lines: dict[str, None] = {}
     for overrides in batch:
         composed = loader.load_sweep_config(config, overrides)
+        lines |= dict.fromkeys(filter(None, [composed.hydra.runtime.left_out]))
         with read_write(composed), open_dict(composed):
             composed.pop("hydra")
         one = checked(composed)
@@ -150,6 +155,8 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
         out.setdefault(job.run, (job, one))  # the same job twice is one
     if not out:
         raise UserError("there is nothing to sweep: a glob(...) matches no choice")
+    for line in lines:
+        say(line)
     return list(out.values())
 
 
@@ -235,6 +242,9 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
     if here.worker:
         become_worker(sweep)
     logging.basicConfig(level=logging.INFO, format=f"[{here.job}] %(message)s", stream=sys.stderr, force=True)
+    is_planned = settings.sweeper._target_.endswith(".BasicSweeper")
+    if (line := left_out()) and not is_planned:
+        log.info("%s", line)
     job = replace(job, outcome=RUNNING, process=folders.this_process())
     # First, so that whoever stops the sweep finds this process, or it finds the stop.
     folders.write_job(sweep.folder, job)
@@ -253,7 +263,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
         folders.write_job(sweep.folder, job)
         here.job = ""
         gc.collect()  # Lightning leaves objects that refer to each other
-    if result is None and not settings.sweeper._target_.endswith(".BasicSweeper"):
+    if result is None and not is_planned:
         raise JobFailed(f"{job.label}: {job.error or job.outcome}")
     return result
 

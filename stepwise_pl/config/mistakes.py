@@ -3,13 +3,13 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.known import choices, known_keys
+from stepwise_pl.config.known import choices, choices_with, known_keys
 
 
 def refuse_unknown(node: DictConfig, prefix: str) -> None:
@@ -26,36 +26,52 @@ def refuse_unknown(node: DictConfig, prefix: str) -> None:
             refuse_unknown(child, f"{prefix}{key}.")
 
 
-def unknown_key(key: str, known: list[str]) -> str:
-    """`key`, in full, is not among the `known` names of its group."""
+def unknown_key(key: str, known: list[str], chosen: Mapping[str, str] = {}) -> str:
+    """`key`, in full, is not among the `known` names of its group; `chosen`: the choice of each group, if known."""
     group = key.rpartition(".")[0]
+    if having := [f"{group}={name}" for name in choices_with(key)]:
+        listed = ", ".join(having[:3]) + (f" and {len(having) - 3} more" if len(having) > 3 else "")
+        this = f"{group}={chosen[group]}" if group in chosen else f"this {group}"
+        return f"{key}: {this} has no such key; {listed} {'has' if len(having) == 1 else 'have'} it"
     names = [name for name in known if group or name != "hydra"]
     return f"{key}: no such key.{suggestion(key, names)} {group or 'The top level'} has: {', '.join(names)}"
 
 
-def explain(error: Exception) -> str:
-    """One line for a complaint of Hydra or OmegaConf, with the key and what is allowed."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+def explain(error: Exception, chosen: Mapping[str, str] = {}) -> str:
+    """One line for a complaint of Hydra or OmegaConf, with the key and what is allowed.
+
+    Args:
+        chosen: the choice of each group, if known.
+    """
+    found = (one for one in (error.__cause__, error.__context__) if isinstance(one, OmegaConfBaseException))
+    cause = next(found, error)
     text = str(error)
+    if match := re.match(r"In '([^']+)': \w+ raised while composing config", text):
+        return f"conf/{match[1]}.yaml: {_of_key(cause, chosen) or cause}"
     if match := re.search(
         r"Could not find '(.+)/([^'/]*)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S
     ):
         return no_choice(match[1], match[2], match[3].split())
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
         return f"{match[1]}: no such config group.{suggestion(match[1])}".removesuffix(".")
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        if "Could not override" in text or "not in" in str(cause):
-            parent = cause.parent_node
-            if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
-                return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
-            known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
-            return unknown_key(cause.full_key, known)
-        if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
-        if "Value ''" in str(cause):
-            return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
-        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-    return text
+    return _of_key(cause, chosen, "Could not override" in text) or text
+
+
+def _of_key(cause: BaseException, chosen: Mapping[str, str], is_unknown: bool = False) -> str | None:
+    """The line on the key that OmegaConf complains about; None if it names none."""
+    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
+        return None
+    if is_unknown or "not in" in str(cause):
+        parent = cause.parent_node
+        if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+            return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
+        known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
+        return unknown_key(cause.full_key, known, chosen)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
+    if "Value ''" in str(cause):
+        return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
+    return f"{cause.full_key}: {str(cause).splitlines()[0]}"
 
 
 def suggestion(key: str, siblings: Sequence[str] = ()) -> str:

@@ -17,6 +17,7 @@ class WriteDataConfig:
     """Write a task's splits as text files: `python -m stepwise_pl.write_data task=mult4x4 out=data`."""
 
     task: Task = field(default_factory=Task)
+    # The folder to write train.txt, validation.txt and test.txt into; needed.
     out: str = setting("", path=True)
 
     def __post_init__(self) -> None:

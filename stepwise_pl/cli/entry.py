@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from omegaconf import DictConfig
 
 from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.choices import in_sweep
+from stepwise_pl.cli.help import show_own_help
 from stepwise_pl.cli.recipes import left_out, use_recipe_loader
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.common import registry, terminal
@@ -41,9 +41,11 @@ GROUPS: dict[str, type] = {
 def register_schemas(command: str, schema: type) -> None:
     """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method.
 
-    From then on Hydra's loaders let recipes give way to the choices of the command line (`cli.recipes`).
+    From then on Hydra's loaders let recipes give way to the choices of the command line (`cli.recipes`), and its help
+    is ours (`cli.help`).
     """
     use_recipe_loader()
+    show_own_help()
     store = ConfigStore.instance()
     store.store(f"_{command}", schema)
     for group, part in GROUPS.items():
@@ -91,7 +93,7 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
         if {"-h", "--help"} & set(sys.argv):
             with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
                 main()
-            return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # nobody can choose a schema
+            return say(shown.getvalue().rstrip())
         from stepwise_pl.cli import multirun
 
         with multirun.closing():

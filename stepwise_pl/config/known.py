@@ -35,7 +35,7 @@ def set_command(name: str, schema: type) -> None:
 def choices() -> dict[str, list[str]]:
     """The groups that this command has, and what may be chosen in each; experiments first."""
     groups = [field.name for field in dataclasses.fields(command.schema)]
-    if command.name == "train":
+    if "task" in groups:
         groups.insert(0, "experiment")
     found = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
     return {group: names for group, names in found.items() if names}

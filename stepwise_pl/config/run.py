@@ -40,6 +40,7 @@ class Config:
     guard: GuardConfig = setting(factory=GuardConfig, changeable=True)
     logger: LoggerConfig = setting(factory=LoggerConfig, changeable=True, aside=True)
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
+    # Seed of weights, order of examples, offsets and dropout; 0 to 2**32 - 1.
     seed: int = setting(0, aside=True)
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.

@@ -170,8 +170,8 @@ def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "compare": "split: test", "sweep": "sweep: ''", "export": "out: null", "write_data": "digits: 4",
-        "check_data": "skip_malformed: false", "dashboard": "project: stepwise_pl",
+        "train": "schedule.smoothing=4", "evaluate": "checkpoint=best", "compare": "split=test", "sweep": "sweep=", "export": "out=null",
+        "write_data": "task.digits=4", "check_data": "task.skip_malformed=false", "dashboard": "project=stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out
 
@@ -246,8 +246,8 @@ def test_folders_may_stand_on_both_sides_of_a_flag(tmp_path, monkeypatch) -> Non
 @pytest.mark.parametrize(
     "command,word,line",
     [
-        ("check_data", "logger=null", "logger: no such config group in check_data, its groups are task, model"),
-        ("check_data", "logger=csv", "logger: no such config group in check_data, its groups are task, model"),
+        ("check_data", "logger=null", "logger: no such config group in check_data, its groups are experiment, task, model"),
+        ("check_data", "logger=csv", "logger: no such config group in check_data, its groups are experiment, task, model"),
         ("report", "task=file", "task: no such config group in report, it has none"),
         ("evaluate", "+task@x=file", "task@x: a choice has one place only; write task=<name>, without @"),
         ("train", "task@x=file", "task@x: a choice has one place only; write task=<name>, without @"),

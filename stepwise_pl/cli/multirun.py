@@ -36,7 +36,7 @@ from stepwise_pl.common import processes, registry, signals, terminal
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.plain import to_object
-from stepwise_pl.config.run import Config
+from stepwise_pl.config.run import Config, require_folder_name
 from stepwise_pl.reporting.sweep_text import of_last_command, report
 from stepwise_pl.runs import sweep_folder as folders
 from stepwise_pl.runs.at_work import lock, unlock
@@ -68,23 +68,24 @@ def begin(config: DictConfig) -> None:
     """Plan the sweep: its folder, its jobs and their configurations; from here on signals end all of it.
 
     Raises:
-        UserError: a job's configuration is wrong, `run_dir` or `resume` is swept, the folder cannot be used, or a launcher has started this process as
+        UserError: a job's configuration is wrong, `run_dir`, `resume` or `name` is swept, the folder cannot be used, or a launcher has started this process as
             one of several.
     """
     processes.require_first()
     arguments = list(config.hydra.overrides.task)
     parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     swept = swept_keys(config, parsed)
-    if about_sweep := [key for key in ("run_dir", "resume") if key in swept]:
+    if about_sweep := [key for key in ("run_dir", "resume", "name") if key in swept]:
         raise UserError(
             f"{about_sweep[0]}: is one for the whole sweep; give it one value, each job gets a folder below run_dir"
         )
     planned = plan(config, parsed, swept)
     (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
+    require_folder_name(config.name)
     names = SweepNames(
-        now=NOW.sweep_name(config, parsed, swept),
-        lasting=NOW.sweep_name(config, parsed, swept, with_length=False),
-        former=FORMER.sweep_name(config, parsed, swept),
+        now=config.name or NOW.sweep_name(config, parsed, swept),
+        lasting=config.name or NOW.sweep_name(config, parsed, swept, with_length=False),
+        former=config.name or FORMER.sweep_name(config, parsed, swept),
     )
     folder = folders.open_sweep_dir(run_dir, names, resume)
     lock(folder)
@@ -238,6 +239,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
     job.run = known.run
     before = next((one for one in sweep.jobs if one.run == job.run), job)
     here.job, here.label = f"{settings.job.num + 1}/{sweep.total or '?'}", job.label
+    here.cell = job.run.rpartition("/")[0]
     here.worker = sweep.process != folders.this_process()
     if here.worker:
         become_worker(sweep)

@@ -27,6 +27,7 @@ class _Here:
     stopping: int = 0  # the signal that ended this process
     job: str = ""  # such as `2/9`, while this process does a job
     label: str = ""  # the swept values of that job
+    cell: str = ""  # the folder of these values but the seed, in the sweep folder
     worker: bool = False  # another process handed the job to this one
 
 

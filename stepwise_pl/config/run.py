@@ -5,6 +5,7 @@ The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `t
 `schedule` and `method` are the dataclasses in `stepwise_pl.tasks`, `stepwise_pl.schedules` and `stepwise_pl.methods`.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,9 @@ class Config:
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
     # Seed of weights, order of examples, offsets and dropout; 0 to 2**32 - 1.
     seed: int = setting(0, aside=True)
+    # The run's name, in tables, figures and W&B, and its folder: outputs/<name>/seed<seed>. Letters, digits, blanks, `_`,
+    # `.`, `+` and `-`. null: a name made of the settings. With --multirun: the name of the sweep.
+    name: str | None = setting(None, aside=True)
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.
     run_dir: str | None = setting(None, changeable=True, aside=True, path=True)
@@ -54,6 +58,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
+        require_folder_name(self.name)
         require_chosen(task=self.task, schedule=self.schedule, method=self.method)
         for name in self.objective if isinstance(self.objective, list) and self.objective else [self.objective]:
             one_of("objective", name, OBJECTIVES)
@@ -91,6 +96,15 @@ class Config:
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "
                 f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
             )
+
+
+def require_folder_name(name: str | None) -> None:
+    """Raise `UserError` if a run's name is no plain name of a folder on every file system."""
+    if name is not None and not (re.fullmatch(r"\w([\w .+-]*[\w+-])?", name) and len(name) <= 100):
+        raise UserError(
+            f"name={name}: must be a plain folder name of at most 100 letters, digits, blanks, `_`, `.`, `+` and `-`, which "
+            "begins with a letter or digit"
+        )
 
 
 def require_chosen(**parts: Task | Schedule | Method) -> None:

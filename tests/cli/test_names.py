@@ -253,6 +253,40 @@ def test_another_number_of_steps_finds_its_sweep_and_two_are_not_mixed_up(tmp_pa
         sweep_folder._of_other_length(tmp_path / "outputs" / "sweeps", "x")
 
 
+# --- names that the user gives
+
+
+@pytest.mark.parametrize("name", ["mine", "a.b", "Δ 8", "x+1", "0"])
+def test_a_plain_folder_name_is_accepted(name: str) -> None:
+    assert config_of("a.txt", name=name).name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../x", ".hidden", "a.", "a ", "a:b", "a\\b", "a\nb", "-m", "x" * 101]
+)
+def test_a_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="must be a plain folder name") as refused:
+        config_of("a.txt", name=name)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.long
+def test_a_name_is_the_folder_of_a_run_and_of_a_sweep(tmp_path: Path) -> None:
+    where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
+    short = (*SMALL[:-3], "trainer.max_steps=2", "name=mine")
+    command("train", *short, **where)  # type: ignore[arg-type]
+    run = tmp_path / "outputs/mine/seed0"
+    assert json.loads((run / "summary.json").read_text())["name"] == "mine"
+    command("train", *short, "resume=true", **where)  # type: ignore[arg-type]
+    assert [path.parent for path in tmp_path.rglob("summary.json")] == [run]
+    refused = command("train", "run_dir=outputs/mine/seed0", "resume=true", "name=other", check=False, **where)  # type: ignore[arg-type]
+    assert "name was mine, is other" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    command("train", "-m", *short, "schedule.smoothing=2,inf", **where)  # type: ignore[arg-type]
+    jobs = sorted((tmp_path / "outputs/sweeps/mine").rglob("summary.json"))
+    names = [json.loads(path.read_text())["name"] for path in jobs]
+    assert names == [f"mine/{path.parent.parent.name}" for path in jobs] and len(set(names)) == 2
+
+
 # --- single runs
 
 

@@ -26,7 +26,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from stepwise_pl.cli.former_names import FORMER
+from stepwise_pl.cli.former_names import AMBIGUOUS, FORMER, LONG
 from stepwise_pl.cli.names import NOW, canonical, keys_of, run_apart
 from stepwise_pl.cli.overrides import quoted
 from stepwise_pl.cli.recipes import left_out
@@ -85,7 +85,8 @@ def begin(config: DictConfig) -> None:
     names = SweepNames(
         now=config.name or NOW.sweep_name(config, parsed, swept),
         lasting=config.name or NOW.sweep_name(config, parsed, swept, with_length=False),
-        former=config.name or FORMER.sweep_name(config, parsed, swept),
+        former=() if config.name else tuple(names.sweep_name(config, parsed, swept) for names in FORMER),
+        former_lasting="" if config.name else LONG.sweep_name(config, parsed, swept, with_length=False),
     )
     folder = folders.open_sweep_dir(run_dir, names, resume)
     lock(folder)
@@ -185,8 +186,16 @@ def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
 
 
 def run_in(folder: Path, job: Job, config: Config) -> str:
-    """The run folder of a job in this sweep folder: under its former name if that holds this very job, else `Job.run`."""
-    former = FORMER.run_of(as_written(job), config.seed)
+    """The run folder of a job in this sweep folder: under a former name if that holds this very job, else `Job.run`."""
+    # Names that are no longer made took the values as they were written.
+    places = (LONG.run_of(job.swept, config.seed), AMBIGUOUS.run_of(as_written(job), config.seed))
+    return next(
+        (run for former in places if (run := _run_of_former_name(folder, job, config, former)) != job.run), job.run
+    )
+
+
+def _run_of_former_name(folder: Path, job: Job, config: Config, former: str) -> str:
+    """`former` if that folder holds this very job, else `Job.run`."""
     if former == job.run or (folder / job.run).exists() or not (folder / former / "job.json").is_file():
         return job.run
     if not (folder / former / "config.yaml").is_file():

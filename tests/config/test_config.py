@@ -200,12 +200,12 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
 
     assert name() == ["mult4x4-tiny-stepwise"]
     assert name("experiment=quickstart", "seed=3", "run_dir=x", "trainer=gpu", "logger=wandb") == ["quickstart"]
-    assert name("experiment=quickstart", "trainer.max_epochs=4") == ["quickstart/trainer.max_epochs-4"]
-    assert name("task=mult2x2", "schedule.delta=4") == ["mult2x2-tiny-stepwise/schedule.delta-4"]
+    assert name("experiment=quickstart", "trainer.max_epochs=4") == ["quickstart/max_epochs-4"]
+    assert name("task=mult2x2", "schedule.delta=4") == ["mult2x2-tiny-stepwise/delta-4"]
     (half,) = name("task=mult2x2", "schedule.delta=1/2")
-    assert re.fullmatch(r"mult2x2-tiny-stepwise/schedule\.delta-1_2-[0-9a-f]{10}", half)
+    assert re.fullmatch(r"mult2x2-tiny-stepwise/delta-1_2-[0-9a-f]{10}", half)
     assert name("task=mult2x2", "data.batch_size=8", "+model.config.attn_pdrop=0") == [
-        "mult2x2-tiny-stepwise/data.batch_size-8+model.config.attn_pdrop-0"
+        "mult2x2-tiny-stepwise/batch_size-8+model.config.attn_pdrop-0"
     ]
 
 

@@ -17,8 +17,11 @@ REMOVED = "schedule/removed_tokens"
 class DashboardConfig:
     """A W&B workspace for the runs of a project: `python -m stepwise_pl.dashboard entity=<account or team>`."""
 
+    # W&B's account or team; needed.
     entity: str = ""
+    # W&B's project.
     project: str = "stepwise_pl"
+    # The title of the workspace.
     name: str = "Stepwise Internalization"
     # The batch size at which `evaluate` measured speed, besides 1.
     batch_size: int = 200

@@ -49,18 +49,21 @@ class EvaluateConfig:
     suite: str | None = None
     # Problems in each part of a suite, at most.
     suite_size: int = 500
-    # CoT tokens to remove, or reasoning steps if the run has method.unit=step; null: as many as the checkpoint was
-    # trained with.
+    # CoT tokens to remove; null: as many as the checkpoint was trained with.
     removed_tokens: int | None = None
+    # Reasoning steps to remove, for a run with method.unit=step; null: as many as the checkpoint was trained with.
     removed_steps: int | None = None
     # Examples to score, from the start; null: all.
     limit: int | None = None
+    # Problems scored at a time; at least 1.
     batch_size: int = 200
     # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
     speed_problems: int = 50
+    # Where to evaluate: `cpu` or `gpu`.
     accelerator: str = "cpu"
     # Log the evaluation as a W&B run of job type `eval`, in the project of the run's logger. offline=true needs no account.
     wandb: bool = False
+    # Use W&B without network or account; needs wandb=true.
     offline: bool = False
     # Modules and files of one's own (`common.plugins`); those of the run are loaded anyway, if they are still in place.
     plugins: list[str] = setting(factory=list, path=True)

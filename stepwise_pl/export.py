@@ -15,7 +15,9 @@ from stepwise_pl.runs.folder import require_run
 class ExportConfig:
     """A standard Hugging Face folder from a run: `python -m stepwise_pl.export run=<folder>`."""
 
+    # The run folder.
     run: str = setting("", path=True)
+    # `best`, `last`, `good`, `removed-<k>`, or a file.
     checkpoint: str = setting("best", path=True)
     # The folder to write; null: `export` in the run folder.
     out: str | None = setting(None, path=True)

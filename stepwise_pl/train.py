@@ -226,7 +226,7 @@ def on_validation(run_dir: Path) -> dict[str, Any]:
 
 def main() -> None:
     """The command."""
-    entry_point("train", Config, lambda config: train(config, request()))
+    entry_point("train", Config, lambda config: train(config, request(config.name)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class WriteDataConfig:
     """Write a task's splits as text files: `python -m stepwise_pl.write_data task=mult4x4 out=data`."""
 
     task: Task = field(default_factory=Task)
+    # The folder to write train.txt, validation.txt and test.txt into; needed.
     out: str = setting("", path=True)
     # Modules and files of one's own (`common.plugins`); one of them may register the task.
     plugins: list[str] = setting(factory=list, path=True)

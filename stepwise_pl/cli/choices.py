@@ -12,10 +12,16 @@ from stepwise_pl.config.request import Request
 from stepwise_pl.runs.expected import changed_keys
 
 
-def request() -> Request:
-    """The request of this run, from Hydra."""
+def request(name: str | None) -> Request:
+    """The request of this run, from Hydra; `name`: as the user gave it, None if Hydra's choices and settings make it."""
+    former: tuple[str, ...]
+    if name:
+        # A sweep has the name, and its runs are told apart by what is swept.
+        now, former = "/".join(filter(None, [name, here.cell])), ()
+    else:
+        now, former = NOW.run_name(), tuple(names.run_name() for names in FORMER)
     return Request(
-        NOW.run_name(), FORMER.run_name(), frozenset(given_keys()), changed_from_recipe(), chosen(),
+        now, former, frozenset(given_keys()), changed_from_recipe(), chosen(),
         here.job, here.label, here.worker, here.sweep, here.words,
     )  # fmt: skip
 

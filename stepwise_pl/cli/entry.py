@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,7 +17,9 @@ from omegaconf import DictConfig
 
 from stepwise_pl.cli.arguments import hydra_arguments
 from stepwise_pl.cli.choices import in_sweep
+from stepwise_pl.cli.help import show_own_help
 from stepwise_pl.cli.plugin_words import with_plugins
+from stepwise_pl.cli.recipes import left_out, use_recipe_loader
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import here
 from stepwise_pl.common import plugins, processes, registry, terminal
@@ -27,6 +28,8 @@ from stepwise_pl.config.known import CONF, choice_file, set_command
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.plain import to_object
 from stepwise_pl.config.training import GuardConfig, LoggerConfig, OptimizerConfig, TrainerConfig
+
+log = logging.getLogger("stepwise_pl")
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -40,8 +43,11 @@ GROUPS: dict[str, type] = {
 def register_schemas(command: str, schema: type) -> None:
     """Make the dataclasses known to Hydra: `_<command>`, `_<group>`, and `_<kind>` for a task, schedule or method.
 
-    A kind of a plugin that has no YAML file is a choice itself.
+    A kind of a plugin that has no YAML file is a choice itself. From then on Hydra's loaders let recipes give way to the
+    choices of the command line (`cli.recipes`), and its help is ours (`cli.help`).
     """
+    use_recipe_loader()
+    show_own_help()
     store = ConfigStore.instance()
     store.store(f"_{command}", schema)
     for group, part in GROUPS.items():
@@ -81,6 +87,8 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
 
             return multirun.run_job(run, cfg)
         try:
+            if said := left_out():
+                log.info("%s", said)
             return run(to_object(cfg))
         except Exception as error:
             # Hydra would print a line of its own before an error that leaves this function.
@@ -94,7 +102,7 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
         if {"-h", "--help"} & set(sys.argv):
             with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
                 main()
-            return say(re.sub(r"\b_\w+, ", "", shown.getvalue()))  # nobody can choose a schema
+            return say(shown.getvalue().rstrip())
         from stepwise_pl.cli import multirun
 
         with multirun.closing():

@@ -1,4 +1,4 @@
-"""Names as versions made them before names were one to one. Folders of such a name are found, and none is made any more."""
+"""Names as earlier versions made them. Folders of such a name are found, and none is made any more."""
 
 import re
 from collections.abc import Sequence
@@ -8,8 +8,18 @@ from omegaconf import DictConfig
 from stepwise_pl.cli.names import Names, is_of_base_name, keys_of
 
 
-class FormerNames(Names):
-    """Every character but letters, digits, `_`, `.` and `-` is `_`, so that several settings may have one name."""
+class LongNames(Names):
+    """Whole keys, and up to 200 characters."""
+
+    longest = 200
+    longest_sweep = 120
+
+    def key(self, key: str) -> str:
+        return key
+
+
+class AmbiguousNames(LongNames):
+    """Before names were one to one: every character but letters, digits, `_`, `.` and `-` is `_`, so that several settings may have one name."""
 
     digest = 8
 
@@ -29,4 +39,6 @@ class FormerNames(Names):
         return {}
 
 
-FORMER = FormerNames()
+LONG, AMBIGUOUS = LongNames(), AmbiguousNames()
+# The newest first.
+FORMER: tuple[Names, ...] = (LONG, AMBIGUOUS)

@@ -27,9 +27,10 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from stepwise_pl.cli.former_names import FORMER
+from stepwise_pl.cli.former_names import AMBIGUOUS, FORMER, LONG
 from stepwise_pl.cli.names import NOW, canonical, keys_of, run_apart
 from stepwise_pl.cli.overrides import quoted
+from stepwise_pl.cli.recipes import left_out
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import _STOP, become_worker, here, stop
 from stepwise_pl.common import plugins, processes, registry, signals, terminal
@@ -37,7 +38,7 @@ from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.plain import to_object
 from stepwise_pl.config.request import SweepLength
-from stepwise_pl.config.run import Config
+from stepwise_pl.config.run import Config, require_folder_name
 from stepwise_pl.reporting.sweep_text import of_last_command, report
 from stepwise_pl.runs import sweep_folder as folders
 from stepwise_pl.runs.at_work import lock, unlock
@@ -70,23 +71,25 @@ def begin(config: DictConfig) -> None:
     """Plan the sweep: its folder, its jobs and their configurations; from here on signals end all of it.
 
     Raises:
-        UserError: a job's configuration is wrong, `run_dir` or `resume` is swept, the folder cannot be used, or a launcher has started this process as
+        UserError: a job's configuration is wrong, `run_dir`, `resume` or `name` is swept, the folder cannot be used, or a launcher has started this process as
             one of several.
     """
     processes.require_first()
     arguments = list(config.hydra.overrides.task)
     parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     swept = swept_keys(config, parsed)
-    if about_sweep := [key for key in ("run_dir", "resume") if key in swept]:
+    if about_sweep := [key for key in ("run_dir", "resume", "name") if key in swept]:
         raise UserError(
             f"{about_sweep[0]}: is one for the whole sweep; give it one value, each job gets a folder below run_dir"
         )
     planned = plan(config, parsed, swept)
     (run_dir, resume) = (planned[0][1].run_dir, planned[0][1].resume) if planned else (config.run_dir, config.resume)
+    require_folder_name(config.name)
     names = SweepNames(
-        now=NOW.sweep_name(config, parsed, swept),
-        lasting=NOW.sweep_name(config, parsed, swept, with_length=False),
-        former=FORMER.sweep_name(config, parsed, swept),
+        now=config.name or NOW.sweep_name(config, parsed, swept),
+        lasting=config.name or NOW.sweep_name(config, parsed, swept, with_length=False),
+        former=() if config.name else tuple(names.sweep_name(config, parsed, swept) for names in FORMER),
+        former_lasting="" if config.name else LONG.sweep_name(config, parsed, swept, with_length=False),
     )
     folder = folders.open_sweep_dir(run_dir, names, resume)
     lock(folder)
@@ -158,6 +161,8 @@ def swept_keys(config: DictConfig, parsed: Sequence[Override]) -> list[str]:
 def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -> list[tuple[Job, Config]]:
     """The jobs of Hydra's own sweeper, with their checked configurations; none if another sweeper decides as it goes on.
 
+    Prints what was left out of recipes, each line once for all jobs.
+
     Raises:
         UserError: a configuration is wrong.
     """
@@ -169,8 +174,10 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
     )
     (batch,) = BasicSweeper.split_arguments([*params, *parsed], None)
     out: dict[str, tuple[Job, Config]] = {}
+    lines: dict[str, None] = {}
     for overrides in batch:
         composed = loader.load_sweep_config(config, overrides)
+        lines |= dict.fromkeys(filter(None, [composed.hydra.runtime.left_out]))
         with read_write(composed), open_dict(composed):
             composed.pop("hydra")
         one = checked(composed)
@@ -178,6 +185,8 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
         out.setdefault(job.run, (job, one))  # the same job twice is one
     if not out:
         raise UserError("there is nothing to sweep: a glob(...) matches no choice")
+    for line in lines:
+        say(line)
     return list(out.values())
 
 
@@ -205,8 +214,16 @@ def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
 
 
 def run_in(folder: Path, job: Job, config: Config) -> str:
-    """The run folder of a job in this sweep folder: under its former name if that holds this very job, else `Job.run`."""
-    former = FORMER.run_of(as_written(job), config.seed)
+    """The run folder of a job in this sweep folder: under a former name if that holds this very job, else `Job.run`."""
+    # Names that are no longer made took the values as they were written.
+    places = (LONG.run_of(job.swept, config.seed), AMBIGUOUS.run_of(as_written(job), config.seed))
+    return next(
+        (run for former in places if (run := _run_of_former_name(folder, job, config, former)) != job.run), job.run
+    )
+
+
+def _run_of_former_name(folder: Path, job: Job, config: Config, former: str) -> str:
+    """`former` if that folder holds this very job, else `Job.run`."""
     if former == job.run or (folder / job.run).exists() or not (folder / former / "job.json").is_file():
         return job.run
     if not (folder / former / "config.yaml").is_file():
@@ -260,10 +277,14 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
     before = next((one for one in sweep.jobs if one.run == job.run), job)
     here.job, here.label = f"{settings.job.num + 1}/{sweep.total or '?'}", job.label
     here.sweep = length(sweep, job.run)
+    here.cell = job.run.rpartition("/")[0]
     here.worker = sweep.process != folders.this_process()
     if here.worker:
         become_worker(sweep)
     logging.basicConfig(level=logging.INFO, format=f"[{here.job}] %(message)s", stream=sys.stderr, force=True)
+    is_planned = settings.sweeper._target_.endswith(".BasicSweeper")
+    if (line := left_out()) and not is_planned:
+        log.info("%s", line)
     job = replace(job, outcome=RUNNING, process=folders.this_process())
     # First, so that whoever stops the sweep finds this process, or it finds the stop.
     folders.write_job(sweep.folder, job)
@@ -282,7 +303,7 @@ def run_job(run: Callable[[Config], dict[str, Any]], cfg: DictConfig) -> float |
         folders.write_job(sweep.folder, job)
         here.job = ""
         gc.collect()  # Lightning leaves objects that refer to each other
-    if result is None and not settings.sweeper._target_.endswith(".BasicSweeper"):
+    if result is None and not is_planned:
         raise JobFailed(f"{job.label}: {job.error or job.outcome}")
     return result
 

@@ -2,9 +2,10 @@
 
 Names are one to one: two settings with different values never get the same name, also where a file system takes upper
 and lower case for the same. A value of small letters, digits, `_`, `.` and `-` stands in the name as it is; any other
-value gets a digest behind it.
+value gets a digest behind it. A key stands without its group if no other key ends alike: `delta-4` for schedule.delta=4.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -15,13 +16,11 @@ from hydra.core.override_parser.types import Override, QuotedString, ValueType
 from omegaconf import DictConfig
 
 from stepwise_pl.cli.overrides import _BLANKS, _in_quotes, _split, parsed
-from stepwise_pl.config.keys import aside, flat, may_change
+from stepwise_pl.config.keys import aside, flat, may_change, settings_of
 from stepwise_pl.config.known import choice_file
 from stepwise_pl.config.plain import read_yaml
+from stepwise_pl.config.run import Config
 from stepwise_pl.runs.sweep_folder import Job, label
-
-_LONGEST_NAME = 200  # bytes; file systems allow 255
-_LONGEST_SWEEP_NAME = 120  # for reading
 
 _DIGEST = 10  # characters
 
@@ -72,6 +71,8 @@ class Names:
 
     # Characters of a digest in a name.
     digest = _DIGEST
+    # Characters of a folder's name and of a sweep's, digest and hyphen included; file systems allow 255 bytes.
+    longest = longest_sweep = 60 + 1 + _DIGEST
 
     def run_name(self) -> str:
         """Folder name of the run at hand from Hydra's choices and overrides, the same for the same command line.
@@ -108,7 +109,7 @@ class Names:
             if with_length or not (key.startswith("trainer.") and may_change(key))
         ]
         parts = [self.base_name(choices, swept), *(self.folder_name(some) for some in (over, rest) if some)]
-        return self.shortened("+".join(parts), _LONGEST_SWEEP_NAME)
+        return self.shortened("+".join(parts), self.longest_sweep)
 
     def run_of(self, swept: Mapping[str, str], seed: int) -> str:
         """The run folder of a job, relative to the sweep folder."""
@@ -123,7 +124,7 @@ class Names:
 
     def folder_name(self, overrides: Sequence[str]) -> str:
         """`<key>-<value>+<key>-<value>`: Hydra takes such a name in `run=` as it is, with `=` or `,` it would not."""
-        return self.shortened("+".join(sorted(self.parts(overrides))), _LONGEST_NAME)
+        return self.shortened("+".join(sorted(self.parts(overrides))), self.longest)
 
     def shortened(self, name: str, longest: int) -> str:
         """The name, its end made a digest if it is longer."""
@@ -134,7 +135,12 @@ class Names:
 
     def parts(self, overrides: Sequence[str]) -> list[str]:
         """Each setting in a name. Of two values for one key Hydra takes the last."""
-        return [_part(*setting) for setting in dict(map(canonical, overrides)).items()]
+        return [_part(self.key(key), value, key) for key, value in dict(map(canonical, overrides)).items()]
+
+    def key(self, key: str) -> str:
+        """A key in a name: its last part, unless another key of the command has the same."""
+        last = key.rpartition(".")[2]
+        return last if _keys_by_last_part().get(last) == [key] else key
 
     def choice(self, name: str) -> str:
         """The name of an experiment, a task, a model or a schedule, in a name."""
@@ -162,14 +168,22 @@ def is_of_base_name(override: str, has_experiment: bool) -> bool:
     return key == "experiment" or (key in _GROUPS_OF_NAME and not has_experiment)
 
 
-def _part(key: str, value: str | None) -> str:
-    """One setting in a name. A key without a value was deleted."""
+@functools.cache
+def _keys_by_last_part() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for key, _ in settings_of(Config)):
+        found.setdefault(key.rpartition(".")[2], []).append(key)
+    return found
+
+
+def _part(key: str, value: str | None, whole_key: str) -> str:
+    """One setting in a name, under a key that may be shortened. A key without a value was deleted."""
     text = key if value is None else f"{key}-{value}"
     # Without quotes, `True` and `False` are booleans. Hydra writes them with a capital letter in the jobs of a sweep.
     letters = f"{key}-{value.lower()}" if value in ("True", "False") else text
     # A hyphen in a key, or an end like that of a digest, could be read in two ways.
     is_simple = _SIMPLE.fullmatch(letters) and "-" not in key and not _LOOKS_DIGESTED.fullmatch(text)
-    return text if is_simple else with_digest(text, f"{key}={value}" if value is not None else f"~{key}")
+    return text if is_simple else with_digest(text, f"{whole_key}={value}" if value is not None else f"~{whole_key}")
 
 
 def plain_name(text: str) -> str:

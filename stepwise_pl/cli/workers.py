@@ -29,6 +29,7 @@ class _Here:
     job: str = ""  # such as `2/9`, while this process does a job
     label: str = ""  # the swept values of that job
     sweep: SweepLength | None = None  # of the sweep, if that job is its first
+    cell: str = ""  # the folder of these values but the seed, in the sweep folder
     worker: bool = False  # another process handed the job to this one
     words: list[str] | None = None  # of the command line, as the user typed them
 

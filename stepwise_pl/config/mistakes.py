@@ -3,13 +3,13 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.known import choices, known_keys
+from stepwise_pl.config.known import choices, choices_with, known_keys
 
 
 def refuse_unknown(node: DictConfig, prefix: str) -> None:
@@ -20,7 +20,7 @@ def refuse_unknown(node: DictConfig, prefix: str) -> None:
     known = [field.name for field in dataclasses.fields(schema)]
     for key in map(str, node):
         if key not in known:
-            raise UserError(unknown_key(f"{prefix}{key}", known, node._get_node(key)))
+            raise UserError(unknown_key(f"{prefix}{key}", known, value=node._get_node(key)))
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             refuse_unknown(child, f"{prefix}{key}.")
@@ -34,43 +34,64 @@ REPLACED = {
 }
 
 
-def unknown_key(key: str, known: list[str], value: object = None) -> str:
-    """`key`, in full, is not among the `known` names of its group; `value`: the value that it was given, if known."""
+def unknown_key(key: str, known: list[str], chosen: Mapping[str, str] = {}, value: object = None) -> str:
+    """`key`, in full, is not among the `known` names of its group.
+
+    Args:
+        chosen: the choice of each group, if known.
+        value: the value that the key was given, if known.
+    """
     group, _, short = key.rpartition(".")
     for old, now in REPLACED.items():
         if key == old or (not group and short == old.rpartition(".")[2]):
             is_number = str(value).isdecimal()
             given = "" if value is None else f"={value}"
             return f"{key}{given}: write {now.format(value if is_number else '<number>')}"
+    if having := [f"{group}={name}" for name in choices_with(key)]:
+        listed = ", ".join(having[:3]) + (f" and {len(having) - 3} more" if len(having) > 3 else "")
+        this = f"{group}={chosen[group]}" if group in chosen else f"this {group}"
+        return f"{key}: {this} has no such key; {listed} {'has' if len(having) == 1 else 'have'} it"
     names = [name for name in known if group or name != "hydra"]
     return f"{key}: no such key.{suggestion(key, names)} {group or 'The top level'} has: {', '.join(names)}"
 
 
-def explain(error: Exception) -> str:
-    """One line for a complaint of Hydra or OmegaConf, with the key and what is allowed."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+def explain(error: Exception, chosen: Mapping[str, str] = {}) -> str:
+    """One line for a complaint of Hydra or OmegaConf, with the key and what is allowed.
+
+    Args:
+        chosen: the choice of each group, if known.
+    """
+    found = (one for one in (error.__cause__, error.__context__) if isinstance(one, OmegaConfBaseException))
+    cause = next(found, error)
     text = str(error)
+    if match := re.match(r"In '([^']+)': \w+ raised while composing config", text):
+        return f"conf/{match[1]}.yaml: {_of_key(cause, chosen) or cause}"
     if match := re.search(
         r"Could not find '(.+)/([^'/]*)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S
     ):
         return no_choice(match[1], match[2], match[3].split())
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
         return f"{match[1]}: no such config group.{suggestion(match[1])}".removesuffix(".")
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        if "Could not override" in text or "not in" in str(cause):
-            parent = cause.parent_node
-            if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
-                return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
-            known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
-            # Hydra offers to add the key with its value.
-            given = re.search(rf"use \+{re.escape(cause.full_key)}=(.*)", text)
-            return unknown_key(cause.full_key, known, given and given[1])
-        if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
-        if "Value ''" in str(cause):
-            return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
-        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-    return text
+    return _of_key(cause, chosen, text) or text
+
+
+def _of_key(cause: BaseException, chosen: Mapping[str, str], text: str = "") -> str | None:
+    """The line on the key that OmegaConf complains about; None if it names none. `text`: Hydra's own words."""
+    if not isinstance(cause, OmegaConfBaseException) or not cause.full_key:
+        return None
+    if "Could not override" in text or "not in" in str(cause):
+        parent = cause.parent_node
+        if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict:
+            return f"{cause.full_key}: is not set yet; to add it write +{cause.full_key}=..."
+        known = sorted(str(key) for key in parent) if isinstance(parent, DictConfig) else []
+        # Hydra offers to add the key with its value.
+        given = re.search(rf"use \+{re.escape(cause.full_key)}=(.*)", text)
+        return unknown_key(cause.full_key, known, chosen, given and given[1])
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
+    if "Value ''" in str(cause):
+        return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
+    return f"{cause.full_key}: {str(cause).splitlines()[0]}"
 
 
 def suggestion(key: str, siblings: Sequence[str] = ()) -> str:

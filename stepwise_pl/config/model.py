@@ -20,6 +20,7 @@ class LoRAConfig:
     rank: int = 0
     # The change is multiplied by alpha / rank. null: by 2.
     alpha: float | None = None
+    # Dropout before an adapter; at least 0 and below 1.
     dropout: float = 0.0
     # Layers that get an adapter, by the ends of their names (`c_attn`, `q_proj`). Empty: every linear layer but the output head.
     targets: list[str] = field(default_factory=list)
@@ -36,13 +37,17 @@ class ModelConfig:
 
     # Hub name, folder or .gguf file of a pretrained model. `pretrained=false` does not read it.
     name: str = setting("gpt2", path=True)
+    # Start from the pretrained weights of `name`; false: random weights of the architecture below.
     pretrained: bool = False
     # `symbols` (the small offline tokenizer), or a Hub name, folder or .gguf file of a Hugging Face tokenizer.
     tokenizer: str = setting(SMALL, path=True)
     # Architecture of a model with random weights: a transformers model type and its size.
     type: str = "gpt2"
+    # Layers of a model with random weights; 1 to 1000.
     layers: int = 3
+    # Attention heads of a layer; at least 1, and `width` must be a multiple of it.
     heads: int = 4
+    # Width of the hidden states; at least 1.
     width: int = 128
     # The least number of positions. The model gets more if the longest example has more tokens.
     positions: int = 512

@@ -24,7 +24,8 @@ class Request:
 
     Attributes:
         name: the run's name, and its folder's below `outputs`.
-        former_name: the name that older versions gave to this command line. Two command lines could have the same.
+        former_names: the names that older versions gave to this command line, the newest first. Two command lines could have
+            the same.
         given: the keys and groups that the command line sets.
         changed: those among them that make something else of a recipe.
         chosen: the names of experiment, task, model and schedule.
@@ -36,7 +37,7 @@ class Request:
     """
 
     name: str
-    former_name: str = ""
+    former_names: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
     changed: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)

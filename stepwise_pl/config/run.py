@@ -5,6 +5,7 @@ The defaults are the paper's multiplication recipe (arXiv 2405.14838). Groups `t
 `schedule` and `method` are the dataclasses in `stepwise_pl.tasks`, `stepwise_pl.schedules` and `stepwise_pl.methods`.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,11 @@ class Config:
     callbacks: list[str] = field(default_factory=list)
     # Modules and files of one's own: `[my_package.my_module,./my_task.py]` (`common.plugins`).
     plugins: list[str] = setting(factory=list, changeable=True, aside=True, path=True)
+    # Seed of weights, order of examples, offsets and dropout; 0 to 2**32 - 1.
     seed: int = setting(0, aside=True)
+    # The run's name, in tables, figures and W&B, and its folder: outputs/<name>/seed<seed>. Letters, digits, blanks, `_`,
+    # `.`, `+` and `-`. null: a name made of the settings. With --multirun: the name of the sweep.
+    name: str | None = setting(None, aside=True)
     # A smoke test: a few steps of everything, with few examples and a tiny model, in seconds (stepwise_pl/config/debug.py).
     debug: bool = False
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
@@ -60,6 +65,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be at least 0 and below 2**32")
+        require_folder_name(self.name)
         require_chosen(task=self.task, schedule=self.schedule, method=self.method)
         if twice := sorted({name for name in self.callbacks if self.callbacks.count(name) > 1}):
             raise UserError(f"callbacks={twice[0]}: is named twice, but its state has one place in a checkpoint")
@@ -92,6 +98,15 @@ class Config:
         # Here, so that the run folder of a debug run is read as the small run that it holds.
         if self.debug:
             shrink(self)
+
+
+def require_folder_name(name: str | None) -> None:
+    """Raise `UserError` if a run's name is no plain name of a folder on every file system."""
+    if name is not None and not (re.fullmatch(r"\w([\w .+-]*[\w+-])?", name) and len(name) <= 100):
+        raise UserError(
+            f"name={name}: must be a plain folder name of at most 100 letters, digits, blanks, `_`, `.`, `+` and `-`, which "
+            "begins with a letter or digit"
+        )
 
 
 def require_chosen(**parts: Task | Schedule | Method) -> None:

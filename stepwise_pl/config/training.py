@@ -24,11 +24,13 @@ class DataConfig:
     batch_size: int = 32
     # Examples per epoch; null: the size of the training set. Δ counts tokens per epoch.
     epoch_size: int | None = None
+    # Examples scored at a time in validation and test; at least 1.
     eval_batch_size: int = setting(200, changeable=True, aside=True)
+    # Processes that prepare batches; 0 to 256, 0: the main process does it.
     num_workers: int = setting(0, changeable=True, aside=True)
-    # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step and at
-    # the end of the run; linear in between.
+    # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step; 0 to 1.
     easy_first: float = 0.0
+    # The same share at the last step of the run; 0 to 1, linear in between.
     easy_last: float = 0.0
     # The examples of N successive steps are grouped by length, for less padding. 1: no grouping.
     length_pool: int = 100
@@ -68,18 +70,24 @@ class DataConfig:
 class OptimizerConfig:
     """The optimizer and its learning rate: warm-up, constant, and by choice a linear fall at the end."""
 
+    # AdamW's learning rate after the warm-up; above 0.
     lr: float = 5e-5
     # `adamw` for every parameter, as in the paper; `muon`: Muon for the matrices that multiply hidden states, and AdamW
     # for embeddings, output head, norms and biases (stepwise_pl/training/optimizers.py).
     matrices: str = "adamw"
-    # Muon's learning rate, which warms up and falls as `lr` does, and its momentum.
+    # Muon's learning rate, which warms up and falls as `lr` does; above 0.
     matrix_lr: float = 2e-3
+    # Muon's momentum; at least 0 and below 1.
     momentum: float = 0.95
+    # AdamW's two decay rates of the moments; each at least 0 and below 1.
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    # AdamW's ε, added to the denominator; above 0.
     eps: float = 1e-8
+    # Decoupled weight decay, multiplied by the learning rate; at least 0.
     weight_decay: float = 0.01
     # Decay biases and norms too, as plain AdamW (and the paper) does; false: matrices and embeddings only.
     decay_all: bool = True
+    # Optimizer steps over which the learning rate climbs from 0; 0: none.
     warmup_steps: int = 0
     # The last part of the run, in which the learning rate falls linearly to 0: a share of its steps, from 0 (none) to 1.
     decay: float = setting(0.0, changeable=True)
@@ -112,20 +120,25 @@ class OptimizerConfig:
 class TrainerConfig:
     """Settings of the Lightning trainer."""
 
+    # Where the run trains: `cpu` or `gpu`.
     accelerator: str = setting("cpu", changeable=True, aside=True)
     # Processes, one for each device. Several processes share every batch, as `strategy` says.
     devices: int = setting(1, aside=True)
     # `ddp`: each process holds the whole model. `fsdp2`: each holds a part of every weight, for models too large for a device.
     strategy: str = setting("ddp", aside=True)
+    # `32-true`; `bf16-mixed`: computes in bf16, weights in fp32; `bf16-true`: weights in bf16 too.
     precision: str = "32-true"
-    # The length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
+    # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
+    # Micro-batches of an optimizer step, which share data.batch_size; at least 1.
     accumulate_grad_batches: int = 1
+    # The norm of the gradient is clipped to this; 0: not at all.
     gradient_clip_val: float = 1.0
     # Validate every N epochs. 0: only when `validate_every_removed` or the schedule asks for it.
     validate_every_epochs: int = setting(1, changeable=True)
     # Validate also each time N more tokens are about to leave. 0: never.
     validate_every_removed: int = setting(0, changeable=True)
+    # Log the training metrics every N steps; at least 1.
     log_every_n_steps: int = setting(50, changeable=True, aside=True)
     # Write checkpoints/last.ckpt every N steps (and at every validation).
     checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
@@ -186,10 +199,13 @@ class GuardConfig:
 class LoggerConfig:
     """Further places for metrics. The run folder's metrics.csv is always written."""
 
+    # Log to Weights & Biases (logger=wandb sets it).
     wandb: bool = False
     # Use W&B without network or account; `wandb sync` uploads the folder later.
     offline: bool = False
+    # W&B's project.
     project: str = "stepwise_pl"
+    # W&B's account or team; null: your own.
     entity: str | None = None
     # W&B's group. null: the runs of a sweep are a group with its name.
     group: str | None = None
@@ -217,6 +233,7 @@ class ExpectedConfig:
     accuracy: list[float] | None = None
     # Minutes of training, from and to, on this machine.
     minutes: list[float] | None = None
+    # The machine on which the minutes were measured.
     machine: str = ""
     # The source of these numbers: the folder of the experiment, or the paper's table.
     source: str = ""

@@ -62,10 +62,14 @@ def save_figure(figure: Any, stem: Path) -> list[Path]:
 
 def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
     shares = [panel.share for panel in chart.panels]
-    if chart.rows:
-        width = 7.5 + 1.2 * CHARACTER * max(map(len, chart.rows))
+    rows = [textwrap.fill(row, 60, break_on_hyphens=False) for row in chart.rows]
+    if rows:
+        lines = [row.split("\n") for row in rows]
+        width = 7.5 + 1.2 * CHARACTER * max(len(line) for row in lines for line in row)
+        # Every row gets the room of the longest, a sixth of an inch for each further line.
+        room = 0.34 + 0.17 * (max(map(len, lines)) - 1)
         figure, axes = plt.subplots(
-            1, len(shares), figsize=(width, 1.4 + 0.34 * len(chart.rows)), sharey=True, squeeze=False, layout="constrained",
+            1, len(shares), figsize=(width, 1.4 + room * len(rows)), sharey=True, squeeze=False, layout="constrained",
             width_ratios=shares,
         )  # fmt: skip
     else:
@@ -83,8 +87,8 @@ def _chart(chart: Chart, labels: Sequence[str], plt: Any) -> Any:
         place.grid(alpha=0.3)
     last = axes.flat[-1]
     last.set(**{f"{along}label": chart.x_label})
-    if chart.rows:
-        last.set(yticks=range(len(chart.rows)), yticklabels=chart.rows, ylim=(len(chart.rows) - 0.5, -0.5))
+    if rows:
+        last.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
     if chart.log_x:
         _log_axis(last, along, [x for panel in chart.panels for series in panel.series for x in series.x])
     if chart.whole_x:

@@ -68,8 +68,9 @@ def _of_former_name(path: Path, config: Config, asked: Request) -> Path | None:
     Raises:
         UserError: the folder holds a run that would learn something else.
     """
-    former = newest(_base(asked.former_name, config.seed), is_taken)
-    if asked.former_name == asked.name or not holds_run(former):
+    places = [newest(_base(name, config.seed), is_taken) for name in asked.former_names if name != asked.name]
+    former = next(filter(holds_run, places), None)
+    if former is None:
         return None
     if learned := [key for key in differences(former, config, asked.given) if not key.startswith(aside())]:
         raise UserError(

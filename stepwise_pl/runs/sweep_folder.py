@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,12 +91,14 @@ class SweepNames(NamedTuple):
     Attributes:
         now: its name as this version makes it.
         lasting: `now` without how long the runs train.
-        former: its name as versions made it before names were one to one.
+        former: its names as earlier versions made them, the newest first.
+        former_lasting: `lasting` as the version before made it.
     """
 
     now: str
     lasting: str
-    former: str
+    former: tuple[str, ...] = ()
+    former_lasting: str = ""
 
 
 def label(swept: dict[str, str]) -> str:
@@ -136,8 +138,10 @@ def open_sweep_dir(run_dir: str | None, names: SweepNames, resume: bool) -> Path
     elif resume:
         path = newest(base, holds_sweep)
         if not holds_sweep(path):
-            former = newest(base.with_name(names.former), holds_sweep)
-            path = _of_other_length(base.parent, names.lasting) or former
+            former = (newest(base.with_name(name), holds_sweep) for name in names.former)
+            path = _of_other_length(base.parent, {names.lasting, names.former_lasting}) or next(
+                filter(holds_sweep, former), path
+            )
     else:
         path = first_free(base, holds_sweep)
     if resume and not holds_sweep(path):
@@ -152,7 +156,7 @@ def open_sweep_dir(run_dir: str | None, names: SweepNames, resume: bool) -> Path
     return path
 
 
-def _of_other_length(folder: Path, lasting: str) -> Path | None:
+def _of_other_length(folder: Path, lasting: Set[str]) -> Path | None:
     """The sweep below the folder that differs in nothing but how long its runs train; None if there is none.
 
     Raises:
@@ -161,7 +165,7 @@ def _of_other_length(folder: Path, lasting: str) -> Path | None:
     found = []
     for path in sorted(folder.glob("*/sweep.json")):
         with contextlib.suppress(UserError):  # A damaged folder of another sweep is in nobody's way.
-            if lasting and read_sweep(path.parent).lasting == lasting:
+            if read_sweep(path.parent).lasting in lasting - {""}:
                 found.append(path.parent)
     if len(found) > 1:
         listed = ", ".join(map(str, found))

@@ -33,6 +33,7 @@ class Linear(Schedule):
     delta: Union[int, float, str] = setting(8, changeable=True)  # noqa: UP007 (OmegaConf reads typing.Union)
     # For so many epochs exactly `remove_start_from` tokens are gone: no offset is drawn, no stage is mixed in.
     pretrain_epochs: float = 0
+    # s at the start: so many tokens (or steps) are gone from the first optimizer step on; at least 0.
     remove_start_from: int = 0
     # Once s reaches this number, the whole CoT goes at once (the paper's GSM8K runs: 39); 0: it is gone from the first step on.
     remove_all_beyond: int | None = None

@@ -31,6 +31,7 @@ class Addition(SampledTask):
     kind: str = "addition"
     # At least 3: two operands have no running sum, so there would be no CoT.
     operands: int = 4
+    # Digits of an operand; 1 to 20.
     digits: int = 3
 
     def __post_init__(self) -> None:

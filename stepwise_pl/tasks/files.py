@@ -91,12 +91,15 @@ class FileTask(Task):
 
     # A file, a pattern such as `data/part-*.jsonl`, a Hub data set, or a list of these.
     train: Any = setting(None, path=True)
+    # Validation problems, named as `train` is; null: `validation_size` prompts are held out.
     validation: Any = setting(None, path=True)
+    # Test problems, named as `train` is; null: `test_size` prompts are held out.
     test: Any = setting(None, path=True)
     # Whether double quotes stand around text in CSV and TSV (`quotes`), or are characters like others (`none`).
     quoting: str = "quotes"
-    # Prompts held out of train if no file is given.
+    # Prompts held out of train for the validation split if no file is given; at least 0.
     validation_size: int = 500
+    # Prompts held out of train for the test split if no file is given; at least 0.
     test_size: int = 0
     # Leave malformed lines out; a note counts them.
     skip_malformed: bool = False
@@ -350,9 +353,11 @@ class Files(FileTask):
     """
 
     kind: str = "file"
-    # Columns of a table, or fields of a JSON object.
+    # Column of a table, or field of a JSON object, that holds the prompt.
     prompt_field: str = "question"
+    # Column or field of the CoT.
     cot_field: str = "steps"
+    # Column or field of the answer.
     answer_field: str = "answer"
     # The text that begins a reasoning step if the CoT is one text (`<<` for equations; `\\n` for lines).
     step_start: str | None = None

@@ -28,7 +28,9 @@ class ModularSum(SampledTask):
     """
 
     kind: str = "modular_sum"
+    # The sum is taken modulo this; 2 to 10.
     modulus: int = 5
+    # Digits of a problem; 1 to 256.
     terms: int = 8
     # Lengths are drawn uniformly from min_terms to terms; null: all problems have `terms` digits.
     min_terms: int | None = None

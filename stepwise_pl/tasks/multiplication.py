@@ -42,17 +42,22 @@ class Multiplication(Task):
     """
 
     kind: str = "multiplication"
+    # Digits of the first operand; 1 to 100.
     digits: int = 4
     # Digits of the second operand; null: as many as the first.
     second_digits: int | None = None
     # Operand lengths are drawn uniformly from min_digits up; null: every operand has the most digits.
     min_digits: int | None = None
+    # `ordered`: no pair a * b is in two splits; `unordered`: b * a is not either.
     split: str = "ordered"
     # Easy problems (data.easy_first) are training problems with more zeros: each digit but the leading one of an operand
     # becomes zero with this probability. They show the parts of a product one by one. 0: there are no easy problems.
     zeros: float = 0.0
+    # Problems of the training split; at least 1.
     train_size: int = 808_000
+    # Problems of the validation split; at least 1.
     validation_size: int = 1_000
+    # Problems of the test split; at least 1.
     test_size: int = 1_000
     # Seed of the split, apart from the run's seed: runs of different seeds share a test set.
     seed: int = 0

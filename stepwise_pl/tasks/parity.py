@@ -28,6 +28,7 @@ class Parity(SampledTask):
     """
 
     kind: str = "parity"
+    # Bits of a string; 1 to 256.
     bits: int = 16
     # Lengths are drawn uniformly from min_bits to bits; null: all strings have `bits` bits.
     min_bits: int | None = None

@@ -32,8 +32,11 @@ class SampledTask(Task):
         UserError: a value is out of range.
     """
 
+    # Problems of the training split; at least 1.
     train_size: int = 50_000
+    # Problems of the validation split; at least 1.
     validation_size: int = 1_000
+    # Problems of the test split; at least 1.
     test_size: int = 1_000
     # Seed of the problems, apart from the run's seed: runs of different seeds share a test set.
     seed: int = 0

@@ -49,8 +49,9 @@ class WordProblems(SampledTask):
     """
 
     kind: str = "word_problems"
-    # Equations of a problem; every number of them is equally likely.
+    # Equations of a problem at least; every number of them is equally likely.
     min_steps: int = 2
+    # Equations of a problem at most; 1 to 8.
     max_steps: int = 4
 
     def __post_init__(self) -> None:

@@ -92,6 +92,7 @@ def test_joblib_takes_its_jobs_one_by_one(tmp_path: Path) -> None:
     "swept,line",
     [
         ("run_dir=a,b", "run_dir: is one for the whole sweep; give it one value"),
+        ("name=a,b", "name: is one for the whole sweep; give it one value"),
         ("resume=true,false", "resume: is one for the whole sweep; give it one value"),
         ("schedule=glob(nothing*)", "there is nothing to sweep: a glob(...) matches no choice"),
     ],

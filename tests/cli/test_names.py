@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwise_pl.cli.entry import register_schemas
-from stepwise_pl.cli.former_names import FORMER
+from stepwise_pl.cli.former_names import AMBIGUOUS, FORMER, LONG
 from stepwise_pl.cli.multirun import job_of, run_in
-from stepwise_pl.cli.names import NOW, canonical, plain_name, run_apart
+from stepwise_pl.cli.names import NOW, Names, canonical, plain_name, run_apart
 from stepwise_pl.cli.overrides import parsed, quoted
 from stepwise_pl.common import plugins
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config import keys
+from stepwise_pl.config.keys import settings_of
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
@@ -49,7 +50,7 @@ def test_two_values_never_get_one_name(one: str, other: str) -> None:
     names = [NOW.folder_name([f"task.train={quoted(text)}"]) for text in (one, other)]
     assert (on_disk(names[0]) == on_disk(names[1])) == (one == other)
     for name in names:
-        assert len(name.encode()) <= 200 and name.isascii() and not set(name) & set('/\\:*?"<>|, =')
+        assert len(name.encode()) <= 71 and name.isascii() and not set(name) & set('/\\:*?"<>|, =')
         assert not name.startswith(".") and not name.endswith(".") and parsed(f"run={name}").value() == name  # type: ignore[union-attr]
 
 
@@ -70,7 +71,28 @@ def test_two_sets_of_values_never_get_one_name(one: dict[str, str], other: dict[
     ],
 )  # fmt: skip
 def test_simple_names_stay_as_they_were(override: str, name: str) -> None:
-    assert NOW.folder_name([override]) == name == FORMER.folder_name([override])
+    assert LONG.folder_name([override]) == name == AMBIGUOUS.folder_name([override])
+
+
+def test_a_key_stands_without_its_group_unless_another_ends_alike() -> None:
+    register_schemas("train", Config)
+    named = {
+        "schedule.delta=4": "delta-4", "optimizer.lr=1e-3": "lr-1e-3", "task.seed=1": "task.seed-1", "trainer.max_steps=9": "trainer.max_steps-9",
+        "task=mult4x4": "task-mult4x4", "+model.config.n_inner=64": "model.config.n_inner-64",
+    }  # fmt: skip
+    assert {override: NOW.folder_name([override]) for override in named} == named
+    # No two keys get one name, however they are shortened.
+    keys = {key for key, _ in settings_of(Config)}
+    assert len({NOW.key(key) for key in keys}) == len(keys) and len(keys) > 80
+
+
+def test_a_long_name_ends_in_a_digest_and_two_long_names_differ() -> None:
+    many = [f"optimizer.weight_decay={decay}" for decay in (0.1, 0.2)]
+    rest = ["schedule.smoothing=2", "task.train_size=1", "schedule.rewarmup_steps=5", "data.epoch_size=100"]
+    one, other = (NOW.folder_name([*rest, first]) for first in many)
+    assert len(one) == len(other) == 71 and one[:60] == other[:60] and one != other
+    assert re.fullmatch(r"epoch_size-100\+.*-[0-9a-f]{10}", one)
+    assert len(LONG.folder_name([*rest, many[0]])) > 100
 
 
 @pytest.mark.parametrize(
@@ -203,19 +225,19 @@ def test_a_sweep_folder_of_before_finds_its_jobs(tmp_path: Path) -> None:
     (second,) = (job for job in data["jobs"] if job["swept"]["task.train"] == "a_b.txt")
     shutil.rmtree((made / second["run"]).parent)
     for job in (job for job in data["jobs"] if job is not second):
-        former = FORMER.run_of(job["swept"], 0)
+        former = AMBIGUOUS.run_of(job["swept"], 0)
         (made / job["run"]).parent.rename((made / former).parent)
         job["run"] = former
         (made / former / "job.json").write_text(json.dumps(job))
-    second |= {"run": FORMER.run_of(second["swept"], 0), "outcome": "failed", "error": "another configuration"}
+    second |= {"run": AMBIGUOUS.run_of(second["swept"], 0), "outcome": "failed", "error": "another configuration"}
     (made / second["run"] / "job.json").write_text(json.dumps(second))
     data["jobs"] = [job for job in data["jobs"] if job is not second]
     (made / "sweep.json").write_text(json.dumps({key: value for key, value in data.items() if key != "lasting"}))
     overrides = [word for word in words[2:] if not word.startswith("task=")]
     over, rest = ([one for one in overrides if ("task.train=" in one) == is_over] for is_over in (True, False))
     rest = [one for one in rest if not one.startswith("trainer.")]
-    former_name = FORMER.folder_name(over) + "+" + FORMER.folder_name(rest)
-    folder = made.rename(made.with_name(FORMER.shortened(f"file-tiny-stepwise+{former_name}", 120)))
+    former_name = AMBIGUOUS.folder_name(over) + "+" + AMBIGUOUS.folder_name(rest)
+    folder = made.rename(made.with_name(AMBIGUOUS.shortened(f"file-tiny-stepwise+{former_name}", 120)))
     out = command(*words, "resume=true", **where)  # type: ignore[arg-type]
     assert "2 finished already, 0 to go on with, 1 to begin" in out.stdout and "3 finished of 3 jobs" in out.stdout
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
@@ -241,35 +263,88 @@ def test_cells_are_told_apart_by_their_values(tmp_path: Path) -> None:
     assert (tmp_path / "sweep.svg").is_file()
 
 
+def test_long_names_wrap_in_a_figure_instead_of_making_it_wider(tmp_path: Path) -> None:
+    def width(values: list[str]) -> float:
+        jobs = [Job(NOW.run_of({"k": value}, 0), [], {"k": value}) for value in values]
+        cells = cells_of_sweep(Sweep(tmp_path, "s", [], ["k"], "1 on nowhere", len(jobs), jobs))
+        write_figure(sweep_chart(cells, "of k"), [], tmp_path)
+        found = re.search(r'<svg [^>]*width="([\d.]+)pt"', (tmp_path / "sweep.svg").read_text())
+        assert found is not None
+        return float(found[1])
+
+    assert width([f"{'x' * 58}{number}" for number in range(3)]) == width(
+        [f"{'x' * 300}{number}" for number in range(3)]
+    )
+
+
 def test_another_number_of_steps_finds_its_sweep_and_two_are_not_mixed_up(tmp_path: Path) -> None:
     for name, lasting in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / "outputs" / "sweeps" / name).mkdir(parents=True)
         sweep_folder.write_sweep(
             Sweep(tmp_path / "outputs" / "sweeps" / name, name, [], [], "1 on nowhere", lasting=lasting)
         )
-    found = sweep_folder._of_other_length(tmp_path / "outputs" / "sweeps", "y")
+    found = sweep_folder._of_other_length(tmp_path / "outputs" / "sweeps", {"y"})
     assert found == tmp_path / "outputs" / "sweeps" / "c"
     with pytest.raises(UserError, match="several sweeps may be meant"):
-        sweep_folder._of_other_length(tmp_path / "outputs" / "sweeps", "x")
+        sweep_folder._of_other_length(tmp_path / "outputs" / "sweeps", {"x", ""})
+
+
+# --- names that the user gives
+
+
+@pytest.mark.parametrize("name", ["mine", "a.b", "Δ 8", "x+1", "0"])
+def test_a_plain_folder_name_is_accepted(name: str) -> None:
+    assert config_of("a.txt", name=name).name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../x", ".hidden", "a.", "a ", "a:b", "a\\b", "a\nb", "-m", "x" * 101]
+)
+def test_a_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="must be a plain folder name") as refused:
+        config_of("a.txt", name=name)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.long
+def test_a_name_is_the_folder_of_a_run_and_of_a_sweep(tmp_path: Path) -> None:
+    where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
+    short = (*SMALL[:-3], "trainer.max_steps=2", "name=mine")
+    command("train", *short, **where)  # type: ignore[arg-type]
+    run = tmp_path / "outputs/mine/seed0"
+    assert json.loads((run / "summary.json").read_text())["name"] == "mine"
+    command("train", *short, "resume=true", **where)  # type: ignore[arg-type]
+    assert [path.parent for path in tmp_path.rglob("summary.json")] == [run]
+    refused = command("train", "run_dir=outputs/mine/seed0", "resume=true", "name=other", check=False, **where)  # type: ignore[arg-type]
+    assert "name was mine, is other" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    command("train", "-m", *short, "schedule.smoothing=2,inf", **where)  # type: ignore[arg-type]
+    jobs = sorted((tmp_path / "outputs/sweeps/mine").rglob("summary.json"))
+    names = [json.loads(path.read_text())["name"] for path in jobs]
+    assert names == [f"mine/{path.parent.parent.name}" for path in jobs] and len(set(names)) == 2
 
 
 # --- single runs
 
 
 @pytest.mark.long
-def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", FORMER, ids=["long", "ambiguous"])
+def test_a_shortened_run_leaves_the_recipes_folder_alone_and_former_folders_are_found(
+    names: Names, tmp_path: Path
+) -> None:
     where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
     words = ("train", *SMALL[:-3], "trainer.duration=2steps")
     command(*words, **where)  # type: ignore[arg-type]
     (run,) = (path.parent for path in tmp_path.rglob("summary.json"))
-    assert "trainer.duration-2steps" in run.parent.name
-    former = FORMER.folder_name([word for word in words[1:] if not word.startswith(("trainer.", "task=mult"))])
+    assert len(run.parent.name) == 71
+    former = names.folder_name([word for word in words[1:] if names.names_a_run(word, has_experiment=False)])
     run.parent.rename(run.parent.with_name(former))
     # By the same command the run of before goes on; a longer one is another run, and the message says how to go on.
     command(*words, "resume=true", **where)  # type: ignore[arg-type]
     assert [path.name for path in run.parent.parent.iterdir()] == [former]
     out = command(*words[:-1], "trainer.duration=4steps", "resume=true", check=False, **where)  # type: ignore[arg-type]
-    assert out.returncode == 2 and "has another trainer.duration: run_dir=" in out.stderr
+    # Ambiguous names were without the settings of the trainer.
+    said = "has another trainer.duration: run_dir=" if names is AMBIGUOUS else "nothing to resume"
+    assert out.returncode == 2 and said in out.stderr
     assert len(out.stderr.splitlines()) == 1
 
 
@@ -278,7 +353,7 @@ def test_a_damaged_sweep_does_not_keep_another_from_going_on(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
         sweep_folder.write_sweep(sweep_folder.Sweep(tmp_path / name, name, [], [], "1 on x", lasting=lasting))
     (tmp_path / "damaged/sweep.json").write_text("{")
-    assert sweep_folder._of_other_length(tmp_path, "same") == tmp_path / "mine"
+    assert sweep_folder._of_other_length(tmp_path, {"same"}) == tmp_path / "mine"
 
 
 # --- folders of before names were one to one

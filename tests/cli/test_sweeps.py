@@ -163,7 +163,7 @@ def test_seeds_and_steps_can_be_added(tmp_path: Path) -> None:
     assert "0 finished already, 4 to go on with" in sweep("trainer.duration=4steps", "seed=0,1", "resume=true")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("summary.json")) == [
-        f"schedule.delta-{delta}/seed{seed}" for delta in (1, 2) for seed in (0, 1)
+        f"delta-{delta}/seed{seed}" for delta in (1, 2) for seed in (0, 1)
     ]
     assert {sessions(path.parent)[-1] for path in folder.rglob("summary.json")} == {2}
     assert {row["runs"] for row in rows(folder)} == {"2"}

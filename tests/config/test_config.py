@@ -169,8 +169,8 @@ def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "smoothing: 4.0", "evaluate": "checkpoint: best", "compare": "split: test", "sweep": "sweep: ''", "export": "out: null", "write_data": "digits: 4",
-        "check_data": "skip_malformed: false", "dashboard": "project: stepwise_pl",
+        "train": "schedule.smoothing=4", "evaluate": "checkpoint=best", "compare": "split=test", "sweep": "sweep=", "export": "out=null",
+        "write_data": "task.digits=4", "check_data": "task.skip_malformed=false", "dashboard": "project=stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out
 
@@ -199,12 +199,12 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
 
     assert name() == ["mult4x4-tiny-stepwise"]
     assert name("experiment=quickstart", "seed=3", "run_dir=x", "trainer=gpu", "logger=wandb") == ["quickstart"]
-    assert name("experiment=quickstart", "trainer.duration=4epochs") == ["quickstart/trainer.duration-4epochs"]
-    assert name("task=mult2x2", "schedule.delta=4") == ["mult2x2-tiny-stepwise/schedule.delta-4"]
+    assert name("experiment=quickstart", "trainer.duration=4epochs") == ["quickstart/duration-4epochs"]
+    assert name("task=mult2x2", "schedule.delta=4") == ["mult2x2-tiny-stepwise/delta-4"]
     (half,) = name("task=mult2x2", "schedule.delta=1/2")
-    assert re.fullmatch(r"mult2x2-tiny-stepwise/schedule\.delta-1_2-[0-9a-f]{10}", half)
+    assert re.fullmatch(r"mult2x2-tiny-stepwise/delta-1_2-[0-9a-f]{10}", half)
     assert name("task=mult2x2", "data.batch_size=8", "+model.config.attn_pdrop=0") == [
-        "mult2x2-tiny-stepwise/data.batch_size-8+model.config.attn_pdrop-0"
+        "mult2x2-tiny-stepwise/batch_size-8+model.config.attn_pdrop-0"
     ]
 
 
@@ -245,8 +245,8 @@ def test_folders_may_stand_on_both_sides_of_a_flag(tmp_path, monkeypatch) -> Non
 @pytest.mark.parametrize(
     "command,word,line",
     [
-        ("check_data", "logger=null", "logger: no such config group in check_data, its groups are task, model"),
-        ("check_data", "logger=csv", "logger: no such config group in check_data, its groups are task, model"),
+        ("check_data", "logger=null", "logger: no such config group in check_data, its groups are experiment, task, model"),
+        ("check_data", "logger=csv", "logger: no such config group in check_data, its groups are experiment, task, model"),
         ("report", "task=file", "task: no such config group in report, it has none"),
         ("evaluate", "+task@x=file", "task@x: a choice has one place only; write task=<name>, without @"),
         ("train", "task@x=file", "task@x: a choice has one place only; write task=<name>, without @"),

@@ -19,7 +19,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 # Beginnings of the keys that change neither what is learned nor how.
 CHANGE_NOTHING = (
-    "seed", "run_dir", "resume", "plugins", "objective", "expected.", "model.gradient_checkpointing", "logger.",
+    "seed", "name", "run_dir", "resume", "plugins", "objective", "expected.", "model.gradient_checkpointing", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "trainer.accelerator", "trainer.devices",
     "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip

@@ -63,4 +63,4 @@ def test_its_sweep_is_read_and_grows(old: Path) -> None:
     assert "2 jobs" in command("sweep", "sweep", cwd=old).stdout.replace("2 of 2 jobs", "2 jobs")
     arguments = ("trainer.duration=3epochs", "schedule.delta=1,2", "seed=0,1", "run_dir=sweep", "resume=true")
     out = command("train", "-m", *SAME, *arguments, cwd=old).stdout
-    assert "2 finished already" in out and (old / "sweep" / "schedule.delta-2" / "seed1" / "summary.json").is_file()
+    assert "2 finished already" in out and (old / "sweep" / "delta-2" / "seed1" / "summary.json").is_file()

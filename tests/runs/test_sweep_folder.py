@@ -20,7 +20,9 @@ from stepwise_pl.runs.sweep_folder import (
     write_sweep,
 )
 
-NAMES = SweepNames(now="task+steps-4", lasting="task", former="task_former")
+NAMES = SweepNames(
+    now="task+steps-4", lasting="task", former=("task_long", "task_former"), former_lasting="task_lasting"
+)
 
 
 def made(folder: Path, *jobs: Job, lasting: str = "") -> Path:
@@ -51,14 +53,16 @@ def test_a_sweep_goes_on_in_a_folder_of_another_length_or_of_the_former_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    former = made(Path("outputs/sweeps", NAMES.former))
+    former = made(Path("outputs/sweeps", NAMES.former[-1]))
+    assert open_sweep_dir(None, NAMES, resume=True) == former
+    former = made(Path("outputs/sweeps", NAMES.former[0]))
     assert open_sweep_dir(None, NAMES, resume=True) == former
     longer = made(Path("outputs/sweeps/task+steps-8"), lasting=NAMES.lasting)
     damaged = Path("outputs/sweeps/another")
     damaged.mkdir()
     (damaged / "sweep.json").write_text("{")
     assert open_sweep_dir(None, NAMES, resume=True) == longer
-    made(Path("outputs/sweeps/task+steps-9"), lasting=NAMES.lasting)
+    made(Path("outputs/sweeps/task+steps-9"), lasting=NAMES.former_lasting)
     with pytest.raises(UserError, match="several sweeps may be meant .*steps-8, .*steps-9"):
         open_sweep_dir(None, NAMES, resume=True)
 

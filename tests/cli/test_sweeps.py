@@ -154,7 +154,7 @@ def test_seeds_and_steps_can_be_added(tmp_path: Path) -> None:
 
     sweep("trainer.duration=2steps")
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    assert re.match(r"mult2x2-tiny-stepwise\+schedule\.delta-1_2-[0-9a-f]{10}\+", folder.name)
+    assert re.match(r"mult2x2-tiny-stepwise\+delta-1_2-[0-9a-f]{10}\+", folder.name)
     for path in folder.rglob("config.yaml"):  # a key that came later does not undo what is finished
         older = read_yaml(path)
         del older["optimizer"]["matrices"]

@@ -140,7 +140,7 @@ def test_a_sweep_is_a_group_and_a_resumed_run_stays_in_it(tmp_path: Path) -> Non
         assert {tuple(run.tags) for run in found} == {("mult2x2", "tiny", "stepwise")}
     assert len(records(folders[0], "run")) > len(records(folders[1], "run"))
     (group,) = groups
-    assert group.startswith("mult2x2-tiny-stepwise+optimizer.lr-1e-3_2e-3")  # the sweep's name
+    assert group.startswith("mult2x2-tiny-stepwise+lr-1e-3_2e-3")  # the sweep's name
 
 
 @pytest.mark.long

@@ -61,7 +61,7 @@ def explain(error: Exception, chosen: Mapping[str, str] = {}) -> str:
     Args:
         chosen: the choice of each group, if known.
     """
-    found = (one for one in (error.__cause__, error.__context__) if isinstance(one, OmegaConfBaseException))
+    found = (one for one in (error.__cause__, error, error.__context__) if isinstance(one, OmegaConfBaseException))
     cause = next(found, error)
     text = str(error)
     if match := re.match(r"In '([^']+)': \w+ raised while composing config", text):

@@ -77,7 +77,7 @@ def test_simple_names_stay_as_they_were(override: str, name: str) -> None:
 def test_a_key_stands_without_its_group_unless_another_ends_alike() -> None:
     register_schemas("train", Config)
     named = {
-        "schedule.delta=4": "delta-4", "optimizer.lr=1e-3": "lr-1e-3", "task.seed=1": "task.seed-1", "trainer.max_steps=9": "trainer.max_steps-9",
+        "schedule.delta=4": "delta-4", "optimizer.lr=1e-3": "lr-1e-3", "task.seed=1": "task.seed-1", "trainer.duration=9steps": "duration-9steps",
         "task=mult4x4": "task-mult4x4", "+model.config.n_inner=64": "model.config.n_inner-64",
     }  # fmt: skip
     assert {override: NOW.folder_name([override]) for override in named} == named
@@ -309,7 +309,7 @@ def test_a_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
 @pytest.mark.long
 def test_a_name_is_the_folder_of_a_run_and_of_a_sweep(tmp_path: Path) -> None:
     where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
-    short = (*SMALL[:-3], "trainer.max_steps=2", "name=mine")
+    short = (*SMALL[:-3], "trainer.duration=2steps", "name=mine")
     command("train", *short, **where)  # type: ignore[arg-type]
     run = tmp_path / "outputs/mine/seed0"
     assert json.loads((run / "summary.json").read_text())["name"] == "mine"

@@ -145,7 +145,7 @@ def test_a_replaced_model_keeps_its_own_size_and_devices_stay_those_of_the_train
     config, _ = composed("experiment=quickstart", "model=gpt2", "trainer=ddp")
     assert (config.model.layers, config.model.heads, config.model.width) == (12, 12, 768)
     assert config.model.config == {"initializer_range": 0.06}  # gpt2.yaml does not set it
-    assert (config.trainer.devices, config.trainer.max_steps) == (2, 4000)
+    assert (config.trainer.devices, config.trainer.duration) == (2, "4000steps")
 
 
 @pytest.mark.parametrize("experiment", ["quickstart", "ablation_cpu_no_cot", "gsm8k_phi3"])
@@ -164,9 +164,9 @@ def test_keys_of_the_command_line_hold_whatever_is_left_out() -> None:
 SLIPS = {
     "schedule:\n  dleta: 3\n": "schedule.dleta: no such key. Did you mean schedule.delta?",
     "schedule:\n  keep: 0.9\n": "schedule.keep: schedule=stepwise has no such key; schedule=adaptive has it",
-    "trainer:\n  max_stesp: 3\n": "trainer.max_stesp: no such key. Did you mean trainer.max_steps?",
+    "trainer:\n  durtion: 3steps\n": "trainer.durtion: no such key. Did you mean trainer.duration?",
     "optimizer:\n  lr: high\n": "optimizer.lr: Value 'high' of type 'str' could not be converted to Float",
-    "trianer:\n  max_steps: 3\n": "trianer: no such key. Did you mean trainer?",
+    "trianer:\n  duration: 3steps\n": "trianer: no such key. Did you mean trainer?",
 }
 
 
@@ -221,8 +221,8 @@ def test_a_sweep_over_schedules_of_a_recipe_is_planned_and_says_once_what_is_lef
 @pytest.mark.long
 def test_a_run_says_what_was_left_out(tmp_path: Path) -> None:
     short = (
-        "trainer.max_steps=2",
-        "optimizer.decay_steps=0",
+        "trainer.duration=2steps",
+        "optimizer.decay=0",
         "task.train_size=200",
         "task.validation_size=20",
         "task.test_size=20",

@@ -24,7 +24,7 @@ def test_the_example_trains_resumes_evaluates_and_reports(tmp_path: Path) -> Non
         words = shlex.split(line)
         assert words[:2] == ["python", "-m"]
         said[line] = command(words[2].removeprefix("stepwise_pl."), *words[3:], cwd=tmp_path).stdout
-    shown = next(iter(said.values()))
+    shown = " ".join(next(iter(said.values())).split())
     assert "maximum, mult11x11_gpt2" in shown and "no_cot, slow_stairs, staircase, stepwise" in shown
     run = tmp_path / "outputs" / "maximum"
     summary = json.loads((run / "summary.json").read_text())

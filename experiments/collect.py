@@ -9,9 +9,9 @@ final test, and the validations of attempts that the guard gave up (`given_up`: 
 of the attempt). Of more than seven runs no figure is drawn.
 """
 
+import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
 from stepwise_pl.reporting.figures.accuracy import accuracy_chart
@@ -80,4 +80,8 @@ def draw(experiment: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="folder of the experiment")
+    parser.add_argument("runs", nargs="+", help="run folders that hold a summary.json, or <name>=<run folder>")
+    arguments = parser.parse_args()
+    main(arguments.experiment, arguments.runs)

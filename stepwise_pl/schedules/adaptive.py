@@ -77,9 +77,14 @@ class Adaptive(Schedule):
     def is_waiting(self) -> bool:
         return self.now < self.most
 
+    @property
+    def _goal(self) -> str:
+        """The accuracy to keep, as text."""
+        return f"{100 * self.keep:g}%"
+
     def waits_for(self) -> str:
         late = f", or trained a stage for {self.max_stay:,} steps" if self.max_stay is not None else ""
-        return f"reached {100 * self.keep:g}% answer accuracy on validation{late}"
+        return f"reached {self._goal} answer accuracy on validation{late}"
 
     def is_kept_stage(self, accuracy: float) -> bool:
         return accuracy >= self.keep - ROUNDING or self.max_stay is not None
@@ -101,11 +106,11 @@ class Adaptive(Schedule):
         is_good = float(metrics["val/answer_accuracy"]) >= self.keep - ROUNDING
         is_late = self.max_stay is not None and stayed >= self.max_stay * self.longer
         if is_look_due and is_good:
-            self.decision = f"stage {self.now} has reached {self.keep:g}"
+            self.decision = f"stage {self.now} has reached {self._goal}"
         elif is_look_due and is_late:
-            self.decision = f"stage {self.now} ends below {self.keep:g} after {stayed} steps (schedule.max_stay)"
+            self.decision = f"stage {self.now} ends below {self._goal} after {stayed} steps (schedule.max_stay)"
         else:
-            self.decision = f"stage {self.now} waits for {self.keep:g} since step {self.since}"
+            self.decision = f"stage {self.now} waits for {self._goal} since step {self.since}"
             return
         chunk = 1 if self.chunk == "one" else self.now + 1
         self.now, self.since = min(self.now + chunk, self.most), step

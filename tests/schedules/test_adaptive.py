@@ -83,12 +83,12 @@ def test_each_look_is_told_with_the_stage_and_its_wait() -> None:
         schedule.observe(step, {"val/answer_accuracy": accuracy})
         told.append(schedule.decision)
     assert told == [
-        "stage 0 has reached 0.9",
-        "stage 1 waits for 0.9 since step 5",
-        "stage 1 waits for 0.9 since step 5",  # the schedule has not asked for this validation
-        "stage 1 has reached 0.9",
-        "stage 2 waits for 0.9 since step 15",
-        "stage 2 ends below 0.9 after 10 steps (schedule.max_stay)",
+        "stage 0 has reached 90%",
+        "stage 1 waits for 90% since step 5",
+        "stage 1 waits for 90% since step 5",  # the schedule has not asked for this validation
+        "stage 1 has reached 90%",
+        "stage 2 waits for 90% since step 15",
+        "stage 2 ends below 90% after 10 steps (schedule.max_stay)",
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_token_leaves_at_every_look_that_is_good_enough(tmp_path) -> None:
     module, spy = fit(tmp_path, Adaptive(keep=1e-9, check_every=3, smoothing=math.inf), steps=14)
     assert spy.removed == [t // 3 for t in range(14)]
     assert [step for step, _ in spy.validated] == [3, 6, 9, 12, 14]
-    assert module.schedule.decision == "stage 4 waits for 1e-09 since step 12"
+    assert module.schedule.decision == "stage 4 waits for 1e-07% since step 12"
 
 
 def test_a_reset_follows_its_steps(tmp_path) -> None:

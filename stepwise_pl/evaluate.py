@@ -59,7 +59,7 @@ class EvaluateConfig:
     batch_size: int = 200
     # Problems decoded one at a time to measure the speed a user feels; 0: no speed measurement.
     speed_problems: int = 50
-    # Where to evaluate: `cpu` or `gpu`.
+    # The device to evaluate on: `cpu` or `gpu`.
     accelerator: str = "cpu"
     # Log the evaluation as a W&B run of job type `eval`, in the project of the run's logger. offline=true needs no account.
     wandb: bool = False

@@ -69,8 +69,7 @@ def help_text(help_cfg: DictConfig, cfg: DictConfig, columns: int) -> str:
 
 def sections(cfg: DictConfig) -> Iterator[tuple[str, list[Key]]]:
     """The groups of a configuration with their keys, and first the keys without a group."""
-    alone = [one for one in keys_of(cfg) if "." not in one.name]
-    if alone:
+    if alone := list(keys_of(cfg)):
         yield "", alone
     for name in map(str, cfg):
         node = cfg._get_node(name)

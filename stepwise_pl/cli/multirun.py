@@ -10,7 +10,6 @@ table and the figures (`closing`).
 import contextlib
 import gc
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -137,7 +136,11 @@ def num_workers(launcher: DictConfig) -> int | None:
     if launcher._target_.endswith(".BasicLauncher"):
         return 1
     count: int | None = launcher.get("n_jobs") or launcher.get("array_parallelism")
-    return count if count is None or count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
+    if count is None or count > 0:
+        return count
+    import joblib  # its launcher is there; negative counts are joblib's: -1 is every core that this process may use
+
+    return int(joblib.effective_n_jobs(count))
 
 
 def length(sweep: Sweep, run: str) -> SweepLength | None:
@@ -206,7 +209,7 @@ def checked(cfg: DictConfig) -> Config:
 
 
 def job_of(overrides: Sequence[str], swept: Sequence[str], seed: int) -> Job:
-    """The job with these overrides, of which `run_dir` and `resume` are about the sweep."""
+    """The job with these overrides, without `run_dir` and `resume`, which belong to the sweep."""
     values = dict(map(canonical, overrides))
     chosen = {key: value for key in swept if (value := values.get(key)) is not None}
     own = [override for override in overrides if not override.startswith(("run_dir=", "resume="))]

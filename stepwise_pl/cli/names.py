@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override, QuotedString, ValueType
 from omegaconf import DictConfig
 
 from stepwise_pl.cli.overrides import _BLANKS, _in_quotes, _split, parsed
-from stepwise_pl.config.keys import aside, flat, may_change, settings_of
+from stepwise_pl.config.keys import flat, is_aside, may_change, settings_of
 from stepwise_pl.config.known import choice_file
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.run import Config
@@ -149,7 +149,7 @@ class Names:
     def names_a_run(self, override: str, has_experiment: bool) -> bool:
         """Whether an override is part of the name of a run, besides its experiment, or task, model and schedule.
 
-        Every override is that may change what is learned (`config.keys.aside` holds the others).
+        Every override that may change what is learned is part of the name; `config.keys.aside` lists the others.
         """
         return not is_of_base_name(override, has_experiment) and changes_learning(override)
 
@@ -170,8 +170,9 @@ def is_of_base_name(override: str, has_experiment: bool) -> bool:
 
 @functools.cache
 def _keys_by_last_part() -> dict[str, list[str]]:
+    """The keys of this package by their last part. Those of plugins have no part in it, so that no plugin changes a name."""
     found: dict[str, list[str]] = {}
-    for key in dict.fromkeys(key for key, _ in settings_of(Config)):
+    for key in dict.fromkeys(key for key, _ in settings_of(Config, own=True)):
         found.setdefault(key.rpartition(".")[2], []).append(key)
     return found
 
@@ -209,11 +210,11 @@ def changes_learning(override: str) -> bool:
     key, value = canonical(override)
     file = choice_file(key, value) if value is not None else None
     if file is None:
-        return not (key.startswith(aside()) or f"{key}.".startswith(aside()))
+        return not (is_aside(key) or is_aside(f"{key}."))
     # A choice such as `trainer=gpu` does not change learning if its file sets only keys of `aside`, on its group's schema.
     set_here = read_yaml(file)
     keys = flat({key: {name: item for name, item in set_here.items() if name != "defaults"}})
-    return set_here.get("defaults") != [f"_{key}"] or not all(one.startswith(aside()) for one in keys)
+    return set_here.get("defaults") != [f"_{key}"] or not all(map(is_aside, keys))
 
 
 def keys_of(overrides: Iterable[str]) -> set[str]:

@@ -32,7 +32,7 @@ class OwnFolders(SearchPathPlugin):
 def with_plugins(words: Sequence[str]) -> list[str]:
     """Load the plugins of installed packages, of the command line, and of the run that it resumes.
 
-    Return the words, in which each plugin has the name that a run keeps, and each folder its absolute path.
+    Return the words. Each plugin then has the name that the run keeps, each folder its absolute path.
 
     Raises:
         UserError: a plugin cannot be loaded, or a folder is not there.

@@ -42,7 +42,7 @@ def use_recipe_loader() -> None:
 
 
 def left_out() -> str:
-    """What the configuration at hand leaves out of its recipe: one line, or nothing."""
+    """Return the line on the keys of the recipe that are left out; empty if none are."""
     runtime: Any = HydraConfig.get().runtime
     return str(runtime.left_out)
 
@@ -63,7 +63,7 @@ class RecipeLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        # Of the composition at hand: the files of the recipe under its own choices, what is left out, and the choices.
+        # State of the present composition: the files of the recipe under its own choices, what is left out, and the choices.
         self._own: list[ResultDefault] | None = None
         self._left_out: tuple[_LeftOut, ...] = ()
         self._chosen: Mapping[str, str] = {}
@@ -90,7 +90,7 @@ class RecipeLoader(ConfigLoaderImpl):
 
     def _own_files(self, config_name: str | None, overrides: list[str]) -> list[ResultDefault] | None:
         """The files of the recipe under its own choices; None if the command line names no recipe, or chooses nothing besides."""
-        words = [one for one in overrides if one.startswith(("experiment=", "hydra.searchpath="))]
+        words = [one for one in overrides if one.lstrip("+").startswith(("experiment=", "hydra.searchpath="))]
         kept = (config_name, *words)
         if not any(known.choices().get(one.partition("=")[0].lstrip("+")) for one in overrides if one not in words):
             return None
@@ -131,7 +131,7 @@ class RecipeLoader(ConfigLoaderImpl):
     def _to_leave_out(
         self, replaced: set[str], defaults: list[ResultDefault], repo: IConfigRepository
     ) -> Iterable[_LeftOut]:
-        """The keys of the recipe, and of those that it builds on, that do not hold for the groups that were replaced."""
+        """Yield the keys that no longer hold, from the recipe and from the recipes that it builds on."""
         assert self._own is not None
         set_there = {key for one in defaults if _group_of(one) in replaced for key in self._keys_of_file(one, repo)}
         in_recipe = {key: None for one in defaults if _is_recipe(one) for key in self._keys_of_file(one, repo)}

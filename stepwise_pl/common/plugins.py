@@ -21,6 +21,9 @@ from stepwise_pl.common.registry import SCHEMAS
 # An installed package names its plugins under this group of entry points. They are loaded at every start.
 GROUP = "stepwise_pl.plugins"
 
+# The names of the plugins that are loaded, as a run keeps them.
+_loaded: set[str] = set()
+
 # Folders of choices and recipes besides this package's own: those beside plugins, and those the command line names.
 folders: list[Path] = []
 
@@ -40,7 +43,7 @@ def load(name: str, look_in: Iterable[Path] = (), called: str = "") -> str:
     if path.suffix == ".py" or os.sep in name:
         path = Path(os.path.abspath(path))  # noqa: PTH100  (a link keeps its own name)
         if not path.is_file() or path.suffix != ".py":
-            why = "is no file of Python (.py)" if path.exists() else "no such file"
+            why = "is not a Python file (.py)" if path.exists() else "no such file"
             raise UserError(f"{called}: {why}; name a file, ./my_task.py, or a module, my_package.my_module")
         # A package may be named by its first file.
         top = path.parent if path.stem == "__init__" else path
@@ -50,6 +53,8 @@ def load(name: str, look_in: Iterable[Path] = (), called: str = "") -> str:
     else:
         _look_in([Path.cwd(), *look_in])
         kept = module_name = name
+    if kept in _loaded:
+        return kept
     before = set(SCHEMAS)
     module = _imported(module_name, called)
     folder = Path(module.__file__ or "").parent / "conf"
@@ -60,6 +65,7 @@ def load(name: str, look_in: Iterable[Path] = (), called: str = "") -> str:
             f"{called}: {module.__file__} registers no task, schedule or method (with @register above @dataclass), defines "
             "no Lightning callback, and has no folder conf beside it"
         )
+    _loaded.add(kept)
     return kept
 
 

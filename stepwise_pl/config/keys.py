@@ -8,32 +8,33 @@ from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-from stepwise_pl.common import registry
+from stepwise_pl.common import plugins, registry
 from stepwise_pl.config.run import Config
 
 
-def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, "Field[Any]"]]:
+def settings_of(schema: type, prefix: str = "", own: bool = False) -> Iterator[tuple[str, "Field[Any]"]]:
     """Every dotted key of a configuration, of all tasks, schedules and methods, and its field; groups before their keys.
 
-    A key comes once for each task, schedule or method that has it.
+    A key comes once for each task, schedule or method that has it. `own`: those of plugins are left out.
     """
-    kinds = registry.load_all()
+    outside = set(plugins.kinds()) if own else set()
+    kinds = {place: kind for place, kind in registry.load_all().items() if place not in outside}
     for field in fields(schema):
         key = f"{prefix}{field.name}"
         yield key, field
         choices: list[Any] = [kind for (group, _), kind in kinds.items() if group == key]
         for part in choices or [field.default_factory]:
             if isinstance(part, type) and is_dataclass(part):
-                yield from settings_of(part, f"{key}.")
+                yield from settings_of(part, f"{key}.", own)
 
 
 def changeable() -> tuple[str, ...]:
-    """Keys that a resumed run may change, for `str.startswith`."""
+    """Keys that a resumed run may change, and groups of them (`guard.`)."""
     return _marked("changeable", len(registry.load_all()))
 
 
 def aside() -> tuple[str, ...]:
-    """Keys that change neither what is learned nor how, for `str.startswith`."""
+    """Keys that change neither what is learned nor how, and groups of them."""
     return _marked("aside", len(registry.load_all()))
 
 
@@ -53,9 +54,19 @@ def _marked(mark: str, count: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{key}." if is_dataclass(field.default_factory) else key for key, field in found))
 
 
+def is_among(key: str, marked: tuple[str, ...]) -> bool:
+    """Whether a dotted key, or its group, is among the marked ones. `optimizer.decay` does not stand for `optimizer.decay_all`."""
+    return key in marked or key.startswith(tuple(one for one in marked if one.endswith(".")))
+
+
 def may_change(key: str) -> bool:
-    """Whether a resumed run may change the dotted key. `optimizer.decay` may change, and `optimizer.decay_all` may not."""
-    return key in changeable() or key.startswith(tuple(one for one in changeable() if one.endswith(".")))
+    """Whether a resumed run may change the dotted key."""
+    return is_among(key, changeable())
+
+
+def is_aside(key: str) -> bool:
+    """Whether the dotted key changes neither what is learned nor how."""
+    return is_among(key, aside())
 
 
 def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,7 +63,10 @@ def known_keys() -> list[str]:
 
 def kind_of(group: str, name: str) -> str:
     """The kind behind a choice of a task, schedule or method; empty if its file names none."""
-    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+    file = choice_file(group, name)
+    if file is None:  # a class of a plugin is chosen by its kind
+        return name
+    text = file.read_text(encoding="utf-8")
     found = re.search(r"^defaults: *\[_(\w+)\]", text, re.MULTILINE)
     return found[1] if found else ""
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.known import choices, choices_with, known_keys
+from stepwise_pl.config.known import CONF, choice_file, choices, choices_with, known_keys
 
 
 def refuse_unknown(node: DictConfig, prefix: str) -> None:
@@ -46,7 +46,9 @@ def unknown_key(key: str, known: list[str], chosen: Mapping[str, str] = {}, valu
         if key == old or (not group and short == old.rpartition(".")[2]):
             is_number = str(value).isdecimal()
             given = "" if value is None else f"={value}"
-            return f"{key}{given}: write {now.format(value if is_number else '<number>')}"
+            others = [one for one in known_keys() if one.rpartition(".")[2] == short and not group]
+            also = f", or {' or '.join(others)}" if others else ""
+            return f"{key}{given}: write {now.format(value if is_number else '<number>')}{also}"
     if having := [f"{group}={name}" for name in choices_with(key)]:
         listed = ", ".join(having[:3]) + (f" and {len(having) - 3} more" if len(having) > 3 else "")
         this = f"{group}={chosen[group]}" if group in chosen else f"this {group}"
@@ -65,7 +67,9 @@ def explain(error: Exception, chosen: Mapping[str, str] = {}) -> str:
     cause = next(found, error)
     text = str(error)
     if match := re.match(r"In '([^']+)': \w+ raised while composing config", text):
-        return f"conf/{match[1]}.yaml: {_of_key(cause, chosen) or cause}"
+        file = choice_file(*match[1].split("/", 1)) if "/" in match[1] else None
+        is_ours = file is None or file.is_relative_to(CONF)
+        return f"{f'conf/{match[1]}.yaml' if is_ours else file}: {_of_key(cause, chosen) or cause}"
     if match := re.search(
         r"Could not find '(.+)/([^'/]*)'\s+Available options in '[^']+':\s(.*?)Config search", text, re.S
     ):

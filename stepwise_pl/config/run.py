@@ -44,7 +44,7 @@ class Config:
     expected: ExpectedConfig = setting(factory=ExpectedConfig, changeable=True, aside=True)
     # Lightning callbacks, `<module>.<class>` each, made without arguments. Their state is kept in the checkpoints.
     callbacks: list[str] = field(default_factory=list)
-    # Modules and files of one's own: `[my_package.my_module,./my_task.py]` (`common.plugins`).
+    # Modules and files of one's own: `[my_package.my_module,./my_task.py]` (docs/extending.md).
     plugins: list[str] = setting(factory=list, changeable=True, aside=True, path=True)
     # Seed of weights, order of examples, offsets and dropout; 0 to 2**32 - 1.
     seed: int = setting(0, aside=True)

@@ -89,7 +89,7 @@ class OptimizerConfig:
     decay_all: bool = True
     # Optimizer steps over which the learning rate climbs from 0; 0: none.
     warmup_steps: int = 0
-    # The last part of the run, in which the learning rate falls linearly to 0: a share of its steps, from 0 (none) to 1.
+    # Share of the run's steps, 0 to 1, over which the learning rate falls linearly to 0 at the end. 0: no fall.
     decay: float = setting(0.0, changeable=True)
     # Decay of an exponential average of the weights: each optimizer step keeps this part of it (0.99: about the last 100
     # steps). The average is validated, selected, tested and exported, and the plain weights train on; 0: there is none.
@@ -120,7 +120,7 @@ class OptimizerConfig:
 class TrainerConfig:
     """Settings of the Lightning trainer."""
 
-    # Where the run trains: `cpu` or `gpu`.
+    # The device to train on: `cpu` or `gpu`.
     accelerator: str = setting("cpu", changeable=True, aside=True)
     # Processes, one for each device. Several processes share every batch, as `strategy` says.
     devices: int = setting(1, aside=True)
@@ -144,7 +144,7 @@ class TrainerConfig:
     checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
     # Keep a checkpoint of the weights at every N removed tokens (or reasoning steps). 0: none.
     keep_every_removed: int = setting(0, changeable=True, aside=True)
-    # Of these checkpoints only the newest N stay. null: all.
+    # Keep only the newest N of these checkpoints; at least 1. null: all.
     keep_at_most: int | None = setting(None, changeable=True, aside=True)
 
     def __post_init__(self) -> None:

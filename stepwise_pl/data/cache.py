@@ -126,7 +126,7 @@ def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Encoded:
-    splits = task.load(reserved=(str(tokenizer.eos_token),))
+    splits = task.splits(reserved=(str(tokenizer.eos_token),))
     for split in SPLITS:
         if not len(splits[split]):
             raise UserError(f"the {split} split has no example")

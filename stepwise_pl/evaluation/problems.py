@@ -58,7 +58,7 @@ def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Proble
         # The name has a digest, because files in two folders may have the same name, and a list has more than one.
         name, title, asked = f"file-{stem}-{digest(examples)[:8]}", examples.source, {"file": wanted.file}
         return Problems(name, title, asked, *_listed({"": examples}, task, wanted.limit))
-    splits = task.load(reserved)
+    splits = task.splits(reserved)
     if wanted.suite is not None:
         suite = task.ood(splits["train"], wanted.suite_size)
         if not suite:

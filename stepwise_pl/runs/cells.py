@@ -88,12 +88,12 @@ def cells_of(runs: Sequence[R], aside: tuple[str, ...] | None = None) -> list[Ce
     """Group runs by their configuration, in the order of the first run of each cell.
 
     Args:
-        aside: beginnings of the keys that do not matter; None: those of `config.keys.aside`. A run without a configuration gets a cell of its own.
+        aside: the keys and groups that do not matter; None: those of `config.keys.aside`. A run without a configuration gets a cell of its own.
     """
     aside = keys.aside() if aside is None else aside
     cells: dict[str, Cell[R]] = {}
     for place, run in enumerate(runs):
-        config = {key: value for key, value in run.config.items() if not key.startswith(aside)}
+        config = {key: value for key, value in run.config.items() if not keys.is_among(key, aside)}
         key = json.dumps(config, sort_keys=True, default=str) if run.config else str(place)
         cell = cells.setdefault(key, Cell(len(cells), config, [], []))
         cell.places.append(place)

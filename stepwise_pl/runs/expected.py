@@ -4,15 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stepwise_pl.common.text import percent
-from stepwise_pl.config.keys import aside
+from stepwise_pl.config.keys import is_aside
 from stepwise_pl.config.training import ExpectedConfig
 
 
 def changed_keys(given: Iterable[str]) -> list[str]:
     """Of the keys and groups that a command line sets, those that make something else of a recipe, sorted."""
-    return sorted(
-        key for key in given if key not in ("experiment", "trainer", "logger") and not key.startswith(aside())
-    )
+    return sorted(key for key in given if key not in ("experiment", "trainer", "logger") and not is_aside(key))
 
 
 def judge(

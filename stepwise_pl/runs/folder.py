@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import aside
+from stepwise_pl.config.keys import is_aside
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.marks import has_no_checkpoint_yet, holds_run, is_taken, measured
@@ -72,7 +72,7 @@ def _of_former_name(path: Path, config: Config, asked: Request) -> Path | None:
     former = next(filter(holds_run, places), None)
     if former is None:
         return None
-    if learned := [key for key in differences(former, config, asked.given) if not key.startswith(aside())]:
+    if learned := [key for key in differences(former, config, asked.given) if not is_aside(key)]:
         raise UserError(
             f"run_dir={path}: nothing to resume, checkpoints/last.ckpt is not there; the run in {former} has another "
             f"{', '.join(learned)}: run_dir={former} goes on with that one"

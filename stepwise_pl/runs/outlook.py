@@ -1,5 +1,6 @@
-"""What a run or a sweep will do, in words: its length, the step at which the CoT is gone, and how long it takes."""
+"""Lines that say what a run or a sweep will do: its length, the step at which the CoT is gone, and how long it takes."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def removal_line(removal: Removal, begin: int, steps: int) -> Line:
             f"which {goal} are gone is not known beforehand"
         )
     if (step := removal.step_of(most, begin, steps)) is not None:
-        return Line(f"{goal} gone at step {step:,} of {steps:,}")
+        return Line(f"{goal} will be gone at step {step:,} of {steps:,}")
     later = removal.step_of(most, steps, _FAR)
     would = f"; {goal} would be gone at step {later:,}: train longer, or remove faster" if later else ""
     count = removal.gone(steps - 1)
@@ -107,7 +108,7 @@ def time_line(
         is_bound: later steps are not slower, because sequences get shorter.
         has_validated: `seconds` has the time of validations in it.
     """
-    subject, most = "what is left" if is_resumed else "the run", "at most " if is_bound else ""
+    subject, most = "the rest of the run" if is_resumed else "the run", "at most " if is_bound else ""
     validations = "" if has_validated else "; validations come on top"
     return (
         f"{subject} takes {most}about {duration(seconds)} at {per_step:.2g} s a step (measured over {counted(measured, 'step')}"
@@ -124,7 +125,8 @@ def sweep_line(steps: Collection[int | None], workers: int | None) -> str:
     """
     known = [count for count in steps if count is not None]
     length = f", at most {counted(sum(known), 'step')} in all" if len(known) == len(steps) else ""
-    side_by_side = f", {workers} at a time" if workers and workers > 1 else ""
+    together = min(workers or 1, len(steps))
+    side_by_side = f", {together} at a time" if together > 1 else ""
     return f"{counted(len(steps), 'job')} to do{length}{side_by_side}"
 
 
@@ -135,5 +137,6 @@ def sweep_time_line(seconds: float, jobs: int, workers: int) -> str:
         seconds: of all jobs, one after the other.
     """
     side_by_side = f" with {workers} at a time" if workers > 1 else ""
-    time = duration(seconds / workers)
+    # Jobs go in rounds: three jobs, two at a time, take as long as two of them.
+    time = duration(seconds / jobs * math.ceil(jobs / workers))
     return f"the whole sweep takes about {time} for {counted(jobs, 'job')}{side_by_side}, if all keep this pace"

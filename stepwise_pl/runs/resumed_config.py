@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import aside, flat, may_change, paths
+from stepwise_pl.config.keys import flat, is_aside, may_change, paths
 from stepwise_pl.config.plain import config_from, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.saved_config import saved_config
@@ -79,7 +79,7 @@ def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:
     if not (run_dir / "summary.json").is_file() or not (run_dir / "config.yaml").is_file():
         return None
     old, new = _both(run_dir, config)
-    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if not key.startswith(aside())):
+    if any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if not is_aside(key)):
         return None
     return read_json(run_dir / "summary.json")
 

@@ -141,11 +141,7 @@ class Schedule:
 
         The text is empty if s(t) follows from the step alone, so that `stage` is true of later steps too.
         """
-        return (
-            ""
-            if type(self).observe is Schedule.observe
-            else "measured what schedule.kind=" + self.kind + " decides from"
-        )
+        return "" if type(self).observe is Schedule.observe else f"reached what schedule.kind={self.kind} asks for"
 
     # These attributes have no annotation, so that they are no dataclass fields.
     _clock = REAL_TIME

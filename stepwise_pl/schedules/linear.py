@@ -65,7 +65,9 @@ class Linear(Schedule):
 
     def hurried(self) -> "Linear":
         """Two steps of explicit CoT, then two units a step, and after the eighth unit all that are left."""
-        beyond = 8 if self.remove_all_beyond is None else min(8, self.remove_all_beyond)
+        beyond = self.remove_all_beyond
+        if self.rate_exact:  # else the number of removed units stays as it is
+            beyond = 8 if beyond is None else min(8, beyond)
         return replace(
             self,
             delta=8 if self.rate_exact else 0,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate, compress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from stepwise_pl.common.errors import UserError
 
@@ -134,7 +134,18 @@ class Splits(dict[str, Examples]):
 class Task:
     """A source of examples. Subclasses are dataclasses whose fields are the config group `task`."""
 
+    # The most examples of each split, after `keep_few`.
+    _few: ClassVar[Mapping[str, int]] = {}
+
     kind: str = ""
+
+    def splits(self, reserved: tuple[str, ...] = ()) -> Splits:
+        """Return the splits of `load`; after `keep_few` only their first examples."""
+        found = self.load(reserved)
+        for name in self._few.keys() & found.keys():
+            examples = found[name]
+            found[name] = ExampleList(examples.slice(0, min(self._few[name], len(examples))), getattr(examples, "source", ""))
+        return found
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:
         """Return the splits. The same config (and the same files) give the same examples.
@@ -149,7 +160,8 @@ class Task:
         raise NotImplementedError
 
     def keep_few(self, train: int, held_out: int) -> None:
-        """Keep at most `train` training examples, and `held_out` of validation and of test, in `load`: for `debug=true`."""
+        """Let `splits` keep at most `train` training examples, and `held_out` of validation and of test: for `debug=true`."""
+        self._few = {"train": train, "easy": train, "validation": held_out, "test": held_out}  # type: ignore[misc]
         for key, most in (("train_size", train), ("validation_size", held_out), ("test_size", held_out)):
             if hasattr(self, key):
                 setattr(self, key, min(getattr(self, key), most))

@@ -64,7 +64,7 @@ class Outlook(Callback):
     def __init__(self, config: Config, asked: Request | None = None) -> None:
         self.config, self.asked = config, asked
         self.steps, self.step_seconds = 0, 0.0
-        self.measured, self.validation_seconds = 0, 0.0
+        self.measured, self.validations, self.validation_seconds = 0, 0, 0.0
         self._begin = 0
         self._before: float | None = None  # the end of the step before
         self._paused: float | None = None  # since when steps wait for a validation
@@ -72,7 +72,11 @@ class Outlook(Callback):
 
     def seconds(self, steps: int) -> float:
         """Seconds that so many steps will take, with their share of validations; 0 before a step is measured."""
-        return steps * (self.step_seconds + self.validation_seconds / (self.measured + 1))
+        if not self.measured:
+            return 0.0
+        # One validation does not tell how often there is one.
+        validations = self.validation_seconds / (self.measured + 1) if self.validations > 1 else 0.0
+        return steps * (self.step_seconds + validations)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
@@ -109,7 +113,7 @@ class Outlook(Callback):
         shrinks = bool(removal.waits_for) or removal.gone(self.steps - 1) > removal.gone(self._begin)
         # A guard that goes back trains some steps again.
         is_bound = shrinks and self.config.guard.action == "warn"
-        seconds, validated = self.seconds(self.steps - self._begin), self.validation_seconds > 0
+        seconds, validated = self.seconds(self.steps - self._begin), self.validations > 1
         log.info("%s", time_line(
             seconds, self.step_seconds, self.measured, is_resumed=self._begin > 0, is_bound=is_bound,
             has_validated=validated,
@@ -126,6 +130,7 @@ class Outlook(Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._paused = time.monotonic()
+        self.validations += 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._count_pause()

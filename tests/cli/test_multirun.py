@@ -131,7 +131,7 @@ def test_the_first_job_knows_the_length_of_the_sweep() -> None:
     [
         ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
         ({"_target_": "joblib", "n_jobs": 3}, 3),
-        ({"_target_": "joblib", "n_jobs": -1}, os.cpu_count()),
+        ({"_target_": "joblib", "n_jobs": -1}, len(os.sched_getaffinity(0))),
         ({"_target_": "submitit", "array_parallelism": 16}, 16),
         ({"_target_": "ray"}, None),
     ],

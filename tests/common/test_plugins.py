@@ -83,7 +83,10 @@ def test_a_run_keeps_its_plugin_and_finds_it_by_itself(tmp_path: Path) -> None:
     assert "resuming at step 6 with schedule.every=2 (was 3), trainer.duration=8steps (was 6steps)" in resumed.stderr
     evaluate = ("evaluate", f"run={run}", "speed_problems=0", "limit=4")
     command(*evaluate)
-    command("compare", f"{run}", f"{run}", "limit=4", check=False)
+    shutil.copytree(run, tmp_path / "copy")
+    compared = command("compare", f"{run}", f"{tmp_path / 'copy'}")
+    assert "McNemar" in compared.stdout
+    shutil.rmtree(tmp_path / "copy")
 
     moved = tmp_path / "elsewhere" / "stairs.py"
     moved.parent.mkdir()
@@ -120,6 +123,12 @@ def test_a_package_may_be_named_by_its_first_file(tmp_path: Path) -> None:
     (tmp_path / "package" / "parts.py").write_text(STAIRS)
     out = command("train", "--help", f"plugins={tmp_path}/package/__init__.py", cwd=tmp_path.parent)
     assert "no_cot, stairs, stepwise" in out.stdout
+    # A sweep loads a plugin for each of its jobs.
+    twice = "from stepwise_pl.common import plugins; [plugins.load('package') for _ in range(2)]"
+    subprocess.run([sys.executable, "-c", twice], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True)
+    slip = ("train", f"plugins={tmp_path}/package/__init__.py", "schedule=stairs", "schedule.evry=3")
+    refused = command(*slip, cwd=tmp_path, check=False)
+    assert refused.returncode == 2 and "schedule.evry: no such key. Did you mean schedule.every?" in refused.stderr
 
 
 def test_an_installed_package_is_loaded_by_its_entry_point(tmp_path: Path) -> None:
@@ -204,6 +213,6 @@ def test_the_workers_of_a_sweep_load_a_plugin(tmp_path: Path) -> None:
     assert out.returncode == 0, out.stderr[-3000:]
     assert len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["command"] == made[3:]
-    shutil.rmtree(tmp_path / "sweep" / "schedule.every-3")
+    shutil.rmtree(tmp_path / "sweep" / "every-3")
     command("train", "-m", *words, "resume=true", cwd=tmp_path)
     assert len(list((tmp_path / "sweep").rglob("summary.json"))) == 2

@@ -80,7 +80,7 @@ def test_every_schedule_that_observes_says_that_it_does_not_know_its_steps() -> 
         def observe(self, step: int, metrics: object) -> None:
             self.step_from = step
 
-    assert Linear().waits_for() == "" and Own(kind="own").waits_for() == "measured what schedule.kind=own decides from"
+    assert Linear().waits_for() == "" and Own(kind="own").waits_for() == "reached what schedule.kind=own asks for"
 
 
 def test_a_training_set_without_cot_is_named() -> None:
@@ -113,7 +113,9 @@ def test_a_duration_says_what_it_rests_on() -> None:
     expected = "the run takes about 40 h 0 min at 0.029 s a step (measured over 20 steps)"
     assert text == f"{expected}; Ctrl-C stops, and resume=true goes on"
     text = time_line(100, 5.5, 1, is_resumed=True, is_bound=True, has_validated=False)
-    expected = "what is left takes at most about 2 min at 5.5 s a step (measured over 1 step; validations come on top)"
+    expected = (
+        "the rest of the run takes at most about 2 min at 5.5 s a step (measured over 1 step; validations come on top)"
+    )
     assert text.startswith(expected)
 
 
@@ -122,4 +124,4 @@ def test_a_sweep_is_told_with_its_workers() -> None:
     assert sweep_line([100, None], 2) == "2 jobs to do, 2 at a time"
     assert sweep_line([100], None) == "1 job to do, at most 100 steps in all"
     text = sweep_time_line(7200, 9, 2)
-    assert text == "the whole sweep takes about 60 min for 9 jobs with 2 at a time, if all keep this pace"
+    assert text == "the whole sweep takes about 67 min for 9 jobs with 2 at a time, if all keep this pace"

@@ -53,7 +53,7 @@ def test_the_summary_is_readable_and_true(run_dir: Path) -> None:
     assert "train: 48 of the 808000 problems asked for" in progress  # a shortage is reported, but not recorded
     assert "run folder: small\n" in progress
     assert "step 120 of 120, 0:00:" in progress and ": 2 of 2 CoT tokens gone, train loss " in progress
-    assert "all 2 CoT tokens gone at step 41 of 120\n" in progress
+    assert "all 2 CoT tokens will be gone at step 41 of 120\n" in progress
     rows = [line.split() for line in text.splitlines() if "n=16" in line]
     assert [row[0] for row in rows] == ["0", "1", "2"]
     assert "examples_per_token: 640" in (run_dir / "config.yaml").read_text()

@@ -74,7 +74,7 @@ def test_tokens_are_gone_at_the_step_that_was_announced(
     elif first == 1:
         assert text == "all 8 CoT tokens are gone from the first step on"
     else:
-        assert text.endswith(f"gone at step {first} of {steps}")
+        assert text.endswith(f"will be gone at step {first} of {steps}")
 
 
 def test_a_run_introduces_itself_and_a_resumed_one_says_what_is_left(
@@ -94,9 +94,9 @@ def test_a_run_introduces_itself_and_a_resumed_one_says_what_is_left(
         caplog, "length: 34 steps of 16 examples: 544 examples, 8.5 epochs; goes on after step 6, 28 steps left"
     )
     first = next(row["step"] for row in rows if row["schedule/removed_tokens"] == "8")
-    assert said(caplog, f"all 8 CoT tokens gone at step {first} of 34")
+    assert said(caplog, f"all 8 CoT tokens will be gone at step {first} of 34")
     # The step after the start is not measured.
-    assert said(caplog, "what is left takes at most about ") and said(caplog, "(measured over 20 steps")
+    assert said(caplog, "the rest of the run takes at most about ") and said(caplog, "(measured over 20 steps")
 
 
 def test_the_first_job_of_a_sweep_tells_its_length_even_if_it_is_short(

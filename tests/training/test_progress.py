@@ -77,7 +77,7 @@ def test_a_terminal_shows_one_bar_and_keeps_a_line_for_each_stage(columns: int, 
     ]  # fmt: skip
     assert lines[bars[0] - 1] == stages[-1]
     assert lines[bars[0] + 1] == "" and lines[bars[0] + 2].startswith("removed tokens ")
-    assert "all 2 CoT tokens gone at step 41 of 120" in lines
+    assert "all 2 CoT tokens will be gone at step 41 of 120" in lines
     assert any(line.startswith("the run takes at most about ") for line in lines)
     assert any(line.startswith("test accuracy ") for line in lines)
 
@@ -99,7 +99,7 @@ def test_the_jobs_of_a_sweep_each_have_a_bar_with_their_number(tmp_path: Path) -
     assert "2 jobs to do, at most 60 steps in all" in lines
     assert next(line for line in lines if "the whole sweep takes about" in line).startswith("[1/2] ")
     assert [line[:20] for line in lines if "test accuracy" in line and line.startswith("[")] == [
-        "[1/2] trainer.max_ep", "[2/2] trainer.max_ep"
+        "[1/2] trainer.durati", "[2/2] trainer.durati"
     ]  # fmt: skip
 
 

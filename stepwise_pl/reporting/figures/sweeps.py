@@ -1,12 +1,14 @@
 """Accuracy by the keys of a sweep: the figures of a sweep folder, and those of the page, which may show runs from anywhere."""
 
+import contextlib
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import percent
+from stepwise_pl.config.duration import Duration
 from stepwise_pl.config.keys import aside
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, listed
 from stepwise_pl.reporting.history import History
@@ -116,9 +118,10 @@ def ordered(values: Sequence[str] | dict[str, None]) -> list[str]:
 
 def _unit_and_number(value: str) -> tuple[str, float]:
     """The unit (empty: none) and the number of a value. Raise `ValueError` or `ZeroDivisionError` if it is no number."""
-    length = re.fullmatch(r"(.*[0-9]) ?(step|epoch|example)s?", value)
-    number, unit = length.groups() if length else (value, "")
-    return unit, float(Fraction(number)) if "/" in number else float(number)
+    with contextlib.suppress(UserError):
+        length = Duration.parse(value)
+        return length.unit, float(length.amount)
+    return "", float(Fraction(value)) if "/" in value else float(value)
 
 
 @dataclass

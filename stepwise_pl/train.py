@@ -11,6 +11,7 @@ from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common import processes
 from stepwise_pl.common.disk import write_json
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.debug import debug_line
 from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.request import Request
@@ -165,6 +166,11 @@ def fit(
     if holds_run(run_dir):
         session = {} if (run_dir / "metrics.csv").is_file() else {"metrics_lost": True}
         step = resume(run_dir, plain, changes)
+        if step > parts.steps:
+            raise UserError(
+                f"trainer.duration={parts.config.trainer.duration}: is {parts.steps} steps, and the run is at step {step} already; "
+                "give more"
+            )
         session |= {"changed": changes} if changes else {}
     elif is_first:
         begin_anew(run_dir)

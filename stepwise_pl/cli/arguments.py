@@ -59,6 +59,8 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], An
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
+    if flags.multirun and (shown := [name for name in ("run", "cfg", "info") if getattr(flags, name)]):
+        raise UserError(f"--{shown[0]}: is about one run; leave --multirun (-m) out")
     # Go from the end, because the value of a flag may look like a setting.
     given, left = [], list(flags.overrides)
     for argument in reversed(arguments):

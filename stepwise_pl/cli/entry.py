@@ -89,6 +89,8 @@ def entry_point(command: str, schema: type, run: Callable[[Any], Any]) -> Any:
         try:
             if said := left_out():
                 log.info("%s", said)
+            for name in cfg.get("plugins") or ():  # a recipe may name some
+                plugins.load(name)
             return run(to_object(cfg))
         except Exception as error:
             # Hydra would print a line of its own before an error that leaves this function.

@@ -19,6 +19,7 @@ import hydra._internal.hydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from stepwise_pl.cli.overrides import parsed
 from stepwise_pl.config.known import choices
 
 _COLUMN = 30  # of the meanings
@@ -40,7 +41,9 @@ def show_own_help() -> None:
 
 
 def _app_help(self: Any, config_name: str | None, args_parser: Any, args: Any) -> None:
-    cfg = self.compose_config(config_name, args.overrides, run_mode=RunMode.RUN, with_log_configuration=True)
+    # A sweep has many values for a key; the help shows the default.
+    words = [word for word in args.overrides if (found := parsed(word)) is None or not found.is_sweep_override()]
+    cfg = self.compose_config(config_name, words, run_mode=RunMode.RUN, with_log_configuration=True)
     help_cfg = cfg.hydra.help
     with open_dict(cfg):
         cfg.pop("hydra")

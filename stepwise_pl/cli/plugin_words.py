@@ -45,16 +45,18 @@ def with_plugins(words: Sequence[str]) -> list[str]:
     keys = {field.name for field in dataclasses.fields(known.command.schema)}
     left: list[str] = []
     searched: list[str] = []
+    named: list[str] = []
     for word in words:
         given = setting(word)
         if given is not None and given.key == "plugins" and "plugins" in keys:
-            left.append(_as_list("plugins", map(plugins.load, _names(word))))
+            named += map(plugins.load, _names(word))
         elif given is not None and given.key == SEARCH_PATH:
             searched = list(map(_place, _names(word)))
         else:
             left.append(word)
     Plugins.instance().register(OwnFolders)
-    return [*left, *([_as_list(SEARCH_PATH, searched)] if searched else [])]
+    lists = {"plugins": named, SEARCH_PATH: searched}
+    return [*left, *(_as_list(key, names) for key, names in lists.items() if names)]
 
 
 def _names(word: str) -> list[str]:

@@ -166,7 +166,8 @@ class _Repository(CachingConfigRepository):
         is_loaded = f"config_path={config_path}" in self.cache
         loaded = super().load_config(config_path)
         if loaded is not None and not is_loaded and config_path.startswith(_RECIPES):
-            assert isinstance(loaded.config, DictConfig)
+            if not isinstance(loaded.config, DictConfig):
+                raise UserError(f"{config_path}.yaml: is no mapping of keys, which a recipe is")
             others = {field.name for field in fields(Config)} - {field.name for field in fields(known.command.schema)}
             for key in others & set(loaded.config):
                 loaded.config.pop(key)

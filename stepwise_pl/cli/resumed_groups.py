@@ -14,6 +14,9 @@ from stepwise_pl.cli.overrides import parsed
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import literal, read_yaml
 from stepwise_pl.config.upgrade import upgraded
+from stepwise_pl.runs.folder import base_folder
+from stepwise_pl.runs.marks import is_taken
+from stepwise_pl.runs.numbering import newest
 
 GROUPS = ("task", "schedule", "method")  # groups whose keys depend on their kind
 
@@ -46,11 +49,17 @@ def with_saved_groups(words: Sequence[str]) -> list[str]:
 
 
 def resumed_folder(words: Sequence[str]) -> Path | None:
-    """The run folder that a command line with `resume=true` names; None if it names none."""
+    """The run folder that a command line with `resume=true` names by `run_dir=` or `name=`; None if it names none."""
     found = [setting for word in words if (setting := parsed(word)) is not None and not setting.is_sweep_override()]
     values = {setting.key_or_group: setting.value() for setting in found}
-    run_dir = values.get("run_dir")
-    return Path(run_dir).expanduser() if values.get("resume") is True and isinstance(run_dir, str) else None
+    run_dir, name = values.get("run_dir"), values.get("name")
+    if values.get("resume") is not True:
+        return None
+    if isinstance(run_dir, str):
+        return Path(run_dir).expanduser()
+    seed = values.get("seed", 0)
+    is_named = isinstance(name, str) and isinstance(seed, int)
+    return newest(base_folder(name, seed), is_taken) if is_named else None  # type: ignore[arg-type]
 
 
 def written(value: Any) -> str:

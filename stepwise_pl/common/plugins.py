@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -96,6 +97,25 @@ def named(name: str, key: str) -> Any:
     return getattr(module, attribute)
 
 
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """A digest of the Python files of each loaded plugin. It changes when the plugin is edited."""
+    found = {}
+    for name in names:
+        module = sys.modules.get(
+            Path(name).parent.name
+            if Path(name).name == "__init__.py"
+            else Path(name).stem
+            if name.endswith(".py")
+            else name
+        )
+        if module is None or not module.__file__:
+            continue
+        first = Path(module.__file__)
+        files = sorted(first.parent.rglob("*.py")) if first.name == "__init__.py" else [first]
+        found[name] = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    return found
+
+
 def kinds() -> list[tuple[str, str]]:
     """Group and kind of each class that comes from outside of this package."""
     return [place for place, cls in SCHEMAS.items() if cls.__module__.partition(".")[0] != __name__.partition(".")[0]]
@@ -134,11 +154,11 @@ def _imported(name: str, called: str) -> ModuleType:
                 "with its path, ./my_task.py"
             ) from None
         reason = error.msg if isinstance(error, SyntaxError) else first_line(error)
-        raise UserError(f"{called}: cannot be imported, {type(error).__name__}: {reason} ({_place(error)})") from None
+        raise UserError(f"{called}: cannot be imported, {type(error).__name__}: {reason} ({place(error)})") from None
 
 
-def _place(error: BaseException) -> str:
-    """File and line in which the import of a plugin failed."""
+def place(error: BaseException) -> str:
+    """File and line in which the code of a plugin failed."""
     if isinstance(error, SyntaxError):
         return f"{error.filename} line {error.lineno}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]

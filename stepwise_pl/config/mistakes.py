@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.known import CONF, choice_file, choices, choices_with, known_keys
+from stepwise_pl.config.known import CONF, choice_file, choices, choices_with, kind_of, known_keys
 
 
 def refuse_unknown(node: DictConfig, prefix: str) -> None:
@@ -121,7 +121,11 @@ def no_choice(group: str, name: str, options: list[str]) -> str:
     allowed = sorted(option for option in options if not option.startswith("_"))
     close = difflib.get_close_matches(name, allowed, n=1)
     line = f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
-    line += f". Did you mean {group}={close[0]}?" if close else ""
+    of_kind = [
+        option for option in allowed if group in ("task", "schedule", "method") and kind_of(group, option) == name
+    ]
+    if near := close or of_kind:
+        line += f". Did you mean {' or '.join(f'{group}={one}' for one in near[:3])}?"
     if group.startswith("hydra/"):
         line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
     return line

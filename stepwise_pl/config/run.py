@@ -48,7 +48,7 @@ class Config:
     plugins: list[str] = setting(factory=list, changeable=True, aside=True, path=True)
     # Seed of weights, order of examples, offsets and dropout; 0 to 2**32 - 1.
     seed: int = setting(0, aside=True)
-    # The run's name, in tables, figures and W&B, and its folder: outputs/<name>/seed<seed>. Letters, digits, blanks, `_`,
+    # The run's name, in tables, figures and W&B, and its folder: outputs/<name>/seed<seed>. Letters, digits, `_`,
     # `.`, `+` and `-`. null: a name made of the settings. With --multirun: the name of the sweep.
     name: str | None = setting(None, aside=True)
     # A smoke test: a few steps of everything, with few examples and a tiny model, in seconds (stepwise_pl/config/debug.py).
@@ -95,6 +95,9 @@ class Config:
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "
                 f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
             )
+        # The checks that every schedule and method shares; a class of one's own may have a `__post_init__` without them.
+        Schedule.__post_init__(self.schedule)
+        Method.__post_init__(self.method)
         # Here, so that the run folder of a debug run is read as the small run that it holds.
         if self.debug:
             shrink(self)
@@ -102,11 +105,13 @@ class Config:
 
 def require_folder_name(name: str | None) -> None:
     """Raise `UserError` if a run's name is no plain name of a folder on every file system."""
-    if name is not None and not (re.fullmatch(r"\w([\w .+-]*[\w+-])?", name) and len(name) <= 100):
+    if name is not None and not (re.fullmatch(r"\w([\w.+-]*[\w+-])?", name) and len(name) <= 100):
         raise UserError(
-            f"name={name}: must be a plain folder name of at most 100 letters, digits, blanks, `_`, `.`, `+` and `-`, which "
-            "begins with a letter or digit"
+            f"name={name}: must be a plain folder name of at most 100 letters, digits, `_`, `.`, `+` and `-`, which begins "
+            "with a letter or digit"
         )
+    if name is not None and name.lower() == "sweeps":
+        raise UserError(f"name={name}: is the folder of the sweeps; choose another name")
 
 
 def require_chosen(**parts: Task | Schedule | Method) -> None:

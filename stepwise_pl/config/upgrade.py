@@ -69,7 +69,7 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
             if name in group:
                 new_group, new_name = _place(out, now)
                 new_group[new_name] = group.pop(name)
-    _give_duration(out)
+    _give_duration(out, where)
     for (key, old), until in REMOVED.items():
         group, name = _place(out, key)
         if group.get(name) == old:
@@ -77,11 +77,14 @@ def upgraded(plain: Mapping[str, Any], where: object) -> dict[str, Any]:
     return out
 
 
-def _give_duration(plain: dict[str, Any]) -> None:
+def _give_duration(plain: dict[str, Any], where: object) -> None:
     """Replace `trainer.max_steps`, `trainer.max_epochs` and `optimizer.decay_steps` by `trainer.duration` and `optimizer.decay`.
 
-    The number of steps in the learning rate's fall stays. The fall ended at max_steps, even if the run ended before, by
-    max_epochs; it ends with the run now.
+    The fall of the learning rate begins at the step at which it began. It ended at max_steps, even if the run ended
+    before, by max_epochs; it ends with the run now.
+
+    Raises:
+        UserError: one of these is no whole number, or the length of the fall is not known.
     """
     trainer, optimizer, data = (_place(plain, f"{group}.")[0] for group in ("trainer", "optimizer", "data"))
     epochs, steps = trainer.pop("max_epochs", None), trainer.pop("max_steps", None)
@@ -89,13 +92,25 @@ def _give_duration(plain: dict[str, Any]) -> None:
     if epochs is None and steps is None:
         return
     epochs, steps = 200 if epochs is None else epochs, -1 if steps is None else steps
+    former = {"trainer.max_epochs": epochs, "trainer.max_steps": steps, "optimizer.decay_steps": fall or 0}
+    for key, value in former.items():
+        if not isinstance(value, int):
+            raise UserError(f"{where}: {key}={value}: must be a whole number")
     # T is not known before a run has read its data, unless `data.epoch_size` says it.
     asked = (data.get("epoch_size") or 0) // (data.get("batch_size") or 1)
-    in_epochs = epochs * ((plain.get("derived") or {}).get("steps_per_epoch") or asked)
+    derived = plain.get("derived")
+    in_epochs = epochs * ((derived.get("steps_per_epoch") if isinstance(derived, dict) else 0) or asked)
     ends_by_epochs = steps == -1 or 0 < in_epochs < steps
     trainer["duration"] = f"{epochs}epochs" if ends_by_epochs else f"{steps}steps"
-    if fall is not None:
-        optimizer["decay"] = min(1.0, fall / (in_epochs if ends_by_epochs else steps)) if fall else 0.0
+    if fall is None:
+        return
+    length = in_epochs if ends_by_epochs else steps
+    if fall and not length:
+        raise UserError(
+            f"{where}: optimizer.decay_steps={fall}: the length of the run is not known; set optimizer.decay"
+        )
+    after_the_end = steps - length if ends_by_epochs and steps > 0 else 0
+    optimizer["decay"] = max(0, fall - after_the_end) / length if fall else 0.0
 
 
 def retired(plain: Mapping[str, Any]) -> dict[str, Any]:

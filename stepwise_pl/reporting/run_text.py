@@ -33,7 +33,8 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
     ]
     if summary["collapsed"]:
         guard.append(
-            "accuracy has collapsed; slower removal (schedule.delta, or schedule=adaptive) or guard=halve may prevent it"
+            "accuracy has collapsed; slower removal (a lower schedule.delta, a higher schedule.keep), schedule.smoothing or "
+            "guard=halve may prevent it"
         )
     elif summary["collapsed_at"] is not None:
         guard.append(f"accuracy had collapsed with {summary['collapsed_at']} tokens removed, and came back")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,6 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.config import keys
+from stepwise_pl.config.keys import flat
+from stepwise_pl.config.plain import read_yaml
+from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.runs.saved_config import derived_of
 from stepwise_pl.runs.stages import read_stages, removed_at
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, Job, Sweep, label
@@ -123,6 +126,8 @@ class SweepRun:
 
     job: Job
     result: Result | None
+    # Keys besides the swept ones that differ between the runs of one cell, and their values here.
+    more: dict[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> str:
@@ -131,8 +136,8 @@ class SweepRun:
 
     @property
     def config(self) -> dict[str, str]:
-        """The swept keys; all other keys are the same in the whole sweep."""
-        return self.job.swept
+        """The swept keys, and others that differ: a sweep may have been resumed with a longer `trainer.duration`."""
+        return {**self.job.swept, **self.more}
 
     @property
     def tested(self) -> tuple[float, int] | None:
@@ -157,10 +162,28 @@ def cells_of_sweep(sweep: Sweep) -> list[Cell[SweepRun]]:
     runs = [
         SweepRun(job, read_result(sweep.folder / job.run) if job.outcome == FINISHED else None) for job in sweep.jobs
     ]
+    for cell in cells_of(runs, aside=("seed",)):
+        of_run = {place: _learned(sweep.folder / run.job.run) for place, run in enumerate(cell.runs)}
+        found = {place: config for place, config in of_run.items() if config}
+        for key in sorted({key for config in found.values() for key in config}):
+            values = {place: json.dumps(config.get(key), default=str).strip('"') for place, config in found.items()}
+            if len(set(values.values())) > 1:
+                for place, value in values.items():
+                    cell.runs[place].more[key] = value
     cells = cells_of(runs, aside=("seed",))
     for cell in cells:
         cell.label = label(cell.config)
     return cells
+
+
+def _learned(run: Path) -> dict[str, Any]:
+    """The keys of a run that may change what is learned, dotted; none if it has no configuration yet."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        return {}
+    saved = upgraded(read_yaml(path), path)
+    saved.pop("derived", None)
+    return {key: value for key, value in flat(saved).items() if not keys.is_aside(key)}
 
 
 def results_of(cell: Cell[SweepRun]) -> list[Result]:

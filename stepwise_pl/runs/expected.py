@@ -9,7 +9,13 @@ from stepwise_pl.config.training import ExpectedConfig
 
 
 def changed_keys(given: Iterable[str]) -> list[str]:
-    """Of the keys and groups that a command line sets, those that make something else of a recipe, sorted."""
+    """Of the keys and groups that a command line sets, those that make something else of a recipe, sorted.
+
+    There are none if the command line states the band itself: it is then about this very run.
+    """
+    given = set(given)
+    if "expected.accuracy" in given:
+        return []
     return sorted(key for key in given if key not in ("experiment", "trainer", "logger") and not is_aside(key))
 
 
@@ -42,6 +48,11 @@ def judge(
 def judged_lines(judged: dict[str, Any]) -> list[str]:
     """For reading: a line each on accuracy and time, and on what the band is worth for this run."""
     low, high = judged["accuracy"]
+    if judged["changed"]:
+        changed = ", ".join(judged["changed"])
+        return [
+            f"{'expected':16}{percent(low)} to {percent(high)} of the recipe; not compared, because you changed {changed}"
+        ]
     came_to = f"{_said(judged, 'accuracy', 'BELOW', 'above')} ({percent(judged['accuracy_measured'])})"
     lines = [f"test accuracy {percent(low)} to {percent(high)}: {came_to}"]
     if judged["minutes"] is not None:
@@ -49,8 +60,7 @@ def judged_lines(judged: dict[str, Any]) -> list[str]:
         measured = judged["minutes_measured"]
         took = "" if measured is None else f": {_said(judged, 'minutes', 'faster', 'slower')} ({measured:.1f})"
         lines.append(f"{least:g} to {most:g} minutes on {judged['machine']}{took}")
-    without = f", of the recipe without your {', '.join(judged['changed'])}" if judged["changed"] else ""
-    lines.append(f"says {judged['source']}{without}")
+    lines.append(f"says {judged['source']}")
     return [f"{'' if i else 'expected':16}{line}" for i, line in enumerate(lines)]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import is_aside
+from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.runs.marks import has_no_checkpoint_yet, holds_run, is_taken, measured
@@ -39,7 +40,7 @@ def choose_run_dir(config: Config, asked: Request) -> Path:
     """
     if processes.is_further():
         return processes.shared_folder()
-    base = Path(config.run_dir) if config.run_dir else _base(asked.name, config.seed)
+    base = Path(config.run_dir) if config.run_dir else base_folder(asked.name, config.seed)
     if not config.resume:
         path = base if config.run_dir else first_free(base, is_taken)
         if is_taken(path):
@@ -50,12 +51,18 @@ def choose_run_dir(config: Config, asked: Request) -> Path:
         path = newest(base, is_taken)
         if not (path / "config.yaml").is_file():
             path = _of_former_name(path, config, asked) or path
+        if (path / "config.yaml").is_file() and (named := read_yaml(path / "config.yaml").get("name")) != config.name:
+            again = f"name={named}" if named else "without name="
+            raise UserError(
+                f"{path}: holds the run that was started {again}; run_dir={path} resume=true goes on with that one"
+            )
     if not (asked.job or is_taken(path) or (path / "config.yaml").is_file()):
         raise _nothing_to_resume(path)
     return path
 
 
-def _base(name: str, seed: int) -> Path:
+def base_folder(name: str, seed: int) -> Path:
+    """The first folder of the runs of this name and seed."""
     return Path("outputs") / name / f"seed{seed}"
 
 
@@ -68,7 +75,7 @@ def _of_former_name(path: Path, config: Config, asked: Request) -> Path | None:
     Raises:
         UserError: the folder holds a run that would learn something else.
     """
-    places = [newest(_base(name, config.seed), is_taken) for name in asked.former_names if name != asked.name]
+    places = [newest(base_folder(name, config.seed), is_taken) for name in asked.former_names if name != asked.name]
     former = next(filter(holds_run, places), None)
     if former is None:
         return None

@@ -23,10 +23,10 @@ def most_steps(config: Config) -> int | None:
 
 
 def length_line(begin: int, steps: int, batch_size: int, steps_per_epoch: int) -> str:
-    """`length: 4,000 steps of 64 examples: 256,000 examples, 10 epochs`; for a resumed run also the steps that are left."""
+    """`length: 4,000 steps of 64 examples: 256,000 examples, 10 epochs of 400 steps`; for a resumed run also the steps that are left."""
     text = (
         f"length: {counted(steps, 'step')} of {counted(batch_size, 'example')}: {counted(steps * batch_size, 'example')}, "
-        f"{counted(steps / steps_per_epoch, 'epoch')}"
+        f"{counted(steps / steps_per_epoch, 'epoch')} of {steps_per_epoch:,} steps"
     )
     return f"{text}; goes on after step {begin:,}, {counted(steps - begin, 'step')} left" if begin else text
 

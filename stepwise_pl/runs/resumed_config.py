@@ -35,12 +35,16 @@ def resumed_config(run_dir: Path, config: Config, given: Set[str]) -> Config:
             f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "
             "another run_dir"
         )
-    for key in [*differ, "run_dir", "resume"]:
+    for key, now in {
+        **{key: now for key, (_, now) in differ.items()},
+        "run_dir": new["run_dir"],
+        "resume": True,
+    }.items():
         *parents, name = key.split(".")
         place = saved
         for parent in parents:
             place = place[parent]
-        place[name] = new[key]
+        place[name] = now
     return config_from(saved, Config)
 
 
@@ -61,10 +65,13 @@ def differences(run_dir: Path, config: Config, given: Set[str]) -> dict[str, tup
         UserError: the run's configuration cannot be read.
     """
     old, new = _both(run_dir, config)
+    # A run keeps the plugins that it needs.
+    new["plugins"] = _joined(old["plugins"], new["plugins"])
+    by_name = given if "name" in given else given - {"experiment"}
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
-        if given & {"experiment", key.split(".")[0], key}
+        if (by_name if key == "name" else given) & {"experiment", key.split(".")[0], key}
         and old.get(key) != new.get(key)
         and not (key in paths() and _expanded(old.get(key)) == new.get(key))
     }
@@ -87,6 +94,15 @@ def finished(run_dir: Path, config: Config) -> dict[str, Any] | None:
 def _both(run_dir: Path, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of the run in the folder, and the one given, with dotted keys."""
     return flat(to_plain(saved_config(run_dir))), flat(to_plain(config))
+
+
+def _joined(old: list[str], new: list[str]) -> list[str]:
+    """The plugins of a resumed run, and the new ones. A new plugin takes the place of a file of its name that is gone."""
+    names = {Path(name).stem for name in new}
+    kept = [
+        name for name in old if not (name.endswith(".py") and not Path(name).is_file() and Path(name).stem in names)
+    ]
+    return list(dict.fromkeys([*kept, *new]))
 
 
 def _expanded(path: Any) -> Any:

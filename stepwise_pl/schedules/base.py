@@ -1,5 +1,6 @@
 """The interface of a removal schedule, and the code that all schedules share."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -181,6 +182,18 @@ class Schedule:
                 raise UserError(f"{name} has no removed(step), which returns how many units of CoT are gone")
             if action != "warn" and kind.hold is Schedule.hold:
                 raise UserError(f"guard.action={action}: {name} has no removed(step), by which the guard goes back")
+        calls: dict[str, tuple[Any, ...]] = {
+            "removed": (0,),
+            "observe": (0, {}),
+            "state_dict": (0,),
+            "load_state_dict": ({},),
+        }
+        names = {"observe": "step, metrics", "load_state_dict": "state"}
+        for method, arguments in calls.items():
+            try:
+                inspect.signature(getattr(self, method)).bind(*arguments)
+            except TypeError:
+                raise UserError(f"{name}: {method} must take ({names.get(method, 'step')})") from None
         learns = kind.observe is not Schedule.observe
         if action != "warn" and learns and kind.slow_down is Schedule.slow_down:
             raise UserError(

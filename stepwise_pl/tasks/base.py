@@ -144,7 +144,9 @@ class Task:
         found = self.load(reserved)
         for name in self._few.keys() & found.keys():
             examples = found[name]
-            found[name] = ExampleList(examples.slice(0, min(self._few[name], len(examples))), getattr(examples, "source", ""))
+            found[name] = ExampleList(
+                examples.slice(0, min(self._few[name], len(examples))), getattr(examples, "source", "")
+            )
         return found
 
     def load(self, reserved: tuple[str, ...] = ()) -> Splits:

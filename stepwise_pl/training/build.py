@@ -1,5 +1,6 @@
 """Build tokenizer, data, model, module and trainer from the checked configuration."""
 
+import inspect
 import logging
 import sys
 import warnings
@@ -144,6 +145,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "max_cot_tokens": data.limits.max_cot,
         "data": data.digest(),
         "files": list(parts.config.task.fingerprint() or ()),
+        **({"plugins": found} if (found := plugins.digests(parts.config.plugins)) else {}),
         **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }
@@ -166,14 +168,30 @@ def own_callbacks(names: Sequence[str]) -> list[Callback]:
     """
     out = []
     for name in names:
+        kind = plugins.named(name, "callbacks")
+        if not (isinstance(kind, type) and issubclass(kind, Callback)):
+            raise UserError(f"callbacks={name}: is no lightning.pytorch.callbacks.Callback")
         try:
-            made = plugins.named(name, "callbacks")()
+            inspect.signature(kind).bind()
         except TypeError as error:
             raise UserError(f"callbacks={name}: cannot be made without arguments ({first_line(error)})") from None
-        if not isinstance(made, Callback):
-            raise UserError(f"callbacks={name}: is no lightning.pytorch.callbacks.Callback")
-        out.append(made)
+        try:
+            out.append(kind())
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)} ({plugins.place(error)})"
+            raise UserError(f"callbacks={name}: cannot be made, {reason}") from None
     return out
+
+
+def require_own_states(callbacks: Sequence[Callback]) -> None:
+    """Raise `UserError` if two callbacks would share one place in a checkpoint: Lightning keeps their states by class name."""
+    keys = [callback.state_key for callback in callbacks]
+    for callback in callbacks:
+        if keys.count(callback.state_key) > 1:
+            raise UserError(
+                f"callbacks: there are two of the name {type(callback).__name__}, which share one place in a checkpoint; rename "
+                "your class"
+            )
 
 
 def build_trainer(
@@ -195,6 +213,25 @@ def build_trainer(
     outlook = Outlook(config, asked)
     # Bars of several processes would overwrite each other.
     has_bar = terminal.width(sys.stderr) > 0 and not (asked and asked.is_worker)
+    callbacks: list[Callback] = [
+        # Callbacks of the user come first, because guard and checkpoints may raise `Collapse`.
+        *own_callbacks(config.callbacks),
+        ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+        # StageRecords comes before the guard and the checkpoints, because both may raise `Collapse`.
+        StageRecords(run_dir / "stages.jsonl"),
+        guard,
+        Checkpoints(
+            run_dir / "checkpoints",
+            cfg.checkpoint_every_n_steps,
+            cfg.keep_every_removed,
+            describe,
+            cfg.keep_at_most,
+            guard,
+        ),
+        outlook,
+        ProgressBar(outlook, asked.job if asked else "") if has_bar else ProgressLog(outlook),
+    ]
+    require_own_states(callbacks)
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
@@ -209,24 +246,7 @@ def build_trainer(
         gradient_clip_val=cfg.gradient_clip_val or None,
         log_every_n_steps=cfg.log_every_n_steps,
         logger=MetricsFile(run_dir / "metrics.csv"),
-        callbacks=[
-            # Callbacks of the user come first, because guard and checkpoints may raise `Collapse`.
-            *own_callbacks(config.callbacks),
-            ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
-            # StageRecords comes before the guard and the checkpoints, because both may raise `Collapse`.
-            StageRecords(run_dir / "stages.jsonl"),
-            guard,
-            Checkpoints(
-                run_dir / "checkpoints",
-                cfg.checkpoint_every_n_steps,
-                cfg.keep_every_removed,
-                describe,
-                cfg.keep_at_most,
-                guard,
-            ),
-            outlook,
-            ProgressBar(outlook, asked.job if asked else "") if has_bar else ProgressLog(outlook),
-        ],
+        callbacks=callbacks,
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module shares out examples itself

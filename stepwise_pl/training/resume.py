@@ -82,6 +82,11 @@ def resume(run_dir: Path, plain: dict[str, Any], changes: Mapping[str, tuple[Any
         raise UserError(f"{error}; start another run with another run_dir{from_best}") from None
     require_own(state, last, plain)
     step, attempt = int(state["global_step"]), len(state["stepwise"]["rollbacks"])
+    before, now = (
+        (config.get("derived") or {}).get("plugins") or {} for config in (state["stepwise"]["config"], plain)
+    )
+    for name in sorted(name for name in before.keys() & now.keys() if before[name] != now[name]):
+        log.warning("plugins=%s: has been edited since the run was saved; the run goes on with what it is now", name)
     with_changes = f" with {changed_text(changes)}" if changes else ""
     log.info("resuming at step %d%s", step, with_changes)
     if not (run_dir / "metrics.csv").is_file():

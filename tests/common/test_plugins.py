@@ -42,7 +42,7 @@ BAD = {
     "empty.py": ("x = 1\n", "{file} registers no task, schedule or method"),
     "json.py": (STAIRS, "has the name of another module"),
     "kindless.py": (STAIRS.replace('    kind: str = "stairs"\n', ""), "kindless.Stairs: is registered as a schedule without a kind"),
-    "text.txt": ("", "is no file of Python (.py)"),
+    "text.txt": ("", "is not a Python file (.py)"),
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_a_run_keeps_its_plugin_and_finds_it_by_itself(tmp_path: Path) -> None:
     # The mark of the class's own field counts: the key may change.
     resumed = command("train", f"run_dir={run}", "resume=true", "schedule.every=2", "trainer.duration=8steps")
     assert "resuming at step 6 with schedule.every=2 (was 3), trainer.duration=8steps (was 6steps)" in resumed.stderr
-    evaluate = ("evaluate", f"run={run}", "speed_problems=0", "limit=4")
+    evaluate = ("evaluate", f"run={run}", "speed_problems=0")
     command(*evaluate)
     shutil.copytree(run, tmp_path / "copy")
     compared = command("compare", f"{run}", f"{tmp_path / 'copy'}")
@@ -216,3 +216,89 @@ def test_the_workers_of_a_sweep_load_a_plugin(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "sweep" / "every-3")
     command("train", "-m", *words, "resume=true", cwd=tmp_path)
     assert len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
+
+
+def test_a_resumed_run_keeps_the_plugins_it_needs_and_says_that_one_was_edited(tmp_path: Path) -> None:
+    (tmp_path / "stairs.py").write_text(STAIRS)
+    (tmp_path / "more.py").write_text("from lightning.pytorch.callbacks import Callback\nclass More(Callback): pass\n")
+    words = ("train", *SHORT, "schedule=stairs", "run_dir=run")
+    command(*words, "plugins=./stairs.py", "plugins=./more.py", cwd=tmp_path)
+    both = [str(tmp_path / "stairs.py"), str(tmp_path / "more.py")]
+    assert read_yaml(tmp_path / "run" / "config.yaml")["plugins"] == both
+    (tmp_path / "other.py").write_text(
+        "from lightning.pytorch.callbacks import Callback\nclass Other(Callback): pass\n"
+    )
+    (tmp_path / "stairs.py").write_text(STAIRS + "\n# edited\n")
+    again = ("train", "run_dir=run", "resume=true", "plugins=./other.py", "trainer.duration=8steps")
+    said = command(*again, cwd=tmp_path).stderr
+    assert f"plugins={both[0]}: has been edited since the run was saved" in said
+    assert read_yaml(tmp_path / "run" / "config.yaml")["plugins"] == [*both, str(tmp_path / "other.py")]
+    less = command("train", "run_dir=run", "resume=true", "trainer.duration=4steps", cwd=tmp_path, check=False)
+    assert less.returncode == 2 and "the run is at step 8 already" in less.stderr
+
+
+NAMESAKE = """
+from lightning.pytorch.callbacks import Callback
+
+
+class Guard(Callback):
+    def state_dict(self):
+        return {"mine": 1}
+
+
+class Broken(Callback):
+    def __init__(self):
+        raise ValueError("no disk")
+"""
+
+
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("Guard", "callbacks: there are two of the name Guard, which share one place in a checkpoint"),
+        ("Broken", "callbacks=namesake.Broken: cannot be made, ValueError: no disk ("),
+    ],
+)
+def test_a_callback_that_cannot_be_used_is_one_line(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "namesake.py").write_text(NAMESAKE)
+    out = command("train", *SHORT, f"callbacks=[namesake.{name}]", "run_dir=run", cwd=tmp_path, check=False)
+    assert out.returncode == 2 and message in out.stderr and "Traceback" not in out.stderr, out.stderr
+
+
+CLOSED = """
+from dataclasses import dataclass
+
+from stepwise_pl.common.registry import register
+from stepwise_pl.schedules import Schedule
+
+
+@register("schedule")
+@dataclass
+class Patient(Schedule):
+    kind: str = "patient"
+
+    def __post_init__(self) -> None:
+        pass
+
+    def removed(self, step):
+        return 0
+
+    def observe(self, SIGNATURE):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "signature,more,message",
+    [
+        ("metrics", (), "Patient: observe must take (step, metrics)"),
+        ("step, metrics", ("schedule.smoothing=-1",), "schedule.smoothing=-1.0: must be at least 0.01"),
+    ],
+)
+def test_a_schedule_of_ones_own_is_checked_before_training(
+    signature: str, more: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "patient.py").write_text(CLOSED.replace("SIGNATURE", signature))
+    words = ("train", *SHORT, "plugins=./patient.py", "schedule=patient", *more, "run_dir=run")
+    out = command(*words, cwd=tmp_path, check=False)
+    assert out.returncode == 2 and message in out.stderr and len(out.stderr.splitlines()) == 1, out.stderr

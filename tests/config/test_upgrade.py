@@ -98,14 +98,22 @@ def test_two_lengths_of_before_become_the_one_that_ended_the_run() -> None:
     assert length_of(max_steps=50) == ("50steps", 0)
     assert length_of(max_epochs=200, max_steps=4000, derived=known, decay_steps=1000) == ("4000steps", 0.25)
     assert length_of(max_epochs=14, max_steps=20_000, derived=known) == ("14epochs", 0)
-    # The fall of a run that ended by epochs keeps its number of steps, and ends with the run.
-    assert length_of(max_epochs=10, max_steps=4400, derived=known, decay_steps=1000) == ("10epochs", 0.25)
-    assert length_of(max_epochs=1, max_steps=4400, derived=known, decay_steps=1000) == ("1epochs", 1)
+    # The fall of a run that ended by epochs begins where it began, and ends with the run; it may never have begun.
+    assert length_of(max_epochs=10, max_steps=4400, derived=known, decay_steps=1000) == ("10epochs", 600 / 4000)
+    assert length_of(max_epochs=1, max_steps=4400, derived=known, decay_steps=1000) == ("1epochs", 0)
     # A run that never read its data does not know T, unless its configuration says the size of an epoch.
     data = {"epoch_size": 640, "batch_size": 32}
     for asked, duration in ((data, "2epochs"), ({**data, "epoch_size": None}, "50steps"), ({}, "50steps")):
         after = upgraded({"trainer": {"max_epochs": 2, "max_steps": 50}, "data": asked}, "x")
         assert after["trainer"] == {"duration": duration}
+
+
+@pytest.mark.parametrize("trainer", [{"max_steps": "x"}, {"max_epochs": [3]}, {"max_steps": -1}])
+def test_a_length_of_before_that_cannot_be_read_is_one_line(trainer: dict[str, Any]) -> None:
+    with pytest.raises(
+        UserError, match=r"^x: (trainer|optimizer)\.\w+=.*: (must be a whole number|the length of the run)"
+    ):
+        upgraded({"trainer": trainer, "optimizer": {"decay_steps": 5}, "derived": []}, "x")
 
 
 @given(st.integers(1, 10**6), st.data())

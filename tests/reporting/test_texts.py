@@ -26,7 +26,8 @@ SUMMARY: dict[str, Any] = {
 @pytest.mark.parametrize(
     "changes,line",
     [
-        ({"collapsed": True, "collapsed_at": 4}, "guard           accuracy has collapsed; slower removal (schedule.delta, or schedule=adaptive) or guard=halve may prevent it"),
+        ({"collapsed": True, "collapsed_at": 4}, "guard           accuracy has collapsed; slower removal (a lower schedule.delta, a higher schedule.keep), schedule.smoothing or "
+            "guard=halve may prevent it"),
         ({"collapsed_at": 4}, "guard           accuracy had collapsed with 4 tokens removed, and came back"),
     ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ def test_the_announced_step_is_the_first_that_trains_with_as_much_gone(
         assert not line.is_warning and line.text.endswith("by now" if begin else "from the first step on")
     else:
         assert not line.is_warning and numbers(line.text)[-2:] == [reached[0], steps]
-        assert line.text.startswith("all 8 CoT tokens gone" if goal == 8 else f"{goal} of 8 CoT tokens")
+        assert line.text.startswith("all 8 CoT tokens will be gone" if goal == 8 else f"{goal} of 8 CoT tokens")
 
 
 def test_a_schedule_that_waits_announces_no_step() -> None:
@@ -103,9 +103,11 @@ def test_the_steps_of_a_job_are_known_before_its_data_if_they_can_be(asked: list
 
 
 def test_a_length_is_told_in_steps_examples_and_epochs() -> None:
-    assert length_line(0, 4000, 64, 400) == "length: 4,000 steps of 64 examples: 256,000 examples, 10 epochs"
-    assert length_line(0, 1, 1, 3) == "length: 1 step of 1 example: 1 example, 0.333 epochs"
-    assert length_line(3999, 4000, 64, 4000).endswith("1 epoch; goes on after step 3,999, 1 step left")
+    assert (
+        length_line(0, 4000, 64, 400) == "length: 4,000 steps of 64 examples: 256,000 examples, 10 epochs of 400 steps"
+    )
+    assert length_line(0, 1, 1, 3) == "length: 1 step of 1 example: 1 example, 0.333 epochs of 3 steps"
+    assert length_line(3999, 4000, 64, 4000).endswith("1 epoch of 4,000 steps; goes on after step 3,999, 1 step left")
 
 
 def test_a_duration_says_what_it_rests_on() -> None:

@@ -61,7 +61,7 @@ def test_tokens_are_gone_at_the_step_that_was_announced(
     gone = {int(row["step"]): int(float(row["schedule/removed_tokens"])) for row in rows}
     assert list(gone) == list(range(1, steps + 1))
     assert [record.getMessage() for record in said(caplog, "length: ")] == [
-        f"length: {steps} steps of 16 examples: {steps * 16} examples, {steps / 4:g} epochs"
+        f"length: {steps} steps of 16 examples: {steps * 16} examples, {steps / 4:g} epochs of 4 steps"
     ]
     (line,) = [one for one in said(caplog, "CoT") if one.name.endswith(".outlook")]
     text, first = line.getMessage(), next((step for step, count in gone.items() if count == goal), None)
@@ -91,7 +91,8 @@ def test_a_run_introduces_itself_and_a_resumed_one_says_what_is_left(
     asked = Request("run", given=frozenset({"trainer.duration"}))
     rows = run(tmp_path / "run", "trainer.duration=34steps", "schedule.delta=1", "resume=true", asked=asked)
     assert said(
-        caplog, "length: 34 steps of 16 examples: 544 examples, 8.5 epochs; goes on after step 6, 28 steps left"
+        caplog,
+        "length: 34 steps of 16 examples: 544 examples, 8.5 epochs of 4 steps; goes on after step 6, 28 steps left",
     )
     first = next(row["step"] for row in rows if row["schedule/removed_tokens"] == "8")
     assert said(caplog, f"all 8 CoT tokens will be gone at step {first} of 34")

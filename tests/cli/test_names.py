@@ -397,3 +397,18 @@ def test_a_job_whose_folder_holds_another_job_gets_a_folder_apart() -> None:
     apart = [run_apart(job) for job in jobs]
     assert len({*apart, jobs[0].run}) == 3
     assert all(re.fullmatch(r"task\.train-a_b\.txt-[0-9a-f]{10}/seed3", run) for run in apart)
+
+
+@pytest.mark.long
+def test_a_name_and_an_automatic_name_never_share_a_run(tmp_path: Path) -> None:
+    where = {"cwd": tmp_path, "PYTHONPATH": str(CONF.parent)}
+    small = [word for word in SMALL if not word.startswith("task=")]
+    named = ("train", "task=mult2x2", *small, "trainer.duration=2steps", "name=mult2x2-tiny-stepwise")
+    command(*named, **where)  # type: ignore[arg-type]
+    wrong = command("train", "task=mult2x2", "resume=true", check=False, **where)  # type: ignore[arg-type]
+    assert wrong.returncode == 2 and "holds the run that was started name=mult2x2-tiny-stepwise" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
+    on = command("train", "name=mult2x2-tiny-stepwise", "resume=true", "trainer.duration=3steps", **where)  # type: ignore[arg-type]
+    assert "trainer.duration=3steps (was 2steps)" in on.stderr
+    with pytest.raises(UserError, match="is the folder of the sweeps"):
+        config_of("a.txt", name="Sweeps")

@@ -13,8 +13,9 @@ from stepwise_pl.config import keys
 from stepwise_pl.reporting.figures.accuracy import mean_accuracy_chart
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.reporting.tables import CELL_HEAD, mean_numbers, outcome
-from stepwise_pl.runs.cells import cells_of
+from stepwise_pl.runs.cells import cells_of, cells_of_sweep
 from stepwise_pl.runs.stages import StageAccuracy
+from stepwise_pl.runs.sweep_folder import WAITING, Job, Sweep
 
 CONFIGS = st.lists(
     st.dictionaries(st.sampled_from(["seed", "run_dir", "trainer.keep_at_most", "schedule.delta", "task.digits"]), st.integers(0, 1)),
@@ -160,3 +161,21 @@ def test_a_cell_is_called_after_its_folder_only_if_that_is_its_own() -> None:
     assert [cell.label for cell in labelled_cells(shared)] == ["q/seed0, q/seed1", "q/seed0-2, q/seed1-2"]
     own = [run("q/seed0", 0, {}), run("q/seed1", 1, {}), run("r/seed0", 0, {}, 1), run("seed0", 0, {}, 2)]
     assert [cell.label for cell in labelled_cells(own)] == ["q", "r/seed0", "seed0"]
+
+
+def test_runs_of_a_sweep_that_learned_otherwise_are_no_seeds_of_one_cell(tmp_path: Path) -> None:
+    jobs = []
+    for seed, steps in ((0, 4), (1, 4), (2, 8)):
+        job = Job(f"seed{seed}", [], {"seed": str(seed)}, WAITING)
+        (tmp_path / job.run).mkdir()
+        (tmp_path / job.run / "config.yaml").write_text(
+            f"seed: {seed}\ntrainer: {{duration: {steps}steps, log_every_n_steps: {steps}}}\ndata: {{batch_size: 8}}\n"
+        )
+        jobs.append(job)
+    sweep = Sweep(tmp_path, "a", [], ["seed"], "1 on another-machine", 3, jobs)
+    cells = cells_of_sweep(sweep)
+    assert [(cell.label, cell.places) for cell in cells] == [
+        ("trainer.duration=4steps", [0, 1]), ("trainer.duration=8steps", [2])
+    ]  # fmt: skip
+    (tmp_path / "seed2" / "config.yaml").unlink()  # a job that has not begun is of its planned cell
+    assert [cell.places for cell in cells_of_sweep(sweep)] == [[0, 1, 2]]

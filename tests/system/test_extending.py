@@ -1,5 +1,6 @@
 """The example of docs/extending.md, as a user types it."""
 
+import csv
 import json
 import re
 import shlex
@@ -18,7 +19,7 @@ def test_the_example_trains_resumes_evaluates_and_reports(tmp_path: Path) -> Non
     for name, content in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    (block,) = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    block = re.findall(r"```sh\n(.*?)```", TEXT, re.S)[0]
     said = {}
     for line in block.splitlines():
         words = shlex.split(line)
@@ -36,6 +37,15 @@ def test_the_example_trains_resumes_evaluates_and_reports(tmp_path: Path) -> Non
     assert "at step 60: trainer.duration=120steps (was 60steps)" in (tmp_path / "outputs" / "maximum.html").read_text()
 
 
-def test_the_files_that_the_document_links_to_are_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
-        assert (REPO / "docs" / target).exists(), target
+def test_the_schedule_that_learns_removes_a_token_after_each_validation(tmp_path: Path) -> None:
+    source = next(block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "class Patient" in block)
+    (tmp_path / "my_patient.py").write_text(source)
+    line = re.findall(r"```sh\n(.*?)```", TEXT, re.S)[1].strip()
+    command("train", *shlex.split(line)[3:], cwd=tmp_path)
+    summary = json.loads((tmp_path / "outputs" / "patient" / "summary.json").read_text())
+    # Epochs of 4 steps are validated after steps 4, 8 and 12.
+    with (tmp_path / "outputs" / "patient" / "metrics.csv").open() as file:
+        gone = {
+            int(row["step"]): float(row["schedule/removed_tokens"]) for row in csv.DictReader(file) if row["train/loss"]
+        }
+    assert [gone[step] for step in (4, 5, 8, 9, 12)] == [0, 1, 1, 2, 2] and summary["steps"] == 12

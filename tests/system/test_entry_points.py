@@ -417,3 +417,36 @@ def test_the_citation_can_be_read() -> None:
     for work in (cited, *cited["references"]):
         assert work["type"] in ("software", "article") and work["title"]
         assert all(author.keys() in ({"name"}, {"family-names", "given-names"}) for author in work["authors"])
+
+
+@pytest.mark.long
+@pytest.mark.longest
+def test_the_wheel_installs_into_a_clean_environment(tmp_path: Path) -> None:
+    """Its own environment with the locked versions, no developer's package, and the console script."""
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(REPO)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    inside, wheel = tmp_path / "env" / "bin", next(tmp_path.glob("*.whl"))
+    locked = ["--constraint", str(REPO / "requirements.lock"), str(wheel)]
+    subprocess.run([str(inside / "pip"), "install", "--quiet", *locked], check=True)
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | OFFLINE
+
+    def run(*words: str) -> str:
+        out = subprocess.run(
+            [str(inside / words[0]), *words[1:]], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+        assert out.returncode == 0, out.stderr
+        return out.stdout
+
+    assert run("python", "-c", "import importlib.util as u; print(u.find_spec('pytest'))").strip() == "None"
+    assert all(f"  {name}" in run("stepwise-pl") for name in COMMANDS)
+    run("stepwise-pl", "train", "experiment=quickstart", "debug=true", "run_dir=run")
+    run("stepwise-pl", "train", "-m", "experiment=quickstart", "debug=true", "seed=0,1", "run_dir=sweep")
+    run("stepwise-pl", "evaluate", "run=run", "speed_problems=0")
+    run("stepwise-pl", "evaluate", "run=sweep/seed1", "speed_problems=0")
+    run("stepwise-pl", "compare", "run", "sweep/seed1")
+    run("stepwise-pl", "sweep", "sweep")
+    run("stepwise-pl", "report", "run", "out=page.html")
+    run("stepwise-pl", "export", "run=run", "out=model")
+    run("stepwise-pl", "write_data", "experiment=quickstart", "task.train_size=20", "out=data")
+    run("stepwise-pl", "check_data", "experiment=quickstart", "task.train_size=100", "task.validation_size=20")

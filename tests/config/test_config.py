@@ -214,7 +214,7 @@ def test_run_names_tell_sweep_jobs_apart() -> None:
         ("seed=1 -m lr=1,2", "-m seed=1 lr=1,2"),
         ("seed=1 --cfg job lr=2", "--cfg job seed=1 lr=2"),
         ("-cjob seed=1 --resolve lr=2", "-cjob --resolve seed=1 lr=2"),
-        ("seed=1 --info config --multirun ~data", "--info config --multirun seed=1 ~data"),
+        ("seed=1 --config-name train --multirun ~data", "--config-name train --multirun seed=1 ~data"),
         ("--config-dir a seed=1", "--config-dir a seed=1"),
         ("--config-dir seed=1 lr=2 seed=1", "--config-dir seed=1 lr=2 seed=1"),
         ("--config-dir seed=${x} seed=a#b", "--config-dir seed=${x} seed='a#b'"),
@@ -231,6 +231,12 @@ def test_a_flag_that_there_is_not_is_refused_in_one_line(arguments: str) -> None
     line = str(refused.value)
     assert "\n" not in line and arguments.lstrip("-").split("=")[0].removesuffix("seed") in line
     assert "usage" not in line and "--help" in line
+
+
+@pytest.mark.parametrize("flag", ["--cfg job", "--info config", "--run"])
+def test_a_flag_about_one_run_is_refused_in_a_sweep(flag: str) -> None:
+    with pytest.raises(UserError, match=f"^{flag.split()[0]}: is about one run; leave --multirun"):
+        hydra_arguments(["-m", *flag.split(), "seed=1,2"])
 
 
 def test_folders_may_stand_on_both_sides_of_a_flag(tmp_path, monkeypatch) -> None:

@@ -322,7 +322,11 @@ def test_the_test_split_of_a_finished_run_is_judged_by_the_band_of_its_recipe(ru
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     config = read_yaml(folder / "config.yaml")
     save_yaml(
-        {**config, "expected": {**config["expected"], "accuracy": [0.0, 1.0], "source": "a table"}},
+        {
+            **config,
+            "expected": {**config["expected"], "accuracy": [0.0, 1.0], "source": "a table"},
+            "derived": {**config["derived"], "changed": []},
+        },
         folder / "config.yaml",
     )
     out, summary, _ = evaluated(folder)

@@ -221,7 +221,7 @@ def test_a_mistake_of_a_method_is_one_line_that_names_its_class(mistake: str, tm
     verbs, message = MISTAKES[mistake]
     method = type("Wrong", (Stepwise,), verbs)()
     with pytest.raises(UserError, match=f"method=stepwise: .*{re.escape(message)}"):
-        fit(tmp_path, Linear(delta=4), 1, method=method, every_epochs=1, epochs=1)
+        fit(tmp_path, Linear(delta=4), 1, method=method, every_epochs=1)
 
 
 def test_a_method_without_a_view_is_refused_before_training() -> None:

@@ -199,7 +199,7 @@ def test_means_are_over_runs_that_differ_in_the_seed_alone(runs: Path, page: Pag
     assert len(drawn) == len(keys) == 7 and len(table_rows) == 8
     assert {key.partition(" (")[2] for key in keys} == {"2 seeds)", "1 seed)"}
     assert {name for name, one in drawn.items() if one["line"]["dash"] == "solid"} == {
-        name for name in drawn if "schedule" in name
+        name for name in drawn if "delta-" in name
     }
     for folders in swept(runs).values():
         label = f"sweep/{folders[0].parent.relative_to(runs / 'sweep')}"

@@ -59,14 +59,14 @@ def test_a_run_goes_on_from_its_checkpoint_and_drops_what_was_measured_later(tmp
     empty: dict[str, Any] = {"removed_tokens": 0, "examples": 1, "accuracy": 0.0, "digits": [], "samples": []}
     lines = [{"step": step, "attempt": 0, **empty} for step in (7, 9)]
     (tmp_path / "stages.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert resume(tmp_path, plain()) == 7
+    assert resume(tmp_path, plain(), {}) == 7
     assert [row["step"] for row in all_rows(metrics.path)] == ["5", "7"]
     assert [json.loads(line) for line in (tmp_path / "stages.jsonl").read_text().splitlines()] == lines[:1]
 
 
 def test_a_run_without_its_metrics_goes_on_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, plain())
-    assert resume(tmp_path, plain()) == 7
+    assert resume(tmp_path, plain(), {}) == 7
     assert "metrics.csv is missing: the new one begins at step 7" in caplog.text
     assert not (tmp_path / "metrics.csv").exists()
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, now: dict[str, d
     save(tmp_path, config)
     changed = {**config, **{group: {**config[group], **values} for group, values in now.items()}}
     with pytest.raises(UserError, match=f"last.ckpt: is of another run: {why}. Restore its configuration and data"):
-        resume(tmp_path, changed)
+        resume(tmp_path, changed, {})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, now: dict[str, d
 def test_a_checkpoint_that_lacks_a_part_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
     save(tmp_path, plain(), **changes)
     with pytest.raises(UserError, match=f"is not a checkpoint that this version of stepwise_pl can go on from .{why}"):
-        resume(tmp_path, plain())
+        resume(tmp_path, plain(), {})
 
 
 @pytest.mark.parametrize("has_best", [True, False])
@@ -112,5 +112,5 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path: Path, has_be
     data[place + 100] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match="last.ckpt: damaged: its checksum is wrong; start another run") as refused:
-        resume(tmp_path, plain())
+        resume(tmp_path, plain(), {})
     assert str(refused.value).endswith(f"init_from={tmp_path}") is has_best

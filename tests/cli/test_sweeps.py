@@ -79,7 +79,7 @@ def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path, how: str, code: int) ->
         out = command("sweep", str(folder))  # what its process could not do any more
         assert "1 finished, 1 stopped, 1 waiting of 3 jobs" in out.stdout
     assert outcomes(folder) == ["finished", "stopped", "waiting"]
-    first, second, third = (folder / f"trainer.duration-{steps}steps" / "seed0" for steps in (8, 30, 12))
+    first, second, third = (folder / f"duration-{steps}steps" / "seed0" for steps in (8, 30, 12))
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name not in (".lock", "job.json")}
     out = driven(*arguments, "resume=true")
     assert out.returncode == 0, out.stderr[-2000:]

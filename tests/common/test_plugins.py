@@ -213,7 +213,7 @@ def test_the_workers_of_a_sweep_load_a_plugin(tmp_path: Path) -> None:
     assert out.returncode == 0, out.stderr[-3000:]
     assert len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["command"] == made[3:]
-    shutil.rmtree(tmp_path / "sweep" / "every-3")
+    shutil.rmtree(tmp_path / "sweep" / "schedule.every-3")
     command("train", "-m", *words, "resume=true", cwd=tmp_path)
     assert len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
 

@@ -89,6 +89,14 @@ NEEDS = {
 }  # fmt: skip
 
 
+def automatic_folder(arguments: list[str]) -> str:
+    """The folder of a run of the quickstart with these settings, or of any run if it is another recipe."""
+    given = dict(word.split("=", 1) for word in arguments if "=" in word)
+    name, seed = given.pop("experiment", "other"), given.pop("seed", "0")
+    rest = "+".join(sorted(f"{key.rpartition('.')[2]}-{value}" for key, value in given.items()))
+    return "/".join(filter(None, ["outputs", name, rest, f"seed{seed}"]))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name", sorted({name for name, line in ALL if line.startswith("python -m") and line in commands_of(name)})
@@ -111,10 +119,13 @@ def test_every_offline_command_runs_in_the_order_of_its_page(name: str, tmp_path
         entry = entry.removeprefix("stepwise_pl.")
         short: tuple[str, ...] = {"train": SHORT, "evaluate": ("speed_problems=2",)}.get(entry, ())
         is_generated = not any(word.startswith(("task=file", "task.train=")) for word in arguments)
-        if entry == "train" and is_generated and "resume=true" not in arguments:
+        if entry == "train" and is_generated:
             short = (*short, "task.train_size=300")
         if "--help" in arguments or ("resume=true" in arguments and "-m" not in arguments):
             short = ()
+        elif entry == "train" and not any(word.startswith(("run_dir=", "name=")) for word in arguments):
+            # The folder that the page names is the one without these further settings.
+            short = (*short, f"run_dir={automatic_folder(arguments)}")
         if "hydra/launcher=joblib" in line:  # joblib leaves workers behind
             subprocess.run([sys.executable, "-m", f"stepwise_pl.{entry}", *arguments, *short], cwd=tmp_path, env=env, check=True)  # fmt: skip
         else:

@@ -26,9 +26,11 @@ def opened(columns: int) -> tuple[int, int]:
 def shown(columns: int, cwd: Path, *arguments: str, **env: str) -> str:
     """All that `train <arguments>` writes to a terminal of this width."""
     ours, theirs = opened(columns)
+    # Workers of pytest have COLUMNS set, which would come before the terminal's own width.
+    kept = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     process = background.start(
         "-m", "stepwise_pl.train", *arguments, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**os.environ, **OFFLINE, "PYTHONPATH": str(REPO), **env},
+        env={**kept, **OFFLINE, "PYTHONPATH": str(REPO), **env},
     )  # fmt: skip
     os.close(theirs)
     written = b""

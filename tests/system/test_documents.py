@@ -123,7 +123,11 @@ def test_every_offline_command_runs_in_the_order_of_its_page(name: str, tmp_path
             short = (*short, "task.train_size=300")
         if "--help" in arguments or ("resume=true" in arguments and "-m" not in arguments):
             short = ()
-        elif entry == "train" and not any(word.startswith(("run_dir=", "name=")) for word in arguments):
+        elif (
+            entry == "train"
+            and "-m" not in arguments
+            and not any(word.startswith(("run_dir=", "name=")) for word in arguments)
+        ):
             # The folder that the page names is the one without these further settings.
             short = (*short, f"run_dir={automatic_folder(arguments)}")
         if "hydra/launcher=joblib" in line:  # joblib leaves workers behind

@@ -6,7 +6,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
@@ -75,6 +75,8 @@ def test_another_form_is_refused_with_the_right_one(text: str, message: str) -> 
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+# A slow machine needs more than the 200 ms that hypothesis allows an example.
+@settings(deadline=None)
 @given(
     st.one_of(
         st.integers(1, 3000).map("{}steps".format),

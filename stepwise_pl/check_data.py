@@ -25,7 +25,7 @@ class CheckDataConfig:
     # The model's tokenizer counts the tokens, and its positions bound them.
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    # Modules and files of one's own (`common.plugins`); one of them may register the task.
+    # Modules and files of one's own (docs/extending.md); one of them may register the task.
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:

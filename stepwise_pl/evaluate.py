@@ -65,7 +65,7 @@ class EvaluateConfig:
     wandb: bool = False
     # Use W&B without network or account; needs wandb=true.
     offline: bool = False
-    # Modules and files of one's own (`common.plugins`); those of the run are loaded anyway, if they are still in place.
+    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ class ExportConfig:
     checkpoint: str = setting("best", path=True)
     # The folder to write; null: `export` in the run folder.
     out: str | None = setting(None, path=True)
-    # Modules and files of one's own (`common.plugins`); those of the run are loaded anyway, if they are still in place.
+    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:

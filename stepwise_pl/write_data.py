@@ -19,7 +19,7 @@ class WriteDataConfig:
     task: Task = field(default_factory=Task)
     # The folder to write train.txt, validation.txt and test.txt into; needed.
     out: str = setting("", path=True)
-    # Modules and files of one's own (`common.plugins`); one of them may register the task.
+    # Modules and files of one's own (docs/extending.md); one of them may register the task.
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:

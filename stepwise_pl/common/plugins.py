@@ -46,11 +46,10 @@ def load(name: str, look_in: Iterable[Path] = (), called: str = "") -> str:
         if not path.is_file() or path.suffix != ".py":
             why = "is not a Python file (.py)" if path.exists() else "no such file"
             raise UserError(f"{called}: {why}; name a file, ./my_task.py, or a module, my_package.my_module")
-        # A package may be named by its first file.
-        top = path.parent if path.stem == "__init__" else path
-        _look_in([top.parent])
-        _require_own_name(path, top.stem, called)
-        kept, module_name = str(path), top.stem
+        module_name = _module_name(str(path))
+        _look_in([path.parent.parent if path.stem == "__init__" else path.parent])
+        _require_own_name(path, module_name, called)
+        kept = str(path)
     else:
         _look_in([Path.cwd(), *look_in])
         kept = module_name = name
@@ -101,13 +100,7 @@ def digests(names: Iterable[str]) -> dict[str, str]:
     """A digest of the Python files of each loaded plugin. It changes when the plugin is edited."""
     found = {}
     for name in names:
-        module = sys.modules.get(
-            Path(name).parent.name
-            if Path(name).name == "__init__.py"
-            else Path(name).stem
-            if name.endswith(".py")
-            else name
-        )
+        module = sys.modules.get(_module_name(name))
         if module is None or not module.__file__:
             continue
         first = Path(module.__file__)
@@ -119,6 +112,14 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 def kinds() -> list[tuple[str, str]]:
     """Group and kind of each class that comes from outside of this package."""
     return [place for place, cls in SCHEMAS.items() if cls.__module__.partition(".")[0] != __name__.partition(".")[0]]
+
+
+def _module_name(name: str) -> str:
+    """The module of a plugin that is named by its module or its file. A package may be named by its first file."""
+    path = Path(name)
+    if path.suffix != ".py":
+        return name
+    return path.parent.name if path.stem == "__init__" else path.stem
 
 
 def _look_in(places: Iterable[Path]) -> None:

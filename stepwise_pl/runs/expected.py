@@ -8,15 +8,19 @@ from stepwise_pl.config.keys import is_aside
 from stepwise_pl.config.training import ExpectedConfig
 
 
-def changed_keys(given: Iterable[str]) -> list[str]:
+def changed_keys(given: Iterable[str], chosen: Iterable[str] = ()) -> list[str]:
     """Of the keys and groups that a command line sets, those that make something else of a recipe, sorted.
 
     There are none if the command line states the band itself: it is then about this very run.
+
+    Args:
+        chosen: groups whose choice changes what is learned.
     """
     given = set(given)
     if "expected.accuracy" in given:
         return []
-    return sorted(key for key in given if key not in ("experiment", "trainer", "logger") and not is_aside(key))
+    unasked = ("experiment", "trainer", "logger")
+    return sorted({*chosen, *(key for key in given if key not in unasked and not is_aside(key))})
 
 
 def judge(

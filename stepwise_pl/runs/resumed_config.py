@@ -35,11 +35,9 @@ def resumed_config(run_dir: Path, config: Config, given: Set[str]) -> Config:
             f"run_dir={run_dir}: the run there has another configuration: {'; '.join(refused)}. Leave that out, or give "
             "another run_dir"
         )
-    for key, now in {
-        **{key: now for key, (_, now) in differ.items()},
-        "run_dir": new["run_dir"],
-        "resume": True,
-    }.items():
+    changed = {key: now for key, (_, now) in differ.items()}
+    changed |= {key: new[key] for key in ("run_dir", "resume")}
+    for key, now in changed.items():
         *parents, name = key.split(".")
         place = saved
         for parent in parents:

@@ -65,7 +65,7 @@ def yaml_of(path: str) -> dict[str, Any]:
 
 
 def form_of_choice(group: str, name: str) -> tuple[str, str, frozenset[str]]:
-    """What matters when a recipe is merged: the kind behind a choice, and the keys that its file sets."""
+    """The kind behind a choice and the keys that its file sets: a merge depends on nothing else of it."""
     keys = flat({key: value for key, value in yaml_of(f"{group}/{name}").items() if key != "defaults"})
     return group, kind_of(group, name), frozenset(keys)
 

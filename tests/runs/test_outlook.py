@@ -1,4 +1,4 @@
-"""What a run will do, in words: the step at which the CoT is gone is that of the schedule, and lengths are counted."""
+"""A run tells in words how it will go: the step at which the CoT is gone is that of the schedule, and lengths are counted."""
 
 import re
 

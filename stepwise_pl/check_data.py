@@ -11,7 +11,7 @@ from stepwise_pl.config.run import require_chosen
 from stepwise_pl.config.training import DataConfig
 from stepwise_pl.models.early import check_sources
 from stepwise_pl.tasks import Task
-from stepwise_pl.tasks.files import FileTask
+from stepwise_pl.tasks.file_task import FileTask
 
 if TYPE_CHECKING:
     from stepwise_pl.data.encoding import EncodedExamples

@@ -1,6 +1,7 @@
 """Accuracies, durations and tables as text."""
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from stepwise_pl.common.statistics import wilson
 
@@ -21,14 +22,29 @@ def with_wilson(accuracy: float, examples: int) -> str:
     return f"{percent(accuracy):>6}  {percents(wilson(accuracy, examples))}  n={examples}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of plain text. The first column is aligned to the left, the others to the right."""
-    cells = [head, *rows]
-    first, *others = [max(len(row[column]) for row in cells) for column in range(len(head))]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], widest: int | None = None) -> list[str]:
+    """Lines of plain text. The first column is aligned to the left, the others to the right.
+
+    Args:
+        widest: a longer cell goes over several lines; characters, None: no cell does.
+    """
+    cells = [[_wrapped(text, widest) for text in row] for row in (head, *rows)]
+    first, *others = [max(len(line) for row in cells for line in row[column]) for column in range(len(head))]
     return [
-        "  ".join([row[0].ljust(first), *(text.rjust(width) for text, width in zip(row[1:], others, strict=True))]).rstrip()
+        "  ".join([texts[0].ljust(first), *(text.rjust(width) for text, width in zip(texts[1:], others, strict=True))]).rstrip()
         for row in cells
+        for texts in zip_longest(*row, fillvalue="")
     ]  # fmt: skip
+
+
+def _wrapped(text: str, widest: int | None) -> list[str]:
+    """The lines of a cell. A line ends behind a separator of its second half if there is one."""
+    lines = []
+    while widest is not None and len(text) > widest:
+        cut = 1 + max((text.rfind(mark, widest // 2, widest) for mark in "/,_-.= "), default=-1)
+        lines.append(text[: cut or widest])
+        text = text[cut or widest :]
+    return [*lines, text]
 
 
 def duration(seconds: float) -> str:

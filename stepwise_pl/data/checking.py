@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import count, groupby
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from stepwise_pl.data.encoding import EncodedExamples, Ints, encode
 from stepwise_pl.data.limits import not_longer
 from stepwise_pl.tasks import SPLITS, Example, ExampleList, Examples, Splits
 from stepwise_pl.tasks.base import chunks, place
-from stepwise_pl.tasks.files import COMPARED, normal, overlaps
+from stepwise_pl.tasks.prompts import COMPARED, normal, overlaps
 
 # Examples per removed token in two runs of the paper, and at a faster pace to begin with.
 PACES = (
@@ -117,6 +118,22 @@ def check(
     return report
 
 
+def by_reason(malformed: Sequence[str]) -> list[str]:
+    """Return lines such as `line 3: no field 'steps'`, those of one file and one reason as `line 3, 5-9: no field 'steps'`."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for line in malformed:
+        where, _, reason = line.partition(": ")
+        place, _, number = where.rpartition(" ")
+        found.setdefault((place, reason), []).append(int(number))
+    return [f"{place} {', '.join(_spans(numbers))}: {reason}" for (place, reason), numbers in found.items()]
+
+
+def _spans(numbers: Sequence[int]) -> list[str]:
+    """Return rising numbers as text; neighbours become one span: `3`, `5-9`."""
+    spans = [list(span) for _, span in groupby(numbers, key=lambda number, place=count(): number - next(place))]
+    return [f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans]
+
+
 def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> int:
     """Report counts, malformed lines and duplicates. Return the most reasoning steps of a CoT, 0 if some CoT has none."""
     malformed = examples.malformed if isinstance(examples, ExampleList) else []
@@ -133,7 +150,7 @@ def _examples(report: Report, split: str, examples: Examples, skip_malformed: bo
             if example.steps:
                 steps.append(len(example.steps))
     report.add("", f"{split}: {len(examples)} examples{source}")
-    report.add(f"  malformed: {len(malformed)}", *(f"    {line}" for line in malformed))
+    report.add(f"  malformed: {len(malformed)}", *(f"    {line}" for line in by_reason(malformed)))
     report.add(f"  empty CoT (allowed): {len(examples) - cots}")
     if steps:
         counts = f"{min(steps)} to {max(steps)} a CoT, {np.mean(steps):.1f} on average, in {len(steps)} of {cots} CoTs"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.predictions import PART
 from stepwise_pl.tasks import ExampleList, Examples, Files, Task
-from stepwise_pl.tasks.files import FileTask
+from stepwise_pl.tasks.file_task import FileTask
 from stepwise_pl.tasks.reading import names_in
 
 log = logging.getLogger(__name__)

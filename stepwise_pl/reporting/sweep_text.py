@@ -7,6 +7,7 @@ from stepwise_pl.common.text import percent, percents, table
 from stepwise_pl.runs.cells import Cell, SweepRun, results_of, row_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, RUNNING, Job, Sweep
 
+_WIDEST = 24  # characters of a column; a longer name of a key or value is wrapped
 _MOST_FAILURES = 10  # further failures are counted, not printed
 
 
@@ -45,7 +46,8 @@ def cell_lines(cells: Sequence[Cell[SweepRun]]) -> list[str]:
         *(key.lstrip("+") for key in keys), "runs", "test accuracy", "95% interval", "removed", "at 95%", "seconds",
         "examples/token", "collapsed", "failed",
     ]  # fmt: skip
-    return table(head, [[*(cell.config.get(key, "") for key in keys), *_shown(cell)] for cell in cells])
+    rows = [[*(cell.config.get(key, "") for key in keys), *_shown(cell)] for cell in cells]
+    return table(head, rows, widest=_WIDEST)
 
 
 def _shown(cell: Cell[SweepRun]) -> list[str]:

@@ -13,7 +13,7 @@ from stepwise_pl.config.run import Config
 from stepwise_pl.config.upgrade import retired, upgraded
 from stepwise_pl.runs.provenance import located_model, start_folders
 from stepwise_pl.tasks import Task
-from stepwise_pl.tasks.files import DataSearch, FileTask
+from stepwise_pl.tasks.file_task import DataSearch, FileTask
 
 
 def saved_config(run_dir: Path) -> Config:

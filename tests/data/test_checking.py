@@ -391,7 +391,7 @@ def test_check_data_stops_where_training_would(case: Bad | Good, tmp_path: Path,
 @pytest.mark.parametrize(
     "content,message",
     [
-        (b"bad\n" * 12, "line 12: no '||'"),
+        (b"bad\n" * 12, "line 1-12: no '||'"),
         (b"bad\nq||s #### 1\n", "line 1: no '||'"),
         (b"\n", "no example"),
         (b"q||s #### 1\nr||s #### 1\n", "task.test_size=3: must be at most half of the 2 prompts"),

@@ -18,7 +18,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.layout import normalize_answer
 from stepwise_pl.tasks import GSM8K, SPLITS, Example, Files
 from stepwise_pl.tasks.base import place
-from stepwise_pl.tasks.files import hold_out, normal, overlaps
+from stepwise_pl.tasks.prompts import hold_out, normal, overlaps
 from tests.conftest import command
 from tests.tasks.test_files import FINE, HEAD, three, with_splits
 from tests.tasks.test_gsm8k import everything, row
@@ -397,7 +397,7 @@ def test_a_run_finds_its_data_and_tokenizer_from_elsewhere_and_after_a_move(tmp_
 
 
 def test_the_data_that_a_run_was_trained_on_is_preferred_to_a_file_of_the_same_name(tmp_path: Path) -> None:
-    from stepwise_pl.tasks.files import DataSearch
+    from stepwise_pl.tasks.file_task import DataSearch
 
     run = tmp_path / "moved" / "runs" / "x"
     for folder, prompt in (("start", "a"), ("moved", "b"), ("moved/data", "c")):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.tasks import SPLITS, Example, ExampleList, Files, Splits
-from stepwise_pl.tasks.files import normal
+from stepwise_pl.tasks.prompts import normal
 from tests.conftest import command
 from tests.tasks.test_reading import as_csv, as_jsonl, as_lines, as_parquet, digest, hub, offline, read, written
 
@@ -528,7 +528,7 @@ def quiet(folder: Path) -> tuple[str, ...]:
 
 
 def test_check_data_lists_every_malformed_line_of_every_format(tmp_path: Path) -> None:
-    lines = [b"bad" if i < 24 and i % 2 else f"q{i}||s #### 1".encode() for i in range(40)]
+    lines = [b"bad" if i < 24 and i % 2 or i in (30, 31) else f"q{i}||s #### 1".encode() for i in range(40)]
     train = written(tmp_path / "train.txt", b"\n".join(lines))
     validation = written(tmp_path / "v.jsonl", b"[1]\n" + FINE + b'\n{"question": 1}\n')
     test = written(tmp_path / "t.csv", HEAD + b"q1,s,1\nr,s\n\xff,s,1\n")
@@ -538,9 +538,11 @@ def test_check_data_lists_every_malformed_line_of_every_format(tmp_path: Path) -
     found = {}
     for paragraph in out.stdout.split("\n\n"):
         if match := re.match(r"(\w+): \d+ examples from", paragraph.strip()):
-            found[match[1]] = [int(number) for number in re.findall(r"^    line (\d+): ", paragraph, re.M)]
-    assert found == {"train": list(range(2, 25, 2)), "validation": [1, 4], "test": [3, 4]}
-    assert "malformed: 12" in out.stdout
+            named = re.findall(r"^    line ([\d, -]+): ", paragraph, re.M)
+            spans = [[int(end) for end in span.split("-")] for text in named for span in text.split(", ")]
+            found[match[1]] = [number for span in spans for number in range(span[0], span[-1] + 1)]
+    assert found == {"train": [*range(2, 25, 2), 31, 32], "validation": [1, 4], "test": [3, 4]}
+    assert "malformed: 14" in out.stdout
     last = out.stdout.strip().splitlines()[-1]
     assert last.startswith("training would stop: ")
     assert all(f"{name} has malformed lines" in last for name in SPLITS)

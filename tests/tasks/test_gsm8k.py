@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.tasks import GSM8K, SPLITS, Example, Splits
-from stepwise_pl.tasks.files import normal
+from stepwise_pl.tasks.prompts import normal
 from tests.conftest import command
 from tests.tasks.test_reading import as_csv, as_parquet, hub, offline, written
 

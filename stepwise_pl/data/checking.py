@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import count, groupby
 from typing import Protocol
 
 import numpy as np
@@ -130,8 +129,13 @@ def by_reason(malformed: Sequence[str]) -> list[str]:
 
 def _spans(numbers: Sequence[int]) -> list[str]:
     """Return rising numbers as text; neighbours become one span: `3`, `5-9`."""
-    spans = [list(span) for _, span in groupby(numbers, key=lambda number, place=count(): number - next(place))]
-    return [f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans]
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    return ["-".join(map(str, span)) for span in spans]
 
 
 def _examples(report: Report, split: str, examples: Examples, skip_malformed: bool) -> int:

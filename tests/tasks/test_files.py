@@ -528,7 +528,7 @@ def quiet(folder: Path) -> tuple[str, ...]:
 
 
 def test_check_data_lists_every_malformed_line_of_every_format(tmp_path: Path) -> None:
-    lines = [b"bad" if i < 24 and i % 2 or i in (30, 31) else f"q{i}||s #### 1".encode() for i in range(40)]
+    lines = [b"bad" if (i < 24 and i % 2) or i in (30, 31) else f"q{i}||s #### 1".encode() for i in range(40)]
     train = written(tmp_path / "train.txt", b"\n".join(lines))
     validation = written(tmp_path / "v.jsonl", b"[1]\n" + FINE + b'\n{"question": 1}\n')
     test = written(tmp_path / "t.csv", HEAD + b"q1,s,1\nr,s\n\xff,s,1\n")

@@ -1,7 +1,7 @@
 """CoTBatch: tokens, and the part that each token belongs to."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -36,6 +36,8 @@ class CoTBatch:
             is every CoT token, or every reasoning step.
         draw: number of each example in the endless training stream, or its index in an
             evaluation split; [batch] int64, on the host. Random offsets depend on it.
+        values: the quantities that the method asks for (`Method.quantities`), by name, each [batch, seq] float32: the
+            number behind an answer token at its place, nan elsewhere.
     """
 
     tokens: Tensor
@@ -43,6 +45,7 @@ class CoTBatch:
     position: Tensor
     unit_start: Tensor
     draw: Tensor
+    values: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,6 +73,7 @@ class CoTBatch:
             position=self.position[number][keep][None],
             unit_start=self.unit_start[number][keep][None],
             draw=self.draw[number : number + 1],
+            values=self._each_value(lambda value: value[number][keep][None]),
         )
 
     @classmethod
@@ -77,9 +81,11 @@ class CoTBatch:
         """Return the batches one below the other, padded on the right to the longest."""
         width = max(batch.tokens.shape[1] for batch in batches)
 
-        def padded(name: str, fill: int) -> Tensor:
-            parts = [getattr(batch, name) for batch in batches]
+        def below(parts: Sequence[Tensor], fill: float) -> Tensor:
             return torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
+
+        def padded(name: str, fill: int) -> Tensor:
+            return below([getattr(batch, name) for batch in batches], fill)
 
         return cls(
             tokens=padded("tokens", 0),
@@ -87,6 +93,7 @@ class CoTBatch:
             position=padded("position", 0),
             unit_start=padded("unit_start", False),
             draw=torch.cat([batch.draw for batch in batches]),
+            values={name: below([batch.values[name] for batch in batches], torch.nan) for name in batches[0].values},
         )
 
     def remove(
@@ -125,6 +132,7 @@ class CoTBatch:
             position=position.masked_fill(padding, 0),
             unit_start=self.unit_start.gather(1, order) & ~padding,
             draw=self.draw,
+            values=self._each_value(lambda value: value.gather(1, order).masked_fill(padding, torch.nan)),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
@@ -135,7 +143,12 @@ class CoTBatch:
             position=self.position.to(device, non_blocking=non_blocking),
             unit_start=self.unit_start.to(device, non_blocking=non_blocking),
             draw=self.draw,
+            values=self._each_value(lambda value: value.to(device, non_blocking=non_blocking)),
         )
+
+    def _each_value(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return `values` with a change made to each."""
+        return {name: change(value) for name, value in self.values.items()}
 
 
 def continuation(batch: CoTBatch) -> list[list[int]]:

@@ -11,9 +11,10 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,9 @@ from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.common.processes import is_alive
 from stepwise_pl.data import encoding, layout, roundtrip
 from stepwise_pl.data import tokenizers as own_tokenizers
+from stepwise_pl.data import values as values_module
 from stepwise_pl.data.encoding import EncodedExamples, encode
+from stepwise_pl.data.values import values_beside
 from stepwise_pl.tasks import EASY, SPLITS, Task
 
 log = logging.getLogger(__name__)
@@ -37,9 +40,21 @@ LEFT_OVER = 24 * 3600  # seconds
 Encoded = tuple[dict[str, EncodedExamples], tuple[str, ...]]  # the splits, and the notes on them
 
 
+class Form(NamedTuple):
+    """What is kept beside the tokens: the beginnings of reasoning steps, and quantities of the task by name."""
+
+    by_step: bool
+    values: tuple[str, ...]
+
+    def arrays(self) -> list[str]:
+        """Return the names of the files of a split."""
+        return [*(ARRAYS if self.by_step else ARRAYS[:-1]), *(f"values.{name}" for name in self.values)]
+
+
 def encoded_splits(
-    task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool = False, cache_dir: str | None = None
-) -> dict[str, EncodedExamples]:
+    task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool = False, cache_dir: str | None = None,
+    values: Sequence[str] = (),
+) -> dict[str, EncodedExamples]:  # fmt: skip
     """Return a task's splits, tokenised, by name (`SPLITS`, and `EASY` if the task has it); from the cache if possible.
 
     An entry of the cache is a folder. Its name is a hash of everything that the data depends
@@ -49,38 +64,39 @@ def encoded_splits(
     Args:
         by_step: find the beginnings of reasoning steps as well; the unit of removal is then a step.
         cache_dir: the folder of the cache; None: no cache.
+        values: quantities of the task to lay beside the tokens (`Task.values`).
 
     Raises:
         UserError: the data cannot be read or tokenised.
     """
-    found = None
-    folder = None if cache_dir is None else _folder(cache_dir, task, tokenizer, by_step)
+    found, form = None, Form(by_step, tuple(values))
+    folder = None if cache_dir is None else _folder(cache_dir, task, tokenizer, form)
     if folder is not None:
-        found = _read(folder, by_step)
+        found = _read(folder, form)
         if found is not None:
             log.info("tokenised data from %s", folder)
     if found is None:
         started = time.monotonic()
-        found = _encode(task, tokenizer, by_step)
+        found = _encode(task, tokenizer, form)
         if folder is not None:
             assert cache_dir is not None
             # A file may have changed since. The name must match the data that was read.
-            folder = _folder(cache_dir, task, tokenizer, by_step)
-        if folder is not None and _write(found, folder, by_step):
+            folder = _folder(cache_dir, task, tokenizer, form)
+        if folder is not None and _write(found, folder, form):
             log.info("data tokenised in %.1f s, kept in %s", time.monotonic() - started, folder)
-            found = _read(folder, by_step) or found
+            found = _read(folder, form) or found
     encoded, notes = found
     for note in notes:
         log.warning("%s", note)
     return encoded
 
 
-def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Path | None:
+def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, form: Form) -> Path | None:
     """Return the folder of the entry, there or not; None if the data cannot be kept."""
     if task.fingerprint() is None:
         return None
     try:
-        return Path(cache_dir).expanduser() / cache_key(task, tokenizer, by_step)
+        return Path(cache_dir).expanduser() / cache_key(task, tokenizer, form)
     except RuntimeError as error:  # `~` stands for no folder
         log.warning("data.cache_dir=%s: not written (%s); the data stays in memory", cache_dir, first_line(error))
     except (TypeError, OSError):  # a task typed into a notebook has no source file
@@ -88,18 +104,19 @@ def _folder(cache_dir: str, task: Task, tokenizer: PreTrainedTokenizerBase, by_s
     return None
 
 
-def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> str:
+def cache_key(task: Task, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
     """Return a hash of the task's config, of the content that it reads, of the tokenizer, and of the code that tokenises."""
     code = [
         *sorted(Path(inspect.getfile(tasks)).parent.rglob("*.py")),
-        *(Path(inspect.getfile(module)) for module in (encoding, layout, own_tokenizers, roundtrip)),
+        *(Path(inspect.getfile(module)) for module in (encoding, layout, own_tokenizers, roundtrip, values_module)),
     ]
     code += [Path(inspect.getfile(cls)) for cls in type(task).__mro__[:-1]]  # a task may be defined outside the package
     parts = [
         json.dumps(asdict(task), sort_keys=True),
         *(task.fingerprint() or ()),
         _tokenizer_digest(tokenizer),
-        str(by_step),
+        str(form.by_step),
+        *form.values,
     ]
     parts += [f"{library.__name__} {library.__version__}" for library in (np, tokenizers, transformers)]
     parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in code]
@@ -125,21 +142,21 @@ def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest.hexdigest()
 
 
-def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, by_step: bool) -> Encoded:
+def _encode(task: Task, tokenizer: PreTrainedTokenizerBase, form: Form) -> Encoded:
     splits = task.splits(reserved=(str(tokenizer.eos_token),))
     for split in SPLITS:
         if not len(splits[split]):
             raise UserError(f"the {split} split has no example")
-    names = [name for name in (*SPLITS, EASY) if name in splits]
     notes = list(splits.notes)
-    return {name: encode(splits[name], tokenizer, name, by_step, notes) for name in names}, tuple(notes)
+    found = {}
+    for split in (split for split in (*SPLITS, EASY) if split in splits):
+        encoded = found[split] = encode(splits[split], tokenizer, split, form.by_step, notes)
+        for name in form.values:
+            encoded.values[name] = values_beside(task, name, splits[split], encoded, tokenizer, split)
+    return found, tuple(notes)
 
 
-def _arrays(by_step: bool) -> tuple[str, ...]:
-    return ARRAYS if by_step else ARRAYS[:-1]
-
-
-def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
+def _write(data: Encoded, folder: Path, form: Form) -> bool:
     """Write the entry. Return False, after a warning, if it cannot be written."""
     encoded, notes = data
     try:
@@ -149,13 +166,15 @@ def _write(data: Encoded, folder: Path, by_step: bool) -> bool:
             fresh = Path(temporary) / "entry"
             fresh.mkdir()
             for split, examples in encoded.items():
-                for name in _arrays(by_step):
-                    np.save(fresh / f"{split}.{name}.npy", getattr(examples, name))
+                for name in form.arrays():
+                    kind, _, quantity = name.partition(".")
+                    kept = getattr(examples, kind)
+                    np.save(fresh / f"{split}.{name}.npy", kept[quantity] if quantity else kept)
             (fresh / NOTES).write_text(json.dumps(notes), encoding="utf-8")
             try:
                 fresh.rename(folder)
             except OSError:  # another process was faster, or an old entry is damaged
-                if _read(folder, by_step) is None:
+                if _read(folder, form) is None:
                     shutil.rmtree(folder)
                     fresh.rename(folder)
     except OSError as error:
@@ -187,7 +206,7 @@ def remove_leftovers(cache: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(folder: Path, by_step: bool) -> Encoded | None:
+def _read(folder: Path, form: Form) -> Encoded | None:
     """Return the entry, mapped into memory; None if it is missing or damaged."""
 
     def array(split: str, name: str) -> npt.NDArray[Any]:
@@ -198,7 +217,10 @@ def _read(folder: Path, by_step: bool) -> Encoded | None:
         if not isinstance(notes, list):
             return None
         encoded = {
-            split: EncodedExamples(**{name: array(split, name) for name in _arrays(by_step)})
+            split: EncodedExamples(
+                **{name: array(split, name) for name in Form(form.by_step, ()).arrays()},
+                values={name: array(split, f"values.{name}") for name in form.values},
+            )
             for split in (*SPLITS, EASY)
             if split != EASY or (folder / f"{EASY}.tokens.npy").exists()
         }

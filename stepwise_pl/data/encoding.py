@@ -1,6 +1,7 @@
 """From texts to tokens: encoded splits, with the beginnings of parts and steps."""
 
 import re
+from collections.abc import Mapping
 from itertools import chain, repeat
 from typing import Any
 
@@ -49,6 +50,8 @@ class EncodedExamples:
         cot_start, answer_start: tokens of each example before its CoT, and before its answer's part, [examples].
         step_start: indices in `tokens` at which reasoning steps begin, ascending, [all steps];
             None if the unit of removal is a token.
+        values: quantities by name (`Task.values`), each [all tokens] float32: the number behind an answer token at its
+            place, nan elsewhere.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class EncodedExamples:
         cot_start: Ints,
         answer_start: Ints,
         step_start: Ints | None = None,
+        values: Mapping[str, npt.NDArray[np.float32]] | None = None,
     ) -> None:
         self.tokens, self.start, self.cot_start, self.answer_start = tokens, start, cot_start, answer_start
+        self.values = dict(values or {})
         self.step_start = step_start
         self._first_step = None if step_start is None else np.searchsorted(step_start, start)
 
@@ -77,13 +82,15 @@ class EncodedExamples:
         steps = None
         if self.step_start is not None and first_step is not None:
             shift = np.cumsum(self.length[rows]) - self.length[rows] - self.start[rows]
-            steps = self.step_start[_ranges(first_step[rows], self.units[rows])] + np.repeat(shift, self.units[rows])
+            steps = self.step_start[ranges(first_step[rows], self.units[rows])] + np.repeat(shift, self.units[rows])
+        kept = ranges(self.start[rows], self.length[rows])
         return EncodedExamples(
-            self.tokens[_ranges(self.start[rows], self.length[rows])],
+            self.tokens[kept],
             np.concatenate([[0], np.cumsum(self.length[rows])]),
             self.cot_start[rows],
             self.answer_start[rows],
             steps,
+            {name: numbers[kept] for name, numbers in self.values.items()},
         )
 
     @property
@@ -143,7 +150,8 @@ class EncodedExamples:
         length = self.start[rows + 1, None] - start
         column = np.arange(length.max())[None]
         inside = column < length
-        tokens = self.tokens[np.where(inside, start + column, 0)].astype(np.int64)
+        place = np.where(inside, start + column, 0)
+        tokens = self.tokens[place].astype(np.int64)
         after_prompt = column >= self.cot_start[rows, None]
         after_cot = column >= self.answer_start[rows, None]
         part = np.where(inside, after_prompt.astype(np.int8) + after_cot, np.int8(Part.PAD))
@@ -153,6 +161,10 @@ class EncodedExamples:
             position=torch.from_numpy(np.where(inside, column, 0)),
             unit_start=torch.from_numpy(part == Part.COT if self.step_start is None else self._steps(rows, column)),
             draw=torch.from_numpy(np.ascontiguousarray(rows if draw is None else draw, np.int64)),
+            values={
+                name: torch.from_numpy(np.where(inside, numbers[place], np.float32(np.nan)))
+                for name, numbers in self.values.items()
+            },
         )
 
     def _steps(self, rows: npt.NDArray[np.int64], column: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -164,7 +176,7 @@ class EncodedExamples:
         return out
 
 
-def _ranges(start: Ints, count: Ints) -> Ints:
+def ranges(start: Ints, count: Ints) -> Ints:
     """Return start[0], start[0] + 1, ... (`count[0]` numbers), start[1], ...; [sum of counts]."""
     ends = np.cumsum(count)
     return np.arange(count.sum()) + np.repeat(start - ends + count, count)

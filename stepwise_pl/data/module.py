@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 
 import lightning as L
 import numpy as np
@@ -29,6 +30,7 @@ class CoTDataModule(L.LightningDataModule):
     Args:
         unit, side: the unit of removal and its side of the CoT (`Method`).
         duration: the length of the run, at whose end the share of easy examples reaches `data.easy_last`.
+        values: the quantities that the batches hold (`Method.quantities`).
 
     Attributes (after `prepare`):
         encoded: the tokenised splits by name: `SPLITS`, and `EASY` if the run uses it.
@@ -47,10 +49,11 @@ class CoTDataModule(L.LightningDataModule):
         unit: str = "token",
         side: str = "left",
         duration: Duration | None = None,
+        values: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.task, self.tokenizer, self.data, self.seed, self.micro_batches = task, tokenizer, data, seed, micro_batches
-        self.unit, self.side = unit, side
+        self.unit, self.side, self.values = unit, side, tuple(values)
         self.duration = duration or Duration.parse(TrainerConfig().duration)
         self.encoded: dict[str, EncodedExamples] = {}
         self._whole: TrainStream | None = None  # its batches are whole optimizer steps
@@ -63,7 +66,7 @@ class CoTDataModule(L.LightningDataModule):
         """
         if self.encoded:
             return self
-        self.encoded = encoded_splits(self.task, self.tokenizer, self.unit == "step", self.data.cache_dir)
+        self.encoded = encoded_splits(self.task, self.tokenizer, self.unit == "step", self.data.cache_dir, self.values)
         if not self._wants_easy:
             self.encoded.pop(EASY, None)
         elif not len(self.encoded.get(EASY, ())):

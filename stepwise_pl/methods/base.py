@@ -7,7 +7,7 @@ The registry finds every file here, so nothing else has to change. `tests/method
 every registered method: it trains, resumes, validates as it evaluates, and exports or refuses.
 
 A method file does not import torch at its top. The verbs live on the `Learner` that a method
-is handed. A method that builds modules imports torch inside `extra`, `read` or `loss`.
+is handed. A method that builds modules imports torch inside `extra`, `think` or `loss`.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from stepwise_pl.schedules.spread import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stepwise_pl.data.batch import CoTBatch
     from stepwise_pl.data.limits import Limits
-    from stepwise_pl.models.decoding import Reading
     from stepwise_pl.models.learner import Learner, Scored
 
 
@@ -31,12 +31,12 @@ class Losses(NamedTuple):
 
     Attributes:
         scored: the cross entropy of what `view` writes, summed over its targets. The training step divides it by the
-            targets of the whole optimizer step, and counts them on the view.
+            targets of the whole optimizer step, and counts them on the view. None: nothing that is written is trained on.
         more: further terms by name, weighted, summed over examples; 0-d tensors. The training step divides them by
             the examples of the optimizer step, and logs them as `train/<name>`.
     """
 
-    scored: "Scored"
+    scored: "Scored | None"
     more: Mapping[str, "Tensor"] = {}
 
 
@@ -50,6 +50,8 @@ class Method:
 
     # Whether the model alone answers, so that `export` can write it.
     exports: ClassVar[bool] = True
+    # Whether some of what it trains gets no gradient at some stage, or ever.
+    trains_in_parts: ClassVar[bool] = False
 
     kind: str = ""
     # The unit of removal: `token`, as in the paper, or `step`, a whole reasoning step.
@@ -71,7 +73,11 @@ class Method:
         """Return the CoT units that are gone at a stage, for logs and plots. By default it is the stage itself."""
         return stage
 
-    def extra(self, model: "nn.Module") -> "nn.Module | None":
+    def quantities(self) -> tuple[str, ...]:
+        """Return the quantities of the task that it trains on (`Task.values`). A batch holds them. By default there are none."""
+        return ()
+
+    def extra(self, model: "PreTrainedModel") -> "nn.Module | None":
         """Return a module to train besides the model; built once, before training. By default there is none."""
         return None
 
@@ -93,13 +99,31 @@ class Method:
         """An error that names the class of this method and its verb."""
         return UserError(f"method={self.kind}: {type(self).__module__}.{type(self).__qualname__}.{verb} {what}")
 
-    def read(self, learner: "Learner", view: "CoTBatch", accepted: "Tensor | None" = None) -> "Reading":
-        """Read the prompts, before anything is written. By default as `Learner.read` does.
+    def think(self, learner: "Learner", view: "CoTBatch") -> "Tensor | None":
+        """Return the states that the model's blocks read at the last token of each prompt, in the place of the model's own.
 
-        Args:
-            accepted: count of tokens after each prompt that the model is known to write, [batch] int64; None: none.
+        Scoring and generation begin with it. By default there are none: the model reads the prompt alone.
+
+        Returns:
+            [blocks, batch, width] on the model's device, or None.
         """
-        return learner.read(view, accepted)
+        return None
+
+    def counts(self, stage: int) -> bool:
+        """Whether accuracy at a stage says something about the method, so that the guard looks at it. By default it does."""
+        return True
+
+    def stage_name(self, stage: int) -> str:
+        """Return the name of a stage for the log. By default a stage has none but its number of removed tokens."""
+        return ""
+
+    def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
+        """Load what training needs besides model and data, before training; return digests of it, which a resumed run compares.
+
+        Raises:
+            UserError: something is missing, or does not fit the model.
+        """
+        return {}
 
     def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:
         """Return the terms to minimise. By default it is the cross entropy of what the view writes."""

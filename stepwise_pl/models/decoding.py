@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from stepwise_pl.common.errors import first_line
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.models.architecture import num_positions
+from stepwise_pl.models.blocks import replaced_states
 from stepwise_pl.models.forward import accepted_by, full_pass, model_inputs
 
 log = logging.getLogger(__name__)
@@ -25,18 +27,25 @@ class _Cached:
     """Rows of unequal length that grow token by token, read with a KV cache.
 
     Args:
-        tokens: [batch, seq] int64. Each row ends in the last column; padding stands on the left.
-        there: whether there is a token, [batch, seq] bool.
-        positions: position of each token, [batch, seq] int64.
+        start: the rows before any token is added.
     """
 
-    def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
-        self.model, self.tokens, self.positions = model, tokens, positions
-        self.attention = there.long()
+    def __init__(self, model: PreTrainedModel, start: "Reading") -> None:
+        self.model, self.tokens, self.positions, self.states = model, start.tokens, start.position, start.states
+        self.attention = start.there.long()
         self.cache = DynamicCache(config=model.config)
+        self.column = (start.tokens.shape[1] - start.known + start.prompt)[:, 0] - 1  # the last token of each prompt
 
     def logits(self) -> Tensor:
         """Return the logits after each row, [batch, vocabulary]."""
+        if self.states is None:
+            return self._logits()
+        with replaced_states(self.model, self.states, self.column):
+            logits = self._logits()
+        self.states = None  # the prompt is read once; its keys and values are in the cache
+        return logits
+
+    def _logits(self) -> Tensor:
         read = model_inputs(self.model, self.tokens, self.positions)
         read |= {"attention_mask": self.attention, "past_key_values": self.cache, "use_cache": True}
         if "logits_to_keep" in accepted_by(type(self.model).forward):
@@ -53,12 +62,12 @@ class _Cached:
 class _Whole:
     """Rows as in `_Cached`, but read from their first token at every step. As in training, padding stands on the right."""
 
-    def __init__(self, model: PreTrainedModel, tokens: Tensor, there: Tensor, positions: Tensor) -> None:
-        self.model = model
-        self.length = there.sum(1)
-        width = tokens.shape[1]
-        column = (torch.arange(width, device=tokens.device) + (width - self.length)[:, None]).clamp(max=width - 1)
-        self.tokens, self.positions = tokens.gather(1, column), positions.gather(1, column)
+    def __init__(self, model: PreTrainedModel, start: "Reading") -> None:
+        self.model, self.states, self.prompt = model, start.states, start.prompt[:, 0]
+        self.length = start.there.sum(1)
+        width = start.tokens.shape[1]
+        column = (torch.arange(width, device=start.tokens.device) + (width - self.length)[:, None]).clamp(max=width - 1)
+        self.tokens, self.positions = start.tokens.gather(1, column), start.position.gather(1, column)
 
     def logits(self, last: int | None = None) -> Tensor:
         """Return the logits after each row, [batch, vocabulary]; or after each of its `last` tokens, [batch, last, vocabulary]."""
@@ -67,7 +76,8 @@ class _Whole:
         counted = torch.arange(width, device=positions.device)
         # As in training, positions that count from 0 are not given: a model may count otherwise (roberta).
         jumps = bool(((positions != counted) & (counted < self.length[:, None])).any())
-        logits = full_pass(self.model, self.tokens[:, :width], positions if jumps else None, width - first)
+        with nullcontext() if self.states is None else replaced_states(self.model, self.states, self.prompt - 1):
+            logits = full_pass(self.model, self.tokens[:, :width], positions if jumps else None, width - first)
         column = self.length[:, None] - first - (last or 1) + torch.arange(last or 1, device=positions.device)
         logits = logits.gather(1, column[..., None].expand(-1, -1, logits.shape[2]))
         return logits[:, 0] if last is None else logits
@@ -101,6 +111,7 @@ class Reading(NamedTuple):
         position: position of each token, [batch, seq] int64.
         prompt: tokens of each prompt, [batch, 1] int64.
         known: tokens of each prompt with its accepted tokens, [batch, 1] int64.
+        states: what the blocks read at the last token of each prompt, [blocks, batch, width]; None: the model's own states.
     """
 
     tokens: Tensor
@@ -108,17 +119,30 @@ class Reading(NamedTuple):
     position: Tensor
     prompt: Tensor
     known: Tensor
+    states: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> "Reading":
+        """Return some of the rows; `rows` are their numbers, [n] int64."""
+        states = None if self.states is None else self.states[:, rows]
+        return Reading(
+            self.tokens[rows], self.there[rows], self.position[rows], self.prompt[rows], self.known[rows], states
+        )
 
 
-def read_prompts(view: CoTBatch, accepted: Tensor | None = None) -> Reading:
-    """Return the prompts of a view, each with its accepted tokens; `accepted` counts them, [batch] int64 (None: none)."""
+def read_prompts(view: CoTBatch, accepted: Tensor | None = None, states: Tensor | None = None) -> Reading:
+    """Return the prompts of a view, each with its accepted tokens.
+
+    Args:
+        accepted: counts the accepted tokens, [batch] int64; None: none.
+        states: see `Reading`.
+    """
     prompt = view.length_of(Part.PROMPT)[:, None]
     known = prompt + (0 if accepted is None else accepted[:, None])
     width = int(known.max())
     column = torch.arange(width, device=known.device) - (width - known)
     there = column >= 0
     column = column.clamp(min=0)
-    return Reading(view.tokens.gather(1, column), there, view.position.gather(1, column), prompt, known)
+    return Reading(view.tokens.gather(1, column), there, view.position.gather(1, column), prompt, known, states)
 
 
 @torch.inference_mode()
@@ -141,7 +165,8 @@ def generate(
     Returns:
         The new tokens of each row, accepted ones included, up to its second end token.
     """
-    tokens, there, positions, prompt, known = reading or read_prompts(view)
+    reading = reading or read_prompts(view)
+    tokens, prompt, known = reading.tokens, reading.prompt, reading.known
     width = tokens.shape[1]
     out = [
         row[prompt_ends:]
@@ -154,12 +179,11 @@ def generate(
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last token generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)
-    start = tokens, there, positions
     new = None
     if int(bound.max()) > 0 and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
-        new = _with_cache(model, start, following, ended, bound, eos)
+        new = _with_cache(model, reading, following, ended, bound, eos)
     if new is None:
-        new = _continued(_Whole(model, *start), following, ended, bound, eos)
+        new = _continued(_Whole(model, reading), following, ended, bound, eos)
     more = torch.stack(new, dim=1).tolist() if new else [[] for _ in out]
     return [
         _until_end(row + rest[: max(0, most)], eos) for row, rest, most in zip(out, more, bound.tolist(), strict=True)
@@ -168,7 +192,7 @@ def generate(
 
 def _with_cache(
     model: PreTrainedModel,
-    start: tuple[Tensor, Tensor, Tensor],
+    start: Reading,
     following: Tensor,
     ended: Tensor,
     bound: Tensor,
@@ -181,7 +205,7 @@ def _with_cache(
     positions, or if a window of attention is cut otherwise.
     """
     known = _exact_up_to[model]
-    length, width = start[1].sum(1), start[0].shape[1]
+    length, width = start.there.sum(1), start.tokens.shape[1]
     is_padded = bool((length < width).any())
     compared_up_to = known.get(is_padded, 0)
     rows = _compared_rows(length, bound)
@@ -190,10 +214,10 @@ def _with_cache(
     on_logits = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
     problem = "changes its answers"
     try:
-        new = _continued(_Cached(model, *start), following, ended, bound, eos, on_logits)
+        new = _continued(_Cached(model, start), following, ended, bound, eos, on_logits)
         is_longer = width + len(new) > compared_up_to
         is_exact = not is_longer or _logits_agree(
-            model, [part[rows] for part in start], following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1), bound[rows]
+            model, start.rows(rows), following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1), bound[rows]
         )  # fmt: skip
     except torch.OutOfMemoryError:
         raise
@@ -224,12 +248,12 @@ def _some_words(logits: Tensor) -> Tensor:
 
 
 def _logits_agree(
-    model: PreTrainedModel, start: Sequence[Tensor], following: Tensor, new: Tensor, found: Tensor, bound: Tensor
+    model: PreTrainedModel, start: Reading, following: Tensor, new: Tensor, found: Tensor, bound: Tensor
 ) -> bool | None:
     """Whether one pass without a cache gives the logits found with it, up to rounding; None if logits are not finite.
 
     Args:
-        start: tokens, there and positions, as `_Cached` takes them; each [rows, seq].
+        start: the rows before the new tokens.
         following: positions of the new tokens, [rows, count or more] int64.
         new: the tokens generated, [rows, count] int64.
         found: `_some_words` of the logits for each new token, [rows, count, words].
@@ -237,7 +261,8 @@ def _logits_agree(
     """
     read = new[:, :-1]  # the last token generated is not read
     more = (read, torch.ones_like(read, dtype=torch.bool), following[:, : read.shape[1]])
-    whole = _Whole(model, *(torch.cat(pair, dim=1) for pair in zip(start, more, strict=True)))
+    tokens, there, position = (torch.cat(pair, dim=1) for pair in zip(start[:3], more, strict=True))
+    whole = _Whole(model, Reading(tokens, there, position, start.prompt, start.known + read.shape[1], start.states))
     expected = _some_words(whole.logits(new.shape[1]))  # [rows, count, words]
     if not expected.isfinite().all():
         return None

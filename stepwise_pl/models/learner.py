@@ -1,6 +1,7 @@
 """The learner: a causal LM and its method of training, with the verbs that training, evaluation and probes share."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stepwise_pl.data.batch import CoTBatch
+from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods import Method
-from stepwise_pl.models.decoding import Reading, generate, read_prompts
+from stepwise_pl.models.blocks import replaced_states
+from stepwise_pl.models.decoding import generate, read_prompts
 from stepwise_pl.models.forward import Head, Targets, hidden_states, target_logits
 
 
@@ -47,6 +49,7 @@ class Learner:
         method: decides what a stage means.
         extra: the module that the method trains besides the model; None: there is none.
         head: computes the logits if the model's weights are sharded; None otherwise.
+        tokens_read: tokens read in the forward passes of `score` and of the method's `loss` so far.
     """
 
     model: PreTrainedModel
@@ -54,14 +57,21 @@ class Learner:
     method: Method
     extra: nn.Module | None = None
     head: Head | None = None
+    tokens_read: int = 0
 
-    def score(self, view: CoTBatch) -> Scored:
-        """Score the targets of a view, teacher-forced. The view is on the host."""
+    def score(self, view: CoTBatch, states: Tensor | None = None) -> Scored:
+        """Score the targets of a view, teacher-forced. The view is on the host.
+
+        Args:
+            states: what the blocks read at the last token of each prompt, [blocks, batch, width]; None: `Method.think` says it.
+        """
         self.method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
         targets = Targets.of(view)
         width = targets.tokens.shape[1]
         moved = targets.to(self.model.device)
-        logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
+        with self._thinking(view, states):
+            logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
+        self.count(view)
         return Scored(
             loss=F.cross_entropy(logits.float(), moved.label, reduction="sum"),
             predicted=logits.detach().argmax(-1),
@@ -72,11 +82,25 @@ class Learner:
 
     def hidden(self, view: CoTBatch, layers: Sequence[int]) -> Tensor:
         """Return the residual stream after some layers (`hidden_states`) over a view on the host; [layers, batch, seq - 1, width]."""
-        return hidden_states(self.model, Targets.of(view).to(self.model.device), layers)
+        with self._thinking(view):
+            return hidden_states(self.model, Targets.of(view).to(self.model.device), layers)
 
-    def read(self, view: CoTBatch, accepted: Tensor | None = None) -> Reading:
-        """Return the prompts of a view, each with its accepted tokens; `accepted` counts them, [batch] int64 (None: none)."""
-        return read_prompts(view, accepted)
+    def count(self, view: CoTBatch) -> None:
+        """Count the tokens of a pass over a view in `tokens_read`. Padding and the last column do not count."""
+        self.tokens_read += int((view.part[:, :-1] != Part.PAD).sum())
+
+    def _thinking(self, view: CoTBatch, states: Tensor | None = None) -> AbstractContextManager[None]:
+        """Inside of this context the blocks read the method's states at the last token of each prompt."""
+        states = self._thoughts(view) if states is None else states
+        if states is None:
+            return nullcontext()
+        return replaced_states(self.model, states, view.length_of(Part.PROMPT).to(states.device) - 1)
+
+    def _thoughts(self, view: CoTBatch) -> Tensor | None:
+        states = self.method.think(self, view)
+        if states is not None:
+            self.method.require_type("think", states, Tensor, "states of shape [blocks, batch, width], or None")
+        return states
 
     @torch.inference_mode()
     def generate(self, view: CoTBatch, most: int, accepted: Tensor | None = None) -> list[list[int]]:
@@ -88,6 +112,4 @@ class Learner:
         """
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)
-        reading = self.method.read(self, view, accepted)
-        self.method.require_type("read", reading, Reading, "learner.read(view, accepted)")
-        return generate(self.model, view, self.eos, most, reading)
+        return generate(self.model, view, self.eos, most, read_prompts(view, accepted, self._thoughts(view)))

@@ -1,5 +1,6 @@
 """Sums of several numbers. The chain of thought is the running sums."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.long_multiplication import carried
 from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
 
 
@@ -44,6 +46,22 @@ class Addition(SampledTask):
 
     def cot_length_known(self) -> bool:
         return True
+
+    def quantities(self) -> tuple[str, ...]:
+        return ("running_sum", "carry")
+
+    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
+        """Return, for each place k of the answer, the carry from the place before, or its sum with all digits of the place."""
+        if name not in self.quantities():
+            return super().values(name, examples)
+        out = []
+        for example in examples:
+            sums = np.zeros(len(example.answer.split()))
+            for operand in example.prompt.split(" + "):
+                digits = operand.split()
+                sums[: len(digits)] += np.array(digits, np.float64)
+            out.append(carried(sums)[name])
+        return out
 
     def draw(self, rng: np.random.Generator) -> Problems:
         """Return digits [CHUNK, operands, digits]."""

@@ -7,6 +7,9 @@ from itertools import accumulate, compress
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from stepwise_pl.common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -178,6 +181,21 @@ class Task:
         None means that they are not known. Tokenised data is then not kept for the next start.
         """
         return None
+
+    def quantities(self) -> tuple[str, ...]:
+        """Return the names of the quantities that `values` knows."""
+        return ()
+
+    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
+        """Return a quantity behind the answer of each example: one number for each word of the answer, in its order.
+
+        Raises:
+            UserError: the task has no such quantity.
+        """
+        known = ", ".join(self.quantities())
+        raise UserError(
+            f"task={self.kind}: has no quantity {name}" + (f"; it has {known}" if known else ", nor any other")
+        )
 
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""

@@ -110,6 +110,25 @@ def read_prompt(prompt: str) -> tuple[str, str] | None:
     return first, second
 
 
+def place_sums(first: str, second: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return what stands behind each digit of the product of two operands (digits, least significant first).
+
+    Returns:
+        `products`, `carry` and `running_sum` (`Multiplication.values`), each [digits of both].
+    """
+    a, b = (np.array(list(operand), np.float64) for operand in (first, second))
+    products = np.append(np.convolve(a, b), 0.0)
+    return {"products": products, **carried(products)}
+
+
+def carried(sums: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the carry into each place, and the running sum that it makes of the sum of the place; all [places]."""
+    carry = np.zeros_like(sums)
+    for place in range(1, len(sums)):
+        carry[place] = (sums[place - 1] + carry[place - 1]) // 10
+    return {"carry": carry, "running_sum": sums + carry}
+
+
 def carries(first: str, second: str) -> int:
     """Count the carries when two operands (digits, least significant first) are multiplied by hand.
 

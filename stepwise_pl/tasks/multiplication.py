@@ -1,7 +1,7 @@
 """Long multiplication. The chain of thought is its partial products and running sums."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,15 @@ from stepwise_pl.common.errors import one_of, require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks import multiplication_ood
 from stepwise_pl.tasks.base import EASY, Example, Examples, Splits, Task, shortages
-from stepwise_pl.tasks.long_multiplication import Digits, carries, digit_counts, pair_keys, read_prompt, render
+from stepwise_pl.tasks.long_multiplication import (
+    Digits,
+    carries,
+    digit_counts,
+    pair_keys,
+    place_sums,
+    read_prompt,
+    render,
+)
 
 ENUMERATED = 2_000_000  # if there are no more ordered pairs than this, all are listed, so that none is missed
 CHUNK = 1 << 16  # random pairs drawn at a time
@@ -102,6 +110,21 @@ class Multiplication(Task):
 
     def symbols(self) -> tuple[str, ...]:
         return (*"0123456789", "*", "+", "(", ")")
+
+    def quantities(self) -> tuple[str, ...]:
+        return ("running_sum", "carry", "products")
+
+    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
+        """Return, for each place k of the answer (arXiv 2510.00184, section 2):
+
+        products: the sum of the digit products a_i · b_j with i + j = k.
+        carry: ⌊ĉ_(k-1) / 10⌋, which comes in from the place before.
+        running_sum: ĉ_k, their sum. Its last digit is the answer's digit.
+        """
+        operands = [read_prompt(example.prompt) for example in examples]
+        if name not in self.quantities() or None in operands:
+            return super().values(name, examples)
+        return [place_sums(*pair)[name] for pair in operands if pair is not None]
 
     def cot_length_known(self) -> bool:
         return True

@@ -24,6 +24,7 @@ from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import PAPER_EXAMPLES_PER_TOKEN, TrainerConfig
 from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.data.tokenizers import tokenizer_for
+from stepwise_pl.methods import Method
 from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.lora import frozen_digest
@@ -48,6 +49,8 @@ class Parts(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     data: CoTDataModule
     model: PreTrainedModel
+    # Digests of what the method has loaded besides (`Method.prepare`).
+    digests: dict[str, str]
 
     @property
     def steps(self) -> int:
@@ -66,7 +69,7 @@ def build_parts(config: Config) -> Parts:
     tokenizer = tokenizer_for(config.task, config.model.tokenizer)
     data = CoTDataModule(
         config.task, tokenizer, config.data, config.seed, micro_batches, method.unit, method.side,
-        Duration.parse(config.trainer.duration),
+        Duration.parse(config.trainer.duration), method.quantities(),
     ).prepare()  # fmt: skip
     schedule.bind(data.steps_per_epoch, method.last_stage(data.limits))
     # With stage mixing an example may stand at any stage from the first step on.
@@ -77,7 +80,7 @@ def build_parts(config: Config) -> Parts:
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
     require_causal(model, model_setting(config.model), longest, method.keep_position)
-    return Parts(config, tokenizer, data, model)
+    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer))
 
 
 def build_attempt(
@@ -146,17 +149,19 @@ def describe(parts: Parts) -> dict[str, Any]:
         "data": data.digest(),
         "files": list(parts.config.task.fingerprint() or ()),
         **({"plugins": found} if (found := plugins.digests(parts.config.plugins)) else {}),
+        **({"method": parts.digests} if parts.digests else {}),
         **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }
 
 
-def strategy(cfg: TrainerConfig) -> Strategy | str:
+def strategy(cfg: TrainerConfig, method: Method) -> Strategy | str:
     """The Lightning strategy by which processes share the work."""
     if cfg.devices == 1:
         return "auto"
     if cfg.strategy == "ddp":
-        return "ddp"
+        # DDP waits for the gradient of every weight, unless it is told that some have none.
+        return "ddp_find_unused_parameters_true" if method.trains_in_parts else "ddp"
     return SharedWeights(cfg.devices)
 
 
@@ -235,7 +240,7 @@ def build_trainer(
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
-        strategy=strategy(cfg),
+        strategy=strategy(cfg, config.method),
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
         # Without LightningEnvironment, Lightning would obey variables of Slurm or MPI, even in the shell of an allocation.
         plugins=[LightningEnvironment(), *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],

@@ -36,7 +36,7 @@ class Guard(Callback):
         self.best = 0.0  # answer accuracy on validation, at any length
         self.low = 0  # consecutive validations far below `best`
         self.removed: int | None = None  # stage at the last validation
-        self.came_back = False  # whether accuracy has been other than low at this stage
+        self.came_back = False  # whether accuracy has been good at this stage
         self.good = False
         self.collapsed_at: int | None = None  # removed CoT tokens at the first collapse
 
@@ -59,11 +59,15 @@ class Guard(Callback):
         step = trainer.global_step
         if not math.isfinite(found["loss"]):
             raise Collapse(f"the validation loss is {found['loss']} at step {step}", step, not_finite=True)
+        if not pl_module.method.counts(pl_module.stage):
+            self.good = True
+            return
         accuracy = found["answer_accuracy_any_length"]
         self.best = max(self.best, accuracy)
         low = wilson(accuracy, round(found["examples"]))[1] < self.cfg.collapsed * self.best
         is_settled = self._is_settled(pl_module, step)
-        self.came_back = (pl_module.stage == self.removed and self.came_back) or not low
+        has_come_back = accuracy >= self.cfg.good * self.best
+        self.came_back = (pl_module.stage == self.removed and self.came_back) or has_come_back
         self.removed = pl_module.stage
         if is_settled:
             self.low = self.low + 1 if low else 0

@@ -99,7 +99,7 @@ class Throughput:
     def added(self, metrics: Mapping[str, float], step: int) -> dict[str, float]:
         """The row, with `train/examples_per_second` if the row before is a training row too."""
         now, before = time.perf_counter(), self._last
-        self._last = (step, now) if "train/loss" in metrics else None
+        self._last = (step, now) if "train/lr" in metrics else None
         if self._last is None or before is None or step <= before[0]:
             return dict(metrics)
         return {**metrics, "train/examples_per_second": (step - before[0]) * self.batch_size / (now - before[1])}

@@ -71,16 +71,19 @@ class StepwiseModule(L.LightningModule):
         self.model, self.tokenizer, self.schedule = model.train(), tokenizer, schedule
         model.zero_grad(set_to_none=True)  # an earlier attempt may have broken off inside a step
         self.method = method or Stepwise()
-        self.extra = self.method.extra(model)
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
+        self.extra = self._own_modules()
         self.learner = Learner(model, int(tokenizer.eos_token_id), self.method, self.extra)
         # Checkpoints lack frozen weights.
         self.strict_loading = not has_adapters(model)
-        self.optimizer_config = optimizer or OptimizerConfig()
-        self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
         self.stage = 0  # s(t), at most the last stage
         self.reset_step = 0  # optimizer step of the last reset
         self.rollbacks: list[Rollback] = []  # the guard's decisions so far
         self._seconds, self._started = 0.0, time.monotonic()  # seconds up to the checkpoint that training resumed from
+        # Tokens of all forward passes of training so far: the budget that methods share. None: a part was not counted.
+        self.tokens_read: int | None = 0
+        self.trained: Mapping[str, Tensor] = {}  # loss and further terms of the last step
         self.evaluation = EvaluationMetrics()
         self.record: StageRecord | None = None  # the record of the last validation
         self.sums = StepSums(self.method)
@@ -91,6 +94,15 @@ class StepwiseModule(L.LightningModule):
         self._rng: dict[str, Any] | None = None  # the checkpoint's generators, until training starts
         # Optimizer steps of the run, if a trainer of its own tests it; None: the trainer counts them.
         self.steps: int | None = None
+
+    def _own_modules(self) -> torch.nn.Module | None:
+        """The modules that the method trains besides the model.
+
+        They have random numbers of their own, so that model and dropout are the same for every method at one seed.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.method.extra(self.model)
 
     @property
     def data(self) -> CoTDataModule:
@@ -179,8 +191,9 @@ class StepwiseModule(L.LightningModule):
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
+        before = self.learner.tokens_read
         losses = self.method.loss(self.learner, batch, stage)
-        self.sums.add(losses)
+        self.sums.add(losses, self.learner.tokens_read - before)
         return self.step_mean.part(losses, batch, self.trainer, self.data)
 
     def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:
@@ -208,7 +221,9 @@ class StepwiseModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Show the step to the schedule, and log it."""
         step = self.trainer.global_step
-        metrics = self.sums.end(self.trainer, self.data.data.batch_size)
+        metrics, tokens_read = self.sums.end(self.trainer, self.data.data.batch_size)
+        self.tokens_read = None if self.tokens_read is None else self.tokens_read + tokens_read
+        self.trained = metrics
         self.schedule.observe(step, metrics)
         # The hook runs inside step number `step` (from 0), so `step + 1` steps are done after it.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
@@ -225,6 +240,8 @@ class StepwiseModule(L.LightningModule):
         # if a run is resumed at its very end.
         epoch = max(0, step - 1) // self.data.steps_per_epoch
         position = {"attempt": self.attempt, "epoch": epoch, "schedule/removed_tokens": self.removed_tokens}
+        if self.tokens_read is not None:
+            position["tokens_read"] = self.tokens_read
         row = {key: float(value) for key, value in {**position, **metrics}.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(row, step)
@@ -303,6 +320,7 @@ class StepwiseModule(L.LightningModule):
             "schedule": self.schedule.save(step),
             "rollbacks": list(self.rollbacks),
             "seconds": self.seconds,
+            "tokens_read": self.tokens_read,
             "config": self.config,
             # Dropout draws from these generators. All other random numbers are functions of the seed.
             "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()},
@@ -317,6 +335,7 @@ class StepwiseModule(L.LightningModule):
             raise UserError("the checkpoint lacks some of the weights that are trained; model.lora has changed since")
         self.stage, self.reset_step = state["removed"], state["reset_step"]
         self.rollbacks, self._seconds = list(state["rollbacks"]), state["seconds"]
+        self.tokens_read = state.get("tokens_read")  # older versions did not count
         self._rng = state["rng"]
         self.schedule.restore(state["schedule"])
         if self.trainer.state.fn != "fit":

@@ -75,10 +75,9 @@ class ProgressBar(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
-        shown = shown_metrics(trainer)
         self._validated = (
             pl_module.stage,
-            f"stage {pl_module.stage}: {shown['accuracy']} with {removed(pl_module, ' of ')} CoT tokens gone, "
+            f"stage {pl_module.stage}: {percent(float(trainer.callback_metrics['val/answer_accuracy']))} with {removed(pl_module, ' of ')} CoT tokens gone, "
             f"step {trainer.global_step:,} of {self.outlook.steps:,}",
         )
         self._draw(trainer, pl_module)
@@ -96,12 +95,12 @@ class ProgressBar(Callback):
         self._drawn = time.monotonic()
         step, steps = trainer.global_step, self.outlook.steps
         left = self.outlook.seconds(steps - step)
-        shown = shown_metrics(trainer)
         parts = [
             f"{step:,}/{steps:,}",
             doing or (f"{duration(left)} left" if left else ""),
             f"{removed(module, '/')} gone",
-            *(f"{name} {shown[name]}" for name in ("accuracy", "train loss") if name in shown),
+            *([shown_accuracy(trainer)] if "val/answer_accuracy" in trainer.callback_metrics else []),
+            *shown_losses(module),
         ]
         self.bar.n, self.bar.ncols = step, max(1, terminal.width(sys.stderr) - 1)
         room = self.bar.ncols - len(f"{self.job}|| ") - LEAST_BAR
@@ -154,14 +153,13 @@ class ProgressLog(Callback):
     ) -> None:
         step_ends = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if step_ends and time.monotonic() - self._said >= SILENT_SECONDS:
-            self._say(trainer, pl_module, ("train loss",))
+            self._say(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
-        decision = f"; {found}" if (found := pl_module.schedule.decision) else ""
-        self._say(trainer, pl_module, ("train loss", "accuracy"), decision)
+        self._say(trainer, pl_module, is_validated=True)
 
-    def _say(self, trainer: L.Trainer, module: L.LightningModule, names: tuple[str, ...], decision: str = "") -> None:
+    def _say(self, trainer: L.Trainer, module: L.LightningModule, is_validated: bool = False) -> None:
         assert isinstance(module, StepwiseModule)
         self._said = time.monotonic()
         if not trainer.is_global_zero:
@@ -172,11 +170,12 @@ class ProgressLog(Callback):
             parts.append(f"{module.data.data.batch_size / outlook.step_seconds:,.0f} examples per second")
         if left := outlook.seconds(outlook.steps - step):
             parts.append(f"{duration(left)} left")
-        shown = shown_metrics(trainer)
-        found = [
-            f"{removed(module, ' of ')} CoT tokens gone",
-            *(f"{name} {shown[name]}" for name in names if name in shown),
-        ]
+        found = [f"{removed(module, ' of ')} CoT tokens gone", *shown_losses(module)]
+        if name := module.method.stage_name(module.stage):
+            found.insert(0, name)
+        if is_validated:
+            found.append(shown_accuracy(trainer))
+        decision = f"; {module.schedule.decision}" if is_validated and module.schedule.decision else ""
         log.info("%s: %s%s", ", ".join(parts), ", ".join(found), decision)
 
 
@@ -185,11 +184,15 @@ def removed(module: StepwiseModule, of: str) -> str:
     return f"{module.removed_tokens:,}{of}{module.data.limits.max_cot:,}"
 
 
-def shown_metrics(trainer: L.Trainer) -> dict[str, str]:
-    """Loss and accuracy of the run, as text for people; without those that were not measured yet."""
-    metrics, shown = trainer.callback_metrics, {}
-    if "train/loss" in metrics:
-        shown["train loss"] = f"{float(metrics['train/loss']):.3f}"
-    if "val/answer_accuracy" in metrics:
-        shown["accuracy"] = percent(float(metrics["val/answer_accuracy"]))
-    return shown
+def shown_losses(module: StepwiseModule) -> list[str]:
+    """Each loss of the last step with its name: `train loss 0.123`. The trainer's metrics would keep those of an earlier stage."""
+    losses = {key: value for key, value in module.trained.items() if key != "train/token_accuracy"}
+    return [
+        f"{'train loss' if key == 'train/loss' else key.removeprefix('train/')} {float(value):.3f}"
+        for key, value in losses.items()
+    ]
+
+
+def shown_accuracy(trainer: L.Trainer) -> str:
+    """`accuracy 95.0%`: the answer accuracy of the last validation."""
+    return f"accuracy {percent(float(trainer.callback_metrics['val/answer_accuracy']))}"

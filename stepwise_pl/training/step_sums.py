@@ -14,8 +14,10 @@ from stepwise_pl.schedules import Schedule
 def require_losses(method: Method, losses: Losses) -> None:
     """Raise `UserError` unless the result of `Method.loss` can be summed, and trained on."""
     method.require_type("loss", losses, Losses, "Losses(learner.score(self.view(learner, batch, stage)))")
-    method.require_type("loss: scored", losses.scored, Scored, "learner.score(view)")
-    terms = {"scored.loss": losses.scored.loss, **losses.more}
+    terms = dict(losses.more)
+    if losses.scored is not None:
+        method.require_type("loss: scored", losses.scored, Scored, "learner.score(view)")
+        terms["scored.loss"] = losses.scored.loss
     for name, term in terms.items():
         method.require_type(f"loss: {name}", term, Tensor, "a sum over examples")
         if term.dim():
@@ -29,44 +31,51 @@ class StepSums:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self._sums: tuple[Tensor, Tensor, int] | None = None  # loss, right targets, targets
+        # Loss, right targets and targets; empty if nothing that is written is trained on.
+        self._scored: dict[str, Tensor] = {}
         self._more: dict[str, Tensor] = {}  # further terms
+        self._tokens_read = 0
 
-    def add(self, losses: Losses) -> None:
-        """Add a micro-batch.
+    def add(self, losses: Losses, tokens_read: int) -> None:
+        """Add a micro-batch, for which the method has read so many tokens.
 
         Raises:
             UserError: see `require_losses`.
         """
         require_losses(self.method, losses)
-        scored = losses.scored
-        sums = scored.loss.detach(), scored.right.sum(), len(scored.label)
-        before = self._sums
-        self._sums = sums if before is None else (before[0] + sums[0], before[1] + sums[1], before[2] + sums[2])
+        self._tokens_read += tokens_read
+        if (scored := losses.scored) is not None:
+            count = torch.full_like(scored.loss, len(scored.label), dtype=torch.float32, requires_grad=False)
+            sums = {"loss": scored.loss.detach(), "right": scored.right.sum(), "targets": count}
+            self._scored = {name: value + self._scored.get(name, 0) for name, value in sums.items()}
         for name, term in losses.more.items():
             self._more[name] = term.detach() + self._more.get(name, 0)
 
-    def end(self, trainer: L.Trainer, examples: int) -> dict[str, Tensor]:
-        """Return loss, token accuracy and further terms of the step over all ranks; begin the next step.
+    def end(self, trainer: L.Trainer, examples: int) -> tuple[dict[str, Tensor], int]:
+        """Return loss, token accuracy and further terms of the step over all ranks, and the tokens read; begin the next step.
 
         Args:
             examples: the examples of the step on all ranks.
         """
-        assert self._sums is not None
-        (loss, right, targets), more = self._sums, self._more
-        self._sums, self._more = None, {}
+        scored, more, tokens_read = self._scored, self._more, self._tokens_read
+        self._scored, self._more, self._tokens_read = {}, {}, 0
         if trainer.world_size > 1:
-            count = torch.full((), float(targets), dtype=torch.double, device=loss.device)
-            each = torch.stack([loss.double(), right.double(), count, *(term.double() for term in more.values())])
+            device = next(iter([*scored.values(), *more.values()])).device
+            count = torch.full((), float(tokens_read), dtype=torch.double, device=device)
+            each = torch.stack([count, *(term.double() for term in (*scored.values(), *more.values()))])
             of_all = trainer.strategy.reduce(each, reduce_op="sum")
             assert isinstance(of_all, Tensor)
-            loss, right, targets, *terms = of_all.unbind()  # type: ignore[assignment]
-            more = dict(zip(more, terms, strict=True))
-        return {
-            "train/loss": loss / targets,
-            "train/token_accuracy": right / targets,
-            **{f"train/{name}": term / examples for name, term in more.items()},
-        }
+            count, *terms = of_all.unbind()
+            tokens_read = round(float(count))
+            scored = dict(zip(scored, terms[: len(scored)], strict=True))
+            more = dict(zip(more, terms[len(scored) :], strict=True))
+        found = {}
+        if scored:
+            found = {
+                "train/loss": scored["loss"] / scored["targets"],
+                "train/token_accuracy": scored["right"] / scored["targets"],
+            }
+        return {**found, **{f"train/{name}": term / examples for name, term in more.items()}}, tokens_read
 
 
 class StepMean:
@@ -84,10 +93,11 @@ class StepMean:
         """The part of one micro-batch in the mean, as a scalar."""
         # Lightning averages over micro-batches and ranks. The parts must be summed instead.
         shares = trainer.accumulate_grad_batches * trainer.world_size
-        targets = len(losses.scored.label) if shares == 1 else self._targets(batch, trainer, data)
-        mean = losses.scored.loss / targets
-        for term in losses.more.values():
-            mean = mean + term / data.data.batch_size
+        terms = [term / data.data.batch_size for term in losses.more.values()]
+        if losses.scored is not None:
+            targets = len(losses.scored.label) if shares == 1 else self._targets(batch, trainer, data)
+            terms.insert(0, losses.scored.loss / targets)
+        mean = torch.stack([term.float() for term in terms]).sum() if len(terms) > 1 else terms[0]
         return mean if shares == 1 else mean * shares
 
     def _targets(self, batch: CoTBatch, trainer: L.Trainer, data: CoTDataModule) -> int:

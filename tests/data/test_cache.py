@@ -20,7 +20,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.data import cache
-from stepwise_pl.data.cache import cache_key, encoded_splits
+from stepwise_pl.data.cache import Form, cache_key, encoded_splits
 from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.data.tokenizers import small_tokenizer
 from stepwise_pl.tasks import EASY, SPLITS, Files, Multiplication
@@ -122,27 +122,31 @@ def test_home_is_expanded(task, tok, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_key_is_the_same_if_nothing_changed(task, tok) -> None:
-    keys = {cache_key(again(task), small_tokenizer(words), False) for words in (WORDS, WORDS[::-1])}
+    keys = {cache_key(again(task), small_tokenizer(words), Form(False, ())) for words in (WORDS, WORDS[::-1])}
     task.load()
-    keys.add(cache_key(task, tok, False))
+    keys.add(cache_key(task, tok, Form(False, ())))
     assert len(keys) == 1
     assert len(keys.pop()) == 32
-    assert cache_key(Multiplication(digits=2), tok, False) == cache_key(Multiplication(digits=2), tok, False)
+    assert cache_key(Multiplication(digits=2), tok, Form(False, ())) == cache_key(
+        Multiplication(digits=2), tok, Form(False, ())
+    )
 
 
 def test_the_key_changes_with_each_of_its_inputs(task, tok, tmp_path: Path) -> None:
-    keys = [cache_key(task, tok, False), cache_key(task, tok, True)]
-    keys.append(cache_key(task, small_tokenizer((*WORDS, "4")), False))
+    keys = [cache_key(task, tok, Form(False, ())), cache_key(task, tok, Form(True, ()))]
+    keys.append(cache_key(task, small_tokenizer((*WORDS, "4")), Form(False, ())))
     changes = {
         "validation_size": 6, "test_size": 5, "step_start": "1", "skip_malformed": True, "allow_overlap": True,
         "prompt_field": "q", "cot_field": "c", "answer_field": "a",
     }  # fmt: skip
-    keys += [cache_key(dataclasses.replace(task, **{key: value}), tok, False) for key, value in changes.items()]  # type: ignore[arg-type]
+    keys += [
+        cache_key(dataclasses.replace(task, **{key: value}), tok, Form(False, ())) for key, value in changes.items()
+    ]  # type: ignore[arg-type]
     copy = shutil.copy(task.train, tmp_path / "copy.txt")  # type: ignore[arg-type]
-    keys.append(cache_key(dataclasses.replace(task, train=str(copy)), tok, False))
-    keys.append(cache_key(dataclasses.replace(task, validation=task.train), tok, False))
-    keys.append(cache_key(dataclasses.replace(task, test=task.train), tok, False))
-    keys += [cache_key(Multiplication(digits=digits), tok, False) for digits in (2, 3)]
+    keys.append(cache_key(dataclasses.replace(task, train=str(copy)), tok, Form(False, ())))
+    keys.append(cache_key(dataclasses.replace(task, validation=task.train), tok, Form(False, ())))
+    keys.append(cache_key(dataclasses.replace(task, test=task.train), tok, Form(False, ())))
+    keys += [cache_key(Multiplication(digits=digits), tok, Form(False, ())) for digits in (2, 3)]
     assert len(set(keys)) == len(keys)
 
 
@@ -151,18 +155,18 @@ def test_the_key_changes_with_a_byte_of_any_file(task, tok, tmp_path: Path, spli
     path = tmp_path / "other.txt"
     path.write_text("q 1 1||1 + 1 #### 2\n")
     task = dataclasses.replace(task, **{split: str(path)})
-    before, stat = cache_key(task, tok, False), path.stat()
+    before, stat = cache_key(task, tok, Form(False, ())), path.stat()
     path.write_text("q 1 2||1 + 1 #### 2\n")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    assert cache_key(again(task), tok, False) != before
+    assert cache_key(again(task), tok, Form(False, ())) != before
 
 
 def test_the_key_covers_the_code_of_every_task_and_reader(task, tok, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: hashed.append(path) or read_bytes(path))
-    cache_key(task, tok, False)
+    cache_key(task, tok, Form(False, ()))
     code = set((REPO / "stepwise_pl" / "tasks").rglob("*.py"))
     assert REPO / "stepwise_pl" / "tasks" / "reading" / "source.py" in code and code <= set(hashed)
 
@@ -203,12 +207,12 @@ def test_the_key_changes_with_the_code_of_a_task_from_elsewhere(task, tok, tmp_p
         (tmp_path / "my_task.py").write_text(MODULE.replace('"1")', f'"{answer}")'))
         sys.modules.pop("my_task", None)
         mine = importlib.import_module("my_task").Mine(**dataclasses.asdict(task) | {"kind": "mine"})
-        keys.append(cache_key(mine, tok, False))
+        keys.append(cache_key(mine, tok, Form(False, ())))
         data.append(arrays(encoded_splits(mine, tok, cache_dir=folder)))
     del sys.modules["my_task"]
     assert keys[0] == keys[2] != keys[1]
     assert data[0] == data[2] != data[1]
-    assert keys[0] != cache_key(task, tok, False)
+    assert keys[0] != cache_key(task, tok, Form(False, ()))
 
 
 @pytest.mark.parametrize("module", ["__main__", "typed_in"])

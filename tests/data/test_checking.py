@@ -37,18 +37,6 @@ from tests.tasks.test_reading import offline, written
 __all__ = ["offline"]
 
 
-@pytest.fixture(scope="module")
-def byte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a tokenizer that knows any text: it has a token for each byte."""
-    vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    folder = tmp_path_factory.mktemp("bytes")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def bytes_tokenizer(byte_folder: Path) -> PreTrainedTokenizerBase:
     return build_tokenizer(str(byte_folder), ())

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -140,31 +141,29 @@ def test_an_extra_module_is_trained_and_resumed(tmp_path) -> None:
     assert weight(whole) - begun == pytest.approx(7e-3, rel=0.02)
 
 
+def needed(kind: str, folder: Path) -> list[str]:
+    """Return what a method needs on the command line besides its name. A stage lasts a few steps, so that all stages occur."""
+    found = [f"method={kind}"]
+    if hasattr(registry.load_all()["method", kind], "teacher"):
+        command("train", *SMALL, "schedule=explicit_cot", "trainer.duration=30steps", f"run_dir={folder / 'teacher'}")
+        found += [f"method.teacher={folder / 'teacher'}", "schedule.delta=4"]  # 5 steps a stage
+    return found
+
+
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_method_trains_resumes_and_validates_as_it_evaluates(kind: str, tmp_path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder, more in ((whole, ["trainer.duration=12steps"]), (cut, ["trainer.duration=7steps"])):
-        command(
-            "train",
-            *SMALL,
-            f"method={kind}",
-            "optimizer.decay=0",
-            "model.dropout=0.1",
-            *more,
-            f"run_dir={folder}",
-        )
-    command(
-        "train",
-        *SMALL,
-        f"method={kind}",
-        "model.dropout=0.1",
-        "trainer.duration=12steps",
-        f"run_dir={cut}",
-        "resume=true",
-    )
+    settings = [*SMALL, *needed(kind, tmp_path), "optimizer.decay=0", "model.dropout=0.1"]
+    command("train", *settings, "trainer.duration=12steps", f"run_dir={whole}")
+    # Cut in the first stage, in the second and in the third of a method with three.
+    command("train", *settings, "trainer.duration=3steps", f"run_dir={cut}")
+    for end in (7, 11, 12):
+        command("train", *settings, f"trainer.duration={end}steps", f"run_dir={cut}", "resume=true")
     states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, cut)]
+    assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
     for name, weight in states[0]["state_dict"].items():
         assert torch.equal(weight, states[1]["state_dict"][name]), name
+    assert states[0]["stepwise"]["tokens_read"] == states[1]["stepwise"]["tokens_read"] > 0
     command("evaluate", f"run={whole}", "split=validation", "speed_problems=0", "checkpoint=last")
     (found,) = (json.loads(path.read_text()) for path in (whole / "evaluations").glob("last-validation-*.json"))
     validated = [row for row in read_metrics(whole / "metrics.csv") if row["val/answer_accuracy"]][-1]
@@ -207,9 +206,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": lambda self, *given: detached(Stepwise.loss(self, *given))},
         "Wrong.loss returned a loss that needs no gradient",
     ),
-    "a reading that is the view": (
-        {"read": lambda self, learner, view, accepted=None: view},
-        "Wrong.read returned CoTBatch, must return Reading: learner.read(view, accepted)",
+    "thoughts that are the view": (
+        {"think": lambda self, learner, view: view},
+        "Wrong.think returned CoTBatch, must return Tensor: states of shape [blocks, batch, width], or None",
     ),
 }
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import Collapse
 from stepwise_pl.config.training import GuardConfig
+from stepwise_pl.methods import ICoTKD, Method, Stepwise
 from stepwise_pl.runs.records import all_rows, read_attempts, read_metrics, read_stage_records
 from stepwise_pl.runs.stages import read_stages
 from stepwise_pl.schedules import Adaptive, Linear, Schedule
@@ -459,8 +460,8 @@ class Stage(StepwiseModule):
 
     removed_tokens = 3  # type: ignore[assignment]
 
-    def __init__(self, removed: int, leaves: bool, waits: bool) -> None:
-        self.stage = removed
+    def __init__(self, removed: int, leaves: bool, waits: bool, method: Method | None = None) -> None:
+        self.stage, self.method = removed, method or Stepwise()
         self.schedule = SimpleNamespace(  # type: ignore[assignment]
             stage=lambda step: removed + leaves,
             is_waiting=lambda: waits,
@@ -504,7 +505,25 @@ def test_a_collapse_is_low_accuracy_for_long_after_a_good_time() -> None:
     assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|W|W|") == ["good", "fair", "low", "low", "collapse"]
     # Once accuracy has come back in a stage, a later fall counts, however long the schedule waits.
     assert verdicts([0.9, 0.0, 0.8, 0.0, 0.0], stages="|Wwww") == ["good", "fair", "good", "low", "collapse"]
+    # A stage that has risen a little was not learned yet, so that it has lost nothing.
+    assert verdicts([0.9, 0.0, 0.3, 0.0, 0.0], stages="|Wwww") == ["good", "fair", "fair", "fair", "fair"]
     assert verdicts([0.9, 0.0, 0.0, 0.0, 0.0], stages="|>|>|") == ["good", "fair", "low", "low", "collapse"]
+
+
+def test_accuracy_in_a_stage_that_does_not_count_is_no_collapse() -> None:
+    """ICoT-KD answers by chance until its last stage, where a fall counts."""
+    guard, seen = Guard(GuardConfig(action="halve")), []
+    for step, (stage, accuracy) in enumerate(
+        [(0, 0.4), (0, 0.0), (1, 0.0), (1, 0.0), (2, 0.1), (2, 0.9), (2, 0.0), (2, 0.0)]
+    ):
+        values = {"val/loss": 1.0, "val/answer_accuracy_any_length": accuracy, "val/examples": 500}
+        trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), callback_metrics=values, global_step=step)
+        try:
+            guard.on_validation_end(trainer, Stage(stage, False, False, ICoTKD()))  # type: ignore[arg-type]
+            seen.append("good" if guard.good else "low")
+        except Collapse:
+            seen.append("collapse")
+    assert seen == [*["good"] * 6, "low", "collapse"]
 
 
 def test_a_guard_that_warns_judges_as_one_that_acts(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.run import Config

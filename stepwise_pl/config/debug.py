@@ -5,6 +5,7 @@ from typing import Protocol
 
 from stepwise_pl.config.model import LoRAConfig, ModelConfig
 from stepwise_pl.config.training import DataConfig, ExpectedConfig, OptimizerConfig, TrainerConfig
+from stepwise_pl.methods import Method
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.tasks import Task
 
@@ -22,6 +23,7 @@ class Groups(Protocol):
     task: Task
     model: ModelConfig
     schedule: Schedule
+    method: Method
     optimizer: OptimizerConfig
     data: DataConfig
     trainer: TrainerConfig
@@ -38,7 +40,7 @@ def shrink(config: Groups) -> None:
     share = trainer.devices * trainer.accumulate_grad_batches
     batch_size = share * max(1, round(4 / share))
     config.task.keep_few(EXAMPLES, HELD_OUT)
-    config.schedule = config.schedule.hurried()
+    config.schedule, config.method = config.schedule.hurried(), config.method.hurried()
     config.model = replace(
         config.model,
         pretrained=False,

@@ -10,7 +10,7 @@ A method file does not import torch at its top. The verbs live on the `Learner` 
 is handed. A method that builds modules imports torch inside `extra`, `think` or `loss`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -72,6 +72,14 @@ class Method:
     def removed(self, stage: int, limits: "Limits") -> int:
         """Return the CoT units that are gone at a stage, for logs and plots. By default it is the stage itself."""
         return stage
+
+    def hurried(self) -> "Method":
+        """Return the method for a smoke test (`debug=true`), which has no other runs to build on. Default: itself."""
+        return self
+
+    def located(self, found: Callable[[str], str]) -> "Method":
+        """Return the method for a run that is resumed elsewhere: `found` gives the place of a file or folder. Default: itself."""
+        return self
 
     def quantities(self) -> tuple[str, ...]:
         """Return the quantities of the task that it trains on (`Task.values`). A batch holds them. By default there are none."""

@@ -1,8 +1,10 @@
 """ICoT-KD (arXiv 2311.01460): a teacher's hidden states along its CoT are distilled into those of a model that writes none."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from stepwise_pl.common.errors import UserError, one_of, require
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 READ, EMULATE, COUPLE = range(3)  # the stages
 NAMES = ("stage 1 of 3, reading the teacher's mind", "stage 2 of 3, emulating it", "stage 3 of 3, coupled")
+RANDOM = "random"
 # The temperature of the mixture's softmax.
 TEMPERATURE = 0.05
 
@@ -52,7 +55,8 @@ class ICoTKD(Method):
     trains_in_parts: ClassVar[bool] = True
 
     kind: str = "icot_kd"
-    # The run folder of the teacher: a run of schedule=explicit_cot, of the same task and the same size of model.
+    # The run folder of the teacher: a run of schedule=explicit_cot, of the same task and the same size of model; `random`: a
+    # teacher with the model's own first weights, which knows nothing (a control, and for smoke tests).
     teacher: str | None = setting(None, path=True)
     # The checkpoint of the teacher: `best`, `last` or a file.
     teacher_checkpoint: str = "best"
@@ -67,6 +71,12 @@ class ICoTKD(Method):
         one_of("method.states", self.states, ("diagonal", "first_column", "last_column", "top_row", "bottom_row"))
         require(self.mixture >= 1, "method.mixture", self.mixture, "must be at least 1")
         self._teacher: PreTrainedModel | None = None
+
+    def hurried(self) -> "ICoTKD":
+        return replace(self, teacher=RANDOM)
+
+    def located(self, found: Callable[[str], str]) -> "ICoTKD":
+        return self if self.teacher in (None, RANDOM) else replace(self, teacher=found(self.teacher))
 
     def last_stage(self, limits: "Limits") -> int:
         return COUPLE
@@ -115,7 +125,12 @@ class ICoTKD(Method):
             raise UserError(
                 "method.teacher is not set: give the folder of a run of schedule=explicit_cot of the same task and model"
             )
+        if self.teacher == RANDOM:
+            self._teacher = copy.deepcopy(model).eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+            return {"teacher": RANDOM}
         where = f"method.teacher={self.teacher}"
+        if not Path(self.teacher).is_dir():
+            raise UserError(f"{where}: no such folder; train the teacher first, with schedule=explicit_cot")
         run = load_run(self.teacher, self.teacher_checkpoint)
         if run.removed:
             raise UserError(

@@ -82,9 +82,22 @@ class History:
     @property
     def baseline(self) -> str | None:
         """`explicit CoT` or `no CoT` if the schedule is one of these baselines, else None."""
+        if self.method != "stepwise":
+            return None
         if self.config.get("schedule.remove_all_beyond") == 0:
             return "no CoT"
         return "explicit CoT" if self.config.get("schedule.remove_at_most") == 0 else None
+
+    @property
+    def method(self) -> str:
+        """Kind of the method. Runs of older versions had no other than `stepwise`."""
+        return str(self.config.get("method.kind", "stepwise"))
+
+    @property
+    def tokens_read(self) -> float | None:
+        """Tokens of all forward passes of training so far; None if they were not counted."""
+        found = self.rows[-1].get("tokens_read") if self.rows else None
+        return self.summary.get("tokens_read", found)
 
     @property
     def max_cot_tokens(self) -> int | None:

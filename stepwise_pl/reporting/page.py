@@ -13,6 +13,7 @@ from stepwise_pl.common.errors import first_line
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting import tables
 from stepwise_pl.reporting.figures.accuracy import accuracy_chart, mean_accuracy_chart
+from stepwise_pl.reporting.figures.budget import budget_chart
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, listed
 from stepwise_pl.reporting.figures.digits import digits_map
 from stepwise_pl.reporting.figures.loss import loss_chart
@@ -68,7 +69,7 @@ class Figures:
             drawn(f"digits of {run.label}", partial(digits_map, run, number)) for number, run in enumerate(runs)
         ]
         return cls(
-            drawn("mean accuracy", lambda: mean_accuracy_chart(runs)), drawn("accuracy", lambda: accuracy_chart(runs)),
+            drawn("mean accuracy", lambda: mean_accuracy_chart(runs)), drawn("accuracy", lambda: [accuracy_chart(runs), budget_chart(runs)]),
             drawn("loss", lambda: loss_chart(runs)), drawn("speed", lambda: speed_charts(runs)),
             drawn("the sweep", lambda: delta_smoothing_maps(runs)), [figure for found in by_digit for figure in found], specs, notes,
         )  # fmt: skip
@@ -133,11 +134,13 @@ def heading(runs: Sequence[History], sweep: str = "") -> tuple[str, str]:
     if len(runs) == 1:
         (run,) = runs
         name = str(run.summary.get("name") or run.derived.get("name") or run.path.name)
-        return name, f"{what}; {tables.model_of(run.config)}; {tables.schedule_of(run)}; seed {run.seed}. {run.path}"
+        parts = [what, tables.model_of(run.config), f"method {run.method}", tables.schedule_of(run), f"seed {run.seed}"]
+        return name, f"{'; '.join(parts)}. {run.path}"
     title = f"{len(runs)} runs of {what}"
     models = _several("Models", [tables.model_of(run.config) for run in runs])
+    methods = _several("Methods", [run.method for run in runs])
     schedules = _several("Schedules", [tables.schedule_of(run) for run in runs])
-    return f"{sweep}: {title}" if sweep else title, f"{models} {schedules} Seeds: {', '.join(_seeds(runs))}."
+    return f"{sweep}: {title}" if sweep else title, f"{models} {methods} {schedules} Seeds: {', '.join(_seeds(runs))}."
 
 
 def _several(name: str, values: Sequence[str]) -> str:

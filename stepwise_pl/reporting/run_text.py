@@ -46,17 +46,18 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
     at_all = f"{'':16}{percent(at_all):>6} at any length\n" if at_all != summary["test_accuracy"] else ""
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
+    export = f"{'':16}python -m stepwise_pl.export run={run_dir}\n" if summary["can_export"] else ""
+    tokens = f"{summary['tokens_read']:,} tokens read, " if summary["tokens_read"] else ""
     return f"""
 {stage_table(stages)}
 
 test accuracy   {accuracy}  [95% Wilson interval]
 {at_all}                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
-{"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{summary["seconds"]:.0f} s
+{"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{tokens}{summary["seconds"]:.0f} s
 {expected}run folder      {run_dir}
                 config.yaml, metrics.csv, stages.jsonl, summary.json, {figure}checkpoints/
 next            python -m stepwise_pl.evaluate run={run_dir}
-                python -m stepwise_pl.export run={run_dir}
-                python -m stepwise_pl.report {run_dir}
+{export}                python -m stepwise_pl.report {run_dir}
 """
 
 

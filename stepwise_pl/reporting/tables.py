@@ -11,13 +11,17 @@ from stepwise_pl.runs.provenance import changed_text
 from stepwise_pl.runs.records import Sample, StageRecord
 
 HEAD = (
-    "run", "task", "model", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", "steps",
-    "examples", "examples per removed token", "seconds", "outcome",
+    "run", "task", "model", "method", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", "steps",
+    "examples", "tokens read", "examples per removed token", "seconds", "outcome",
 )  # fmt: skip
 CELL_HEAD = (
     "runs", "test accuracy, mean", "95% interval", "of each seed", "seeds", "ended", "CoT tokens removed", "schedule", "collapsed",
 )  # fmt: skip
-SAID_ABOVE = ("task", "model")  # columns that are left out if all runs agree, because the heading names the value
+SAID_ABOVE = (
+    "task",
+    "model",
+    "method",
+)  # columns that are left out if all runs agree, because the heading names the value
 NONE = "–"
 
 
@@ -30,6 +34,7 @@ def key_numbers(run: History) -> list[str]:
         run.label,
         task_of(run.config),
         model_of(run.config),
+        run.method,
         schedule_of(run),
         str(run.seed),
         removed_of(run),
@@ -37,6 +42,7 @@ def key_numbers(run: History) -> list[str]:
         f"{percents(interval)} n={summary.get('test_examples', '?')}{any_length(run)}" if tested and interval else NONE,
         number(summary.get("steps", run.rows[-1]["step"] if run.rows else None)),
         number(summary.get("examples_seen")),
+        number(run.tokens_read),
         examples_per_token(run),
         number(summary.get("seconds")),
         outcome(run),

@@ -131,24 +131,29 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def found_again(name: str, run_dir: Path) -> str:
+    """A path as a run names it; one that is not here becomes the path to where it lay when the run was started."""
+    return _path_of(name, [*start_folders(run_dir), *run_dir.resolve().parents[:-1]])
+
+
+def _path_of(name: str, roots: Iterable[Path]) -> str:
+    path = Path(name).expanduser()
+    found = None if path.exists() else next((root / path for root in roots if (root / path).exists()), None)
+    return name if found is None else str(found)
+
+
 def located_model(model: ModelConfig, run_dir: Path) -> ModelConfig:
     """The model's settings; a folder or file that is not here becomes the path to where it lay when the run was started."""
-    starts, above = start_folders(run_dir), run_dir.resolve().parents[:-1]
-
-    def path_of(name: str, roots: Iterable[Path]) -> str:
-        path = Path(name).expanduser()
-        found = None if path.exists() else next((root / path for root in roots if (root / path).exists()), None)
-        return name if found is None else str(found)
 
     def source_of(name: str) -> str:
         # A folder above the run that has the name of a model on the Hub is not this model.
-        return path_of(name, [*starts, *above] if hub.is_path(name) else starts)
+        return found_again(name, run_dir) if hub.is_path(name) else _path_of(name, start_folders(run_dir))
 
     return replace(
         model,
         name=source_of(model.name),
         tokenizer=model.tokenizer if model.tokenizer == SMALL else source_of(model.tokenizer),
-        init_from=None if model.init_from is None else path_of(model.init_from, [*starts, *above]),
+        init_from=None if model.init_from is None else found_again(model.init_from, run_dir),
     )
 
 

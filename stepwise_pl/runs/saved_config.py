@@ -11,7 +11,7 @@ from stepwise_pl.config.keys import flat
 from stepwise_pl.config.plain import config_from, read_yaml, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.upgrade import retired, upgraded
-from stepwise_pl.runs.provenance import located_model, start_folders
+from stepwise_pl.runs.provenance import found_again, located_model, start_folders
 from stepwise_pl.tasks import Task
 from stepwise_pl.tasks.file_task import DataSearch, FileTask
 
@@ -90,7 +90,8 @@ def located(config: Config, run_dir: Path) -> Config:
     if isinstance(config.task, FileTask):
         files = derived_of(run_dir).get("files") if (run_dir / "config.yaml").is_file() else None
         config.task.look_in(DataSearch(run_dir, starts, files or None))
-    return replace(config, model=located_model(config.model, run_dir))
+    method = config.method.located(lambda name: found_again(name, run_dir))
+    return replace(config, model=located_model(config.model, run_dir), method=method)
 
 
 def require_same_files(run_dir: Path, task: Task) -> None:

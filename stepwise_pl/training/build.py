@@ -149,7 +149,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "data": data.digest(),
         "files": list(parts.config.task.fingerprint() or ()),
         **({"plugins": found} if (found := plugins.digests(parts.config.plugins)) else {}),
-        **({"method": parts.digests} if parts.digests else {}),
+        **({"loaded": parts.digests} if parts.digests else {}),
         **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }

@@ -51,7 +51,7 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
     frozen = [(plain.get("derived") or {}).get("frozen") for plain in both]
     if frozen[0] != frozen[1]:
         differ.append(f"the weights that LoRA leaves as they are have changed (digest {frozen[0]}, now {frozen[1]})")
-    loaded = [(plain.get("derived") or {}).get("method") for plain in both]
+    loaded = [(plain.get("derived") or {}).get("loaded") for plain in both]
     if loaded[0] != loaded[1]:
         differ.append(f"what the method has loaded besides has changed (digests {loaded[0]}, now {loaded[1]})")
     if differ or trained != now:

@@ -37,6 +37,7 @@ class Fitted(NamedTuple):
         trainer, module: of the last attempt.
         steps: optimizer steps up to the last checkpoint, without steps that were given up.
         seconds: of training and validation.
+        tokens_read: tokens of all forward passes of training up to that checkpoint; None if a part was not counted.
         collapsed: accuracy was low at the end, or the guard gave up.
         collapsed_at: removed CoT tokens at the first collapse, without attempts that were given up.
     """
@@ -48,6 +49,7 @@ class Fitted(NamedTuple):
     collapsed: bool
     rollbacks: list[Rollback]
     collapsed_at: int | None = None
+    tokens_read: int | None = None
 
 
 def fit(
@@ -81,7 +83,10 @@ def fit(
                 )
                 module.schedule.restore(state["stepwise"]["schedule"])  # the summary reports its pace
                 seconds = float(state["stepwise"]["seconds"])
-                return Fitted(trainer, module, int(state["global_step"]), seconds, True, rollbacks)
+                return Fitted(
+                    trainer, module, int(state["global_step"]), seconds, True, rollbacks,
+                    tokens_read=state["stepwise"].get("tokens_read"),
+                )  # fmt: skip
             # The state is mapped from the file. Without `del` the file would take room on the disk until training ends,
             # even after another one has replaced it.
             del state
@@ -94,7 +99,9 @@ def fit(
             continue
         guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]
         steps, seconds = trainer.global_step, module.seconds
-        return Fitted(trainer, module, steps, seconds, guard.collapsed, module.rollbacks, guard.collapsed_at)
+        return Fitted(
+            trainer, module, steps, seconds, guard.collapsed, module.rollbacks, guard.collapsed_at, module.tokens_read
+        )
 
 
 def go_back(

@@ -242,3 +242,27 @@ def test_methods_load_no_torch() -> None:
 def test_a_method_without_a_view_has_none() -> None:
     with pytest.raises(NotImplementedError):
         Method().view(None, None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.long  # the processes wait for each other
+@pytest.mark.parametrize("kind", METHODS)
+def test_two_processes_train_every_method_as_one_does(kind: str, tmp_path) -> None:
+    """The sum of two halves of a batch is rounded otherwise than the whole: up to that, all stages go as in one process."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = [*SMALL, *needed(kind, tmp_path), "optimizer.decay=0", "trainer.duration=12steps", "optimizer.lr=1e-3"]
+    command("train", *settings, f"run_dir={one}")
+    command("train", *settings, "trainer.devices=2", f"run_dir={two}")
+    states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (one, two)]
+    for name, weight in states[0]["state_dict"].items():
+        torch.testing.assert_close(weight, states[1]["state_dict"][name], rtol=0, atol=2e-4, msg=name)
+    assert states[0]["stepwise"]["tokens_read"] == states[1]["stepwise"]["tokens_read"]
+
+
+def test_a_guard_goes_back_in_the_last_stage_of_a_method_and_not_before(tmp_path) -> None:
+    """ICoT-KD answers by chance in its first stages, which is no collapse."""
+    run = tmp_path / "run"
+    settings = [*needed("icot_kd", tmp_path), "guard=halve", "guard.patience=1", "trainer.duration=12steps"]
+    command("train", *SMALL, *settings, f"run_dir={run}")
+    summary = json.loads((run / "summary.json").read_text())
+    assert not summary["rollbacks"] and summary["collapsed_at"] is None
+    assert summary["method"] == "icot_kd" and summary["tokens_read"] > 0

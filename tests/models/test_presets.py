@@ -91,6 +91,7 @@ def test_every_experiment_builds_its_parts(experiment: str, gsm8k: list[str]) ->
         else ["task.train_size=60", "task.validation_size=5", "task.test_size=5", "model.tokenizer=symbols"]
     )
     config = composed(f"experiment={experiment}", *SMALL, *few)
+    config.method = config.method.hurried()
     config.model.config |= {key: value for key, value in KEPT.items() if key in config.model.config}
     parts = build_parts(config)
     assert parts.model.config.model_type == config.model.type

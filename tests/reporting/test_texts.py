@@ -19,7 +19,8 @@ from stepwise_pl.runs.sweep_folder import Job, Sweep, write_sweep
 SUMMARY: dict[str, Any] = {
     "name": "mine", "test_accuracy": 0.5, "test_accuracy_any_length": 0.5, "test_examples": 40, "removed_tokens": 2,
     "max_cot_tokens": 6, "rollbacks": [], "collapsed": False, "collapsed_at": None, "expected": None, "checkpoint": "best.ckpt",
-    "examples_per_token": None, "steps": 80, "examples_seen": 640, "seconds": 3.0,
+    "examples_per_token": None, "steps": 80, "examples_seen": 640, "seconds": 3.0, "tokens_read": 1000,
+    "can_export": True,
 }  # fmt: skip
 
 

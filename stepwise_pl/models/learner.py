@@ -49,7 +49,7 @@ class Learner:
         method: decides what a stage means.
         extra: the module that the method trains besides the model; None: there is none.
         head: computes the logits if the model's weights are sharded; None otherwise.
-        tokens_read: tokens read in the forward passes of `score` and of the method's `loss` so far.
+        tokens_read: tokens that training has read in the forward passes of the present optimizer step.
     """
 
     model: PreTrainedModel
@@ -86,8 +86,9 @@ class Learner:
             return hidden_states(self.model, Targets.of(view).to(self.model.device), layers)
 
     def count(self, view: CoTBatch) -> None:
-        """Count the tokens of a pass over a view in `tokens_read`. Padding and the last column do not count."""
-        self.tokens_read += int((view.part[:, :-1] != Part.PAD).sum())
+        """Count the tokens of a pass over a view in `tokens_read`, without padding and the last column. Evaluation does not count."""
+        if torch.is_grad_enabled():
+            self.tokens_read += int((view.part[:, :-1] != Part.PAD).sum())
 
     def _thinking(self, view: CoTBatch, states: Tensor | None = None) -> AbstractContextManager[None]:
         """Inside of this context the blocks read the method's states at the last token of each prompt."""

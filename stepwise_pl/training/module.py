@@ -86,7 +86,7 @@ class StepwiseModule(L.LightningModule):
         self.trained: Mapping[str, Tensor] = {}  # loss and further terms of the last step
         self.evaluation = EvaluationMetrics()
         self.record: StageRecord | None = None  # the record of the last validation
-        self.sums = StepSums(self.method)
+        self.sums = StepSums(self.learner)
         self.step_mean = StepMean(self.learner, self.method, schedule, seed)
         self.stop = Stop()
         decay = self.optimizer_config.average
@@ -191,9 +191,8 @@ class StepwiseModule(L.LightningModule):
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
-        before = self.learner.tokens_read
         losses = self.method.loss(self.learner, batch, stage)
-        self.sums.add(losses, self.learner.tokens_read - before)
+        self.sums.add(losses)
         return self.step_mean.part(losses, batch, self.trainer, self.data)
 
     def on_train_batch_end(self, outputs: Any, batch: CoTBatch, batch_idx: int) -> None:

@@ -29,21 +29,19 @@ def require_losses(method: Method, losses: Losses) -> None:
 class StepSums:
     """The sums over the micro-batches of the present optimizer step."""
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
         # Loss, right targets and targets; empty if nothing that is written is trained on.
         self._scored: dict[str, Tensor] = {}
         self._more: dict[str, Tensor] = {}  # further terms
-        self._tokens_read = 0
 
-    def add(self, losses: Losses, tokens_read: int) -> None:
-        """Add a micro-batch, for which the method has read so many tokens.
+    def add(self, losses: Losses) -> None:
+        """Add a micro-batch.
 
         Raises:
             UserError: see `require_losses`.
         """
-        require_losses(self.method, losses)
-        self._tokens_read += tokens_read
+        require_losses(self.learner.method, losses)
         if (scored := losses.scored) is not None:
             count = torch.full_like(scored.loss, len(scored.label), dtype=torch.float32, requires_grad=False)
             sums = {"loss": scored.loss.detach(), "right": scored.right.sum(), "targets": count}
@@ -57,8 +55,8 @@ class StepSums:
         Args:
             examples: the examples of the step on all ranks.
         """
-        scored, more, tokens_read = self._scored, self._more, self._tokens_read
-        self._scored, self._more, self._tokens_read = {}, {}, 0
+        scored, more, tokens_read = self._scored, self._more, self.learner.tokens_read
+        self._scored, self._more, self.learner.tokens_read = {}, {}, 0
         if trainer.world_size > 1:
             device = next(iter([*scored.values(), *more.values()])).device
             count = torch.full((), float(tokens_read), dtype=torch.double, device=device)

@@ -26,7 +26,7 @@ def test_the_example_trains_resumes_evaluates_and_reports(tmp_path: Path) -> Non
         assert words[:2] == ["python", "-m"]
         said[line] = command(words[2].removeprefix("stepwise_pl."), *words[3:], cwd=tmp_path).stdout
     shown = " ".join(next(iter(said.values())).split())
-    assert "maximum, mult11x11_gpt2" in shown and "no_cot, slow_stairs, staircase, stepwise" in shown
+    assert "maximum, methods_cpu_modular_sum_auxiliary" in shown and "no_cot, slow_stairs, staircase, stepwise" in shown
     run = tmp_path / "outputs" / "maximum"
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["steps"], summary["removed_tokens"], summary["test_examples"]) == (120, 4, 100)
@@ -49,3 +49,16 @@ def test_the_schedule_that_learns_removes_a_token_after_each_validation(tmp_path
             int(row["step"]): float(row["schedule/removed_tokens"]) for row in csv.DictReader(file) if row["train/loss"]
         }
     assert [gone[step] for step in (4, 5, 8, 9, 12)] == [0, 1, 1, 2, 2] and summary["steps"] == 12
+
+
+def test_the_method_with_a_second_loss_trains_and_logs_it(tmp_path: Path) -> None:
+    source = next(block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "class Both" in block)
+    (tmp_path / "my_both.py").write_text(source)
+    line = re.findall(r"```sh\n(.*?)```", TEXT, re.S)[2].strip()
+    command("train", *shlex.split(line)[3:], cwd=tmp_path)
+    with (tmp_path / "outputs" / "both" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(rows) == 12 and all(float(row["train/without_cot"]) > 0 for row in rows)
+    # Once all CoT is gone, both losses read the same: prompt and answer twice, 12 tokens an example.
+    read = [float(row["tokens_read"]) for row in rows]
+    assert read[-1] - read[-2] == 2 * 4 * 12

@@ -52,6 +52,8 @@ class Method:
     exports: ClassVar[bool] = True
     # Whether some of what it trains gets no gradient at some stage, or ever.
     trains_in_parts: ClassVar[bool] = False
+    # The names of all stages, for the log; empty if a stage is a number of removed units.
+    stage_names: ClassVar[tuple[str, ...]] = ()
 
     kind: str = ""
     # The unit of removal: `token`, as in the paper, or `step`, a whole reasoning step.
@@ -120,10 +122,6 @@ class Method:
     def counts(self, stage: int) -> bool:
         """Whether accuracy at a stage says something about the method, so that the guard looks at it. By default it does."""
         return True
-
-    def stage_name(self, stage: int) -> str:
-        """Return the name of a stage for the log. By default a stage has none but its number of removed tokens."""
-        return ""
 
     def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
         """Load what training needs besides model and data, before training; return digests of it, which a resumed run compares.

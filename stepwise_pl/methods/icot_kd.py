@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stepwise_pl.models.learner import Learner
 
 READ, EMULATE, COUPLE = range(3)  # the stages
-NAMES = ("stage 1 of 3, reading the teacher's mind", "stage 2 of 3, emulating it", "stage 3 of 3, coupled")
 RANDOM = "random"
 # The temperature of the mixture's softmax.
 TEMPERATURE = 0.05
@@ -53,6 +52,7 @@ class ICoTKD(Method):
     # The model alone does not answer: it needs the emulator.
     exports: ClassVar[bool] = False
     trains_in_parts: ClassVar[bool] = True
+    stage_names: ClassVar[tuple[str, ...]] = ("stage 1 of 3 (read)", "stage 2 of 3 (emulate)", "stage 3 of 3 (couple)")
 
     kind: str = "icot_kd"
     # The run folder of the teacher: a run of schedule=explicit_cot, of the same task and the same size of model; `random`: a
@@ -86,9 +86,6 @@ class ICoTKD(Method):
 
     def counts(self, stage: int) -> bool:
         return stage == COUPLE
-
-    def stage_name(self, stage: int) -> str:
-        return NAMES[stage]
 
     def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":
         return batch.remove(ALL, self.side, self.keep_position)

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,6 +93,22 @@ def removal_line(removal: Removal, begin: int, steps: int) -> Line:
         f"{steps:,}{would}",
         is_warning=True,
     )
+
+
+def stages_line(stage: Callable[[int], int], names: Sequence[str], steps: int) -> Line:
+    """The line that says when each stage of a method with named stages begins.
+
+    Args:
+        stage: the stage at an optimizer step, counted from 0; never lower at a later step.
+        names: of all stages.
+        steps: optimizer steps of the whole run.
+    """
+    begins = [bisect_left(range(steps), number, key=stage) for number in range(len(names))]
+    found = [f"{name} from step {step + 1:,}" for name, step in zip(names, begins, strict=True) if step < steps]
+    if len(found) < len(names):
+        missing = f"; only {len(found)} of the {len(names)} stages are reached: train longer, or raise schedule.delta"
+        return Line("; ".join(found) + missing, is_warning=True)
+    return Line("; ".join(found))
 
 
 def time_line(

@@ -74,6 +74,9 @@ class Adaptive(Schedule):
     def removed(self, step: int) -> int:
         return self.now
 
+    def needs_accuracy(self) -> bool:
+        return self.max_stay is None
+
     def is_waiting(self) -> bool:
         return self.now < self.most
 

@@ -133,6 +133,10 @@ class Schedule:
         """
         return True
 
+    def needs_accuracy(self) -> bool:
+        """Whether s never moves if answers stay bad. An open-loop schedule moves all the same."""
+        return False
+
     def is_waiting(self) -> bool:
         """Whether s stays until the model is good enough, however long that takes. An open-loop schedule never waits."""
         return False

@@ -13,7 +13,7 @@ from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import TrainerConfig
 from stepwise_pl.data.module import CoTDataModule
-from stepwise_pl.runs.outlook import Removal, length_line, removal_line, sweep_time_line, time_line
+from stepwise_pl.runs.outlook import Removal, length_line, removal_line, stages_line, sweep_time_line, time_line
 from stepwise_pl.training.module import StepwiseModule
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,12 @@ class Outlook(Callback):
         if not trainer.is_global_zero or self._begin >= self.steps:
             return
         log.info("%s", length_line(self._begin, self.steps, self.config.data.batch_size, per_epoch))
-        line = removal_line(removal_of(pl_module), self._begin, self.steps)
-        log.log(logging.WARNING if line.is_warning else logging.INFO, "%s", line.text)
+        lines = [removal_line(removal_of(pl_module), self._begin, self.steps)]
+        schedule, names = pl_module.schedule, pl_module.method.stage_names
+        if names and not schedule.waits_for():
+            lines.append(stages_line(schedule.stage, names, self.steps))
+        for line in lines:
+            log.log(logging.WARNING if line.is_warning else logging.INFO, "%s", line.text)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -19,11 +19,11 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.run import Config
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
-from stepwise_pl.methods import Losses, Method, Stepwise
+from stepwise_pl.methods import ICoTKD, Losses, Method, Stepwise
 from stepwise_pl.models.early import check
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.runs.records import read_metrics
-from stepwise_pl.schedules import Linear
+from stepwise_pl.schedules import Adaptive, Linear
 from stepwise_pl.schedules.spread import ALL, Stage
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import REPO, SMALL, command, learner, small_model
@@ -227,6 +227,31 @@ def test_a_method_without_a_view_is_refused_before_training() -> None:
     config = Config(task=Multiplication(), schedule=Linear(), method=Method(kind="blank"))
     with pytest.raises(UserError, match=r"method=blank: stepwise_pl\.methods\.base\.Method\.view is missing"):
         check(config)
+
+
+def test_a_schedule_that_waits_for_answers_is_refused_where_none_come() -> None:
+    config = Config(task=Multiplication(), schedule=Adaptive(), method=ICoTKD())
+    with pytest.raises(
+        UserError, match="adaptive waits for good answers, and method=icot_kd gives none before its last"
+    ):
+        check(config)
+    check(Config(task=Multiplication(), schedule=Adaptive(max_stay=500), method=ICoTKD()))
+
+
+def test_the_stages_of_a_method_are_announced_and_named(tmp_path) -> None:
+    settings = [*SMALL, *needed("icot_kd", tmp_path)]
+    told = command("train", *settings, "trainer.duration=12steps", f"run_dir={tmp_path / 'run'}").stderr
+    assert (
+        "stage 1 of 3 (read) from step 1; stage 2 of 3 (emulate) from step 6; stage 3 of 3 (couple) from step 11\n"
+        in told
+    )
+    assert ": stage 3 of 3 (couple), " in next(line for line in told.splitlines() if line.startswith("step 12 of 12"))
+    rows = {int(row["step"]): row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["train/lr"]}
+    assert {step: (bool(row["train/loss"]), bool(row["train/emulation"])) for step, row in rows.items()} == {
+        5: (True, False), 10: (False, True),
+    }  # fmt: skip
+    short = command("train", *settings, "trainer.duration=7steps", f"run_dir={tmp_path / 'short'}").stderr
+    assert "; only 2 of the 3 stages are reached: train longer, or raise schedule.delta" in short
 
 
 def test_methods_load_no_torch() -> None:

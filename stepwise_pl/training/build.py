@@ -120,7 +120,10 @@ def examples_per_token(parts: Parts) -> float | None:
 
     The pace is the present one: once the guard has halved it, the examples are twice as many.
     """
-    config, data = parts.config, parts.data
+    config, data, method = parts.config, parts.data, parts.config.method
+    ends = [method.removed(stage, data.limits) for stage in (0, method.last_stage(data.limits))]
+    if ends[0] == ends[1]:  # the stages are no removed units
+        return None
     rate = config.schedule.rate()
     tokens = data.limits.max_cot / max(data.limits.max_removed, 1)  # CoT tokens per unit of removal
     return config.data.batch_size * data.steps_per_epoch / (rate * tokens) if rate > 0 else None

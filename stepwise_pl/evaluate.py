@@ -268,7 +268,7 @@ def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> 
     scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
     check_positions(run.model, examples.longest(0 if method.keep_position else scorer.count, method.side))
     if config.accelerator == "gpu":
-        run.model.to(torch.device("cuda"))  # type: ignore[call-arg, arg-type]
+        run.to(torch.device("cuda"))
     return scorer
 
 
@@ -323,8 +323,11 @@ def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
         raise UserError(f"{other}={getattr(config, other)}: the run has method.unit={unit}; give {asked}")
     method, limits, wanted = run.config.method, run.limits, getattr(config, asked)
     last = method.last_stage(limits)
-    if wanted is None:
-        return min(run.stage, last)
+    own = min(run.stage, last)
+    if wanted is None or method.removed(own, limits) == min(wanted, limits.max_removed):
+        return own
+    if method.stage_names:
+        raise UserError(f"{asked}={wanted}: the stages of method={method.kind} are no removed {unit}s; leave it out")
     return next((stage for stage in range(last + 1) if method.removed(stage, limits) >= wanted), last)
 
 

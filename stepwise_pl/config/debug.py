@@ -6,7 +6,7 @@ from typing import Protocol
 from stepwise_pl.config.model import LoRAConfig, ModelConfig
 from stepwise_pl.config.training import DataConfig, ExpectedConfig, OptimizerConfig, TrainerConfig
 from stepwise_pl.methods import Method
-from stepwise_pl.schedules import Schedule
+from stepwise_pl.schedules import Linear, Schedule
 from stepwise_pl.tasks import Task
 
 STEPS = 12  # of the optimizer
@@ -41,6 +41,8 @@ def shrink(config: Groups) -> None:
     batch_size = share * max(1, round(4 / share))
     config.task.keep_few(EXAMPLES, HELD_OUT)
     config.schedule, config.method = config.schedule.hurried(), config.method.hurried()
+    if config.method.stage_names and isinstance(config.schedule, Linear) and config.schedule.delta:
+        config.schedule = replace(config.schedule, delta=1)  # each stage lasts some steps
     config.model = replace(
         config.model,
         pretrained=False,

@@ -46,9 +46,14 @@ class Form(NamedTuple):
     by_step: bool
     values: tuple[str, ...]
 
-    def arrays(self) -> list[str]:
-        """Return the names of the files of a split."""
-        return [*(ARRAYS if self.by_step else ARRAYS[:-1]), *(f"values.{name}" for name in self.values)]
+    def arrays(self) -> tuple[str, ...]:
+        """Return the names of the arrays of a split, besides its quantities."""
+        return ARRAYS if self.by_step else ARRAYS[:-1]
+
+    def files(self, examples: EncodedExamples) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of a split by the names of their files."""
+        plain = {name: getattr(examples, name) for name in self.arrays()}
+        return plain | {f"values.{name}": examples.values[name] for name in self.values}
 
 
 def encoded_splits(
@@ -166,10 +171,8 @@ def _write(data: Encoded, folder: Path, form: Form) -> bool:
             fresh = Path(temporary) / "entry"
             fresh.mkdir()
             for split, examples in encoded.items():
-                for name in form.arrays():
-                    kind, _, quantity = name.partition(".")
-                    kept = getattr(examples, kind)
-                    np.save(fresh / f"{split}.{name}.npy", kept[quantity] if quantity else kept)
+                for name, array in form.files(examples).items():
+                    np.save(fresh / f"{split}.{name}.npy", array)
             (fresh / NOTES).write_text(json.dumps(notes), encoding="utf-8")
             try:
                 fresh.rename(folder)
@@ -218,7 +221,7 @@ def _read(folder: Path, form: Form) -> Encoded | None:
             return None
         encoded = {
             split: EncodedExamples(
-                **{name: array(split, name) for name in Form(form.by_step, ()).arrays()},
+                **{name: array(split, name) for name in form.arrays()},
                 values={name: array(split, f"values.{name}") for name in form.values},
             )
             for split in (*SPLITS, EASY)

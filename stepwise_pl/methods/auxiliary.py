@@ -1,9 +1,9 @@
 """An auxiliary loss on the quantities behind the answer (arXiv 2510.00184): the hidden states must hold them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.methods.base import Losses
 from stepwise_pl.methods.stepwise import Stepwise
@@ -29,6 +29,8 @@ class Auxiliary(Stepwise):
     Raises:
         UserError: a value is out of range.
     """
+
+    has_baselines: ClassVar[bool] = False
 
     kind: str = "auxiliary"
     # The quantity that is read (`Task.values`): `running_sum`, `carry` or `products` for multiplication.
@@ -69,25 +71,23 @@ class Auxiliary(Stepwise):
         return nn.Linear(width, 1, bias=False)
 
     def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:
+        import torch
+        import torch.nn.functional as F
+
         from stepwise_pl.models.blocks import blocks, kept_head, kept_states
 
         assert learner.extra is not None
+        (weight,) = learner.extra.parameters()
         view = self.view(learner, batch, stage)
-        layer = self.layer or len(blocks(learner.model))
-        if self.head is None:
-            with kept_states(learner.model, [layer]) as found:
-                scored = learner.score(view)
-            states = found[layer]  # [batch, seq - 1, width]
-        else:
-            with kept_head(learner.model, layer - 1, self.head) as found:
-                scored = learner.score(view)
-            states = found[layer - 1]  # [batch, seq - 1, head width]
+        model, layer = learner.model, self.layer or len(blocks(learner.model))
+        with kept_states(model, [layer]) if self.head is None else kept_head(model, layer - 1, self.head) as found:
+            scored = learner.score(view)
+        (states,) = found.values()  # [batch, seq - 1, width of the state]
         # Column t of the states predicts token t + 1.
         value = view.values[self.value][:, 1:]
         row, column = (~value.isnan()).nonzero(as_tuple=True)
-        if not len(row):
-            raise UserError(f"method.value={self.value}: no example of a batch has an answer to read it from")
         places = row.bincount(minlength=len(view))[row]
         value, share = (tensor.to(states.device) for tensor in (value[row, column], 1 / places))
-        read = learner.extra(states[row, column]).float().squeeze(1)
+        with torch.autocast(states.device.type, enabled=False):  # bf16 would round the sums themselves
+            read = F.linear(states[row, column].float(), weight.float()).squeeze(1)  # [places]
         return Losses(scored, {"auxiliary": self.weight * (share * (read - value).square()).sum()})

@@ -12,7 +12,7 @@ is handed. A method that builds modules imports torch inside `extra`, `think` or
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from stepwise_pl.common.errors import UserError, one_of
 from stepwise_pl.schedules.spread import Stage
@@ -52,6 +52,8 @@ class Method:
     exports: ClassVar[bool] = True
     # Whether some of what it trains gets no gradient at some stage, or ever.
     trains_in_parts: ClassVar[bool] = False
+    # Whether explicit CoT and No CoT are schedules of this method.
+    has_baselines: ClassVar[bool] = False
     # The names of all stages, for the log; empty if a stage is a number of removed units.
     stage_names: ClassVar[tuple[str, ...]] = ()
 
@@ -112,19 +114,25 @@ class Method:
     def think(self, learner: "Learner", view: "CoTBatch") -> "Tensor | None":
         """Return the states that the model's blocks read at the last token of each prompt, in the place of the model's own.
 
-        Scoring and generation begin with it. By default there are none: the model reads the prompt alone.
+        `Learner.score` and `Learner.generate` call it first. By default there are none: the model reads the prompt alone.
 
         Returns:
             [blocks, batch, width] on the model's device, or None.
         """
         return None
 
-    def counts(self, stage: int) -> bool:
+    def is_judged_at(self, stage: int) -> bool:
         """Whether accuracy at a stage says something about the method, so that the guard looks at it. By default it does."""
         return True
 
-    def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
-        """Load what training needs besides model and data, before training; return digests of it, which a resumed run compares.
+    def check(self) -> None:
+        """Raise `UserError` if something that the method needs is missing. It is called before any data is read."""
+
+    def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", longest: int) -> dict[str, Any]:
+        """Load what training needs besides model and data, before training; return facts of it, which a resumed run compares.
+
+        Args:
+            longest: tokens of the longest example with its whole CoT.
 
         Raises:
             UserError: something is missing, or does not fit the model.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
@@ -32,8 +32,8 @@ TEMPERATURE = 0.05
 class ICoTKD(Method):
     """Distillation of a CoT into the vertical states at the end of the prompt. Its stages are phases, not removed tokens.
 
-    The teacher is a run of `schedule=explicit_cot`. With p1 and p2 the columns of its two separators, it gives one state a
-    block: the input of block l at column p1 + l · (p2 - p1) / (L - 1), a diagonal through the CoT, normalised.
+    The teacher is a run of `schedule=explicit_cot`. p1 and p2 are the columns of the two separators. The teacher gives one
+    state for each block: the input of block l at column p1 + l · (p2 - p1) / (L - 1), a diagonal through the CoT, normalised.
 
     0. Read: the model answers without CoT. Before every block an MLP of the teacher's state takes the place of the model's
        own state at p1. The loss is the cross entropy of the answer.
@@ -52,14 +52,14 @@ class ICoTKD(Method):
     # The model alone does not answer: it needs the emulator.
     exports: ClassVar[bool] = False
     trains_in_parts: ClassVar[bool] = True
-    stage_names: ClassVar[tuple[str, ...]] = ("stage 1 of 3 (read)", "stage 2 of 3 (emulate)", "stage 3 of 3 (couple)")
+    stage_names: ClassVar[tuple[str, ...]] = ("read", "emulate", "couple")
 
     kind: str = "icot_kd"
     # The run folder of the teacher: a run of schedule=explicit_cot, of the same task and the same size of model; `random`: a
     # teacher with the model's own first weights, which knows nothing (a control, and for smoke tests).
     teacher: str | None = setting(None, path=True)
     # The checkpoint of the teacher: `best`, `last` or a file.
-    teacher_checkpoint: str = "best"
+    teacher_checkpoint: str = setting("best", path=True)
     # The teacher's states: `diagonal`; `first_column` or `last_column`, all at one separator; `top_row` or
     # `bottom_row`, those of one block along the diagonal.
     states: str = "diagonal"
@@ -76,7 +76,24 @@ class ICoTKD(Method):
         return replace(self, teacher=RANDOM)
 
     def located(self, found: Callable[[str], str]) -> "ICoTKD":
-        return self if self.teacher in (None, RANDOM) else replace(self, teacher=found(self.teacher))
+        if self.teacher in (None, RANDOM):
+            return self
+        checkpoint = self.teacher_checkpoint
+        return replace(
+            self,
+            teacher=found(self.teacher),
+            teacher_checkpoint=checkpoint if checkpoint in ("best", "last") else found(checkpoint),
+        )
+
+    def check(self) -> None:
+        if self.teacher is None:
+            raise UserError(
+                "method.teacher is not set: give the folder of a run of schedule=explicit_cot of the same task and model"
+            )
+        if self.teacher != RANDOM and not Path(self.teacher).is_dir():
+            raise UserError(
+                f"method.teacher={self.teacher}: no such folder; train the teacher first, with schedule=explicit_cot"
+            )
 
     def last_stage(self, limits: "Limits") -> int:
         return COUPLE
@@ -84,7 +101,7 @@ class ICoTKD(Method):
     def removed(self, stage: int, limits: "Limits") -> int:
         return limits.max_removed
 
-    def counts(self, stage: int) -> bool:
+    def is_judged_at(self, stage: int) -> bool:
         return stage == COUPLE
 
     def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":
@@ -113,25 +130,24 @@ class ICoTKD(Method):
             }),
         })  # fmt: skip
 
-    def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
-        """Load the teacher. Return the digest of its weights; checkpoints hold the digest, not the teacher."""
+    def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", longest: int) -> dict[str, Any]:
+        """Load the teacher. Return the digest of its weights, and the tokens read in its training; checkpoints hold these, not the teacher."""
+        from stepwise_pl.models.architecture import check_positions
         from stepwise_pl.models.blocks import blocks
         from stepwise_pl.models.trained_run import load_run
 
-        if self.teacher is None:
-            raise UserError(
-                "method.teacher is not set: give the folder of a run of schedule=explicit_cot of the same task and model"
-            )
+        self.check()
+        assert self.teacher is not None
         if self.teacher == RANDOM:
             self._teacher = copy.deepcopy(model).eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+            check_positions(self._teacher, longest)
             return {"teacher": RANDOM}
         where = f"method.teacher={self.teacher}"
-        if not Path(self.teacher).is_dir():
-            raise UserError(f"{where}: no such folder; train the teacher first, with schedule=explicit_cot")
         run = load_run(self.teacher, self.teacher_checkpoint)
         if run.removed:
             raise UserError(
-                f"{where}: writes no whole CoT ({run.removed_tokens} tokens are gone); a teacher is a run of schedule=explicit_cot"
+                f"{where}: no longer writes its whole CoT ({run.removed_tokens} tokens are gone); a teacher is a run of "
+                "schedule=explicit_cot"
             )
         if run.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise UserError(f"{where}: has another vocabulary; it must be a run of the same task and tokenizer")
@@ -141,11 +157,12 @@ class ICoTKD(Method):
             raise UserError(
                 f"{where}: has {layers} layers of width {width}, the model {sizes[1][0]} of width {sizes[1][1]}"
             )
+        check_positions(run.model, longest)
         self._teacher = run.model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
         digest = sha256()
         for name, weight in sorted(run.model.state_dict().items()):
             digest.update(name.encode() + weight.contiguous().float().numpy().tobytes())
-        return {"teacher": digest.hexdigest()[:16]}
+        return {"teacher": digest.hexdigest()[:16], "teacher_tokens_read": run.tokens_read}
 
     def teacher_states(self, learner: "Learner", batch: "CoTBatch") -> "Tensor":
         """Return the teacher's normalised states of a batch with its whole CoT, [blocks, batch, width]."""
@@ -226,7 +243,8 @@ class ICoTKD(Method):
         import torch
 
         assert learner.extra is not None
-        return torch.stack([mlp(state) for mlp, state in zip(learner.extra["mind"], states, strict=True)])  # type: ignore[index]
+        mlps = learner.extra["mind"]  # type: ignore[index]
+        return torch.stack([mlp(state.to(mlp[0].weight.dtype)) for mlp, state in zip(mlps, states, strict=True)])
 
     def think(self, learner: "Learner", view: "CoTBatch") -> "Tensor":
         return self._minded(learner, self.emulated_states(learner, view))

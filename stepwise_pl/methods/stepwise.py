@@ -1,7 +1,7 @@
 """Stepwise Internalization (arXiv 2405.14838): a stage is the number of CoT units that are gone."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from stepwise_pl.common.registry import register
 from stepwise_pl.methods.base import Method
@@ -20,6 +20,8 @@ class Stepwise(Method):
     Explicit CoT and No CoT are schedules of this method: one removes nothing, the other has
     removed everything.
     """
+
+    has_baselines: ClassVar[bool] = True
 
     kind: str = "stepwise"
 

@@ -48,10 +48,26 @@ def changed_states(model: PreTrainedModel, change: Change) -> Iterator[None]:
 
         return before
 
+    _require_hooks_in_backward(model)
     with ExitStack() as stack:
         for number, block in enumerate(blocks(model)):
             stack.enter_context(_removed_afterwards(block.register_forward_pre_hook(hook(number), with_kwargs=True)))
         yield
+
+
+def _require_hooks_in_backward(model: PreTrainedModel) -> None:
+    """Raise `UserError` if gradient checkpointing would repeat blocks in the backward pass without their hooks."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    # Where transformers checkpoints `forward`, hooks stay outside. Earlier versions checkpoint `__call__`.
+    repeats_hooks = "__call__" in vars(GradientCheckpointingLayer)
+    if repeats_hooks and any(
+        getattr(block, "gradient_checkpointing", False) and block.training for block in blocks(model)
+    ):
+        raise UserError(
+            "model.gradient_checkpointing=true: this version of transformers repeats blocks without the method's states; "
+            "update transformers, or set it to false"
+        )
 
 
 @contextmanager
@@ -65,7 +81,7 @@ def replaced_states(model: PreTrainedModel, states: Tensor, column: Tensor) -> I
 
     def change(number: int, state: Tensor) -> Tensor:
         row = torch.arange(len(state), device=state.device)
-        return state.index_put((row, column), states[number].to(state.dtype))
+        return state.index_put((row, column.to(state.device)), states[number].to(state))
 
     with changed_states(model, change):
         yield
@@ -76,7 +92,7 @@ def kept_states(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[
     """Inside of this context the states of some layers are kept as they come; by layer, each [batch, seq, width].
 
     Args:
-        layers: 0 .. L. Numbers below zero count from L: -1 is L.
+        layers: 0 .. L.
     """
     found: dict[int, Tensor] = {}
     stack = blocks(model)
@@ -91,7 +107,7 @@ def kept_states(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[
         found[len(stack)] = output[0] if isinstance(output, tuple) else output
 
     with ExitStack() as handles:
-        for layer in {layer % (len(stack) + 1) for layer in layers}:
+        for layer in layers:
             if layer == len(stack):
                 handle = stack[-1].register_forward_hook(keep_output)
             else:

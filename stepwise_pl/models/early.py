@@ -16,11 +16,12 @@ def check(config: Config) -> None:
     config.schedule.require_slow_down(config.guard.action)
     if type(config.method).view is Method.view:
         raise config.method.mistake("view", "is missing: it says what is read and written at a stage")
-    if config.schedule.needs_accuracy() and not config.method.counts(0):
+    if config.schedule.needs_accuracy() and not config.method.is_judged_at(0):
         raise UserError(
             f"schedule.kind={config.schedule.kind} waits for good answers, and method={config.method.kind} gives none before its "
             "last stage: set schedule.max_stay=<steps of a stage>, or choose schedule=stepwise schedule.delta=<stages per epoch>"
         )
+    config.method.check()
     for name in config.callbacks:
         plugins.named(name, "callbacks")
     check_type(config.model)

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,6 +37,7 @@ class TrainedRun:
     limits: Limits
     stage: int  # s(t) of the checkpoint
     extra: nn.Module | None = None  # trained besides the model
+    tokens_read: int | None = None  # in training, up to the checkpoint; None: not counted
 
     @property
     def internalized(self) -> bool:
@@ -51,6 +53,12 @@ class TrainedRun:
     def removed_tokens(self) -> int:
         """CoT tokens that the longest CoT has lost at the checkpoint's stage."""
         return self.limits.removed_tokens(self.removed)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the model, and what was trained besides it."""
+        self.model.to(device)  # type: ignore[arg-type]
+        if self.extra is not None:
+            self.extra.to(device)
 
     @property
     def learner(self) -> Learner:
@@ -86,11 +94,26 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         raise UserError(f"{file}: was written by {other_version(file, 'a7bb055')}") from None
     extra = config.method.extra(model)
     if extra is not None:
-        own = {key: value for key, value in kept_weights(state).items() if key.startswith(EXTRA)}
+        kept = kept_weights(state).items()
+        own = {key.removeprefix(EXTRA): value for key, value in kept if key.startswith(EXTRA)}
+        for name, parameter in extra.named_parameters():
+            if name in own:  # the precision that it was saved in
+                parameter.data = parameter.data.to(own[name].dtype)
         try:
-            extra.eval().load_state_dict({key.removeprefix(EXTRA): value for key, value in own.items()})
+            extra.eval().load_state_dict(own)
         except RuntimeError as error:
             raise UserError(f"{file}: the modules of method={config.method.kind} do not fit: {error}") from None
     longest = limits.max_cot + limits.longest_answer
     require_causal(model, f"run={path}: {model_setting(config.model)}", longest, config.method.keep_position)
-    return TrainedRun(path, config, file, int(state["global_step"]), model, tokenizer, limits, stage, extra)
+    return TrainedRun(
+        path,
+        config,
+        file,
+        int(state["global_step"]),
+        model,
+        tokenizer,
+        limits,
+        stage,
+        extra,
+        stepwise.get("tokens_read"),
+    )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.common.registry import SCHEMAS
 from stepwise_pl.runs.cells import Cell, cells_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
@@ -81,9 +82,13 @@ class History:
 
     @property
     def baseline(self) -> str | None:
-        """`explicit CoT` or `no CoT` if the schedule is one of these baselines, else None."""
-        if self.method != "stepwise":
-            return None
+        """`explicit CoT` or `no CoT` if the run is one of these baselines, else None."""
+        kind = SCHEMAS.get(("method", self.method))
+        return self.fixed_schedule if getattr(kind, "has_baselines", False) else None
+
+    @property
+    def fixed_schedule(self) -> str | None:
+        """`explicit CoT` or `no CoT` if the schedule removes nothing, or all at once; else None."""
         if self.config.get("schedule.remove_all_beyond") == 0:
             return "no CoT"
         return "explicit CoT" if self.config.get("schedule.remove_at_most") == 0 else None

@@ -69,7 +69,11 @@ class Figures:
             drawn(f"digits of {run.label}", partial(digits_map, run, number)) for number, run in enumerate(runs)
         ]
         return cls(
-            drawn("mean accuracy", lambda: mean_accuracy_chart(runs)), drawn("accuracy", lambda: [accuracy_chart(runs), budget_chart(runs)]),
+            drawn("mean accuracy", lambda: mean_accuracy_chart(runs)),
+            [
+                *drawn("accuracy", lambda: accuracy_chart(runs)),
+                *drawn("accuracy over tokens read", lambda: budget_chart(runs)),
+            ],
             drawn("loss", lambda: loss_chart(runs)), drawn("speed", lambda: speed_charts(runs)),
             drawn("the sweep", lambda: delta_smoothing_maps(runs)), [figure for found in by_digit for figure in found], specs, notes,
         )  # fmt: skip

@@ -113,8 +113,8 @@ def model_of(config: Mapping[str, Any]) -> str:
 def schedule_of(run: History) -> str:
     """Name of the baseline, or the settings that decide how fast tokens leave."""
     config = run.config
-    if run.baseline or not config:
-        return run.baseline or NONE
+    if run.fixed_schedule or not config:
+        return run.fixed_schedule or NONE
     unit = " steps" if config.get("method.unit") == "step" else ""
     shown = [f"Δ={config['schedule.delta']}{unit}"] if "schedule.delta" in config else []
     if "schedule.gate" in config:  # an adaptive schedule of before

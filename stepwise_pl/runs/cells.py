@@ -96,12 +96,23 @@ def cells_of(runs: Sequence[R], aside: tuple[str, ...] | None = None) -> list[Ce
     aside = keys.aside() if aside is None else aside
     cells: dict[str, Cell[R]] = {}
     for place, run in enumerate(runs):
-        config = {key: value for key, value in run.config.items() if not keys.is_among(key, aside)}
+        config = {
+            key: _of_any_seed(value, run.config.get("seed")) if keys.is_among(key, keys.paths()) else value
+            for key, value in run.config.items()
+            if not keys.is_among(key, aside)
+        }
         key = json.dumps(config, sort_keys=True, default=str) if run.config else str(place)
         cell = cells.setdefault(key, Cell(len(cells), config, [], []))
         cell.places.append(place)
         cell.runs.append(run)
     return list(cells.values())
+
+
+def _of_any_seed(path: object, seed: object) -> object:
+    """A path without the run's own seed: each run of a cell may build on a run of its seed (`method.teacher`)."""
+    if not isinstance(path, str):
+        return path
+    return "/".join("seed*" if part == f"seed{seed}" else part for part in path.split("/"))
 
 
 @dataclass

@@ -104,10 +104,17 @@ def stages_line(stage: Callable[[int], int], names: Sequence[str], steps: int) -
         steps: optimizer steps of the whole run.
     """
     begins = [bisect_left(range(steps), number, key=stage) for number in range(len(names))]
-    found = [f"{name} from step {step + 1:,}" for name, step in zip(names, begins, strict=True) if step < steps]
-    if len(found) < len(names):
-        missing = f"; only {len(found)} of the {len(names)} stages are reached: train longer, or raise schedule.delta"
-        return Line("; ".join(found) + missing, is_warning=True)
+    is_there = [step < steps and stage(step) == number for number, step in enumerate(begins)]
+    found = [
+        f"stage {number} ({name}) from step {begins[number] + 1:,}"
+        for number, name in enumerate(names)
+        if is_there[number]
+    ]
+    missing = ", ".join(name for name, there in zip(names, is_there, strict=True) if not there)
+    if missing:
+        return Line(
+            f"{'; '.join(found)}; never: {missing} (trainer.duration and schedule.delta decide)", is_warning=True
+        )
     return Line("; ".join(found))
 
 

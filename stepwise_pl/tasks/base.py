@@ -193,9 +193,8 @@ class Task:
             UserError: the task has no such quantity.
         """
         known = ", ".join(self.quantities())
-        raise UserError(
-            f"task={self.kind}: has no quantity {name}" + (f"; it has {known}" if known else ", nor any other")
-        )
+        has = f"it has {known}" if known else "it has none"
+        raise UserError(f"method.value={name}: task={self.kind} has no such quantity; {has}")
 
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""

@@ -121,9 +121,9 @@ class Multiplication(Task):
         carry: ⌊ĉ_(k-1) / 10⌋, which comes in from the place before.
         running_sum: ĉ_k, their sum. Its last digit is the answer's digit.
         """
-        operands = [read_prompt(example.prompt) for example in examples]
-        if name not in self.quantities() or None in operands:
+        if name not in self.quantities():
             return super().values(name, examples)
+        operands = [read_prompt(example.prompt) for example in examples]
         return [place_sums(*pair)[name] for pair in operands if pair is not None]
 
     def cot_length_known(self) -> bool:

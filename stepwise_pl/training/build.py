@@ -49,8 +49,8 @@ class Parts(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     data: CoTDataModule
     model: PreTrainedModel
-    # Digests of what the method has loaded besides (`Method.prepare`).
-    digests: dict[str, str]
+    # Facts of what the method has loaded besides (`Method.prepare`).
+    loaded: dict[str, Any]
 
     @property
     def steps(self) -> int:
@@ -77,10 +77,11 @@ def build_parts(config: Config) -> Parts:
     removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)
     at_start = int(Stage(removed, data.limits.max_removed).units[0])
     longest = max(split.longest(at_start, method.side) for split in data.encoded.values())
+    whole = max(split.longest(0) for split in data.encoded.values())
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
     require_causal(model, model_setting(config.model), longest, method.keep_position)
-    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer))
+    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole))
 
 
 def build_attempt(
@@ -152,7 +153,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "data": data.digest(),
         "files": list(parts.config.task.fingerprint() or ()),
         **({"plugins": found} if (found := plugins.digests(parts.config.plugins)) else {}),
-        **({"loaded": parts.digests} if parts.digests else {}),
+        **({"loaded": parts.loaded} if parts.loaded else {}),
         **({"frozen": frozen} if (frozen := frozen_digest(parts.model)) else {}),
         **{f"{split}_examples": len(encoded) for split, encoded in data.encoded.items()},
     }

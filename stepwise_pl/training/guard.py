@@ -59,7 +59,7 @@ class Guard(Callback):
         step = trainer.global_step
         if not math.isfinite(found["loss"]):
             raise Collapse(f"the validation loss is {found['loss']} at step {step}", step, not_finite=True)
-        if not pl_module.method.counts(pl_module.stage):
+        if not pl_module.method.is_judged_at(pl_module.stage):
             self.good = True
             return
         accuracy = found["answer_accuracy_any_length"]

@@ -25,6 +25,11 @@ VERSUS_REMOVED = (
 )  # fmt: skip
 
 
+def as_text(value: float) -> str:
+    """A number with seven digits; a whole number with all of its digits."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 2**53 else f"{value:.7g}"
+
+
 class MetricsFile(Logger):
     """Appends every logged row to one CSV file. A new metric adds a column to the whole file.
 
@@ -55,7 +60,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": str(step), **{key: f"{value:.7g}" for key, value in metrics.items()}}
+        row = {"step": str(step), **{key: as_text(value) for key, value in metrics.items()}}
         new = [key for key in row if key not in self.columns]
         self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed the run folder
         if new or not self.path.is_file():

@@ -42,9 +42,14 @@ def build_optimizer(
     """Build the optimizer of all trained parameters. Each group's `full_lr` is its learning rate after warm-up.
 
     Args:
-        extra: the modules that a method trains besides the model, always with AdamW.
+        extra: the modules that a method trains besides the model; with AdamW, but for matrices of a language model among them.
     """
-    matrices = matrices_of(model) if cfg.matrices == "muon" else []
+    # A language model among the modules of a method is trained as the model is.
+    models = [
+        model,
+        *(m for m in (extra.modules() if extra else ()) if isinstance(m, PreTrainedModel) and m.can_generate()),
+    ]
+    matrices = [matrix for each in models for matrix in matrices_of(each)] if cfg.matrices == "muon" else []
     chosen = {id(parameter) for parameter in matrices}
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for parameter in chain(model.parameters(), extra.parameters() if extra is not None else ()):

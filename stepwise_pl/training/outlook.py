@@ -85,6 +85,9 @@ class Outlook(Callback):
         self.steps = pl_module.data.steps
         if not trainer.is_global_zero or self._begin >= self.steps:
             return
+        if pl_module.extra is not None:
+            count = sum(parameter.numel() for parameter in pl_module.extra.parameters())
+            log.info("method=%s: %s parameters besides the model", pl_module.method.kind, f"{count:,}")
         log.info("%s", length_line(self._begin, self.steps, self.config.data.batch_size, per_epoch))
         lines = [removal_line(removal_of(pl_module), self._begin, self.steps)]
         schedule, names = pl_module.schedule, pl_module.method.stage_names

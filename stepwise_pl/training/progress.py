@@ -172,7 +172,7 @@ class ProgressLog(Callback):
             parts.append(f"{duration(left)} left")
         found = [f"{removed(module, ' of ')} CoT tokens gone", *shown_losses(module)]
         if names := module.method.stage_names:
-            found.insert(0, names[module.stage])
+            found.insert(0, f"stage {module.stage} ({names[module.stage]})")
         if is_validated:
             found.append(shown_accuracy(trainer))
         decision = f"; {module.schedule.decision}" if is_validated and module.schedule.decision else ""

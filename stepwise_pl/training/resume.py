@@ -53,7 +53,7 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
         differ.append(f"the weights that LoRA leaves as they are have changed (digest {frozen[0]}, now {frozen[1]})")
     loaded = [(plain.get("derived") or {}).get("loaded") for plain in both]
     if loaded[0] != loaded[1]:
-        differ.append(f"what the method has loaded besides has changed (digests {loaded[0]}, now {loaded[1]})")
+        differ.append(f"a run that the method builds on has changed ({loaded[0]}, now {loaded[1]})")
     if differ or trained != now:
         differences = (
             "; ".join(differ) or f"it was trained on other data (digest {trained}, now {now}; has a file changed?)"

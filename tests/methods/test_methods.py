@@ -22,6 +22,8 @@ from stepwise_pl.data.encoding import encode
 from stepwise_pl.methods import ICoTKD, Losses, Method, Stepwise
 from stepwise_pl.models.early import check
 from stepwise_pl.models.learner import Learner
+from stepwise_pl.reporting.history import History
+from stepwise_pl.runs.cells import cells_of
 from stepwise_pl.runs.records import read_metrics
 from stepwise_pl.schedules import Adaptive, Linear
 from stepwise_pl.schedules.spread import ALL, Stage
@@ -230,28 +232,28 @@ def test_a_method_without_a_view_is_refused_before_training() -> None:
 
 
 def test_a_schedule_that_waits_for_answers_is_refused_where_none_come() -> None:
-    config = Config(task=Multiplication(), schedule=Adaptive(), method=ICoTKD())
+    config = Config(task=Multiplication(), schedule=Adaptive(), method=ICoTKD(teacher="random"))
     with pytest.raises(
         UserError, match="adaptive waits for good answers, and method=icot_kd gives none before its last"
     ):
         check(config)
-    check(Config(task=Multiplication(), schedule=Adaptive(max_stay=500), method=ICoTKD()))
+    check(Config(task=Multiplication(), schedule=Adaptive(max_stay=500), method=ICoTKD(teacher="random")))
 
 
 def test_the_stages_of_a_method_are_announced_and_named(tmp_path) -> None:
     settings = [*SMALL, *needed("icot_kd", tmp_path)]
     told = command("train", *settings, "trainer.duration=12steps", f"run_dir={tmp_path / 'run'}").stderr
     assert (
-        "stage 1 of 3 (read) from step 1; stage 2 of 3 (emulate) from step 6; stage 3 of 3 (couple) from step 11\n"
+        "stage 0 (read) from step 1; stage 1 (emulate) from step 6; stage 2 (couple) from step 11\n"
         in told
     )
-    assert ": stage 3 of 3 (couple), " in next(line for line in told.splitlines() if line.startswith("step 12 of 12"))
+    assert ": stage 2 (couple), " in next(line for line in told.splitlines() if line.startswith("step 12 of 12"))
     rows = {int(row["step"]): row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["train/lr"]}
     assert {step: (bool(row["train/loss"]), bool(row["train/emulation"])) for step, row in rows.items()} == {
         5: (True, False), 10: (False, True),
     }  # fmt: skip
     short = command("train", *settings, "trainer.duration=7steps", f"run_dir={tmp_path / 'short'}").stderr
-    assert "; only 2 of the 3 stages are reached: train longer, or raise schedule.delta" in short
+    assert "; never: couple (trainer.duration and schedule.delta decide)" in short
 
 
 def test_methods_load_no_torch() -> None:
@@ -291,3 +293,38 @@ def test_a_guard_goes_back_in_the_last_stage_of_a_method_and_not_before(tmp_path
     summary = json.loads((run / "summary.json").read_text())
     assert not summary["rollbacks"] and summary["collapsed_at"] is None
     assert summary["method"] == "icot_kd" and summary["tokens_read"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if kind != "stepwise"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "trainer.accumulate_grad_batches=2", "optimizer.average=0.9", "optimizer=muon", "trainer.precision=bf16-mixed",
+        "trainer.precision=bf16-true", "model.gradient_checkpointing=true",
+    ],
+)  # fmt: skip
+def test_every_method_trains_and_is_evaluated_under_every_setting(kind: str, setting: str, tmp_path) -> None:
+    run = tmp_path / "run"
+    settings = [*SMALL, *needed(kind, tmp_path), setting, "optimizer.decay=0", "trainer.duration=12steps"]
+    command("train", *settings, f"run_dir={run}")
+    command("evaluate", f"run={run}", "split=validation", "speed_problems=0", "checkpoint=last")
+    (found,) = (json.loads(path.read_text()) for path in (run / "evaluations").glob("last-validation-*.json"))
+    validated = [row for row in read_metrics(run / "metrics.csv") if row["val/answer_accuracy"]][-1]
+    low_precision = "bf16" in setting
+    assert found["loss"] == pytest.approx(float(validated["val/loss"]), rel=2e-2 if low_precision else 1e-5)
+    if setting == "trainer.accumulate_grad_batches=2":  # the halves of a batch make the whole
+        whole = tmp_path / "whole"
+        command("train", *[word for word in settings if word != setting], f"run_dir={whole}")
+        states = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (run, whole)]
+        for name, weight in states[0]["state_dict"].items():
+            torch.testing.assert_close(weight, states[1]["state_dict"][name], rtol=0, atol=2e-3, msg=name)
+
+
+def test_runs_that_build_on_a_run_of_their_own_seed_are_one_cell() -> None:
+    runs = [
+        History(Path(f"r{seed}"), "", config={"seed": seed, "method.teacher": f"out/seed{seed}", "schedule.delta": 1})
+        for seed in (0, 1)
+    ]
+    other = History(Path("x"), "", config={"seed": 1, "method.teacher": "out/seed0", "schedule.delta": 1})
+    assert [len(cell.runs) for cell in cells_of([*runs, other])] == [2, 1]

@@ -110,6 +110,14 @@ def test_every_experiment_goes_through_everything(experiment: str, tmp_path: Pat
         assert (len(removed) == 1) is (experiment != "mult11x11_gpt2")
     else:
         assert_went_through_everything(tmp_path / "run")
+    if config.method.stage_names:
+        with (tmp_path / "run" / "metrics.csv").open() as file:
+            trained = [
+                (bool(row["train/loss"]), bool(row["train/emulation"]))
+                for row in csv.DictReader(file)
+                if row["train/lr"]
+            ]
+        assert list(dict.fromkeys(trained)) == [(True, False), (False, True)] and trained[-1] == (True, False)
 
 
 @pytest.mark.long

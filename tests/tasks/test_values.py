@@ -93,10 +93,10 @@ def test_values_come_from_the_cache_as_they_went_in(tmp_path, monkeypatch) -> No
 
 
 def test_a_quantity_that_a_task_lacks_is_named() -> None:
-    with pytest.raises(UserError, match="task=parity: has no quantity carry; it has running_sum"):
+    with pytest.raises(UserError, match="method.value=carry: task=parity has no such quantity; it has running_sum"):
         encoded_splits(TASKS[2], tokenizer_for(TASKS[2], "symbols"), values=("carry",))
     words = WordProblems(train_size=20, validation_size=5, test_size=5)
-    with pytest.raises(UserError, match="task=word_problems: has no quantity carry, nor any other"):
+    with pytest.raises(UserError, match="method.value=carry: task=word_problems has no such quantity; it has none"):
         encoded_splits(words, tokenizer_for(words, "symbols"), values=("carry",))
 
 
@@ -105,5 +105,5 @@ def test_a_tokenizer_that_joins_digits_is_refused(byte_folder) -> None:
 
     task = TASKS[0]
     tokenizer = load_tokenizer("model.tokenizer", str(byte_folder))
-    with pytest.raises(UserError, match="running_sum has 5 numbers, and the answer '[0-9 ]+' has 9 tokens"):
+    with pytest.raises(UserError, match="running_sum has 3 numbers, and the answer '4 8 0' has 5 tokens; a loss on running_sum needs"):
         encoded_splits(task, tokenizer, values=("running_sum",))

@@ -10,6 +10,8 @@ from stepwise_pl.reporting.history import History, Row
 # A curve shows about this many points. Of a longer one every n-th row is shown.
 POINTS = 1000
 REMOVED = "schedule/removed_tokens"
+# What training logs besides the terms of a method.
+NO_LOSSES = ("train/loss", "train/token_accuracy", "train/lr", "train/examples_per_second")
 
 
 def loss_chart(runs: Sequence[History]) -> Chart | None:
@@ -24,6 +26,7 @@ def loss_chart(runs: Sequence[History]) -> Chart | None:
         stride = -(-len(trained) // POINTS)
         strides.add(stride)
         losses.append(_curve(run, number, thinned(trained, stride), "train/loss", "loss", meaning="training"))
+        losses += _terms(run, number, stride)
         losses += _given_up(run, number)
         validated = [row for row in run.rows if "val/loss" in row]
         losses.append(_curve(
@@ -44,6 +47,18 @@ def loss_chart(runs: Sequence[History]) -> Chart | None:
         f"Line chart of the training loss over optimizer steps. Last values: {listed(lines)}.", "optimizer steps",
         [Panel("loss", losses, log=True, share=2.0), Panel("removed", removed)],
     )  # fmt: skip
+
+
+def _terms(run: History, number: int, stride: int) -> list[Series]:
+    """The further terms that the run's method minimises (`train/auxiliary`, `train/emulation`, ...), a dotted line each."""
+    keys = dict.fromkeys(key for row in run.rows for key in row if key.startswith("train/") and key not in NO_LOSSES)
+    return [
+        _curve(
+            run, number, thinned([row for row in run.rows if key in row], stride), key, key.removeprefix("train/"),
+            line="dotted", thin=True, meaning=key.removeprefix("train/"),
+        )
+        for key in keys
+    ]  # fmt: skip
 
 
 def _given_up(run: History, number: int) -> list[Series]:

@@ -125,6 +125,12 @@ class Method:
         """Whether accuracy at a stage says something about the method, so that the guard looks at it. By default it does."""
         return True
 
+    def place(self, stage: int, removed_tokens: int) -> str:
+        """Return where a run stands, for messages: `with 3 tokens removed`, or `in stage 1 (emulate)`."""
+        if self.stage_names:
+            return f"in stage {stage} ({self.stage_names[stage]})"
+        return f"with {removed_tokens} tokens removed"
+
     def check(self) -> None:
         """Raise `UserError` if something that the method needs is missing. It is called before any data is read."""
 

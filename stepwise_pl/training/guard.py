@@ -73,7 +73,7 @@ class Guard(Callback):
             self.low = self.low + 1 if low else 0
         elif low and not pl_module.schedule.is_waiting():
             log.info(
-                "a dip: accuracy is %.1f%% at step %d, and was %.1f%% at its best; a token has just left, and a collapse is "
+                "a dip: accuracy is %.1f%% at step %d, and was %.1f%% at its best; a stage has just begun, and a collapse is "
                 "only what stays", 100 * accuracy, step, 100 * self.best,
             )  # fmt: skip
         self.good = accuracy >= self.cfg.good * self.best
@@ -81,10 +81,8 @@ class Guard(Callback):
             self.collapsed_at = pl_module.removed_tokens
         if self.low != self.cfg.patience and not (self.collapsed and self.acts):
             return
-        message = (
-            f"answer accuracy has collapsed: {accuracy:.1%} at step {step} with {pl_module.removed_tokens} tokens removed, "
-            f"{self.best:.1%} at its best"
-        )
+        place = pl_module.method.place(pl_module.stage, pl_module.removed_tokens)
+        message = f"answer accuracy has collapsed: {accuracy:.1%} at step {step} {place}, {self.best:.1%} at its best"
         if self.acts:
             raise Collapse(message, step)
         log.warning("%s; guard=halve would go back and remove more slowly", message)

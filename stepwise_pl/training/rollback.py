@@ -123,12 +123,13 @@ def go_back(
     rate, wait = pace(actions, before, cfg.wait_epochs * module.schedule.steps_per_epoch)
     go_on_from(module, stepwise, step, actions[before:], rate, wait)
     limits = module.data.limits
+    has_named_stages = bool(module.method.stage_names)
     rollback: Rollback = {
         "action": action,
         "reason": str(collapse),
         "does": {
-            "halve": f"tokens leave at {rate} of the configured pace",
-            "wait": f"no token leaves for {wait} steps",
+            "halve": f"{'stages follow' if has_named_stages else 'tokens leave'} at {rate} of the configured pace",
+            "wait": f"{'the stage stays' if has_named_stages else 'no token leaves'} for {wait} steps",
             "learning_rate": f"the learning rate is {0.5 ** actions.count('learning_rate'):g} of the configured one",
         }[action],
         "at_step": collapse.step,
@@ -136,10 +137,8 @@ def go_back(
         "to_step": step,
         "to_removed_tokens": limits.removed_tokens(module.method.removed(module.schedule.stage(step), limits)),
     }
-    log.warning(
-        "%s. Back to step %d with %d tokens removed: %s",
-        collapse, step, rollback["to_removed_tokens"], rollback["does"],
-    )  # fmt: skip
+    place = module.method.place(module.schedule.stage(step), rollback["to_removed_tokens"])
+    log.warning("%s. Back to step %d %s: %s", collapse, step, place, rollback["does"])
     stepwise["schedule"] = module.schedule.save(step)
     stepwise["rollbacks"] = [*module.rollbacks, rollback]
     stepwise["seconds"] = module.seconds

@@ -243,10 +243,7 @@ def test_a_schedule_that_waits_for_answers_is_refused_where_none_come() -> None:
 def test_the_stages_of_a_method_are_announced_and_named(tmp_path) -> None:
     settings = [*SMALL, *needed("icot_kd", tmp_path)]
     told = command("train", *settings, "trainer.duration=12steps", f"run_dir={tmp_path / 'run'}").stderr
-    assert (
-        "stage 0 (read) from step 1; stage 1 (emulate) from step 6; stage 2 (couple) from step 11\n"
-        in told
-    )
+    assert "stage 0 (read) from step 1; stage 1 (emulate) from step 6; stage 2 (couple) from step 11\n" in told
     assert ": stage 2 (couple), " in next(line for line in told.splitlines() if line.startswith("step 12 of 12"))
     rows = {int(row["step"]): row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["train/lr"]}
     assert {step: (bool(row["train/loss"]), bool(row["train/emulation"])) for step, row in rows.items()} == {

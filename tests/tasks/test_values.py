@@ -105,5 +105,7 @@ def test_a_tokenizer_that_joins_digits_is_refused(byte_folder) -> None:
 
     task = TASKS[0]
     tokenizer = load_tokenizer("model.tokenizer", str(byte_folder))
-    with pytest.raises(UserError, match="running_sum has 3 numbers, and the answer '4 8 0' has 5 tokens; a loss on running_sum needs"):
+    with pytest.raises(
+        UserError, match="running_sum has 3 numbers, and the answer '4 8 0' has 5 tokens; a loss on running_sum needs"
+    ):
         encoded_splits(task, tokenizer, values=("running_sum",))

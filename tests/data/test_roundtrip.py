@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.data.batch import Part
-from stepwise_pl.data.cache import cache_key, encoded_splits
+from stepwise_pl.data.cache import Form, cache_key, encoded_splits
 from stepwise_pl.data.encoding import answer_frame, encode
 from stepwise_pl.data.tokenizers import build_tokenizer, is_word_list, num_ids, small_tokenizer
 from stepwise_pl.evaluation.answers import answers
@@ -290,9 +290,9 @@ def test_stored_truncation_finds_its_cache_entry_again(tmp_path: Path) -> None:
     keys = []
     for _ in range(2):
         tokenizer = build_tokenizer(folder, ())
-        keys.append(cache_key(task, tokenizer, False))
+        keys.append(cache_key(task, tokenizer, Form(False, ())))
         encoded = encoded_splits(task, tokenizer, cache_dir=str(tmp_path / "cache"))
-        keys.append(cache_key(task, tokenizer, False))
+        keys.append(cache_key(task, tokenizer, Form(False, ())))
         assert set(encoded["train"].length.tolist()) == {10}  # <s>, sum of n, a separator, n, a separator, mark, n, end
     assert len(set(keys)) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [keys[0]]

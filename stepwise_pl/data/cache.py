@@ -41,7 +41,7 @@ Encoded = tuple[dict[str, EncodedExamples], tuple[str, ...]]  # the splits, and 
 
 
 class Form(NamedTuple):
-    """What is kept beside the tokens: the beginnings of reasoning steps, and quantities of the task by name."""
+    """The parts of an entry beside the tokens: the beginnings of reasoning steps, and quantities of the task by name."""
 
     by_step: bool
     values: tuple[str, ...]

@@ -59,7 +59,7 @@ def _require_hooks_in_backward(model: PreTrainedModel) -> None:
     """Raise `UserError` if gradient checkpointing would repeat blocks in the backward pass without their hooks."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    # Where transformers checkpoints `forward`, hooks stay outside. Earlier versions checkpoint `__call__`.
+    # Hooks stay outside if transformers checkpoints `forward`. Earlier versions checkpoint `__call__`.
     repeats_hooks = "__call__" in vars(GradientCheckpointingLayer)
     if repeats_hooks and any(
         getattr(block, "gradient_checkpointing", False) and block.training for block in blocks(model)

@@ -1,20 +1,18 @@
 """The sum of many digits, modulo a small number. The chain of thought is the running sum."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
-from stepwise_pl.tasks.sampling import Problems, SampledTask, drawn_digits, running_sums
+from stepwise_pl.tasks.sampling import DigitSumTask, Problems, drawn_digits, running_sums
 
 
 @register("task")
 @dataclass
-class ModularSum(SampledTask):
+class ModularSum(DigitSumTask):
     """The sum of `terms` digits, each from 0 to `modulus` - 1, modulo `modulus`.
 
     Example line for `modulus=5` and `terms=4`:
@@ -47,18 +45,6 @@ class ModularSum(SampledTask):
 
     def symbols(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.modulus)))
-
-    def cot_length_known(self) -> bool:
-        return True
-
-    def quantities(self) -> tuple[str, ...]:
-        return ("running_sum",)
-
-    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
-        """Return the sum of all digits, of which the answer is the remainder; one number an example."""
-        if name not in self.quantities():
-            return super().values(name, examples)
-        return [np.array(example.prompt.split(), np.float64).sum(keepdims=True) for example in examples]
 
     def draw(self, rng: np.random.Generator) -> Problems:
         return drawn_digits(rng, self.modulus, self.min_terms or self.terms, self.terms)

@@ -1,20 +1,18 @@
 """Parity of a string of bits. The chain of thought is the running parity."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
-from stepwise_pl.tasks.sampling import Problems, SampledTask, drawn_digits, running_sums
+from stepwise_pl.tasks.sampling import DigitSumTask, Problems, drawn_digits, running_sums
 
 
 @register("task")
 @dataclass
-class Parity(SampledTask):
+class Parity(DigitSumTask):
     """Whether a string of `bits` bits holds an odd number of ones: 1 if it does, 0 if not.
 
     Example line for `bits=4`:
@@ -44,18 +42,6 @@ class Parity(SampledTask):
 
     def symbols(self) -> tuple[str, ...]:
         return ("0", "1")
-
-    def cot_length_known(self) -> bool:
-        return True
-
-    def quantities(self) -> tuple[str, ...]:
-        return ("running_sum",)
-
-    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
-        """Return the sum of all bits, of which the answer is the remainder; one number an example."""
-        if name not in self.quantities():
-            return super().values(name, examples)
-        return [np.array(example.prompt.split(), np.float64).sum(keepdims=True) for example in examples]
 
     def draw(self, rng: np.random.Generator) -> Problems:
         return drawn_digits(rng, 2, self.min_bits or self.bits, self.bits)

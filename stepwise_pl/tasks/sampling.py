@@ -1,7 +1,7 @@
 """Generated problems: an endless stream of draws gives distinct problems, and each goes to one split."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,23 @@ class SampledTask(Task):
         dealt = deal(distinct(lambda: self.draw(rng), self.keys, needed(asked)), asked)
         splits = {name: Rendered(problems, self.render) for name, problems in dealt.items()}
         return Splits(splits, shortages(splits, asked))
+
+
+@dataclass
+class DigitSumTask(SampledTask):
+    """Digits whose sum is taken; the answer is its remainder, and the CoT the running remainders (`running_sums`)."""
+
+    def cot_length_known(self) -> bool:
+        return True
+
+    def quantities(self) -> tuple[str, ...]:
+        return ("running_sum",)
+
+    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
+        """Return the sum of all digits, of which the answer is the remainder; one number an example."""
+        if name not in self.quantities():
+            return super().values(name, examples)
+        return [np.array(example.prompt.split(), np.float64).sum(keepdims=True) for example in examples]
 
 
 class Rendered:

@@ -10,7 +10,7 @@ from stepwise_pl.reporting.history import History, Row
 # A curve shows about this many points. Of a longer one every n-th row is shown.
 POINTS = 1000
 REMOVED = "schedule/removed_tokens"
-# What training logs besides the terms of a method.
+# Training logs these besides the terms of a method.
 NO_LOSSES = ("train/loss", "train/token_accuracy", "train/lr", "train/examples_per_second")
 
 

@@ -77,6 +77,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
         # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
         derived["examples_per_token"] = examples_per_token(parts)
         tested = test(parts, fitted, run_dir / "checkpoints")
+        derived["can_export"] = config.method.can_export(parts.data.limits)
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:
             write_json(run_dir / "summary.json", summary)
@@ -131,7 +132,6 @@ def summarise(
         "examples_seen": fitted.steps * config.data.batch_size,
         "tokens_read": fitted.tokens_read,
         "method": config.method.kind,
-        "can_export": config.method.exports,
         "abandoned_examples": abandoned * config.data.batch_size,
         **derived,
         "seconds": round(fitted.seconds, 1),

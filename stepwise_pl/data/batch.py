@@ -15,13 +15,15 @@ class Part(IntEnum):
     """The part of an example that a token belongs to.
 
     The prompt owns the first separator; the CoT is everything strictly between the two
-    separators; the answer owns the second separator, itself and the final end token.
+    separators; the answer owns the second separator, itself and the final end token. Thoughts
+    are inputs that a method puts between prompt and CoT (`CoTBatch.insert`); they are no words and no targets.
     """
 
     PROMPT = 0
-    COT = 1
-    ANSWER = 2
-    PAD = 3
+    THOUGHT = 1
+    COT = 2
+    ANSWER = 3
+    PAD = 4
 
 
 @dataclass
@@ -29,7 +31,8 @@ class CoTBatch:
     """A batch of examples, padded on the right.
 
     Attributes:
-        tokens: token ids, [batch, seq] int64.
+        tokens: token ids, [batch, seq] int64. A negative id is an input that is no word: `LATENT`, or `own(k)`
+            (stepwise_pl/methods/base.py).
         part: `Part` of each token, [batch, seq] int8; within a row parts only ascend.
         position: position id of each token, [batch, seq] int64. `collate` counts from 0.
         unit_start: whether a unit of removal begins at the token, [batch, seq] bool. The unit
@@ -64,6 +67,11 @@ class CoTBatch:
         """Return the number of tokens of `part` in each example; [batch] int64."""
         return (self.part == part).sum(1)
 
+    @property
+    def num_given(self) -> Tensor:
+        """The number of tokens of each example before the first that the model writes: prompt and thoughts; [batch] int64."""
+        return (self.part < Part.COT).sum(1)
+
     def row(self, number: int) -> "CoTBatch":
         """Return a copy of one example as a batch, without padding."""
         keep = self.part[number] != Part.PAD
@@ -74,6 +82,21 @@ class CoTBatch:
             unit_start=self.unit_start[number][keep][None],
             draw=self.draw[number : number + 1],
             values=self._each_value(lambda value: value[number][keep][None]),
+        )
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[int]], given: int) -> "CoTBatch":
+        """Return rows of ids as a batch: the first `given` of each row are its prompt, the others its CoT."""
+        width = max(map(len, rows))
+        column = torch.arange(width).expand(len(rows), -1)
+        padding = column >= torch.tensor([[len(row)] for row in rows])
+        part = torch.where(column < given, Part.PROMPT, Part.COT).to(torch.int8).masked_fill(padding, Part.PAD)
+        return cls(
+            tokens=torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]),
+            part=part,
+            position=column.masked_fill(padding, 0),
+            unit_start=part == Part.COT,
+            draw=torch.arange(len(rows)),
         )
 
     @classmethod
@@ -135,6 +158,37 @@ class CoTBatch:
             values=self._each_value(lambda value: value.gather(1, order).masked_fill(padding, torch.nan)),
         )
 
+    def insert(self, inputs: Sequence[Sequence[int]]) -> "CoTBatch":
+        """Return the batch with inputs of a method between prompt and CoT, as `Part.THOUGHT`.
+
+        Later tokens move on: their positions grow by the number of inputs of their row.
+
+        Args:
+            inputs: negative ids for each row, as many as the row gets.
+        """
+        count = torch.tensor([[len(row)] for row in inputs])
+        most = int(count.max())
+        if most == 0:
+            return self
+        ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in inputs])
+        prompt = self.length_of(Part.PROMPT)[:, None]
+        length = self.attention_mask.sum(1, keepdim=True) + count
+        column = torch.arange(int(length.max())).expand(len(self), -1)
+        is_later, padding = column >= prompt + count, column >= length
+        new = (column >= prompt) & ~is_later
+        source = torch.where(is_later, column - count, column.minimum(prompt - 1)).clamp(max=self.tokens.shape[1] - 1)
+        rank = (column - prompt).clamp(0, most - 1)
+        # A new token follows the last one of the prompt.
+        position = self.position.gather(1, source) + torch.where(is_later, count, (column - prompt + 1).clamp(min=0))
+        return CoTBatch(
+            tokens=torch.where(new, ids.gather(1, rank), self.tokens.gather(1, source)).masked_fill(padding, 0),
+            part=self.part.gather(1, source).masked_fill(new, Part.THOUGHT).masked_fill(padding, Part.PAD),
+            position=position.masked_fill(padding, 0),
+            unit_start=self.unit_start.gather(1, source) & ~new & ~padding,
+            draw=self.draw,
+            values=self._each_value(lambda value: value.gather(1, source).masked_fill(new | padding, torch.nan)),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CoTBatch":
         """Return the batch on another device. `draw` stays on the host, because offsets are computed there."""
         return CoTBatch(
@@ -153,5 +207,5 @@ class CoTBatch:
 
 def continuation(batch: CoTBatch) -> list[list[int]]:
     """Return CoT and answer of each example as lists of tokens: the target of `generate`."""
-    starts, ends = batch.length_of(Part.PROMPT).tolist(), batch.attention_mask.sum(1).tolist()
+    starts, ends = batch.num_given.tolist(), batch.attention_mask.sum(1).tolist()
     return [row[start:end] for row, start, end in zip(batch.tokens.tolist(), starts, ends, strict=True)]

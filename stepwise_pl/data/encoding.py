@@ -154,7 +154,9 @@ class EncodedExamples:
         tokens = self.tokens[place].astype(np.int64)
         after_prompt = column >= self.cot_start[rows, None]
         after_cot = column >= self.answer_start[rows, None]
-        part = np.where(inside, after_prompt.astype(np.int8) + after_cot, np.int8(Part.PAD))
+        part = np.where(after_prompt, np.int8(Part.COT), np.int8(Part.PROMPT))
+        part = np.where(after_cot, np.int8(Part.ANSWER), part)
+        part = np.where(inside, part, np.int8(Part.PAD))
         return CoTBatch(
             tokens=torch.from_numpy(np.where(inside, tokens, 0)),
             part=torch.from_numpy(part),

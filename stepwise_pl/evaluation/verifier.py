@@ -94,14 +94,14 @@ class Verifier:
         wrong = ~scored.right.cpu()
         # Targets stand row after row, so the first index of a row is its first wrong target.
         rows, first = np.unique(row[wrong].numpy(), return_index=True)
-        prompt = batch.length_of(Part.PROMPT)
+        given = batch.num_given
         where = wrong.nonzero().squeeze(1)[torch.from_numpy(first)]
         for number, place in zip(rows.tolist(), where.tolist(), strict=True):
             alone = batch.row(number)
             (target,) = continuation(alone)
             at = int(column[place])
             alone.tokens[0, at] = predicted[place]
-            self.drafts.append(Draft(target, alone, at + 1 - int(prompt[number])))
+            self.drafts.append(Draft(target, alone, at + 1 - int(given[number])))
         self._count_digits(batch, row, column, ~wrong)
         departed = set(rows.tolist())
         proved = [number for number in range(len(batch)) if number not in departed]

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from stepwise_pl.models.learner import Learner, Scored
 
 
+# The id of an input that is no word: the hidden state at the place before it, after the last norm (`Method.thought`).
+LATENT = -1
+
+
+def own(row: int) -> int:
+    """Return the id of an input that is no word: a vector that the method learns, number `row` of `Method.num_tokens`."""
+    return -2 - row
+
+
 class Losses(NamedTuple):
     """The terms that a method minimises on a batch.
 
@@ -48,7 +57,7 @@ class Method:
         UserError: a value is out of range.
     """
 
-    # Whether the model alone answers, so that `export` can write it.
+    # Whether the model answers without the modules that are trained besides it.
     exports: ClassVar[bool] = True
     # Whether some of what it trains gets no gradient at some stage, or ever.
     trains_in_parts: ClassVar[bool] = False
@@ -92,6 +101,29 @@ class Method:
     def extra(self, model: "PreTrainedModel") -> "nn.Module | None":
         """Return a module to train besides the model; built once, before training. By default there is none."""
         return None
+
+    def num_tokens(self, limits: "Limits") -> int:
+        """Return how many input vectors of its own the method learns (`own`). By default there are none."""
+        return 0
+
+    def added(self, limits: "Limits") -> int:
+        """Return the most inputs that a view adds to an example (`CoTBatch.insert`). By default there are none."""
+        return 0
+
+    def can_export(self, limits: "Limits") -> bool:
+        """Whether the model alone answers, so that `export` can write it: without learned inputs or thoughts."""
+        return self.exports and not self.added(limits)
+
+    def thought(self, learner: "Learner", hidden: "Tensor") -> "Tensor":
+        """Return the input at a place with the id `LATENT`; by default it is the hidden state itself.
+
+        Args:
+            hidden: the hidden state at the place before, after the last norm, [batch, width].
+
+        Returns:
+            [batch, width].
+        """
+        return hidden
 
     def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":
         """Return what is read and written at a stage. It depends on the arguments alone; a method draws no random numbers here.

@@ -18,6 +18,13 @@ from stepwise_pl.common.errors import UserError
 # The names of the last layer of an attention module in transformers. Its input is the output of all heads, side by side.
 _OUTPUTS = ("c_proj", "o_proj", "out_proj", "dense", "wo")
 
+
+
+def repeats_blocks(model: PreTrainedModel) -> bool:
+    """Whether gradient checkpointing is on: the backward pass computes the blocks again."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 Change = Callable[[int, Tensor], Tensor]
 
 

@@ -38,7 +38,7 @@ def require_causal(model: PreTrainedModel, what: str, longest: int, jumps: bool 
             f"method.keep_position=true: a {model.config.model_type} cannot be told the positions of its tokens; "
             "use method.keep_position=false"
         )
-    with _restored_afterwards(model), torch.inference_mode():
+    with restored_afterwards(model), torch.inference_mode():
         try:
             length = _length(model, longest)
             leak, influence = _leak_and_influence(model, length, jumps)
@@ -112,7 +112,7 @@ def _noisy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _restored_afterwards(model: PreTrainedModel) -> Iterator[None]:
+def restored_afterwards(model: PreTrainedModel) -> Iterator[None]:
     """Put the model into evaluation mode; restore mode, buffers and all random numbers at the end."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [

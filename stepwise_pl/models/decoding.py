@@ -4,19 +4,20 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from stepwise_pl.common.errors import first_line
-from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.models.architecture import num_positions
 from stepwise_pl.models.blocks import replaced_states
 from stepwise_pl.models.forward import accepted_by, full_pass, model_inputs
+from stepwise_pl.models.reading import Inputs, Passes, Reading
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,16 @@ class _Cached:
 
     Args:
         start: the rows before any token is added.
+
+    Attributes:
+        thoughts: the thoughts of each row, [batch, most, width]; None if there are none.
     """
 
-    def __init__(self, model: PreTrainedModel, start: "Reading") -> None:
-        self.model, self.tokens, self.positions, self.states = model, start.tokens, start.position, start.states
-        self.attention = start.there.long()
-        self.cache = DynamicCache(config=model.config)
+    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs) -> None:
+        self.model, self.states = model, start.states
+        passes = Passes(model, start, inputs)
+        self.thoughts = passes.think()
+        self.read = passes.given(passes.last(self.thoughts), start.spans[-1])
         self.column = (start.tokens.shape[1] - start.known + start.prompt)[:, 0] - 1  # the last token of each prompt
 
     def logits(self) -> Tensor:
@@ -46,27 +51,32 @@ class _Cached:
         return logits
 
     def _logits(self) -> Tensor:
-        read = model_inputs(self.model, self.tokens, self.positions)
-        read |= {"attention_mask": self.attention, "past_key_values": self.cache, "use_cache": True}
-        if "logits_to_keep" in accepted_by(type(self.model).forward):
-            read["logits_to_keep"] = 1
-        logits: Tensor = self.model(**read).logits
+        last = {"logits_to_keep": 1} if "logits_to_keep" in accepted_by(type(self.model).forward) else {}
+        logits: Tensor = self.model(**self.read, **last).logits
         return logits[:, -1]
 
     def add(self, token: Tensor, position: Tensor) -> None:
         """Append the next token of each row, with its position; both [batch] int64."""
-        self.tokens, self.positions = token[:, None], position[:, None]
-        self.attention = torch.cat([self.attention, self.attention.new_ones(len(token), 1)], dim=1)
+        mask, cache = self.read["attention_mask"], self.read["past_key_values"]
+        mask = torch.cat([mask, mask.new_ones(len(token), 1)], dim=1)
+        self.read = model_inputs(self.model, token[:, None], position[:, None])
+        self.read |= {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
 
 
 class _Whole:
-    """Rows as in `_Cached`, but read from their first token at every step. As in training, padding stands on the right."""
+    """Rows as in `_Cached`, but read from their first token at every step. As in training, padding stands on the right.
 
-    def __init__(self, model: PreTrainedModel, start: "Reading") -> None:
+    Args:
+        start: the rows before any token is added.
+        thoughts: the thoughts of each row, [batch, most, width]; None if there are none.
+    """
+
+    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs, thoughts: Tensor | None = None) -> None:
         self.model, self.states, self.prompt = model, start.states, start.prompt[:, 0]
+        self.inputs, self.thoughts, self.only_words = inputs, thoughts, start.only_words
         self.length = start.there.sum(1)
-        width = start.tokens.shape[1]
-        column = (torch.arange(width, device=start.tokens.device) + (width - self.length)[:, None]).clamp(max=width - 1)
+        # A stable sort moves the tokens to the front, in their order.
+        column = (~start.there).to(torch.uint8).sort(dim=1, stable=True).indices
         self.tokens, self.positions = start.tokens.gather(1, column), start.position.gather(1, column)
 
     def logits(self, last: int | None = None) -> Tensor:
@@ -76,8 +86,10 @@ class _Whole:
         counted = torch.arange(width, device=positions.device)
         # As in training, positions that count from 0 are not given: a model may count otherwise (roberta).
         jumps = bool(((positions != counted) & (counted < self.length[:, None])).any())
+        read = self.tokens[:, :width]
+        read = read if self.only_words else self.inputs.of(read, self.thoughts)
         with nullcontext() if self.states is None else replaced_states(self.model, self.states, self.prompt - 1):
-            logits = full_pass(self.model, self.tokens[:, :width], positions if jumps else None, width - first)
+            logits = full_pass(self.model, read, positions if jumps else None, width - first)
         column = self.length[:, None] - first - (last or 1) + torch.arange(last or 1, device=positions.device)
         logits = logits.gather(1, column[..., None].expand(-1, -1, logits.shape[2]))
         return logits[:, 0] if last is None else logits
@@ -102,53 +114,22 @@ def rounding(model: PreTrainedModel) -> float:
     return math.sqrt(torch.finfo(dtype).eps)
 
 
-class Reading(NamedTuple):
-    """Prompts with the accepted tokens after them, before anything is written. Every row ends in the last column.
-
-    Attributes:
-        tokens: [batch, seq] int64, padding on the left.
-        there: whether there is a token, [batch, seq] bool.
-        position: position of each token, [batch, seq] int64.
-        prompt: tokens of each prompt, [batch, 1] int64.
-        known: tokens of each prompt with its accepted tokens, [batch, 1] int64.
-        states: what the blocks read at the last token of each prompt, [blocks, batch, width]; None: the model's own states.
-    """
-
-    tokens: Tensor
-    there: Tensor
-    position: Tensor
-    prompt: Tensor
-    known: Tensor
-    states: Tensor | None = None
-
-    def rows(self, rows: Tensor) -> "Reading":
-        """Return some of the rows; `rows` are their numbers, [n] int64."""
-        states = None if self.states is None else self.states[:, rows]
-        return Reading(
-            self.tokens[rows], self.there[rows], self.position[rows], self.prompt[rows], self.known[rows], states
-        )
-
-
 def read_prompts(view: CoTBatch, accepted: Tensor | None = None, states: Tensor | None = None) -> Reading:
-    """Return the prompts of a view, each with its accepted tokens.
+    """Return all that is read before anything is written, each row with its accepted tokens.
 
     Args:
         accepted: counts the accepted tokens, [batch] int64; None: none.
         states: see `Reading`.
     """
-    prompt = view.length_of(Part.PROMPT)[:, None]
-    known = prompt + (0 if accepted is None else accepted[:, None])
-    width = int(known.max())
-    column = torch.arange(width, device=known.device) - (width - known)
-    there = column >= 0
-    column = column.clamp(min=0)
-    return Reading(view.tokens.gather(1, column), there, view.position.gather(1, column), prompt, known, states)
+    known = view.num_given[:, None] + (0 if accepted is None else accepted[:, None])
+    return Reading.of(view, known, states)
 
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, view: CoTBatch, eos: int, max_new_tokens: int, reading: Reading | None = None
-) -> list[list[int]]:
+    model: PreTrainedModel, view: CoTBatch, eos: int, max_new_tokens: int, reading: Reading | None = None,
+    inputs: Inputs | None = None,
+) -> list[list[int]]:  # fmt: skip
     """Continue each example's prompt greedily, in a batch, with a KV cache if that changes nothing.
 
     This loop replaces `transformers.generate`, because a row ends at its second end token (the
@@ -160,30 +141,36 @@ def generate(
             are read; the positions depend on the lengths alone.
         eos: id of the end token.
         max_new_tokens: bound on a row's new tokens. The model's positions are another bound.
-        reading: the view's prompts as read, maybe with accepted tokens; None: the prompts alone.
+        reading: the view's prompts and thoughts as read, maybe with accepted tokens; None: without these.
+        inputs: turns ids into inputs; None: all ids are words.
 
     Returns:
         The new tokens of each row, accepted ones included, up to its second end token.
+
+    Raises:
+        UserError: the view has thoughts, and the model's cache changes its answers.
     """
     reading = reading or read_prompts(view)
-    tokens, prompt, known = reading.tokens, reading.prompt, reading.known
-    width = tokens.shape[1]
-    out = [
-        row[prompt_ends:]
-        for row, prompt_ends in zip(tokens.tolist(), (width - known + prompt)[:, 0].tolist(), strict=True)
-    ]
+    inputs = inputs or Inputs(model, None, lambda hidden: hidden)
+    tokens, known = reading.tokens, reading.known
+    accepted = (known - reading.given)[:, 0]
+    out = [row[len(row) - count :] for row, count in zip(tokens.tolist(), accepted.tolist(), strict=True)]
     ended = torch.tensor([row.count(eos) for row in out], device=known.device)
     following = _continued_positions(view, known, max_new_tokens)
-    bound = torch.full_like(ended, max_new_tokens) - (known - prompt)[:, 0]
+    bound = torch.full_like(ended, max_new_tokens) - accepted
     if (limit := num_positions(model)) is not None:
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last token generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)
     new = None
     if int(bound.max()) > 0 and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
-        new = _with_cache(model, reading, following, ended, bound, eos)
+        new = _with_cache(model, reading, inputs, following, ended, bound, eos)
     if new is None:
-        new = _continued(_Whole(model, reading), following, ended, bound, eos)
+        if reading.before:
+            raise UserError(
+                f"a {model.config.model_type} cannot read thoughts: its KV cache changes its answers; choose another model.type"
+            )
+        new = _continued(_Whole(model, reading, inputs), following, ended, bound, eos)
     more = torch.stack(new, dim=1).tolist() if new else [[] for _ in out]
     return [
         _until_end(row + rest[: max(0, most)], eos) for row, rest, most in zip(out, more, bound.tolist(), strict=True)
@@ -193,6 +180,7 @@ def generate(
 def _with_cache(
     model: PreTrainedModel,
     start: Reading,
+    inputs: Inputs,
     following: Tensor,
     ended: Tensor,
     bound: Tensor,
@@ -214,10 +202,13 @@ def _with_cache(
     on_logits = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
     problem = "changes its answers"
     try:
-        new = _continued(_Cached(model, start), following, ended, bound, eos, on_logits)
+        cached = _Cached(model, start, inputs)
+        new = _continued(cached, following, ended, bound, eos, on_logits)
         is_longer = width + len(new) > compared_up_to
+        thoughts = None if cached.thoughts is None else cached.thoughts[rows]
         is_exact = not is_longer or _logits_agree(
-            model, start.rows(rows), following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1), bound[rows]
+            model, start.rows(rows), inputs, thoughts, following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1),
+            bound[rows],
         )  # fmt: skip
     except torch.OutOfMemoryError:
         raise
@@ -248,12 +239,14 @@ def _some_words(logits: Tensor) -> Tensor:
 
 
 def _logits_agree(
-    model: PreTrainedModel, start: Reading, following: Tensor, new: Tensor, found: Tensor, bound: Tensor
-) -> bool | None:
+    model: PreTrainedModel, start: Reading, inputs: Inputs, thoughts: Tensor | None, following: Tensor, new: Tensor,
+    found: Tensor, bound: Tensor,
+) -> bool | None:  # fmt: skip
     """Whether one pass without a cache gives the logits found with it, up to rounding; None if logits are not finite.
 
     Args:
         start: the rows before the new tokens.
+        thoughts: the thoughts of the rows; the pass reads them as they are.
         following: positions of the new tokens, [rows, count or more] int64.
         new: the tokens generated, [rows, count] int64.
         found: `_some_words` of the logits for each new token, [rows, count, words].
@@ -261,8 +254,9 @@ def _logits_agree(
     """
     read = new[:, :-1]  # the last token generated is not read
     more = (read, torch.ones_like(read, dtype=torch.bool), following[:, : read.shape[1]])
-    tokens, there, position = (torch.cat(pair, dim=1) for pair in zip(start[:3], more, strict=True))
-    whole = _Whole(model, Reading(tokens, there, position, start.prompt, start.known + read.shape[1], start.states))
+    before = (start.tokens, start.there, start.position)
+    tokens, there, position = (torch.cat(pair, dim=1) for pair in zip(before, more, strict=True))
+    whole = _Whole(model, replace(start, tokens=tokens, there=there, position=position), inputs, thoughts)
     expected = _some_words(whole.logits(new.shape[1]))  # [rows, count, words]
     if not expected.isfinite().all():
         return None

@@ -76,7 +76,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     from stepwise_pl.models.lora import merge_adapters
 
     run = runs.load_run(str(run_dir), checkpoint)
-    if not run.config.method.exports:
+    if not run.config.method.can_export(run.limits):
         raise UserError(
             f"run={run_dir}: a model trained with method={run.config.method.kind} does not answer alone; use stepwise_pl.evaluate"
         )

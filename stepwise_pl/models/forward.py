@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ class Targets:
     """The tokens that a model reads, and the targets that it has to predict.
 
     Attributes:
-        tokens: all columns but the last; nothing is predicted after it; [batch, seq - 1] int64.
+        tokens: all columns but the last; nothing is predicted after it; [batch, seq - 1] int64, or their input vectors,
+            [batch, seq - 1, width].
         position: position of each token, [batch, seq - 1] int64; None if positions count from 0.
         index: places in the flattened tokens at which a target is predicted, [targets] int64.
         label: the targets, [targets] int64, row after row.
@@ -84,24 +85,56 @@ def target_logits(model: PreTrainedModel, targets: Targets, head: Head | None = 
 
 def head_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
     """Return `target_logits` of a model with a plain head. The head is applied at the targets alone."""
-    hidden = model.base_model(**model_inputs(model, targets.tokens, targets.position)).last_hidden_state
-    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    logits: Tensor = output(hidden.flatten(0, 1).index_select(0, targets.index))  # type: ignore[misc]
-    return logits
+    return see(model, model_inputs(model, targets.tokens, targets.position)).logits_at(model, targets.index)
 
 
-def hidden_states(model: PreTrainedModel, targets: Targets, layers: Sequence[int]) -> Tensor:
-    """Return the residual stream after some layers, teacher-forced.
+class Seen(NamedTuple):
+    """What a model has computed at the columns that it read.
+
+    Attributes:
+        hidden: the last hidden states, after the last norm, [batch, columns, width].
+        states: the residual stream after some layers, [layers, batch, columns, width]; None: not asked for.
+        logits: [batch, columns, vocabulary]; None if they follow from `hidden` alone (`PLAIN_HEADS`).
+    """
+
+    hidden: Tensor
+    states: Tensor | None = None
+    logits: Tensor | None = None
+
+    @classmethod
+    def beside(cls, parts: Sequence["Seen"]) -> "Seen":
+        """Return the parts side by side."""
+
+        def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            found = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(found, dim=-2) if found else None
+
+        return cls(torch.cat([part.hidden for part in parts], dim=1), joined([part.states for part in parts]),
+                   joined([part.logits for part in parts]))  # fmt: skip
+
+    def logits_at(self, model: PreTrainedModel, index: Tensor) -> Tensor:
+        """Return the logits at places in the flattened columns, [n] int64; [n, vocabulary]."""
+        if self.logits is not None:
+            return self.logits.flatten(0, 1).index_select(0, index)
+        output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        logits: Tensor = output(self.hidden.flatten(0, 1).index_select(0, index))  # type: ignore[misc]
+        return logits
+
+
+def see(model: PreTrainedModel, read: dict[str, Any], layers: Sequence[int] = ()) -> Seen:
+    """Make a forward pass.
 
     Args:
-        layers: 0 is the sum of the embeddings, l the output of layer l. The last one is normalised, as in transformers.
-
-    Returns:
-        [layers, batch, seq - 1, width].
+        read: the inputs (`model_inputs`).
+        layers: the states to return: 0 is the sum of the embeddings, l the output of layer l. The last one is normalised,
+            as in transformers.
     """
-    read = model_inputs(model, targets.tokens, targets.position)
-    found = model.base_model(**read, output_hidden_states=True).hidden_states
-    return torch.stack([found[layer] for layer in layers])
+    is_plain = model.config.model_type in PLAIN_HEADS
+    out = (model.base_model if is_plain else model)(**read, output_hidden_states=bool(layers) or not is_plain)
+    states = torch.stack([out.hidden_states[layer] for layer in layers]) if layers else None
+    if is_plain:
+        return Seen(out.last_hidden_state, states)
+    return Seen(out.hidden_states[-1], states, out.logits)
 
 
 def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, last: int) -> Tensor:
@@ -128,10 +161,10 @@ def takes_positions(model: PreTrainedModel) -> bool:
 
 
 def model_inputs(model: PreTrainedModel, tokens: Tensor, position: Tensor | None) -> dict[str, Any]:
-    """Return the inputs that the model's type takes, by name."""
-    possible = {
-        "input_ids": tokens, "attention_mask": torch.ones_like(tokens), "position_ids": position, "use_cache": False
-    }  # fmt: skip
+    """Return the inputs that the model's type takes, by name; `tokens` are ids, [batch, seq], or vectors, [batch, seq, width]."""
+    kind = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
+    mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    possible = {kind: tokens, "attention_mask": mask, "position_ids": position, "use_cache": False}
     return {name: value for name, value in possible.items() if name in accepted_by(type(model).forward)}
 
 

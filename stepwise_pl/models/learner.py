@@ -1,8 +1,8 @@
 """The learner: a causal LM and its method of training, with the verbs that training, evaluation and probes share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods import Method
-from stepwise_pl.models.blocks import replaced_states
+from stepwise_pl.methods.base import LATENT
+from stepwise_pl.models.blocks import repeats_blocks, replaced_states
 from stepwise_pl.models.decoding import generate, read_prompts
-from stepwise_pl.models.forward import Head, Targets, hidden_states, target_logits
+from stepwise_pl.models.forward import Head, Seen, Targets, model_inputs, see, target_logits
+from stepwise_pl.models.reading import Inputs, Reading, read_all
 
 
 class Scored(NamedTuple):
@@ -22,16 +25,22 @@ class Scored(NamedTuple):
 
     Attributes:
         loss: negative log likelihood of all targets together, nats, 0-d.
+        logits: [targets, vocabulary].
         predicted: the arg-max for each target, [targets] int64.
         label: the targets, [targets] int64, row after row.
         row, column: place of each target in the view, [targets] int64, on the host.
+        states: the residual stream after the layers asked for (`forward.see`), [layers, batch, seq - 1, width]; None: not asked for.
+        thoughts: the inputs at the places of `LATENT` in each row, [batch, most, width]; None if there are none.
     """
 
     loss: Tensor
+    logits: Tensor
     predicted: Tensor
     label: Tensor
     row: Tensor
     column: Tensor
+    states: Tensor | None = None
+    thoughts: Tensor | None = None
 
     @property
     def right(self) -> Tensor:
@@ -49,6 +58,7 @@ class Learner:
         method: decides what a stage means.
         extra: the module that the method trains besides the model; None: there is none.
         head: computes the logits if the model's weights are sharded; None otherwise.
+        tokens: the inputs that the method learns (`Method.num_tokens`); None: there are none.
         tokens_read: tokens that training has read in the forward passes of the present optimizer step.
     """
 
@@ -56,34 +66,86 @@ class Learner:
     eos: int
     method: Method
     extra: nn.Module | None = None
+    tokens: nn.Embedding | None = None
     head: Head | None = None
     tokens_read: int = 0
 
-    def score(self, view: CoTBatch, states: Tensor | None = None) -> Scored:
+    @property
+    def inputs(self) -> Inputs:
+        """Turns ids into the model's inputs."""
+        return Inputs(self.model, self.tokens, self._thought)
+
+    def score(
+        self, view: CoTBatch, states: Tensor | None = None, layers: Sequence[int] = (), thoughts: Tensor | None = None
+    ) -> Scored:
         """Score the targets of a view, teacher-forced. The view is on the host.
 
         Args:
             states: what the blocks read at the last token of each prompt, [blocks, batch, width]; None: `Method.think` says it.
+            layers: the states to return.
+            thoughts: the inputs at the places of `LATENT`, in the order of each row, [batch, most, width]. They are read in
+                one pass. None: the model finds them, each in a pass.
         """
         self.method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
         targets = Targets.of(view)
-        width = targets.tokens.shape[1]
         moved = targets.to(self.model.device)
-        with self._thinking(view, states):
-            logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
+        width = targets.tokens.shape[1]
+        row, column = targets.index // width, targets.index % width
+        seen = None
+        if thoughts is None and bool((view.tokens == LATENT).any()):
+            seen, thoughts, place = self._see(view, layers)
+            logits = seen.logits_at(self.model, place(row, column))
+        else:
+            if bool((view.tokens < 0).any()):
+                moved = replace(moved, tokens=self.inputs.of(moved.tokens, thoughts))
+            with self._thinking(view, states):
+                if layers:
+                    seen = see(self.model, model_inputs(self.model, moved.tokens, moved.position), layers)
+                    logits = seen.logits_at(self.model, moved.index)
+                else:
+                    logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
         self.count(view)
         return Scored(
             loss=F.cross_entropy(logits.float(), moved.label, reduction="sum"),
+            logits=logits,
             predicted=logits.detach().argmax(-1),
             label=moved.label,
-            row=targets.index // width,
-            column=targets.index % width + 1,
+            row=row,
+            column=column + 1,
+            states=None if seen is None else seen.states,
+            thoughts=thoughts,
         )
 
+    def _see(
+        self, view: CoTBatch, layers: Sequence[int]
+    ) -> tuple[Seen, Tensor | None, Callable[[Tensor, Tensor], Tensor]]:
+        """Read a view with its thoughts. Return what was seen, the thoughts, and the map from a row and column of the view to the flattened columns.
+
+        The states are those at the columns of the view.
+        """
+        if self.model.training and repeats_blocks(self.model):
+            raise UserError(
+                "model.gradient_checkpointing=true: thoughts need a KV cache, which it forbids; set it to false"
+            )
+        device = self.model.device
+        known = view.attention_mask.sum(1, keepdim=True)
+        known = known.clamp(max=view.tokens.shape[1] - 1)  # nothing is predicted after the last column
+        on_host = Reading.of(view, known)
+        found = read_all(self.model, on_host.to(device), self.inputs, tuple(layers))
+        width = on_host.tokens.shape[1]
+        column = torch.arange(view.tokens.shape[1] - 1).expand(len(view), -1)
+        column = on_host.column(column).clamp(max=width - 1)  # padding of the view has no place
+        seen = found.seen
+        if seen.states is not None:
+            at = column.to(device)[None, ..., None].expand(len(layers), -1, -1, seen.states.shape[-1])
+            seen = seen._replace(states=seen.states.gather(2, at))
+        return seen, found.thoughts, lambda row, place: (row * width + column[row, place]).to(device)
+
     def hidden(self, view: CoTBatch, layers: Sequence[int]) -> Tensor:
-        """Return the residual stream after some layers (`hidden_states`) over a view on the host; [layers, batch, seq - 1, width]."""
-        with self._thinking(view):
-            return hidden_states(self.model, Targets.of(view).to(self.model.device), layers)
+        """Return the residual stream after some layers (`forward.see`) over a view on the host; [layers, batch, seq - 1, width]."""
+        states = self.score(view, layers=layers).states
+        assert states is not None
+        return states
 
     def count(self, view: CoTBatch) -> None:
         """Count the tokens of a pass over a view in `tokens_read`, without padding and the last column. Evaluation does not count."""
@@ -92,12 +154,19 @@ class Learner:
 
     def _thinking(self, view: CoTBatch, states: Tensor | None = None) -> AbstractContextManager[None]:
         """Inside of this context the blocks read the method's states at the last token of each prompt."""
-        states = self._thoughts(view) if states is None else states
+        states = self._prompt_states(view) if states is None else states
         if states is None:
             return nullcontext()
         return replaced_states(self.model, states, view.length_of(Part.PROMPT).to(states.device) - 1)
 
-    def _thoughts(self, view: CoTBatch) -> Tensor | None:
+    def _thought(self, hidden: Tensor) -> Tensor:
+        thought = self.method.thought(self, hidden)
+        self.method.require_type("thought", thought, Tensor, "the next input of shape [batch, width]")
+        if thought.shape != hidden.shape:
+            raise self.method.mistake("thought", f"returned {list(thought.shape)}, must return {list(hidden.shape)}")
+        return thought.to(hidden.dtype)
+
+    def _prompt_states(self, view: CoTBatch) -> Tensor | None:
         states = self.method.think(self, view)
         if states is not None:
             self.method.require_type("think", states, Tensor, "states of shape [blocks, batch, width], or None")
@@ -113,4 +182,5 @@ class Learner:
         """
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)
-        return generate(self.model, view, self.eos, most, read_prompts(view, accepted, self._thoughts(view)))
+        reading = read_prompts(view, accepted, self._prompt_states(view))
+        return generate(self.model, view, self.eos, most, reading, self.inputs)

@@ -16,12 +16,11 @@ from stepwise_pl.models.build import model_setting, restored
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.checkpoint import kept_weights, read_checkpoint
 from stepwise_pl.models.learner import Learner
+from stepwise_pl.models.own import EXTRA, TOKENS, load_own, own_modules
 from stepwise_pl.runs.provenance import other_version
 from stepwise_pl.runs.saved_config import located, saved_config
 
 log = logging.getLogger(__name__)
-
-EXTRA = "extra."  # the prefix, in a checkpoint, of the weights that a method trains besides the model
 
 
 @dataclass
@@ -37,6 +36,7 @@ class TrainedRun:
     limits: Limits
     stage: int  # s(t) of the checkpoint
     extra: nn.Module | None = None  # trained besides the model
+    tokens: nn.Embedding | None = None  # the inputs that the method learned
     tokens_read: int | None = None  # in training, up to the checkpoint; None: not counted
 
     @property
@@ -57,13 +57,14 @@ class TrainedRun:
     def to(self, device: torch.device | str) -> None:
         """Move the model, and what was trained besides it."""
         self.model.to(device)  # type: ignore[arg-type]
-        if self.extra is not None:
-            self.extra.to(device)
+        for module in (self.extra, self.tokens):
+            if module is not None:
+                module.to(device)
 
     @property
     def learner(self) -> Learner:
         """The model with the method of its training."""
-        return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method, self.extra)
+        return Learner(self.model, int(self.tokenizer.eos_token_id), self.config.method, self.extra, self.tokens)
 
 
 def load_run(folder: str, checkpoint: str) -> TrainedRun:
@@ -92,17 +93,12 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         limits, stage = Limits(**stepwise["limits"]), int(stepwise["removed"])
     except (KeyError, TypeError):
         raise UserError(f"{file}: was written by {other_version(file, 'a7bb055')}") from None
-    extra = config.method.extra(model)
-    if extra is not None:
-        kept = kept_weights(state).items()
-        own = {key.removeprefix(EXTRA): value for key, value in kept if key.startswith(EXTRA)}
-        for name, parameter in extra.named_parameters():
-            if name in own:  # the precision that it was saved in
-                parameter.data = parameter.data.to(own[name].dtype)
-        try:
-            extra.eval().load_state_dict(own)
-        except RuntimeError as error:
-            raise UserError(f"{file}: the modules of method={config.method.kind} do not fit: {error}") from None
+    extra, tokens = own_modules(config.method, model, limits, config.seed)
+    try:
+        load_own(extra, kept_weights(state), EXTRA)
+        load_own(tokens, kept_weights(state), TOKENS)
+    except RuntimeError as error:
+        raise UserError(f"{file}: the modules of method={config.method.kind} do not fit: {error}") from None
     longest = limits.max_cot + limits.longest_answer
     require_causal(model, f"run={path}: {model_setting(config.model)}", longest, config.method.keep_position)
     return TrainedRun(
@@ -115,5 +111,6 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         limits,
         stage,
         extra,
+        tokens,
         stepwise.get("tokens_read"),
     )

@@ -28,6 +28,7 @@ from stepwise_pl.methods import Method
 from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.lora import frozen_digest
+from stepwise_pl.models.thoughts import require_readable
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training.checkpoints import Checkpoints
 from stepwise_pl.training.guard import Guard
@@ -77,10 +78,14 @@ def build_parts(config: Config) -> Parts:
     removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)
     at_start = int(Stage(removed, data.limits.max_removed).units[0])
     longest = max(split.longest(at_start, method.side) for split in data.encoded.values())
-    whole = max(split.longest(0) for split in data.encoded.values())
+    whole = max(split.longest(0) for split in data.encoded.values()) + method.added(data.limits)
+    longest += method.added(data.limits)
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
     require_causal(model, model_setting(config.model), longest, method.keep_position)
+    sharded = config.trainer.devices > 1 and config.trainer.strategy == "fsdp2"
+    eos = int(tokenizer.eos_token_id)
+    require_readable(method, model, eos, data.encoded["train"], data.limits, sharded)
     return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole))
 
 
@@ -110,6 +115,7 @@ def build_attempt(
         parts.steps,
         plain,
         config.method,
+        parts.data.limits,
     )
     trainer = build_trainer(config, parts.steps, run_dir, describe, asked)
     trainer.loggers += more

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stepwise_pl.common.errors import Collapse, UserError
 from stepwise_pl.config.training import OptimizerConfig
 from stepwise_pl.data.batch import CoTBatch
+from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.module import CoTDataModule
 from stepwise_pl.evaluation.metrics import DigitAccuracy, EvaluationMetrics
 from stepwise_pl.evaluation.validation import Validation
@@ -23,6 +24,7 @@ from stepwise_pl.methods import Method, Stepwise
 from stepwise_pl.models.checkpoint import kept_weights
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.lora import has_adapters, trained
+from stepwise_pl.models.own import own_modules
 from stepwise_pl.runs.records import Rollback, StageRecord
 from stepwise_pl.schedules import Schedule
 from stepwise_pl.schedules.spread import Stage
@@ -49,6 +51,7 @@ class StepwiseModule(L.LightningModule):
         max_steps: optimizer steps of the whole run, at whose end the learning rate's fall ends (`optimizer.decay`).
         config: the run's configuration in plain containers, kept in its checkpoints.
         method: decides the meaning of a stage.
+        limits: the lengths of CoTs, by which a method learns inputs of its own; None: the method learns none.
 
     Raises:
         Collapse: while training, a logged loss is not finite.
@@ -64,6 +67,7 @@ class StepwiseModule(L.LightningModule):
         max_steps: int = -1,
         config: Mapping[str, Any] | None = None,
         method: Method | None = None,
+        limits: Limits | None = None,
     ) -> None:
         super().__init__()
         # `from_pretrained`, or an attempt that ended in a validation, leaves the model in evaluation mode. Lightning
@@ -73,8 +77,8 @@ class StepwiseModule(L.LightningModule):
         self.method = method or Stepwise()
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed, self.max_steps, self.config = seed, max_steps, dict(config or {})
-        self.extra = self._own_modules()
-        self.learner = Learner(model, int(tokenizer.eos_token_id), self.method, self.extra)
+        self.extra, self.tokens = own_modules(self.method, model, limits, seed)
+        self.learner = Learner(model, int(tokenizer.eos_token_id), self.method, self.extra, self.tokens)
         # Checkpoints lack frozen weights.
         self.strict_loading = not has_adapters(model)
         self.stage = 0  # s(t), at most the last stage
@@ -94,15 +98,6 @@ class StepwiseModule(L.LightningModule):
         self._rng: dict[str, Any] | None = None  # the checkpoint's generators, until training starts
         # Optimizer steps of the run, if a trainer of its own tests it; None: the trainer counts them.
         self.steps: int | None = None
-
-    def _own_modules(self) -> torch.nn.Module | None:
-        """The modules that the method trains besides the model.
-
-        They have random numbers of their own, so that model and dropout are the same for every method at one seed.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return self.method.extra(self.model)
 
     @property
     def data(self) -> CoTDataModule:
@@ -169,7 +164,7 @@ class StepwiseModule(L.LightningModule):
     # Training
 
     def configure_model(self) -> None:
-        if self.sharded and self.extra is not None:
+        if self.sharded and not (self.extra is None and self.tokens is None):
             raise UserError(
                 f"trainer.strategy=fsdp2: method={self.method.kind} trains modules of its own, and FSDP2 does not share these out; "
                 "choose trainer.strategy=ddp"
@@ -187,7 +182,7 @@ class StepwiseModule(L.LightningModule):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.model, self.optimizer_config, self.extra)
+        return build_optimizer(self.model, self.optimizer_config, self.extra, self.tokens)
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)

@@ -37,12 +37,14 @@ def lr_factor(cfg: OptimizerConfig, step: int, max_steps: int, reset_step: int, 
 
 
 def build_optimizer(
-    model: PreTrainedModel, cfg: OptimizerConfig, extra: torch.nn.Module | None = None
-) -> torch.optim.Optimizer:
+    model: PreTrainedModel, cfg: OptimizerConfig, extra: torch.nn.Module | None = None,
+    tokens: torch.nn.Module | None = None,
+) -> torch.optim.Optimizer:  # fmt: skip
     """Build the optimizer of all trained parameters. Each group's `full_lr` is its learning rate after warm-up.
 
     Args:
         extra: the modules that a method trains besides the model; with AdamW, but for matrices of a language model among them.
+        tokens: the inputs that a method learns.
     """
     # A language model among the modules of a method is trained as the model is.
     models = [
@@ -52,7 +54,7 @@ def build_optimizer(
     matrices = [matrix for each in models for matrix in matrices_of(each)] if cfg.matrices == "muon" else []
     chosen = {id(parameter) for parameter in matrices}
     groups: dict[float, list[torch.nn.Parameter]] = {}
-    for parameter in chain(model.parameters(), extra.parameters() if extra is not None else ()):
+    for parameter in chain.from_iterable(each.parameters() for each in (model, extra, tokens) if each is not None):
         if parameter.requires_grad and id(parameter) not in chosen:
             decay = cfg.weight_decay if cfg.decay_all or parameter.dim() >= 2 else 0.0
             groups.setdefault(decay, []).append(parameter)

@@ -92,6 +92,4 @@ def test_a_method_of_ones_own_trains_resumes_evaluates_and_refuses_to_export(tmp
     # Without its file the run cannot be read, and the line says why.
     (tmp_path / "stepwise_pl/methods/mine.py").unlink()
     gone = run("evaluate", f"run={folder}")
-    assert (
-        gone.returncode == 2 and "method.kind=mine: no method is registered as this; there are " in gone.stderr
-    )
+    assert gone.returncode == 2 and "method.kind=mine: no method is registered as this; there are " in gone.stderr

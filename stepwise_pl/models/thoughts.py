@@ -1,0 +1,96 @@
+"""The check, before training, that a model can read the inputs that a method adds to the views of its stages."""
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.data.batch import CoTBatch, Part
+from stepwise_pl.data.encoding import EncodedExamples
+from stepwise_pl.data.limits import Limits
+from stepwise_pl.methods import Method, Stepwise
+from stepwise_pl.methods.base import LATENT, own
+from stepwise_pl.models.blocks import repeats_blocks
+from stepwise_pl.models.causality import restored_afterwards
+from stepwise_pl.models.decoding import rounding
+from stepwise_pl.models.forward import accepted_by
+from stepwise_pl.models.learner import Learner
+from stepwise_pl.models.own import table_of
+from stepwise_pl.schedules.spread import Stage
+
+EXAMPLES, STAGES = 4, 40  # that are looked at
+
+
+def require_readable(
+    method: Method, model: PreTrainedModel, eos: int, examples: EncodedExamples, limits: Limits, sharded: bool
+) -> None:
+    """Raise `UserError` if views hold inputs that are no words, and the method does not declare them or the model cannot read them.
+
+    Args:
+        sharded: whether each process will hold a part of every weight.
+    """
+    learner = Learner(model, eos, method)
+    rows = np.argsort(-examples.units, kind="stable")[:EXAMPLES]
+    whole, last = examples.collate(rows), method.last_stage(limits)
+    stages = np.unique(np.linspace(0, last, STAGES).round().astype(int)).tolist()
+    views = [method.view(learner, whole, Stage(stage, last)) for stage in stages]
+    for view in views:
+        method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
+        _require_declared(method, view, limits)
+    views = [view for view in views if bool((view.tokens < 0).any())]
+    if not views:
+        return
+    kind = model.config.model_type
+    if "inputs_embeds" not in accepted_by(type(model).forward):
+        raise UserError(f"method={method.kind}: a {kind} reads words only; choose another model.type")
+    if sharded:
+        raise UserError(
+            f"trainer.strategy=fsdp2: the views of method={method.kind} hold inputs that are no words, which FSDP2 cannot serve "
+            "here; choose trainer.strategy=ddp"
+        )
+    thinking = [view for view in views if bool((view.tokens == LATENT).any())]
+    if not thinking:
+        return
+    if repeats_blocks(model):
+        raise UserError(
+            f"model.gradient_checkpointing=true: the thoughts of method={method.kind} need a KV cache, which it forbids; set it to "
+            "false"
+        )
+    _require_cache(Learner(model, eos, Stepwise(), None, table_of(model, method.num_tokens(limits))), thinking[-1])
+
+
+def _require_declared(method: Method, view: CoTBatch, limits: Limits) -> None:
+    tokens, is_thought = view.tokens, view.part == Part.THOUGHT
+    most, learned = int(is_thought.sum(1).max()), method.num_tokens(limits)
+    if most > method.added(limits):
+        raise method.mistake("view", f"adds {most} inputs to an example, and added returns {method.added(limits)}")
+    if bool((tokens < own(learned - 1)).any()):
+        lowest = own(0) - int(tokens.min())
+        raise method.mistake("view", f"holds own({lowest}), and num_tokens returns {learned}")
+    if bool(((tokens < 0) & ~is_thought).any()):
+        raise method.mistake("view", "holds a negative id outside of Part.THOUGHT; put it in with batch.insert(inputs)")
+    is_latent = (tokens == LATENT).long()
+    begins = is_latent[:, 0] + (is_latent.diff(dim=1) == 1).sum(1)
+    if int(begins.max()) > 1:
+        raise method.mistake(
+            "view", "holds LATENT in several places of an example; all of them must stand side by side"
+        )
+
+
+def _require_cache(learner: Learner, view: CoTBatch) -> None:
+    """Raise `UserError` unless thoughts that are read with a cache give the predictions of one pass without."""
+    model = learner.model
+    with restored_afterwards(model), torch.inference_mode():
+        try:
+            found = learner.score(view)
+            expected = learner.score(view, thoughts=found.thoughts).logits.float()
+            distance = (found.logits.float() - expected).square().mean().sqrt() / expected.std().clamp(min=1e-9)
+            problem = "" if float(distance) <= rounding(model) else "it changes the answers"
+        except (UserError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a model may raise any error on a cache that is not of its kind
+            problem = first_line(error)
+    if problem:
+        raise UserError(
+            f"a {model.config.model_type} cannot read thoughts with a KV cache ({problem}); choose another model.type"
+        )

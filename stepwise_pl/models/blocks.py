@@ -19,7 +19,6 @@ from stepwise_pl.common.errors import UserError
 _OUTPUTS = ("c_proj", "o_proj", "out_proj", "dense", "wo")
 
 
-
 def repeats_blocks(model: PreTrainedModel) -> bool:
     """Whether gradient checkpointing is on: the backward pass computes the blocks again."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -62,3 +62,25 @@ def test_the_method_with_a_second_loss_trains_and_logs_it(tmp_path: Path) -> Non
     # Once all CoT is gone, both losses read the same: prompt and answer twice, 12 tokens an example.
     read = [float(row["tokens_read"]) for row in rows]
     assert read[-1] - read[-2] == 2 * 4 * 12
+
+
+def test_the_methods_with_thoughts_train_and_evaluate(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    lines = re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    for name in ("my_mixture", "my_three"):
+        line = next(line for line in lines if f"plugins=./{name}.py" in line)
+        source = next(block for block in blocks if f'kind: str = "{_value(line, "method")}"' in block)
+        assert len(source.splitlines()) < 80
+        (tmp_path / f"{name}.py").write_text(source)
+        command("train", *shlex.split(line)[3:], cwd=tmp_path)
+        run = _value(line, "run_dir")
+        command("evaluate", f"run={run}", "checkpoint=last", "split=validation", "speed_problems=4", cwd=tmp_path)
+        (found,) = (tmp_path / run / "evaluations").glob("last-validation-*.json")
+        assert json.loads(found.read_text())["problems_per_second_batch_1"] > 0
+        refused = command("export", f"run={run}", "out=out", cwd=tmp_path, check=False)
+        assert refused.returncode == 2 and "does not answer alone" in refused.stderr
+
+
+def _value(line: str, key: str) -> str:
+    (found,) = re.findall(rf"(?:^| ){key}=(\S+)", line)
+    return str(found)

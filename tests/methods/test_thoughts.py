@@ -292,6 +292,14 @@ def test_no_loss_of_codi_depends_on_the_other_examples(tokenizer, batch: CoTBatc
         torch.testing.assert_close(whole.more[name], torch.stack([each.more[name] for each in alone]).sum())
 
 
+def test_nothing_is_written_after_an_answer_that_has_ended(tokenizer, examples, batch: CoTBatch) -> None:
+    learner = made(tokenizer, Coconut(), examples)
+    view = learner.method.view(learner, batch, stages(learner, examples))
+    whole = view.attention_mask.sum(1) - view.num_given
+    written = learner.generate(view, 100, whole)
+    assert [len(tokens) for tokens in written] == whole.tolist()
+
+
 def passes(learner: Learner, work: Callable[[], object]) -> list[int]:
     """Return the number of tokens in every forward pass of the model while `work` is done; padding counts."""
     seen: list[int] = []

@@ -7,9 +7,10 @@ from stepwise_pl.tasks.gsm8k import GSM8K
 from stepwise_pl.tasks.modular_sum import ModularSum
 from stepwise_pl.tasks.multiplication import Multiplication
 from stepwise_pl.tasks.parity import Parity
+from stepwise_pl.tasks.prosqa import ProsQA
 from stepwise_pl.tasks.word_problems import WordProblems
 
 __all__ = [
     "EASY", "GSM8K", "SPLITS", "Addition", "Example", "ExampleList", "Examples", "Files", "ModularSum", "Multiplication", "Parity",
-    "Splits", "Task", "WordProblems",
+    "ProsQA", "Splits", "Task", "WordProblems",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from stepwise_pl.data.tokenizers import build_tokenizer
 from stepwise_pl.tasks.addition import Addition
 from stepwise_pl.tasks.base import SPLITS, Example, Task, chunks
 from stepwise_pl.tasks.parity import Parity
+from stepwise_pl.tasks.prosqa import ProsQA
 from stepwise_pl.tasks.sampling import EVERY, SampledTask, deal, distinct, needed, row_keys, spaced
 from stepwise_pl.tasks.word_problems import WordProblems
 from tests.config.test_config import composed
@@ -26,6 +27,7 @@ TASKS = [
     (Addition, {"operands": 3, "digits": 20}),
     (WordProblems, {}),
     (WordProblems, {"min_steps": 1, "max_steps": 8}),
+    (ProsQA, {}),
 ]
 TINY = [
     *((Parity, {"bits": bits}, 2**bits) for bits in (2, 3, 8)),
@@ -146,7 +148,7 @@ def test_steps_begin_at_words(cls: type[SampledTask], fields: dict) -> None:
         assert e == Example.of_steps(e.prompt, [e.cot[i:j].strip() for i, j in pairwise((*e.steps, None))], e.answer)
 
 
-@pytest.mark.parametrize("cls", [Parity, Addition, WordProblems])
+@pytest.mark.parametrize("cls", [Parity, Addition, WordProblems, ProsQA])
 @pytest.mark.parametrize(
     "bad",
     [{"train_size": 0}, {"train_size": 10**9}, {"validation_size": 0}, {"test_size": 10**8}, {"seed": -1}],
@@ -157,11 +159,11 @@ def test_bad_sizes_are_named(cls: type[SampledTask], bad: dict) -> None:
         cls(**bad)
 
 
-@pytest.mark.parametrize("cls", [Parity, Addition, WordProblems])
+@pytest.mark.parametrize("cls", [Parity, Addition, WordProblems, ProsQA])
 def test_the_yaml_composes_to_the_defaults(cls: type[SampledTask]) -> None:
     assert composed(f"task={cls.kind}").task == cls()
 
 
-@pytest.mark.parametrize("cls", [Parity, Addition, WordProblems])
+@pytest.mark.parametrize("cls", [Parity, Addition, WordProblems, ProsQA])
 def test_the_docstring_holds_an_example_line(cls: type[SampledTask]) -> None:
     assert re.search(r"Example line for `.*:\n    `[^`]+\|\|[^`]+ #### [^`]+`", cls.__doc__ or "")

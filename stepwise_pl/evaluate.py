@@ -59,11 +59,11 @@ class EvaluateConfig:
     suite: str | None = None
     # Problems in each part of a suite, at most.
     suite_size: int = 500
-    # CoT tokens to remove; `all`: none, one, two, ... up to the whole CoT, as one table and figure; null: as many as the
+    # CoT tokens to remove; `all`: every number from 0 to the whole CoT, as one table and figure; null: as many as the
     # checkpoint was trained with.
-    removed_tokens: int | str | None = None
-    # The same in reasoning steps, for a run with method.unit=step.
-    removed_steps: int | str | None = None
+    removed_tokens: Any = None
+    # Reasoning steps to remove, for a run with method.unit=step: as removed_tokens.
+    removed_steps: Any = None
     # Examples to score, from the start; null: all.
     limit: int | None = None
     # Problems scored at a time; at least 1.
@@ -98,8 +98,8 @@ class EvaluateConfig:
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
         for key in ("removed_tokens", "removed_steps"):
             value = getattr(self, key)
-            is_level = value in (None, ALL) or (isinstance(value, int) and value >= 0)
-            require(is_level, key, value, f"must be at least 0, or {ALL}")
+            is_level = value in (None, ALL) or (type(value) is int and value >= 0)
+            require(is_level, key, value, f"must be a whole number, at least 0, or {ALL}")
             if value == ALL and self.suite is not None:
                 raise UserError(f"suite={self.suite}: is not for {key}={ALL}; give a number")
         if self.checkpoint == ALL:

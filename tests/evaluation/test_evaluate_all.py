@@ -167,7 +167,13 @@ def test_what_does_not_go_with_all_is_one_line(run: Path, tmp_path: Path) -> Non
         ({"suite": "ood"}, "suite=ood: is not for checkpoint=all"),
         ({"removed_tokens": "all"}, "removed_tokens=all: is not for checkpoint=all; name one checkpoint"),
         ({"checkpoint": "best", "removed_tokens": "all", "suite": "ood"}, "suite=ood: is not for removed_tokens=all"),
-        ({"checkpoint": "best", "removed_tokens": "few"}, "removed_tokens=few: must be at least 0, or all"),
+        *(
+            (
+                {"checkpoint": "best", "removed_tokens": bad},
+                f"removed_tokens={bad}: must be a whole number, at least 0, or all",
+            )
+            for bad in ("few", 1.5, -1, True)
+        ),
         (
             {"checkpoint": "best", "removed_steps": "all"},
             "removed_steps=all: the run has method.unit=token; give removed_tokens",

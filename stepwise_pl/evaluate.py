@@ -1,7 +1,7 @@
 """`python -m stepwise_pl.evaluate run=<folder>`: accuracy and speed of a trained run, and every prediction."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,16 +19,26 @@ from stepwise_pl.evaluation.problems import Problems, digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
 from stepwise_pl.runs.folder import kept_checkpoints, require_run
-from stepwise_pl.runs.predictions import Prediction, Share, by_position, by_stratum, digest_of, write_predictions
+from stepwise_pl.runs.predictions import (
+    Prediction,
+    Share,
+    by_last_number,
+    by_position,
+    by_stratum,
+    digest_of,
+    write_predictions,
+)
 from stepwise_pl.runs.saved_config import derived_of, require_same_files
 
 if TYPE_CHECKING:
     from stepwise_pl.evaluation.scorer import Scorer
+    from stepwise_pl.methods import Method
     from stepwise_pl.models.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
 
-ALL = "all"  # in the place of a checkpoint: every one that the run kept
+# In the place of a checkpoint: every one that the run kept. In the place of removed tokens or steps: every number of them.
+ALL = "all"
 
 
 @dataclass
@@ -49,10 +59,11 @@ class EvaluateConfig:
     suite: str | None = None
     # Problems in each part of a suite, at most.
     suite_size: int = 500
-    # CoT tokens to remove; null: as many as the checkpoint was trained with.
-    removed_tokens: int | None = None
-    # Reasoning steps to remove, for a run with method.unit=step; null: as many as the checkpoint was trained with.
-    removed_steps: int | None = None
+    # CoT tokens to remove; `all`: every number from 0 to the whole CoT, as one table and figure; null: as many as the
+    # checkpoint was trained with.
+    removed_tokens: Any = None
+    # Reasoning steps to remove, for a run with method.unit=step: as removed_tokens.
+    removed_steps: Any = None
     # Examples to score, from the start; null: all.
     limit: int | None = None
     # Problems scored at a time; at least 1.
@@ -84,13 +95,22 @@ class EvaluateConfig:
         one_of("accelerator", self.accelerator, ("cpu", "gpu"))
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
         require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
-        for key, least in (("removed_tokens", 0), ("removed_steps", 0), ("limit", 1)):
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
+        for key in ("removed_tokens", "removed_steps"):
             value = getattr(self, key)
-            require(value is None or value >= least, key, value, f"must be at least {least}")
+            is_level = value in (None, ALL) or (type(value) is int and value >= 0)
+            require(is_level, key, value, f"must be a whole number, at least 0, or {ALL}")
+            if value == ALL and self.suite is not None:
+                raise UserError(f"suite={self.suite}: is not for {key}={ALL}; give a number")
         if self.checkpoint == ALL:
             for key in ("removed_tokens", "removed_steps", "suite"):
                 value = getattr(self, key)
                 require(value is None, key, value, f"is not for checkpoint={ALL}; name one checkpoint")
+
+    @property
+    def is_tradeoff(self) -> bool:
+        """Whether several evaluations are asked for, as one table of accuracy against speed."""
+        return ALL in (self.checkpoint, self.removed_tokens, self.removed_steps)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -110,53 +130,84 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Evaluate every checkpoint that the run kept, one after the other; print and write one table, and draw its figure.
+    """Evaluate every kept checkpoint, or one at every level; print and write one table, and draw its figure.
 
-    The best checkpoint is added if none was kept with as many removed tokens. A checkpoint is evaluated as it would be
-    alone. Whatever was scored stays in the run folder if the command is stopped.
+    A checkpoint is evaluated as it would be alone. Whatever was scored stays in the run folder if the command is stopped.
 
     Returns:
         The summaries, in the order of removed tokens.
 
     Raises:
-        UserError: the run kept no checkpoint, or `evaluate` would raise it.
+        UserError: there is nothing to evaluate, or `evaluate` would raise it.
     """
     from stepwise_pl.reporting import tradeoff
 
     folder = Path(config.run)
-    kept = kept_checkpoints(folder / "checkpoints")
-    if not kept:
-        raise UserError(
-            f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
-        )
-    names = [path.stem for path in kept.values()]
-    names += ["best"] if (folder / "checkpoints" / "best.ckpt").is_file() else []
     problems: Problems | None = None
     summaries: list[dict[str, Any]] = []
-    for name in names:
-        of_one = replace(config, checkpoint=name)
-        try:
-            run = load(of_one)
-        except UserError as error:
-            log.warning("%s; the table goes without it", error)
-            continue
-        if name != "best" or run.removed_tokens not in kept:
-            problems = problems or problems_for(of_one, run)
-            summary, _ = score(of_one, run, problems)
-            summaries.append(summary)
-            accuracy = with_wilson(summary["answer_accuracy"], summary["examples"])
-            log.info("%s: %s", run.checkpoint.name, accuracy.strip())
+    for asked, run in kept_stages(config) if config.checkpoint == ALL else levels(config):
+        problems = problems or problems_for(asked, run)
+        summary, _ = score(asked, run, problems)
+        summaries.append(summary)
+        accuracy = with_wilson(summary["answer_accuracy"], summary["examples"]).strip()
+        log.info("%s, %d removed tokens: %s", run.checkpoint.name, summary["removed_tokens"], accuracy)
         del run  # The next checkpoint is read into the memory that this one leaves.
     if problems is None:
         raise UserError(f"checkpoint={ALL}: no checkpoint of {config.run} can be read")
     summaries.sort(key=lambda summary: summary["removed_tokens"])
-    stem = folder / "evaluations" / f"tradeoff-{problems.name}{first(config)}"
-    files = tradeoff.write(summaries, folder, stem)
-    head = f"{problems.title} of {folder}, every kept checkpoint ({config.accelerator})"
+    if config.checkpoint == ALL:
+        kind, scored = "tradeoff", "every kept checkpoint"
+    else:
+        checkpoint = Path(summaries[0]["checkpoint"])
+        kind, scored = f"levels-{checkpoint.stem}", f"{checkpoint.name} at every level"
+    files = tradeoff.write(summaries, folder, folder / "evaluations" / f"{kind}-{problems.name}{first(config)}")
+    head = f"{problems.title} of {folder}, {scored} ({config.accelerator})"
     written = [f"{'written to' * (not place):16}{file}" for place, file in enumerate(files)]
     unmeasured = [] if config.speed_problems else ["no figure       speed was not measured (speed_problems=0)"]
     say("\n".join([head, "", *tradeoff.lines(summaries), "", *unmeasured, *written]))
     return summaries
+
+
+def kept_stages(config: EvaluateConfig) -> Iterator[tuple[EvaluateConfig, "TrainedRun"]]:
+    """Yield every checkpoint that the run kept, one after the other, with the settings of its evaluation.
+
+    The best checkpoint comes last, if none was kept with as many removed tokens. A checkpoint that cannot be read is a warning.
+
+    Raises:
+        UserError: the run kept no checkpoint.
+    """
+    folder = Path(config.run) / "checkpoints"
+    kept = kept_checkpoints(folder)
+    if not kept:
+        raise UserError(
+            f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
+        )
+    for name in [*(path.stem for path in kept.values()), *["best"] * (folder / "best.ckpt").is_file()]:
+        asked = replace(config, checkpoint=name)
+        try:
+            run = load(asked)
+        except UserError as error:
+            log.warning("%s; the table goes without it", error)
+            continue
+        if name != "best" or run.removed_tokens not in kept:
+            yield asked, run
+        del run
+
+
+def levels(config: EvaluateConfig) -> Iterator[tuple[EvaluateConfig, "TrainedRun"]]:
+    """Yield one checkpoint, loaded once, with the settings of an evaluation at every level: at every number of removed units.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or its stages are no numbers of removed units.
+    """
+    run = load(config)
+    key, method = key_of_units(config, run), run.config.method
+    if method.stage_names:
+        raise no_level(method, key, ALL)
+    stages = range(method.last_stage(run.limits) + 1)
+    for removed in sorted({method.removed(stage, run.limits) for stage in stages}):
+        level: dict[str, Any] = {key: removed}
+        yield replace(config, **level), run
 
 
 def load(config: EvaluateConfig) -> "TrainedRun":
@@ -200,7 +251,7 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     predictions = [
         Prediction(
             place, example.prompt, answer.target or "", answer.predicted, answer.right, strata, answer.within_length,
-            answer.cot_tokens,
+            answer.cot_tokens, answer.unfinished,
         )
         for place, example, strata, answer in places
     ]  # fmt: skip
@@ -216,6 +267,8 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     if config.suite is None:  # the parts of a suite are too unlike for one accuracy
         whole = Share.of(prediction.right for prediction in predictions)
         summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
+        if (by_number := by_last_number(predictions)) is not None:
+            summary |= {"last_number_accuracy": by_number.accuracy, "last_number_interval": by_number.interval}
         summary["answer_positions"] = [share.record() for share in by_position(predictions)]
         if (judged := judged_by_recipe(config, run, summary)) is not None:
             summary["expected"] = judged
@@ -318,23 +371,34 @@ def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping
 
 def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
     """The first stage with as many units (tokens, or reasoning steps) removed as asked for; else the checkpoint's stage."""
-    unit = run.config.method.unit
-    asked, other = ("removed_steps", "removed_tokens") if unit == "step" else ("removed_tokens", "removed_steps")
-    if getattr(config, other) is not None:
-        raise UserError(f"{other}={getattr(config, other)}: the run has method.unit={unit}; give {asked}")
-    method, limits, wanted = run.config.method, run.limits, getattr(config, asked)
+    key, method, limits = key_of_units(config, run), run.config.method, run.limits
+    wanted = getattr(config, key)
     last = method.last_stage(limits)
     own = min(run.stage, last)
     if wanted is None or method.removed(own, limits) == min(wanted, limits.max_removed):
         return own
     if method.stage_names:
-        raise UserError(f"{asked}={wanted}: the stages of method={method.kind} are no removed {unit}s; leave it out")
+        raise no_level(method, key, wanted)
     return next((stage for stage in range(last + 1) if method.removed(stage, limits) >= wanted), last)
 
 
+def key_of_units(config: EvaluateConfig, run: "TrainedRun") -> str:
+    """The setting that counts removed units for the run, `removed_tokens` or `removed_steps`. Raise `UserError` if the other is given."""
+    unit = run.config.method.unit
+    key, other = ("removed_steps", "removed_tokens") if unit == "step" else ("removed_tokens", "removed_steps")
+    if getattr(config, other) is not None:
+        raise UserError(f"{other}={getattr(config, other)}: the run has method.unit={unit}; give {key}")
+    return key
+
+
+def no_level(method: "Method", key: str, wanted: object) -> UserError:
+    """The error for a method whose stages are no numbers of removed units."""
+    return UserError(f"{key}={wanted}: the stages of method={method.kind} are no removed {method.unit}s; leave it out")
+
+
 def run_command(config: EvaluateConfig) -> Any:
-    """Evaluate one checkpoint, or all."""
-    return evaluate_all(config) if config.checkpoint == ALL else evaluate(config)
+    """Evaluate one checkpoint at one level, or several."""
+    return evaluate_all(config) if config.is_tradeoff else evaluate(config)
 
 
 def main() -> None:

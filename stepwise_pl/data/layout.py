@@ -42,6 +42,17 @@ def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> st
     return str(tokenizer.decode(list(tokens[ends[0] + 1 : ends[1]]))) if len(ends) == 2 else ""
 
 
+def unfinished_answer(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text in the place of an answer in the tokens that follow a prompt, normalised; empty if an answer was finished.
+
+    It is the text behind the last `####`, or all text if there is no mark.
+    """
+    if written_answer(tokens, tokenizer) is not None:
+        return ""
+    text = str(tokenizer.decode(list(tokens))).replace(str(tokenizer.eos_token), " ")
+    return normalize_answer(text.rpartition(MARK)[2])
+
+
 def normalize_answer(text: str) -> str:
     """Return an answer for comparisons: with single spaces, no thousands separators, and digits of ordinary width."""
     return without_thousands_separators(" ".join(text.translate(_NARROW).split()))

@@ -15,6 +15,7 @@ class Decoded(NamedTuple):
         predicted, target: the answers, normalised; None if none was finished.
         within_length: whether the answer was finished within the tokens asked for.
         cot_tokens, target_cot_tokens: CoT tokens that were written, and CoT tokens of the target.
+        unfinished: the text in the place of an answer, if none was finished (`unfinished_answer`); else empty.
     """
 
     predicted: str | None
@@ -22,6 +23,7 @@ class Decoded(NamedTuple):
     within_length: bool = True
     cot_tokens: int = 0
     target_cot_tokens: int = 0
+    unfinished: str = ""
 
     @property
     def right(self) -> bool:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.data.batch import CoTBatch, Part, continuation
 from stepwise_pl.data.encoding import answer_frame
+from stepwise_pl.data.layout import unfinished_answer
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.evaluation.answers import Decoded, answers
 from stepwise_pl.models.learner import Learner, Scored
@@ -143,7 +144,8 @@ class Verifier:
             found = zip(
                 answers(tokens, self.tokenizer), answers(targets, self.tokenizer),
                 [row.count(eos) == 2 and len(row) <= asked for row in tokens],
-                cot_tokens(tokens, eos), cot_tokens(targets, eos), strict=True,
+                cot_tokens(tokens, eos), cot_tokens(targets, eos),
+                [unfinished_answer(row, self.tokenizer) for row in tokens], strict=True,
             )  # fmt: skip
             for draw, decoded in zip(batch.draw.tolist(), (Decoded(*parts) for parts in found), strict=True):
                 if decoded.right:

@@ -5,7 +5,7 @@ from typing import Any
 
 from stepwise_pl.common.text import percent, table, with_wilson
 from stepwise_pl.runs.expected import judged_lines
-from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, by_position, by_stratum
+from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, by_last_number, by_position, by_stratum
 
 DIGITS_A_LINE = 10
 
@@ -34,6 +34,7 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
     lines = [
         f"answer accuracy {with_wilson(whole.accuracy, whole.n)}  [95% Wilson interval]",
         *any_length_lines(whole, predictions, summary),
+        *last_number_lines(predictions),
         f"token accuracy  {summary['token_accuracy']:6.2%}",
         f"loss            {summary['loss']:.4f} (perplexity {summary['perplexity']:.3f})",
     ]
@@ -66,6 +67,16 @@ def any_length_lines(whole: Share, predictions: Sequence[Prediction], summary: M
     return [
         f"at any length   {with_wilson(at_all.accuracy, at_all.n)}  "
         f"({at_all.right - whole.right} right answers took more than {summary['max_new_tokens']} tokens)"
+    ]
+
+
+def last_number_lines(predictions: Sequence[Prediction]) -> list[str]:
+    """Accuracy by the last number of the output, for reading; nothing where answers are no numbers."""
+    share = by_last_number(predictions)
+    if share is None:
+        return []
+    return [
+        f"by last number  {with_wilson(share.accuracy, share.n)}  (as a float, at any length, as CODI and SIM-CoT count)"
     ]
 
 

@@ -261,18 +261,22 @@ def read_run(path: Path) -> History:
     run.error = str(job.get("error")) if job.get("outcome") == FAILED else ""
     why = f"it failed: {run.error}" if run.error else f"it is still running, or was stopped{at}"
     run.summary = read("summary.json", read_json, {}, f"no summary yet: {why}")
+    elsewhere: list[str] = []
     for file in sorted((path / "evaluations").glob("*.json"), key=lambda file: _natural(file.stem)):
         found: dict[str, Any] = read(f"evaluations/{file.name}", read_json, {}, "")
         why = why_stale(path, file, found)
         if why:
             run.notes.append(f"evaluations/{file.name} {why}: it is left out; evaluate it again")
         elif found and not found.get("as_trained"):
-            run.notes.append(
-                f"evaluations/{file.name} is about targets with {found.get('removed_tokens')} CoT tokens removed, which is not "
-                "what its checkpoint was trained on: it is left out"
-            )
+            elsewhere.append(file.name)
         else:
             run.evaluations.append(found)
+    if elsewhere:
+        more = f" and {len(elsewhere) - 1} more" if len(elsewhere) > 1 else ""
+        run.notes.append(
+            f"evaluations/{elsewhere[0]}{more} left out: about targets with more or fewer CoT tokens removed than at the stage "
+            "of the checkpoint"
+        )
     return run
 
 

@@ -19,6 +19,10 @@ PART = "part"  # the stratum that names the part of a suite that a problem belon
 # Instructions of a pickle that hold a text or an integer.
 _LITERALS = ("BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1")
 FEW = 30  # problems; the accuracy on fewer says little
+# A number anywhere in a text, as CODI's code reads it. `.5` is read as 5.
+_NUMBER = re.compile(r"-?\d+\.?\d*")
+# A text that is one number written as usual. `6 6 1 2`, a number digit by digit, is none, and neither is 0612.
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?")
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Prediction:
         strata: values of the properties by which accuracy is broken down (`Task.strata`).
         within_length: whether the prediction was finished within those tokens.
         cot_tokens: number of CoT tokens that the model wrote; None if that was not recorded.
+        unfinished: what the model wrote behind `####`, or at all without one, if it did not finish an answer; else empty.
     """
 
     index: int
@@ -43,11 +48,18 @@ class Prediction:
     strata: dict[str, str] = field(default_factory=dict)
     within_length: bool = True
     cot_tokens: int | None = None
+    unfinished: str = ""
 
     @property
     def right_any_length(self) -> bool:
         """Whether the prediction equals the target, however many tokens it took."""
         return self.prediction is not None and self.prediction == self.target
+
+    @property
+    def right_last_number(self) -> bool:
+        """Whether the last number in the answer, finished or not, equals the target's, both read as a float."""
+        written = last_number(self.unfinished if self.prediction is None else self.prediction)
+        return written is not None and written == last_number(self.target)
 
 
 class Share(NamedTuple):
@@ -109,6 +121,27 @@ def by_position(predictions: Sequence[Prediction]) -> list[Share]:
                 outcomes.append([])
             outcomes[place].append(place < len(words) and words[place] == word)
     return [Share.of(right) for right in outcomes]
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text, once all commas are gone; None if there is none."""
+    numbers = _NUMBER.findall(text.replace(",", ""))
+    return float(numbers[-1]) if numbers else None
+
+
+def by_last_number(predictions: Iterable[Prediction]) -> Share | None:
+    """Right answers as the code of CODI (arXiv 2502.21074) and SIM-CoT counts them: the last number of the output, as a float.
+
+    So `72.0`, `$72.` and `72 apples` are 72, and an answer counts however many tokens it took, even if it was cut off.
+    Different from CODI's code: only the text behind `####` is read if the model wrote that mark.
+
+    Returns:
+        None unless every target is one number written as usual.
+    """
+    listed = list(predictions)
+    if not all(_WHOLE_NUMBER.fullmatch(prediction.target) for prediction in listed):
+        return None
+    return Share.of(prediction.right_last_number for prediction in listed)
 
 
 def why_stale(run: Path, file: Path, summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`evaluate checkpoint=all` on a small run that kept the checkpoint of every stage."""
+"""`evaluate checkpoint=all` and `removed_tokens=all` on a small run that kept the checkpoint of every stage."""
 
 import contextlib
 import csv
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from stepwise_pl import evaluate as module
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_all
+from stepwise_pl.evaluation.scorer import Scorer
 from stepwise_pl.reporting.history import read_run
 from stepwise_pl.runs.folder import kept_checkpoints
 from tests.conftest import SMALL, command, made_once
@@ -74,6 +76,63 @@ def test_the_command_ends_with_a_table_and_figures_that_reports_show_too(run: Pa
     assert [one["removed_tokens"] for one in history.evaluations] == [0, 1, 2] and not history.notes
 
 
+def test_one_checkpoint_at_every_level_is_evaluated_as_at_each_level_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluations")))
+    evaluated(copy, limit=9)
+    of_checkpoints = files_of(copy)
+    calls = []
+    for name in ("load", "problems_of"):
+        was = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, name=name, was=was: (calls.append(name), was(*given))[1])
+    out = evaluated(copy, checkpoint="best", removed_tokens="all", limit=9)
+    assert calls == ["load", "problems_of"]
+    assert "best.ckpt at every level" in out
+    together = files_of(copy)
+    assert together.items() >= of_checkpoints.items()  # no file of checkpoint=all is written over
+    rows = list(csv.DictReader(io.StringIO(together["levels-best-test-first9.csv"].decode())))
+    assert [(row["removed_tokens"], row["checkpoint"], row["examples"]) for row in rows] == [
+        (str(removed), "best.ckpt", "9") for removed in (0, 1, 2)
+    ]
+    new = {
+        name: content
+        for name, content in together.items()
+        if name not in of_checkpoints and name.endswith(("json", "l"))
+    }
+    shutil.rmtree(copy / "evaluations")
+    for removed in (2, 0, 1):
+        evaluate(EvaluateConfig(run=str(copy), removed_tokens=removed, speed_problems=0, limit=9))
+    assert files_of(copy) == new and len(new) == 6
+
+
+def test_levels_that_were_scored_stay_if_the_command_is_stopped(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluations")))
+    was = Scorer.evaluate
+
+    def interrupted(self: Scorer, batch_size: int) -> Any:
+        if self.removed == 1:
+            raise KeyboardInterrupt
+        return was(self, batch_size)
+
+    monkeypatch.setattr(Scorer, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(copy, checkpoint="last", removed_tokens="all", limit=9)
+    assert sorted(files_of(copy)) == ["last-test-first9-removed0.json", "last-test-first9-removed0.jsonl"]
+
+
+@pytest.mark.long
+def test_the_levels_of_a_checkpoint_end_with_a_table_and_figures(run: Path) -> None:
+    out = command("evaluate", f"run={run}", "removed_tokens=all", "speed_problems=2", "batch_size=50").stdout
+    rows = [line.split() for line in out.splitlines()[3:6]]
+    assert [(row[0], row[7][-1]) for row in rows] == [("0", "x"), ("1", "x"), ("2", "x")]
+    assert {f"levels-best-test-batch{batch}.{kind}" for batch in (1, 50) for kind in ("png", "svg")} <= files_of(
+        run
+    ).keys()
+
+
 def test_a_damaged_checkpoint_costs_the_table_its_own_row_alone(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +165,19 @@ def test_what_does_not_go_with_all_is_one_line(run: Path, tmp_path: Path) -> Non
         ({"removed_tokens": 1}, "removed_tokens=1: is not for checkpoint=all"),
         ({"removed_steps": 1}, "removed_steps=1: is not for checkpoint=all"),
         ({"suite": "ood"}, "suite=ood: is not for checkpoint=all"),
+        ({"removed_tokens": "all"}, "removed_tokens=all: is not for checkpoint=all; name one checkpoint"),
+        ({"checkpoint": "best", "removed_tokens": "all", "suite": "ood"}, "suite=ood: is not for removed_tokens=all"),
+        *(
+            (
+                {"checkpoint": "best", "removed_tokens": bad},
+                f"removed_tokens={bad}: must be a whole number, at least 0, or all",
+            )
+            for bad in ("few", 1.5, -1, True)
+        ),
+        (
+            {"checkpoint": "best", "removed_steps": "all"},
+            "removed_steps=all: the run has method.unit=token; give removed_tokens",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             evaluated(run, **settings)

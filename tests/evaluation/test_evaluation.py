@@ -19,7 +19,7 @@ from stepwise_pl.common.text import table
 from stepwise_pl.config.plain import read_yaml, save_yaml
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
-from stepwise_pl.evaluate import EvaluateConfig, evaluate
+from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_all
 from stepwise_pl.evaluation.answers import answers
 from stepwise_pl.evaluation.scorer import Scorer
 from stepwise_pl.models.decoding import generate
@@ -260,6 +260,10 @@ def test_a_run_on_files_reads_other_files_by_its_own_columns(tmp_path) -> None:
     _, summary, predictions = evaluated(run, file=str(tmp_path / "more.jsonl"))
     assert [row["prompt"] for row in predictions] == [row["q"] for row in rows[70:]]
     assert (summary["removed_steps"], summary["removed_tokens"], summary["strata"]) == (2, 2, {})
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        levels = evaluate_all(EvaluateConfig(run=str(run), removed_steps="all", speed_problems=0))
+    assert [(level["removed_steps"], level["removed_tokens"]) for level in levels] == [(0, 0), (1, 1), (2, 2)]
+    assert "levels-best-test.csv" in out.getvalue()
     with pytest.raises(UserError, match="suite=ood: task file has none; multiplication has one"):
         evaluated(run, suite="ood")
     # Lines of text have no steps. That matters only if some steps are left.

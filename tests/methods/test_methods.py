@@ -1,5 +1,6 @@
 """The seam: the arguments and results of a method, and one suite for every registered method."""
 
+import csv
 import json
 import re
 import subprocess
@@ -172,6 +173,16 @@ def test_every_method_trains_resumes_and_validates_as_it_evaluates(kind: str, tm
     assert found["as_trained"] and found["examples"] == float(validated["val/examples"])
     for key in ("answer_accuracy", "loss", "token_accuracy"):
         assert found[key] == pytest.approx(float(validated[f"val/{key}"]), rel=1e-5), key
+    at_all = command(
+        "evaluate", f"run={whole}", "removed_tokens=all", "checkpoint=last", "limit=5", "speed_problems=0", check=False
+    )
+    if registry.load_all()["method", kind].stage_names:
+        line = f"error: removed_tokens=all: the stages of method={kind} are no removed tokens; leave it out"
+        assert at_all.returncode == 2 and at_all.stderr.strip() == line
+    else:
+        (table,) = (whole / "evaluations").glob("levels-last-test-first5.csv")
+        levels = [row["removed_tokens"] for row in csv.DictReader(table.open(newline=""))]
+        assert levels == ["0", "1", "2"], at_all.stderr
     exported = command("export", f"run={whole}", "checkpoint=last", f"out={tmp_path / 'out'}", check=False)
     can_export = json.loads((whole / "summary.json").read_text())["can_export"]
     assert can_export or kind not in ("stepwise", "auxiliary")

@@ -87,6 +87,9 @@ def test_a_method_of_ones_own_trains_resumes_evaluates_and_refuses_to_export(tmp
     (found,) = (json.loads(path.read_text()) for path in (folder / "evaluations").glob("last-*.json"))
     last = json.loads((folder / "stages.jsonl").read_text().splitlines()[-1])
     assert found["removed_tokens"] == last["removed_tokens"]
+    # A number of removed tokens comes once, though two stages have it.
+    levels = run("evaluate", f"run={folder}", "checkpoint=last", "removed_tokens=all", "speed_problems=0", "limit=3")
+    assert [line.split()[0] for line in levels.stdout.splitlines()[3:6]] == ["0", "1", "2"], levels.stderr
     refused = run("export", f"run={folder}", f"out={tmp_path / 'out'}")
     assert refused.returncode == 2 and "method=mine" in refused.stderr
     # Without its file the run cannot be read, and the line says why.

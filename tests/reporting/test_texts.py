@@ -100,8 +100,8 @@ def test_a_report_notes_the_jobs_of_a_sweep_that_are_not_finished_and_a_damaged_
 def test_a_report_leaves_out_evaluations_that_are_not_of_the_checkpoint_as_it_was_trained(tmp_path: Path) -> None:
     (tmp_path / "evaluations").mkdir()
     kinds = {
-        "other": {"as_trained": False, "removed_tokens": 1}, "mine": {"as_trained": True, "answer_accuracy": 0.5},
-        "stale": {"as_trained": True, "checkpoint": "best.ckpt"},
+        "other1": {"as_trained": False, "removed_tokens": 1}, "mine": {"as_trained": True, "answer_accuracy": 0.5},
+        "other2": {"as_trained": False, "removed_tokens": 2}, "stale": {"as_trained": True, "checkpoint": "best.ckpt"},
     }  # fmt: skip
     for name, content in kinds.items():
         (tmp_path / f"evaluations/{name}.json").write_text(json.dumps(content))
@@ -111,7 +111,7 @@ def test_a_report_leaves_out_evaluations_that_are_not_of_the_checkpoint_as_it_wa
     assert [found.get("answer_accuracy") for found in run.evaluations] == [0.5]
     told = [note for note in run.notes if note.startswith("evaluations/")]
     assert told == [
-        "evaluations/other.json is about targets with 1 CoT tokens removed, which is not what its checkpoint was trained on: it "
-        "is left out",
         "evaluations/stale.json is older than best.ckpt, with which the run has gone on: it is left out; evaluate it again",
+        "evaluations/other1.json and 1 more left out: about targets with more or fewer CoT tokens removed than at the stage of "
+        "the checkpoint",
     ]

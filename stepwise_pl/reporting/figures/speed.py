@@ -122,7 +122,7 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
     how = "one problem at a time" if batch == 1 else f"{batch} at a time"
     caption = (
         f"Problems answered per second, {how} ({devices}), and accuracy with its 95% Wilson interval, as evaluate measured "
-        "them; lines join the checkpoints of a run (dotted: on the validation split), and numbers are removed CoT tokens. "
+        "them; lines join the evaluations of a run (dotted: on the validation split), and numbers are removed CoT tokens. "
         "Dashed: the frontier. Speeds compare on the same machine only."
     )
     return Chart(

@@ -162,7 +162,7 @@ def generate(
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last token generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)
-    new = None if int(bound.max()) > 0 else []
+    new: list[Tensor] | None = None if int(bound.max()) > 0 else []
     if new is None and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
         new = _with_cache(model, reading, inputs, following, ended, bound, eos)
     if new is None:

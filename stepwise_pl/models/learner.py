@@ -25,20 +25,20 @@ class Scored(NamedTuple):
 
     Attributes:
         loss: negative log likelihood of all targets together, nats, 0-d.
-        logits: [targets, vocabulary].
         predicted: the arg-max for each target, [targets] int64.
         label: the targets, [targets] int64, row after row.
         row, column: place of each target in the view, [targets] int64, on the host.
+        logits: the model's logits for each target, [targets, vocabulary].
         states: the residual stream after the layers asked for (`forward.see`), [layers, batch, seq - 1, width]; None: not asked for.
         thoughts: the inputs at the places of `LATENT` in each row, [batch, most, width]; None if there are none.
     """
 
     loss: Tensor
-    logits: Tensor
     predicted: Tensor
     label: Tensor
     row: Tensor
     column: Tensor
+    logits: Tensor
     states: Tensor | None = None
     thoughts: Tensor | None = None
 

@@ -19,7 +19,9 @@ def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
     for row, (prompt, cot, answer) in enumerate(sizes):
         total = prompt + cot + answer
         tokens[row, :total] = torch.arange(1, total + 1)
-        part[row] = torch.tensor([0] * prompt + [1] * cot + [2] * answer + [3] * (width - total))
+        part[row] = torch.tensor(
+            [Part.PROMPT] * prompt + [Part.COT] * cot + [Part.ANSWER] * answer + [Part.PAD] * (width - total)
+        )
         position[row, :total] = torch.arange(total)
     return CoTBatch(tokens, part.to(torch.int8), position, part == Part.COT, torch.arange(len(sizes)))
 
@@ -27,7 +29,8 @@ def make_batch(sizes: list[tuple[int, int, int]]) -> CoTBatch:
 def oracle(sizes: tuple[int, int, int], count: int, side: str) -> list[tuple[int, int, int]]:
     """Return (token, part, original position) of every token that is left."""
     prompt, cot, answer = sizes
-    everything = [(i + 1, 0 if i < prompt else 1 if i < prompt + cot else 2, i) for i in range(prompt + cot + answer)]
+    parts = [Part.PROMPT] * prompt + [Part.COT] * cot + [Part.ANSWER] * answer
+    everything = [(place + 1, part, place) for place, part in enumerate(parts)]
     gone = min(count, cot)
     start = prompt if side == "left" else prompt + cot - gone
     return everything[:start] + everything[start + gone :]

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import table
 from stepwise_pl.config.plain import read_yaml, save_yaml
+from stepwise_pl.data.batch import Part
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_all
@@ -285,7 +286,7 @@ def test_the_bound_on_new_tokens_follows_the_data(tokenizer: PreTrainedTokenizer
         scorer = Scorer(learner(model, tokenizer), tokenizer, long, limits, removed)
         left = 0 if removed == limits.max_removed else int(long.cot_length.max()) - removed
         assert scorer.bound == left + int(long.answer_length.max())
-        assert all(batch.length_of(1).max() == left for batch in scorer.views(7))  # type: ignore[arg-type]
+        assert all(batch.length_of(Part.COT).max() == left for batch in scorer.views(7))  # type: ignore[arg-type]
         assert len(scorer.evaluate(7)[1].target) == 20
 
 

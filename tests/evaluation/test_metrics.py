@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from stepwise_pl.common.statistics import wilson
+from stepwise_pl.data.batch import Part
 from stepwise_pl.data.layout import normalize_answer
 from stepwise_pl.evaluation.metrics import EvaluationMetrics
 from stepwise_pl.methods import Stepwise
@@ -36,7 +37,7 @@ def test_scores_are_a_loop_over_targets() -> None:
     loss = correct = targets = 0.0
     for row in range(3):
         for column in range(1, batch.tokens.shape[1]):
-            if batch.part[row, column] in (1, 2):
+            if batch.part[row, column] in (Part.COT, Part.ANSWER):
                 scores = logits[row, column - 1].double().numpy()
                 wanted = int(batch.tokens[row, column])
                 loss += np.log(np.exp(scores).sum()) - scores[wanted]
@@ -61,7 +62,9 @@ def test_scores_are_a_loop_over_targets() -> None:
 
 def scored(loss: float, right: int, targets: int) -> Scored:
     label = torch.ones(targets, dtype=torch.long)
-    return Scored(torch.tensor(loss), (torch.arange(targets) < right).long(), label, label, label)
+    return Scored(
+        torch.tensor(loss), (torch.arange(targets) < right).long(), label, label, label, torch.zeros(targets, 2)
+    )
 
 
 def test_evaluation_metrics_weigh_tokens_and_examples() -> None:

@@ -42,7 +42,7 @@ class Losses(NamedTuple):
         scored: the cross entropy of what `view` writes, summed over its targets. The training step divides it by the
             targets of the whole optimizer step, and counts them on the view. None: nothing that is written is trained on.
         more: further terms by name, weighted, summed over examples; 0-d tensors. The training step divides them by
-            the examples of the optimizer step, and logs them as `train/<name>`.
+            the examples of the optimizer step, and logs them as `train/<name>`. At one stage the names are the same for every batch.
     """
 
     scored: "Scored | None"

@@ -60,9 +60,11 @@ class SimCoT(Coconut):
 
     def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:
         scored = learner.score(self.view(learner, batch, stage))
-        if scored.thoughts is None:
-            return Losses(scored)
-        return Losses(scored, {"decoder": self.weight * self._decoded(learner, batch, stage, scored.thoughts)})
+        # Every process must have the same terms, also one without thoughts in its part of the batch.
+        decoded = scored.loss.new_zeros(())
+        if scored.thoughts is not None:
+            decoded = self._decoded(learner, batch, stage, scored.thoughts)
+        return Losses(scored, {"decoder": self.weight * decoded})
 
     def _decoded(self, learner: "Learner", batch: "CoTBatch", stage: Stage, thoughts: "Tensor") -> "Tensor":
         """Return the cross entropy of the steps, given their thoughts, [batch, most, width]; summed over examples."""

@@ -148,9 +148,9 @@ class Learner:
         return states
 
     def count(self, view: CoTBatch) -> None:
-        """Count the tokens of a pass over a view in `tokens_read`, without padding and the last column. Evaluation does not count."""
+        """Count the tokens of a pass over a view in `tokens_read`, without padding and the last token of each row. Evaluation does not count."""
         if torch.is_grad_enabled():
-            self.tokens_read += int((view.part[:, :-1] != Part.PAD).sum())
+            self.tokens_read += int(view.attention_mask.sum()) - len(view)
 
     def _thinking(self, view: CoTBatch, states: Tensor | None = None) -> AbstractContextManager[None]:
         """Inside of this context the blocks read the method's states at the last token of each prompt."""

@@ -347,10 +347,10 @@ def test_a_teacher_that_does_not_fit_is_refused(tokenizer: Any, tmp_path: Path) 
 
 
 def test_all_that_a_stage_reads_is_counted(learner: Learner, batch: CoTBatch) -> None:
-    """Teacher, emulator and model; not padding, nor the last column of a batch."""
+    """Teacher, emulator and model; not padding, nor the last token of an example."""
     view = learner.method.view(learner, batch, Stage(0, 2))
     prompt = sum(len(prompt) for prompt, _, _ in rows(batch))
-    whole, left = (int(part.attention_mask[:, :-1].sum()) for part in (batch, view))
+    whole, left = (int(part.attention_mask.sum()) - len(part) for part in (batch, view))
     for stage, expected in ((READ, whole + left), (EMULATE, whole + prompt), (COUPLE, prompt + left)):
         learner.tokens_read = 0
         learner.method.loss(learner, batch, Stage(stage, 2))

@@ -18,7 +18,7 @@ from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.evaluation.problems import Problems, digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
-from stepwise_pl.runs.folder import kept_checkpoints, require_run
+from stepwise_pl.runs.folder import kept_checkpoints, kept_name, require_run
 from stepwise_pl.runs.predictions import Prediction, Share, by_position, by_stratum, digest_of, write_predictions
 from stepwise_pl.runs.saved_config import derived_of, require_same_files
 
@@ -37,7 +37,7 @@ class EvaluateConfig:
 
     # The run folder.
     run: str = setting("", path=True)
-    # `best`, `last`, `good`, `removed-<k>`, a file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
+    # `best`, `last`, `good`, `removed-<k>` (`stage-<k>` if stages have names), a file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
     checkpoint: str = setting("best", path=True)
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
     # suite; all null: test.
@@ -112,7 +112,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
     """Evaluate every checkpoint that the run kept, one after the other; print and write one table, and draw its figure.
 
-    The best checkpoint is added if none was kept with as many removed tokens. A checkpoint is evaluated as it would be
+    The best checkpoint is added if none was kept of its stage. A checkpoint is evaluated as it would be
     alone. Whatever was scored stays in the run folder if the command is stopped.
 
     Returns:
@@ -129,7 +129,7 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
         raise UserError(
             f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
         )
-    names = [path.stem for path in kept.values()]
+    names = [path.stem for path in kept]
     names += ["best"] if (folder / "checkpoints" / "best.ckpt").is_file() else []
     problems: Problems | None = None
     summaries: list[dict[str, Any]] = []
@@ -140,7 +140,7 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
         except UserError as error:
             log.warning("%s; the table goes without it", error)
             continue
-        if name != "best" or run.removed_tokens not in kept:
+        if name != "best" or kept_name(run.stage, run.stage_name, run.removed_tokens) not in names:
             problems = problems or problems_for(of_one, run)
             summary, _ = score(of_one, run, problems)
             summaries.append(summary)
@@ -149,7 +149,7 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
         del run  # The next checkpoint is read into the memory that this one leaves.
     if problems is None:
         raise UserError(f"checkpoint={ALL}: no checkpoint of {config.run} can be read")
-    summaries.sort(key=lambda summary: summary["removed_tokens"])
+    summaries.sort(key=lambda summary: (summary["removed_tokens"], summary["step"]))
     stem = folder / "evaluations" / f"tradeoff-{problems.name}{first(config)}"
     files = tradeoff.write(summaries, folder, stem)
     head = f"{problems.title} of {folder}, every kept checkpoint ({config.accelerator})"
@@ -243,6 +243,7 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     return summary, [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
         f"removed tokens  {summary['removed_tokens']} of {run.limits.max_cot} from the targets",
+        *([f"stage           {summary['stage']}"] if "stage" in summary else []),
         *written_lines(summary),
         *result,
         f"written to      {path}; predictions: {path.name}l",
@@ -285,6 +286,7 @@ def about(config: EvaluateConfig, run: "TrainedRun", problems: Problems, scorer:
         "limit": config.limit,
         "removed_tokens": limits.removed_tokens(removed),
         **({"removed_steps": removed} if method.unit == "step" else {}),
+        **({"stage": name} if (name := method.stage_name(stage)) else {}),
         "as_trained": stage == min(run.stage, method.last_stage(limits)),
         "max_cot_tokens": limits.max_cot,
         "batch_size": config.batch_size,

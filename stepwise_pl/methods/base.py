@@ -54,7 +54,7 @@ class Method:
     trains_in_parts: ClassVar[bool] = False
     # Whether explicit CoT and No CoT are schedules of this method.
     has_baselines: ClassVar[bool] = False
-    # The names of all stages, for the log; empty if a stage is a number of removed units.
+    # The names of all stages, by which tables and checkpoints tell them apart; empty if a stage is a number of removed units.
     stage_names: ClassVar[tuple[str, ...]] = ()
 
     kind: str = ""
@@ -124,6 +124,10 @@ class Method:
     def is_judged_at(self, stage: int) -> bool:
         """Whether accuracy at a stage says something about the method, so that the guard looks at it. By default it does."""
         return True
+
+    def stage_name(self, stage: int) -> str:
+        """Return the name of a stage; empty if stages have none."""
+        return self.stage_names[stage] if self.stage_names else ""
 
     def place(self, stage: int, removed_tokens: int) -> str:
         """Return where a run stands, for messages: `with 3 tokens removed`, or `in stage 1 (emulate)`."""

@@ -25,6 +25,7 @@ def row_of(summary: Mapping[str, Any], slowest: Mapping[str, Any]) -> dict[str, 
     low, high = summary["answer_interval"]
     row = {
         "removed_tokens": summary["removed_tokens"],
+        **({"stage": summary["stage"]} if "stage" in summary else {}),
         "checkpoint": summary["checkpoint"],
         "step": summary["step"],
         "cot_tokens_written": summary["cot_tokens_written"]["mean"],
@@ -42,13 +43,14 @@ def row_of(summary: Mapping[str, Any], slowest: Mapping[str, Any]) -> dict[str, 
 def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table for reading, a row for each evaluation, in the order given; the first one has the fewest removed tokens."""
     base = by_batch_size(summaries[0])
-    head = ["removed tokens", "CoT written", "accuracy", "95% Wilson interval", "n"]
+    named = any("stage" in summary for summary in summaries)
+    head = [*["stage"] * named, "removed tokens", "CoT written", "accuracy", "95% Wilson interval", "n"]
     for batch in base:
         head += [f"/s at batch {batch}", "speed"]
     rows = []
     for summary in summaries:
         row = [
-            str(summary["removed_tokens"]), f"{summary['cot_tokens_written']['mean']:.1f}", percent(summary["answer_accuracy"]),
+            *[summary.get("stage", "")] * named, str(summary["removed_tokens"]), f"{summary['cot_tokens_written']['mean']:.1f}", percent(summary["answer_accuracy"]),
             percents(summary["answer_interval"]), str(summary["examples"]),
         ]  # fmt: skip
         for batch, speed in by_batch_size(summary).items():

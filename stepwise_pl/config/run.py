@@ -90,6 +90,11 @@ class Config:
             )
         if self.logger.artifact and self.method.keep_position:
             raise UserError("logger.artifact=true: a model trained with method.keep_position=true cannot be exported")
+        if self.logger.artifact and not self.method.exports:
+            raise UserError(
+                f"logger.artifact=true: a model trained with method={self.method.kind} does not answer alone, so that it cannot be "
+                "exported; set it to false"
+            )
         if self.method.keep_position and not self.task.cot_length_known():
             raise UserError(
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "

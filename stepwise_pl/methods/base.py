@@ -50,6 +50,8 @@ class Method:
 
     # Whether the model alone answers, so that `export` can write it.
     exports: ClassVar[bool] = True
+    # Frozen models of the size of the trained one that training holds besides; the check of memory counts them, and `extra`.
+    frozen_models: ClassVar[int] = 0
     # Whether some of what it trains gets no gradient at some stage, or ever.
     trains_in_parts: ClassVar[bool] = False
     # Whether explicit CoT and No CoT are schedules of this method.

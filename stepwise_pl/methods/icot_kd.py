@@ -51,6 +51,7 @@ class ICoTKD(Method):
 
     # The model alone does not answer: it needs the emulator.
     exports: ClassVar[bool] = False
+    frozen_models: ClassVar[int] = 1  # the teacher
     trains_in_parts: ClassVar[bool] = True
     stage_names: ClassVar[tuple[str, ...]] = ("read", "emulate", "couple")
 

@@ -38,7 +38,9 @@ def check(config: Config) -> None:
             f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
             "CUDA devices; trainer=cpu trains on the CPU"
         )
-    require_memory(check_architecture(config.model), 2 if cfg.precision == "bf16-true" else 4)
+    holds_more = config.method.frozen_models > 0 or type(config.method).extra is not Method.extra
+    holder = f"the model, with all that method={config.method.kind} holds besides," if holds_more else "the model"
+    require_memory(check_architecture(config.model, config.method), 2 if cfg.precision == "bf16-true" else 4, holder)
 
 
 def check_type(cfg: ModelConfig) -> None:

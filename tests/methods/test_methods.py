@@ -1,5 +1,6 @@
 """The seam: the arguments and results of a method, and one suite for every registered method."""
 
+import csv
 import json
 import re
 import subprocess
@@ -16,15 +17,19 @@ from lightning.pytorch.callbacks import Callback
 
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.run import Config
+from stepwise_pl.config.training import LoggerConfig
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
-from stepwise_pl.methods import ICoTKD, Losses, Method, Stepwise
+from stepwise_pl.methods import Auxiliary, ICoTKD, Losses, Method, Stepwise
+from stepwise_pl.models.build import check_architecture
 from stepwise_pl.models.early import check
 from stepwise_pl.models.learner import Learner
-from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.history import History, read_run
 from stepwise_pl.runs.cells import cells_of
-from stepwise_pl.runs.records import read_metrics
+from stepwise_pl.runs.folder import kept_checkpoints
+from stepwise_pl.runs.records import read_metrics, read_stage_records
 from stepwise_pl.schedules import Adaptive, Linear
 from stepwise_pl.schedules.spread import ALL, Stage
 from stepwise_pl.tasks import Multiplication
@@ -251,6 +256,73 @@ def test_the_stages_of_a_method_are_announced_and_named(tmp_path) -> None:
     }  # fmt: skip
     short = command("train", *settings, "trainer.duration=7steps", f"run_dir={tmp_path / 'short'}").stderr
     assert "; never: couple (trainer.duration and schedule.delta decide)" in short
+
+
+def test_tables_and_checkpoints_tell_named_stages_apart(tmp_path) -> None:
+    """All stages of ICoT-KD have removed the same tokens."""
+    run = tmp_path / "run"
+    settings = [*SMALL, *needed("icot_kd", tmp_path), "trainer.keep_every_removed=1", "trainer.duration=15steps"]
+    told = command("train", *settings, f"run_dir={run}").stdout
+    names = ["read", "emulate", "couple"]
+    table = [line.split()[:3] for line in told.splitlines() if line.startswith(tuple(names))]
+    assert table == [["read", "2", "5"], ["emulate", "2", "10"], ["couple", "2", "15"]]
+    assert "with 2 of 2 CoT tokens removed, stage couple (best.ckpt)" in told
+    records = read_stage_records(run / "stages.jsonl")
+    assert [record["stage"] for record in records] == names
+    assert [path.name for path in kept_checkpoints(run / "checkpoints")] == [f"stage-{k}.ckpt" for k in range(3)]
+    assert json.loads((run / "summary.json").read_text())["stage"] == "couple"
+    command("evaluate", f"run={run}", "checkpoint=all", "split=validation", "speed_problems=0")
+    with (run / "evaluations" / "tradeoff-validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["stage"], row["checkpoint"]) for row in rows] == [
+        (name, f"stage-{k}.ckpt") for k, name in enumerate(names)
+    ]
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx([record["accuracy"] for record in records])
+    history = read_run(run)
+    assert [stage.stage for stage in history.stages] == [record["stage"] for record in history.last_records] == names
+    assert [row["step"] for row in history.resets] == [10, 15]  # the first rows that are logged after steps 6 and 11
+    command("report", str(run), f"out={tmp_path / 'page.html'}")
+    page = (tmp_path / "page.html").read_text()
+    assert "2 of 2, couple" in page and all(f'<th scope="row">{name}</th><td>2</td>' in page for name in names)
+    digits = json.loads(re.findall(r'id="figures">(.*?)</script>', page, re.S)[0])["digits-1"]
+    assert digits["data"][0]["x"] == names
+
+
+def test_a_run_that_ends_before_its_last_stage_says_so(tmp_path) -> None:
+    settings = [*SMALL, *needed("icot_kd", tmp_path), "trainer.duration=7steps"]
+    told = command("train", *settings, f"run_dir={tmp_path / 'run'}").stdout
+    assert "removed, stage emulate (best.ckpt)" in told
+
+
+def test_the_memory_check_counts_all_that_a_method_holds() -> None:
+    cfg = ModelConfig(layers=3, heads=2, width=16)
+    alone, auxiliary, distilled = (
+        check_architecture(cfg, method) for method in (Stepwise(), Auxiliary(), ICoTKD(teacher="random", mixture=2))
+    )
+    assert alone == check_architecture(cfg) and auxiliary == alone + 16
+    each = ((16 * 64 + 64) + (64 * 16 + 16)) + ((32 * 64 + 64) + (64 * 16 + 16))  # the MLPs of a block
+    emulator = 2 * 16 + 2 * (4 * 16 * 16 + 4 * 16) + 2 * (16 * 16 + 16) + (32 * 16 + 16)
+    assert distilled == 3 * alone + 3 * each + emulator
+    with pytest.raises(
+        UserError, match="the model, with all that method=icot_kd holds besides, has .* million weights"
+    ):
+        check(Config(
+            task=Multiplication(), schedule=Linear(), method=ICoTKD(teacher="random"),
+            model=ModelConfig(layers=64, heads=64, width=1 << 17),
+        ))  # fmt: skip
+
+
+def test_what_a_model_lacks_is_said_before_any_data_is_read() -> None:
+    for method, line in (
+        (Auxiliary(layer=5), "method.layer=5: must be between 1 and the 4 layers of the model"),
+        (Auxiliary(head=4), "method.head=4: must be between 0 and 3, the heads of the model"),
+    ):
+        with pytest.raises(UserError, match=line):
+            check(Config(task=Multiplication(), schedule=Linear(), method=method, model=ModelConfig(heads=4)))
+    with pytest.raises(UserError, match="logger.artifact=true: a model trained with method=icot_kd"):
+        Config(
+            task=Multiplication(), schedule=Linear(), method=ICoTKD(), logger=LoggerConfig(wandb=True, artifact=True)
+        )
 
 
 def test_methods_load_no_torch() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stepwise_pl.data.batch import CoTBatch
     from stepwise_pl.data.limits import Limits
     from stepwise_pl.models.learner import Learner, Scored
+    from stepwise_pl.tasks import Task
 
 
 class Losses(NamedTuple):
@@ -137,8 +138,8 @@ class Method:
             return f"in stage {stage} ({self.stage_names[stage]})"
         return f"with {removed_tokens} tokens removed"
 
-    def check(self) -> None:
-        """Raise `UserError` if something that the method needs is missing. It is called before any data is read."""
+    def check(self, task: "Task") -> None:
+        """Raise `UserError` if something that the method needs for a task is missing. It is called before any data is read."""
 
     def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", longest: int) -> dict[str, Any]:
         """Load what training needs besides model and data, before training; return facts of it, which a resumed run compares.

@@ -21,7 +21,7 @@ def check(config: Config) -> None:
             f"schedule.kind={config.schedule.kind} waits for good answers, and method={config.method.kind} gives none before its "
             "last stage: set schedule.max_stay=<steps of a stage>, or choose schedule=stepwise schedule.delta=<stages per epoch>"
         )
-    config.method.check()
+    config.method.check(config.task)
     for name in config.callbacks:
         plugins.named(name, "callbacks")
     check_type(config.model)

@@ -152,8 +152,11 @@ def needed(kind: str, folder: Path) -> list[str]:
     """Return what a method needs on the command line besides its name. A stage lasts a few steps, so that all stages occur."""
     found = [f"method={kind}"]
     if hasattr(registry.load_all()["method", kind], "teacher"):
-        command("train", *SMALL, "schedule=explicit_cot", "trainer.duration=30steps", f"run_dir={folder / 'teacher'}")
-        found += [f"method.teacher={folder / 'teacher'}", "schedule.delta=4"]  # 5 steps a stage
+        size = "model.layers=2"
+        command(
+            "train", *SMALL, size, "schedule=explicit_cot", "trainer.duration=30steps", f"run_dir={folder / 'teacher'}"
+        )
+        found += [size, f"method.teacher={folder / 'teacher'}", "schedule.delta=4"]  # 5 steps a stage
     return found
 
 
@@ -318,7 +321,7 @@ def test_what_a_model_lacks_is_said_before_any_data_is_read() -> None:
         (Auxiliary(head=4), "method.head=4: must be between 0 and 3, the heads of the model"),
     ):
         with pytest.raises(UserError, match=line):
-            check(Config(task=Multiplication(), schedule=Linear(), method=method, model=ModelConfig(heads=4)))
+            check(Config(task=Multiplication(), schedule=Linear(), method=method, model=ModelConfig(layers=4, heads=4)))
     with pytest.raises(UserError, match="logger.artifact=true: a model trained with method=icot_kd"):
         Config(
             task=Multiplication(), schedule=Linear(), method=ICoTKD(), logger=LoggerConfig(wandb=True, artifact=True)

@@ -129,8 +129,14 @@ def test_a_run_killed_in_every_stage_of_a_method_equals_an_uninterrupted_one(kin
     """A stage has 20 steps. The kills fall inside a step and between micro-batches, on the first step of a stage, and in a validation."""
     more = [f"method={kind}", "trainer.duration=3epochs"]
     if kind == "icot_kd":
-        command("train", *SMALL, "schedule=explicit_cot", "trainer.duration=30steps", f"run_dir={tmp_path / 'teacher'}")
-        more += [f"method.teacher={tmp_path / 'teacher'}", "schedule.smoothing=inf", "trainer.keep_every_removed=1"]
+        explicit = ("model.layers=2", "schedule=explicit_cot", "trainer.duration=30steps")
+        command("train", *SMALL, *explicit, f"run_dir={tmp_path / 'teacher'}")
+        more += [
+            "model.layers=2",
+            f"method.teacher={tmp_path / 'teacher'}",
+            "schedule.smoothing=inf",
+            "trainer.keep_every_removed=1",
+        ]
     assert start(tmp_path / "whole", *more).returncode == 0
     folder, resumed = tmp_path / "run", ()
     for moment in ("inside the step,13", "between micro-batches,20", "in validation,40", "after the step,55"):

@@ -1,6 +1,7 @@
 """ICoT-KD (arXiv 2311.01460): a teacher's hidden states along its CoT are distilled into those of a model that writes none."""
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
 from stepwise_pl.common.settings import setting
+from stepwise_pl.common.text import percent
 from stepwise_pl.methods.base import Losses, Method
 from stepwise_pl.schedules.spread import ALL, Stage
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from stepwise_pl.data.limits import Limits
     from stepwise_pl.models.learner import Learner
     from stepwise_pl.tasks import Task
+
+log = logging.getLogger(__name__)
 
 READ, EMULATE, COUPLE = range(3)  # the stages
 RANDOM = "random"
@@ -147,6 +151,7 @@ class ICoTKD(Method):
         from stepwise_pl.models.architecture import check_positions
         from stepwise_pl.models.blocks import blocks
         from stepwise_pl.models.trained_run import load_run
+        from stepwise_pl.runs.stages import selected
 
         assert self.teacher is not None
         if self.teacher == RANDOM:
@@ -173,6 +178,10 @@ class ICoTKD(Method):
             )
         check_positions(run.model, longest)
         self._teacher = run.model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+        measured = Path(self.teacher) / "metrics.csv"
+        if self.teacher_checkpoint == "best" and measured.is_file() and (found := selected(measured)) is not None:
+            # A student cannot read more in a teacher than the teacher knows.
+            log.info("teacher: %s, %s right on validation", run.checkpoint, percent(found.accuracy))
         digest = sha256()
         for name, weight in sorted(run.model.state_dict().items()):
             digest.update(name.encode() + weight.contiguous().float().numpy().tobytes())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import LoggerConfig
 from stepwise_pl.data.batch import CoTBatch, Part
@@ -29,10 +31,12 @@ from stepwise_pl.models.learner import Learner
 from stepwise_pl.reporting.history import History, read_run
 from stepwise_pl.runs.cells import cells_of
 from stepwise_pl.runs.folder import kept_checkpoints
-from stepwise_pl.runs.records import read_metrics, read_stage_records
+from stepwise_pl.runs.records import all_rows, read_metrics, read_stage_records
+from stepwise_pl.runs.saved_config import differences_of_task
 from stepwise_pl.schedules import Adaptive, Linear
 from stepwise_pl.schedules.spread import ALL, Stage
-from stepwise_pl.tasks import Multiplication
+from stepwise_pl.tasks import Files, Multiplication, Parity, WordProblems
+from tests import forked
 from tests.conftest import REPO, SMALL, command, learner, small_model
 
 TASK = Multiplication(digits=2, min_digits=1, train_size=64, validation_size=10, test_size=10)
@@ -313,6 +317,81 @@ def test_the_memory_check_counts_all_that_a_method_holds() -> None:
             task=Multiplication(), schedule=Linear(), method=ICoTKD(teacher="random"),
             model=ModelConfig(layers=64, heads=64, width=1 << 17),
         ))  # fmt: skip
+
+
+def test_a_teacher_of_another_task_is_refused_and_one_that_has_moved_is_named_again(tmp_path) -> None:
+    settings, run = [*SMALL, *needed("icot_kd", tmp_path)], f"run_dir={tmp_path / 'run'}"
+    teacher, moved = tmp_path / "teacher", tmp_path / "moved"
+
+    def refused(*words: str) -> str:
+        out = command("train", *words, check=False)
+        assert out.returncode == 2 and "Traceback" not in out.stderr
+        return out.stderr.strip().splitlines()[-1]
+
+    assert "has learned another task (task.digits is 1 there, 2 here)" in refused(*settings, "task.digits=2", run)
+    assert "model.layers=1: must be at least 2 for method=icot_kd" in refused(*settings, "model.layers=1", run)
+    line = refused(*settings, "method.teacher_checkpoint=none", run)
+    assert f"method.teacher={teacher} with method.teacher_checkpoint=none: checkpoint=none: no such checkpoint" in line
+    told = command("train", *settings, "trainer.duration=3steps", run).stderr
+    assert f"teacher: {teacher / 'checkpoints' / 'best.ckpt'}, " in told and "% right on validation" in told
+    teacher.rename(moved)
+    again = (run, "resume=true", "trainer.duration=7steps")
+    assert f"method.teacher={teacher}: no such folder; train the teacher first" in refused(*again)
+    assert "a run that the method builds on has changed" in refused(*again, "method.teacher=random")
+    command("train", *again, f"method.teacher={moved}")
+
+
+@pytest.mark.parametrize("files", ["the same files by another name", "other files"])
+def test_a_teacher_of_the_same_files_has_the_same_task(files: str, tmp_path) -> None:
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text(f"{split[0]}||1 2 #### 3\n")
+    (tmp_path / "other.txt").write_text("u||1 2 #### 3\n")
+
+    def task(test: Path) -> Files:
+        return Files(train=str(tmp_path / "train.txt"), validation=str(tmp_path / "validation.txt"), test=str(test))
+
+    theirs = task(tmp_path / "test.txt")
+    plain = to_plain(Config(task=theirs, schedule=Linear(), method=Stepwise()))
+    save_yaml({**plain, "derived": {"files": list(theirs.fingerprint())}}, tmp_path / "config.yaml")
+    (tmp_path / "below").mkdir()
+    test = tmp_path / "below" / ".." / "test.txt" if files.startswith("the same") else tmp_path / "other.txt"
+    found = differences_of_task(tmp_path, task(test))
+    assert found == ([] if files.startswith("the same") else ["its data files were others"])
+
+
+def test_what_does_not_fit_together_is_refused_with_the_configuration() -> None:
+    for method, settings, line in (
+        (Auxiliary(), {"task": WordProblems()}, "method.value=running_sum: task=word_problems has no such quantity; it has none"),
+        (Auxiliary(value="carry"), {"task": Parity()}, "method.value=carry: task=parity .* it has running_sum"),
+        (ICoTKD(), {"schedule": Linear(mix=0.5)}, "schedule.mix=0.5: .* of method=icot_kd are phases of the whole run"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=line):
+            Config(**{"task": Multiplication(), "schedule": Linear(), "method": method, **settings})  # type: ignore[arg-type]
+    for weight in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match=f"method.weight={weight}: must be above 0, and finite"):
+            Auxiliary(weight=weight)
+
+
+def test_a_sweep_over_methods_with_a_key_of_one_says_how_to_go_about_it() -> None:
+    out = command("train", "-m", "method=stepwise,icot_kd", "method.teacher=random", check=False)
+    assert out.returncode == 2
+    line = "method.teacher: method=stepwise has no such key; method=icot_kd has it; give a recipe to each method that needs"
+    assert line in out.stderr and "Traceback" not in out.stderr
+
+
+@pytest.mark.long
+def test_a_run_that_goes_back_into_an_earlier_stage_keeps_its_stages_apart(tmp_path) -> None:
+    """Weights that are not finite in the third stage take the run back to the end of the second."""
+    run = tmp_path / "run"
+    words = [*SMALL, *needed("icot_kd", tmp_path), "guard=halve", "trainer.log_every_n_steps=1", f"run_dir={run}"]
+    out = forked.run(
+        "tests.driver", ["--weights=nan,0,12", "--", *words, "trainer.duration=25steps"], REPO, dict(os.environ), 300
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert "stage 1 (emulate) goes on; stage 2 (couple) from step 16\n" in out.stderr
+    rows = [row for row in all_rows(run / "metrics.csv") if row["attempt"] == "1" and not row["test/loss"]]
+    assert (rows[0]["step"], rows[0]["schedule/stage"]) == ("10", "1")
+    assert [stage.stage for stage in read_run(run).stages] == ["read", "emulate", "couple"]
 
 
 def test_what_a_model_lacks_is_said_before_any_data_is_read() -> None:

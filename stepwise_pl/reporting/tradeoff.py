@@ -56,9 +56,10 @@ def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         for batch, speed in by_batch_size(summary).items():
             row += [f"{speed:.1f}", f"{speed / base[batch]:.2f}x"]
         rows.append(row)
-    least, most = summaries[0]["removed_tokens"], summaries[0]["max_cot_tokens"]
+    slowest, most = summaries[0], summaries[0]["max_cot_tokens"]
+    least = f"stage {slowest['stage']}" if "stage" in slowest else f"{slowest['removed_tokens']} removed tokens"
     notes = [f"CoT written: tokens, the mean; the longest CoT of the training set has {most}"]
-    notes += [f"/s: problems per second; speed: relative to {least} removed tokens"] if base else []
+    notes += [f"/s: problems per second; speed: relative to {least}"] if base else []
     if base and (load := os.getloadavg()[0]) > (cores := os.cpu_count() or 1):
         notes.append(
             f"This machine does other work (load {load:.1f}, {cores} cores): speeds compare only on a quiet one."

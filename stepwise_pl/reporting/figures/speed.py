@@ -146,7 +146,7 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
 def _line(run: History, points: Sequence[Measured], texts: list[str], is_right: bool) -> Series:
     """The evaluations of a run on one split, with a text at each point."""
     is_validation = points[0].evaluation.get("split") == "validation"
-    meanings = ["on the validation split"] * is_validation + [NUMBERS] * (not run.baseline and any(texts))
+    meanings = ["on the validation split"] * is_validation + [NUMBERS] * (not run.baseline and any(text.isdigit() for text in texts))
     return Series(
         [point.speed for point in points], [point.accuracy for point in points], [points[0].run], run.cell, run.label,
         [_hover(run, point) for point in points], [point.interval[0] for point in points],

@@ -208,7 +208,7 @@ def means_over_seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
 
 def _record(run: Evaluated) -> dict[str, Any]:
-    kept = ("checkpoint", "step", "split", "file", "suite", "data_digest", "removed_tokens")
+    kept = ("checkpoint", "step", "split", "file", "suite", "data_digest", "removed_tokens", "stage")
     known = {key: run.summary[key] for key in kept if key in run.summary}
     any_length = Share.of(prediction.right_any_length for prediction in run.predictions)
     return {"run": run.run, "seed": run.seed, **known, **run.share.record(), "accuracy_any_length": any_length.accuracy}
@@ -219,7 +219,8 @@ def run_lines(evaluated: Sequence[Evaluated]) -> list[str]:
     rows = [
         [
             f"{number}  {run.run}",
-            *(str(run.summary.get(key, "?")) for key in ("step", "removed_tokens")),
+            str(run.summary.get("step", "?")),
+            ", ".join(str(run.summary[key]) for key in ("removed_tokens", "stage") if key in run.summary) or "?",
             *run.share.row(),
         ]
         for number, run in enumerate(evaluated, start=1)

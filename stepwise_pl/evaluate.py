@@ -18,7 +18,7 @@ from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.evaluation.problems import Problems, digest, problems_of
 from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
-from stepwise_pl.runs.folder import kept_checkpoints, require_run
+from stepwise_pl.runs.folder import kept_checkpoints, kept_name, require_run
 from stepwise_pl.runs.predictions import (
     Prediction,
     Share,
@@ -47,7 +47,7 @@ class EvaluateConfig:
 
     # The run folder.
     run: str = setting("", path=True)
-    # `best`, `last`, `good`, `removed-<k>`, a file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
+    # `best`, `last`, `good`, `removed-<k>` (`stage-<k>` if stages have names), a file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
     checkpoint: str = setting("best", path=True)
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
     # suite; all null: test.
@@ -154,7 +154,7 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
         del run  # The next checkpoint is read into the memory that this one leaves.
     if problems is None:
         raise UserError(f"checkpoint={ALL}: no checkpoint of {config.run} can be read")
-    summaries.sort(key=lambda summary: summary["removed_tokens"])
+    summaries.sort(key=lambda summary: (summary["removed_tokens"], summary["step"]))
     if config.checkpoint == ALL:
         kind, scored = "tradeoff", "every kept checkpoint"
     else:
@@ -171,7 +171,7 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
 def kept_stages(config: EvaluateConfig) -> Iterator[tuple[EvaluateConfig, "TrainedRun"]]:
     """Yield every checkpoint that the run kept, one after the other, with the settings of its evaluation.
 
-    The best checkpoint comes last, if none was kept with as many removed tokens. A checkpoint that cannot be read is a warning.
+    The best checkpoint comes last, if none was kept of its stage. A checkpoint that cannot be read is a warning.
 
     Raises:
         UserError: the run kept no checkpoint.
@@ -182,14 +182,15 @@ def kept_stages(config: EvaluateConfig) -> Iterator[tuple[EvaluateConfig, "Train
         raise UserError(
             f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
         )
-    for name in [*(path.stem for path in kept.values()), *["best"] * (folder / "best.ckpt").is_file()]:
+    names = [path.stem for path in kept]
+    for name in [*names, *["best"] * (folder / "best.ckpt").is_file()]:
         asked = replace(config, checkpoint=name)
         try:
             run = load(asked)
         except UserError as error:
             log.warning("%s; the table goes without it", error)
             continue
-        if name != "best" or run.removed_tokens not in kept:
+        if name != "best" or kept_name(run.stage, run.stage_name, run.removed_tokens) not in names:
             yield asked, run
         del run
 
@@ -296,6 +297,7 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     return summary, [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
         f"removed tokens  {summary['removed_tokens']} of {run.limits.max_cot} from the targets",
+        *([f"stage           {summary['stage']}"] if "stage" in summary else []),
         *written_lines(summary),
         *result,
         f"written to      {path}; predictions: {path.name}l",
@@ -339,6 +341,7 @@ def about(config: EvaluateConfig, run: "TrainedRun", problems: Problems, scorer:
         "limit": config.limit,
         "removed_tokens": limits.removed_tokens(removed),
         **({"removed_steps": removed} if method.unit == "step" else {}),
+        **({"stage": name} if (name := method.stage_name(stage)) else {}),
         "as_trained": stage == min(run.stage, method.last_stage(limits)),
         "max_cot_tokens": limits.max_cot,
         "batch_size": config.batch_size,

@@ -17,7 +17,7 @@ class ExportConfig:
 
     # The run folder.
     run: str = setting("", path=True)
-    # `best`, `last`, `good`, `removed-<k>`, or a file.
+    # `best`, `last`, `good`, `removed-<k>` (`stage-<k>` if stages have names), or a file.
     checkpoint: str = setting("best", path=True)
     # The folder to write; null: `export` in the run folder.
     out: str | None = setting(None, path=True)

@@ -209,6 +209,7 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
     )
     return {
         "removed_tokens": module.removed_tokens,
+        **({"stage": name} if (name := module.method.stage_name(module.stage)) else {}),
         "test_accuracy": accuracy,
         "test_accuracy_any_length": any_length,
         "test_interval": wilson(accuracy, round(examples)),

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from stepwise_pl.cli.former_names import AMBIGUOUS, FORMER, LONG
 from stepwise_pl.cli.names import NOW, canonical, keys_of, run_apart
 from stepwise_pl.cli.overrides import quoted
-from stepwise_pl.cli.recipes import left_out
+from stepwise_pl.cli.recipes import left_out, with_recipes
 from stepwise_pl.cli.words import error_line, fail, say
 from stepwise_pl.cli.workers import _STOP, become_worker, here, stop
 from stepwise_pl.common import plugins, processes, registry, signals, terminal
@@ -179,7 +179,10 @@ def plan(config: DictConfig, parsed: Sequence[Override], swept: Sequence[str]) -
     out: dict[str, tuple[Job, Config]] = {}
     lines: dict[str, None] = {}
     for overrides in batch:
-        composed = loader.load_sweep_config(config, overrides)
+        try:
+            composed = loader.load_sweep_config(config, overrides)
+        except UserError as error:
+            raise UserError(with_recipes(str(error), swept)) from None
         lines |= dict.fromkeys(filter(None, [composed.hydra.runtime.left_out]))
         with read_write(composed), open_dict(composed):
             composed.pop("hydra")

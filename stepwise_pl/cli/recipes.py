@@ -47,6 +47,14 @@ def left_out() -> str:
     return str(runtime.left_out)
 
 
+def with_recipes(line: str, swept: Iterable[str]) -> str:
+    """Return the line on a key that some choice lacks; if the group of the key is swept, with the way to sweep over it."""
+    group = line.partition(".")[0]
+    if group not in swept or "has no such key" not in line:
+        return line
+    return f"{line}; give a recipe to each {group} that needs keys of its own, and sweep over experiment=<name>,<name>"
+
+
 class _LeftOut(NamedTuple):
     """A key of a recipe that is left out, and the reason."""
 
@@ -63,10 +71,11 @@ class RecipeLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        # State of the present composition: the files of the recipe under its own choices, what is left out, and the choices.
+        # State of the present composition: the files of the recipe under its own choices, what is left out, the choices, and what is swept.
         self._own: list[ResultDefault] | None = None
         self._left_out: tuple[_LeftOut, ...] = ()
         self._chosen: Mapping[str, str] = {}
+        self._swept: list[str] = []
         self._own_before: dict[tuple[str | None, ...], list[ResultDefault] | None] = {}
 
     def _load_configuration_impl(
@@ -83,7 +92,7 @@ class RecipeLoader(ConfigLoaderImpl):
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
         except (ConfigCompositionException, OmegaConfBaseException) as error:
-            raise UserError(explain(error, self._chosen)) from error
+            raise UserError(with_recipes(explain(error, self._chosen), self._swept)) from error
         with open_dict(cfg.hydra.runtime):
             cfg.hydra.runtime.left_out = left_out_line(self._chosen.get("experiment", ""), self._left_out)
         return cfg
@@ -105,6 +114,7 @@ class RecipeLoader(ConfigLoaderImpl):
         self, config_name: str | None, overrides: list[str]
     ) -> tuple[list[Override], CachingConfigRepository]:
         parsed, repo = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
+        self._swept = [one.key_or_group for one in parsed if one.is_sweep_override()]
         return parsed, _Repository(repo)
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:

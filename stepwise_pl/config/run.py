@@ -90,10 +90,22 @@ class Config:
             )
         if self.logger.artifact and self.method.keep_position:
             raise UserError("logger.artifact=true: a model trained with method.keep_position=true cannot be exported")
+        if self.logger.artifact and not self.method.exports:
+            raise UserError(
+                f"logger.artifact=true: a model trained with method={self.method.kind} does not answer alone, so that it cannot be "
+                "exported; set it to false"
+            )
         if self.method.keep_position and not self.task.cot_length_known():
             raise UserError(
                 "method.keep_position=true needs a task whose CoT length follows from the prompt, because "
                 f"generation must know how far to jump; task {self.task.kind} has none: set it to false"
+            )
+        for name in self.method.quantities():
+            self.task.require_quantity(name)
+        if self.schedule.mix and self.method.stage_names:
+            raise UserError(
+                f"schedule.mix={self.schedule.mix}: gives the examples of a batch stages of their own, and the stages of "
+                f"method={self.method.kind} are phases of the whole run; set it to 0"
             )
         # The checks that every schedule and method shares; a class of one's own may have a `__post_init__` without them.
         Schedule.__post_init__(self.schedule)

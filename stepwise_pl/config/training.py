@@ -142,7 +142,7 @@ class TrainerConfig:
     log_every_n_steps: int = setting(50, changeable=True, aside=True)
     # Write checkpoints/last.ckpt every N steps (and at every validation).
     checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
-    # Keep a checkpoint of the weights at every N removed tokens (or reasoning steps). 0: none.
+    # Keep a checkpoint of the weights at every N removed tokens (or reasoning steps, or named stages of a method). 0: none.
     keep_every_removed: int = setting(0, changeable=True, aside=True)
     # Keep only the newest N of these checkpoints; at least 1. null: all.
     keep_at_most: int | None = setting(None, changeable=True, aside=True)

@@ -50,13 +50,13 @@ class Validation:
             yield draw, decoded
 
     def record(
-        self, where: Mapping[str, int], metrics: Mapping[str, Any], digits: DigitAccuracy, examples: EncodedExamples,
+        self, where: Mapping[str, Any], metrics: Mapping[str, Any], digits: DigitAccuracy, examples: EncodedExamples,
         everywhere: Callable[[list[Any]], list[Any]],
     ) -> StageRecord:  # fmt: skip
         """Return the line of stages.jsonl for a validation that is over. It is the same on every process.
 
         Args:
-            where: step, attempt and removed tokens.
+            where: step, attempt, removed tokens, and the name of the stage if it has one.
             metrics: the logged metrics, under `val/`.
             digits: computes the accuracy of each token; cleared first.
             examples, everywhere: see `samples`.
@@ -67,10 +67,12 @@ class Validation:
         accuracy, any_length = (
             float(f"{float(metrics[f'val/{key}']):.7g}") for key in ("answer_accuracy", "answer_accuracy_any_length")
         )
+        named: StageRecord = {"stage": where["stage"]} if "stage" in where else {}  # type: ignore[typeddict-item]
         return {
             "step": where["step"],
             "attempt": where["attempt"],
             "removed_tokens": where["removed_tokens"],
+            **named,
             "examples": round(float(metrics["val/examples"])),
             "accuracy": accuracy,
             "accuracy_any_length": any_length,

@@ -1,5 +1,6 @@
 """An auxiliary loss on the quantities behind the answer (arXiv 2510.00184): the hidden states must hold them."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,7 +45,7 @@ class Auxiliary(Stepwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.weight > 0, "method.weight", self.weight, "must be above 0")
+        require(0 < self.weight < math.inf, "method.weight", self.weight, "must be above 0, and finite")
 
     def quantities(self) -> tuple[str, ...]:
         return (self.value,)

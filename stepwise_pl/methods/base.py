@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stepwise_pl.data.batch import CoTBatch
     from stepwise_pl.data.limits import Limits
     from stepwise_pl.models.learner import Learner, Scored
+    from stepwise_pl.tasks import Task
 
 
 # The id of an input that is no word: the hidden state at the place before it, after the last norm (`Method.thought`).
@@ -59,11 +60,13 @@ class Method:
 
     # Whether the model answers without the modules that are trained besides it.
     exports: ClassVar[bool] = True
+    # Frozen models of the size of the trained one that training holds besides; the check of memory counts them, and `extra`.
+    frozen_models: ClassVar[int] = 0
     # Whether some of what it trains gets no gradient at some stage, or ever.
     trains_in_parts: ClassVar[bool] = False
     # Whether explicit CoT and No CoT are schedules of this method.
     has_baselines: ClassVar[bool] = False
-    # The names of all stages, for the log; empty if a stage is a number of removed units.
+    # The names of all stages, by which tables and checkpoints tell them apart; empty if a stage is a number of removed units.
     stage_names: ClassVar[tuple[str, ...]] = ()
 
     kind: str = ""
@@ -157,14 +160,18 @@ class Method:
         """Whether accuracy at a stage says something about the method, so that the guard looks at it. By default it does."""
         return True
 
+    def stage_name(self, stage: int) -> str:
+        """Return the name of a stage; empty if stages have none."""
+        return self.stage_names[stage] if self.stage_names else ""
+
     def place(self, stage: int, removed_tokens: int) -> str:
         """Return where a run stands, for messages: `with 3 tokens removed`, or `in stage 1 (emulate)`."""
         if self.stage_names:
             return f"in stage {stage} ({self.stage_names[stage]})"
         return f"with {removed_tokens} tokens removed"
 
-    def check(self) -> None:
-        """Raise `UserError` if something that the method needs is missing. It is called before any data is read."""
+    def check(self, task: "Task") -> None:
+        """Raise `UserError` if something that the method needs for a task is missing. It is called before any data is read."""
 
     def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", longest: int) -> dict[str, Any]:
         """Load what training needs besides model and data, before training; return facts of it, which a resumed run compares.

@@ -1,6 +1,7 @@
 """ICoT-KD (arXiv 2311.01460): a teacher's hidden states along its CoT are distilled into those of a model that writes none."""
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
 from stepwise_pl.common.settings import setting
+from stepwise_pl.common.text import percent
 from stepwise_pl.methods.base import Losses, Method
 from stepwise_pl.schedules.spread import ALL, Stage
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from stepwise_pl.data.batch import CoTBatch
     from stepwise_pl.data.limits import Limits
     from stepwise_pl.models.learner import Learner
+    from stepwise_pl.tasks import Task
+
+log = logging.getLogger(__name__)
 
 READ, EMULATE, COUPLE = range(3)  # the stages
 RANDOM = "random"
@@ -51,15 +56,17 @@ class ICoTKD(Method):
 
     # The model alone does not answer: it needs the emulator.
     exports: ClassVar[bool] = False
+    frozen_models: ClassVar[int] = 1  # the teacher
     trains_in_parts: ClassVar[bool] = True
     stage_names: ClassVar[tuple[str, ...]] = ("read", "emulate", "couple")
 
     kind: str = "icot_kd"
     # The run folder of the teacher: a run of schedule=explicit_cot, of the same task and the same size of model; `random`: a
     # teacher with the model's own first weights, which knows nothing (a control, and for smoke tests).
-    teacher: str | None = setting(None, path=True)
+    # A resumed run may name its new place: the digest of the weights stays the same.
+    teacher: str | None = setting(None, path=True, changeable=True)
     # The checkpoint of the teacher: `best`, `last` or a file.
-    teacher_checkpoint: str = setting("best", path=True)
+    teacher_checkpoint: str = setting("best", path=True, changeable=True)
     # The teacher's states: `diagonal`; `first_column` or `last_column`, all at one separator; `top_row` or
     # `bottom_row`, those of one block along the diagonal.
     states: str = "diagonal"
@@ -85,15 +92,22 @@ class ICoTKD(Method):
             teacher_checkpoint=checkpoint if checkpoint in ("best", "last") else found(checkpoint),
         )
 
-    def check(self) -> None:
+    def check(self, task: "Task") -> None:
         if self.teacher is None:
             raise UserError(
                 "method.teacher is not set: give the folder of a run of schedule=explicit_cot of the same task and model"
             )
-        if self.teacher != RANDOM and not Path(self.teacher).is_dir():
-            raise UserError(
-                f"method.teacher={self.teacher}: no such folder; train the teacher first, with schedule=explicit_cot"
-            )
+        if self.teacher == RANDOM:
+            return
+        from stepwise_pl.runs.saved_config import differences_of_task
+
+        where, first = f"method.teacher={self.teacher}", "train the teacher first, with schedule=explicit_cot"
+        if not Path(self.teacher).is_dir():
+            raise UserError(f"{where}: no such folder; {first}, or name its new place")
+        if not (Path(self.teacher) / "config.yaml").is_file():
+            raise UserError(f"{where}: no config.yaml there, so it is no run; {first}")
+        if differ := differences_of_task(Path(self.teacher), task):
+            raise UserError(f"{where}: has learned another task ({'; '.join(differ)}); {first} and with this task")
 
     def last_stage(self, limits: "Limits") -> int:
         return COUPLE
@@ -108,7 +122,7 @@ class ICoTKD(Method):
         return batch.remove(ALL, self.side, self.keep_position)
 
     def extra(self, model: "PreTrainedModel") -> "nn.Module":
-        """Return the MLPs of the model, and the emulator. Raise `UserError` for a model with adapters."""
+        """Return the MLPs of the model, and the emulator. Raise `UserError` for a model with adapters, or of one block."""
         from torch import nn
 
         from stepwise_pl.models.blocks import blocks
@@ -117,6 +131,8 @@ class ICoTKD(Method):
         if has_adapters(model):
             raise UserError("method=icot_kd: the emulator is a copy of the whole model; set model.lora.rank=0")
         width, layers = model.config.get_text_config().hidden_size, len(blocks(model))
+        require(layers >= 2, "model.layers", layers,
+                "must be at least 2 for method=icot_kd: before its first block a teacher knows nothing of its CoT")  # fmt: skip
         return nn.ModuleDict({
             "mind": nn.ModuleList(_mlp(width, width) for _ in range(layers)),
             "emulator": nn.ModuleDict({
@@ -135,15 +151,18 @@ class ICoTKD(Method):
         from stepwise_pl.models.architecture import check_positions
         from stepwise_pl.models.blocks import blocks
         from stepwise_pl.models.trained_run import load_run
+        from stepwise_pl.runs.stages import selected
 
-        self.check()
         assert self.teacher is not None
         if self.teacher == RANDOM:
             self._teacher = copy.deepcopy(model).eval().requires_grad_(False)  # type: ignore[no-untyped-call]
             check_positions(self._teacher, longest)
             return {"teacher": RANDOM}
         where = f"method.teacher={self.teacher}"
-        run = load_run(self.teacher, self.teacher_checkpoint)
+        try:
+            run = load_run(self.teacher, self.teacher_checkpoint)
+        except UserError as error:
+            raise UserError(f"{where} with method.teacher_checkpoint={self.teacher_checkpoint}: {error}") from None
         if run.removed:
             raise UserError(
                 f"{where}: no longer writes its whole CoT ({run.removed_tokens} tokens are gone); a teacher is a run of "
@@ -159,6 +178,10 @@ class ICoTKD(Method):
             )
         check_positions(run.model, longest)
         self._teacher = run.model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+        measured = Path(self.teacher) / "metrics.csv"
+        if self.teacher_checkpoint == "best" and measured.is_file() and (found := selected(measured)) is not None:
+            # A student cannot read more in a teacher than the teacher knows.
+            log.info("teacher: %s, %s right on validation", run.checkpoint, percent(found.accuracy))
         digest = sha256()
         for name, weight in sorted(run.model.state_dict().items()):
             digest.update(name.encode() + weight.contiguous().float().numpy().tobytes())

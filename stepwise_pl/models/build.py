@@ -16,6 +16,7 @@ from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.common.hub import not_loaded, source
 from stepwise_pl.config.model import LoRAConfig, ModelConfig
 from stepwise_pl.data.tokenizers import load_tokenizer, num_ids
+from stepwise_pl.methods import Method
 from stepwise_pl.models.architecture import (
     adjusted,
     build,
@@ -88,14 +89,14 @@ def model_setting(cfg: ModelConfig) -> str:
     return f"model.name={cfg.name}" if cfg.pretrained else f"model.type={cfg.type}"
 
 
-def check_architecture(cfg: ModelConfig) -> int:
-    """Check that the model can be built, without memory for weights and without random numbers.
+def check_architecture(cfg: ModelConfig, method: Method | None = None) -> int:
+    """Check that the model, and what the method trains besides it, can be built, without memory for weights.
 
     Returns:
-        The number of weights; 0 for a model from a folder (`cfg.init_from`).
+        The number of weights that training holds, those of the method too; 0 for a model from a folder (`cfg.init_from`).
 
     Raises:
-        UserError: the model cannot be built, as far as that is known without its weights.
+        UserError: the model cannot be built, or the method refuses it, as far as that is known without its weights.
     """
     if cfg.init_from is not None:
         _folder(cfg.init_from)
@@ -106,15 +107,27 @@ def check_architecture(cfg: ModelConfig) -> int:
         else:
             model = build(own_config(cfg, vocabulary=2, eos=0), f"model.type={cfg.type}")
         prepare(model, cfg)
-    return num_weights(model)
+        return num_weights(model) + (0 if method is None else _weights_besides(method, model))
 
 
-def require_memory(weights: int, bytes_per_weight: int) -> None:
-    """Raise `UserError` if this machine's memory does not hold so many weights."""
+def _weights_besides(method: Method, model: PreTrainedModel) -> int:
+    """Return the number of weights that the method holds besides a model on the meta device."""
+    try:
+        extra = method.extra(model)
+    except UserError:
+        raise
+    except Exception:  # A method may read the weights of the model, which are not there yet.
+        extra = None
+    own = 0 if extra is None else sum(parameter.numel() for parameter in extra.parameters())
+    return own + method.frozen_models * num_weights(model)
+
+
+def require_memory(weights: int, bytes_per_weight: int, holder: str = "the model") -> None:
+    """Raise `UserError` if this machine's memory does not hold so many weights; `holder` says whose they are."""
     needed, there = weights * bytes_per_weight, memory()
     if needed > there:
         raise UserError(
-            f"the model has {weights / 1e6:,.0f} million weights, {needed / 2**30:,.0f} GiB, and this machine a memory of "
+            f"{holder} has {weights / 1e6:,.0f} million weights, {needed / 2**30:,.0f} GiB, and this machine a memory of "
             f"{there / 2**30:,.0f} GiB; make the model smaller (model.layers, model.width, model.positions)"
         )
 

@@ -21,7 +21,7 @@ def check(config: Config) -> None:
             f"schedule.kind={config.schedule.kind} waits for good answers, and method={config.method.kind} gives none before its "
             "last stage: set schedule.max_stay=<steps of a stage>, or choose schedule=stepwise schedule.delta=<stages per epoch>"
         )
-    config.method.check()
+    config.method.check(config.task)
     for name in config.callbacks:
         plugins.named(name, "callbacks")
     check_type(config.model)
@@ -38,7 +38,9 @@ def check(config: Config) -> None:
             f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
             "CUDA devices; trainer=cpu trains on the CPU"
         )
-    require_memory(check_architecture(config.model), 2 if cfg.precision == "bf16-true" else 4)
+    holds_more = config.method.frozen_models > 0 or type(config.method).extra is not Method.extra
+    holder = f"the model, with all that method={config.method.kind} holds besides," if holds_more else "the model"
+    require_memory(check_architecture(config.model, config.method), 2 if cfg.precision == "bf16-true" else 4, holder)
 
 
 def check_type(cfg: ModelConfig) -> None:

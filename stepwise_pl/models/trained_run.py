@@ -54,6 +54,11 @@ class TrainedRun:
         """CoT tokens that the longest CoT has lost at the checkpoint's stage."""
         return self.limits.removed_tokens(self.removed)
 
+    @property
+    def stage_name(self) -> str:
+        """The name of the checkpoint's stage; empty if it has none."""
+        return self.config.method.stage_name(self.stage)
+
     def to(self, device: torch.device | str) -> None:
         """Move the model, and what was trained besides it."""
         self.model.to(device)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from stepwise_pl.runs.cells import Cell, cells_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
 from stepwise_pl.runs.saved_config import comparable_config, derived_of
-from stepwise_pl.runs.stages import StageAccuracy, stages_of
+from stepwise_pl.runs.stages import StageAccuracy, stage_name, stages_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class History:
         summary: empty until the run has ended.
         rows: lines of metrics.csv, without those of attempts that the guard gave up.
         given_up: the other lines of metrics.csv, a list for each attempt that the guard gave up.
-        stages: the last validation at each number of removed tokens, ascending.
+        stages: the last validation of each stage, ascending.
         stages_given_up: the same for each attempt that the guard gave up.
         records: lines of stages.jsonl that belong to `rows`.
         evaluations: results of `evaluate` for the checkpoints that the run has now, each with as many tokens
@@ -110,18 +110,22 @@ class History:
         found = self.summary.get("max_cot_tokens", self.derived.get("max_cot_tokens"))
         return None if found is None else int(found)
 
+    def stage_of(self, row: Row) -> str:
+        """The name of the stage in a row of metrics.csv; empty if the stages of the method have no names."""
+        return stage_name(self.derived.get("stage_names") or (), row.get("schedule/stage"))
+
     @property
     def last_records(self) -> list[StageRecord]:
-        """The last record at each number of removed tokens, ascending."""
-        last = {record["removed_tokens"]: record for record in self.records}
-        return [last[removed] for removed in sorted(last)]
+        """The last record of each stage, ascending."""
+        last = {(record["removed_tokens"], record.get("stage")): record for record in self.records}
+        return sorted(last.values(), key=lambda record: (record["removed_tokens"], record["step"]))
 
     @property
     def resets(self) -> list[Row]:
         """The first row after each growth of s(t), if the run resets its optimizer there. Several growths between two rows count as one."""
         if not self.config.get("schedule.reset_optimizer"):
             return []
-        key = "schedule/removed_tokens"
+        key = "schedule/stage" if any("schedule/stage" in row for row in self.rows) else "schedule/removed_tokens"
         training = [row for row in self.rows if key in row and "test/loss" not in row]
         return [row for before, row in pairwise(training) if row[key] > before[key]]
 
@@ -248,7 +252,8 @@ def read_run(path: Path) -> History:
     if run.config:
         run.derived = derived_of(path)
     run.sessions = read("environment.json", lambda file: list(read_json(file)["sessions"]), [], "no environment.json")
-    metrics = read("metrics.csv", read_numbers, None, "no metrics.csv")
+    names = run.derived.get("stage_names") or ()
+    metrics = read("metrics.csv", lambda file: read_numbers(file, names), None, "no metrics.csv")
     if metrics is not None:
         run.rows, run.given_up, run.stages, run.stages_given_up = metrics
     counts = {(attempt_of(row), int(row["step"])) for row in run.rows}
@@ -280,8 +285,10 @@ def read_run(path: Path) -> History:
     return run
 
 
-def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[StageAccuracy], list[list[StageAccuracy]]]:
-    """Read a metrics.csv: `rows`, `given_up`, `stages` and `stages_given_up` of a `History`.
+def read_numbers(
+    path: Path, names: Sequence[str]
+) -> tuple[list[Row], list[list[Row]], list[StageAccuracy], list[list[StageAccuracy]]]:
+    """Read a metrics.csv: `rows`, `given_up`, `stages` and `stages_given_up` of a `History`; `names`: of its stages.
 
     Raises:
         ValueError: a cell is no number.
@@ -292,5 +299,6 @@ def read_numbers(path: Path) -> tuple[list[Row], list[list[Row]], list[StageAccu
         return [{key: float(cell) for key, cell in row.items() if cell} for row in rows]
 
     return (
-        numbers(kept), [numbers(rows) for rows in given_up], stages_of(kept), [stages_of(rows) for rows in given_up],
+        numbers(kept), [numbers(rows) for rows in given_up],
+        stages_of(kept, names), [stages_of(rows, names) for rows in given_up],
     )  # fmt: skip

@@ -225,7 +225,8 @@ def _shown_cell(cell: Cell[History]) -> dict[str, Any]:
 def _shown(number: int, run: History) -> dict[str, Any]:
     return {
         "number": number, "label": run.label, **_swatch(run.cell, run.turn), "texts": tables.key_numbers(run),
-        "stages": run.stages, "differs": any(stage.differs for stage in run.stages), "rollbacks": run.rollbacks,
+        "stages": run.stages, "differs": any(stage.differs for stage in run.stages),
+        "named": any(stage.stage for stage in run.stages), "rollbacks": run.rollbacks,
         "examples": [{**record, "answers": tables.answers(record)} for record in run.last_records if record["samples"]],
     }  # fmt: skip
 

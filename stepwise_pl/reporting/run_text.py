@@ -19,12 +19,13 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
     from stepwise_pl.common.errors import go_on_without
     from stepwise_pl.runs.stages import read_stages, stage_table
 
-    stages, given_up = read_stages(run_dir / "metrics.csv")
+    stages, given_up = read_stages(run_dir / "metrics.csv", summary.get("stage_names", ()))
     with go_on_without("accuracy.png"):
         _draw(run_dir, summary["name"], stages, given_up)
     accuracy = with_wilson(summary["test_accuracy"], summary["test_examples"])
+    stage = f", stage {summary['stage']}" if "stage" in summary else ""
     if asked.job:
-        removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed"
+        removed = f"{summary['removed_tokens']} of {summary['max_cot_tokens']} removed{stage}"
         return f"[{asked.job}] {asked.label}: test accuracy {accuracy.strip()}, {removed}, {summary['seconds']:.0f} s"
     guard = [
         f"back from step {rollback['at_step']} ({rollback['at_removed_tokens']} removed) to {rollback['to_step']} "
@@ -52,7 +53,7 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
 {stage_table(stages)}
 
 test accuracy   {accuracy}  [95% Wilson interval]
-{at_all}                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed ({summary["checkpoint"]})
+{at_all}                with {summary["removed_tokens"]} of {summary["max_cot_tokens"]} CoT tokens removed{stage} ({summary["checkpoint"]})
 {"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{tokens}{summary["seconds"]:.0f} s
 {expected}run folder      {run_dir}
                 config.yaml, metrics.csv, stages.jsonl, summary.json, {figure}checkpoints/

@@ -62,7 +62,9 @@ def _shown(cell: Cell[SweepRun]) -> list[str]:
         runs,
         percent(cell.accuracy),
         f"{percents(cell.interval[:2])} {cell.interval[2][0]}" if cell.interval else "-",
-        f"{_span(row['removed_tokens'])} of {row['max_cot_tokens']}",
+        ", ".join(
+            [f"{_span(row['removed_tokens'])} of {row['max_cot_tokens']}", *dict.fromkeys(row.get("stages", ()))]
+        ),
         _span(row["removed_at_95"]),
         f"{row['seconds']:.0f}",
         "-" if per_token is None else f"{per_token:.0f}",
@@ -79,6 +81,7 @@ def _span(counts: Sequence[int | None]) -> str:
 
 LEGEND = (
     "95% interval: t = Student's over seeds, W = Wilson's for one seed, or where all agree. removed: CoT tokens gone\n"
-    "in the tested checkpoint; at 95%: the most removed tokens whose last validation was at least 95% right. collapsed: at\n"
-    "the end, and in brackets at some time (below a quarter of the best, as the guard sees it)."
+    "in the tested checkpoint, and its stage if stages have names; at 95%: the most removed tokens whose last validation\n"
+    "was at least 95% right. collapsed: at the end, and in brackets at some time (below a quarter of the best, as the\n"
+    "guard sees it)."
 )

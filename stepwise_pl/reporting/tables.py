@@ -79,11 +79,16 @@ def mean_numbers(cell: Cell[History]) -> list[str]:
 
 
 def removed_of(run: History) -> str:
-    """`3 of 8`: removed CoT tokens of the tested checkpoint, or so far if the run has not ended, and tokens of the longest CoT."""
-    removed = run.rows[-1].get("schedule/removed_tokens", 0) if run.rows else None
-    removed = run.summary.get("removed_tokens", removed)
-    most = run.max_cot_tokens
-    return NONE if removed is None else f"{removed:.0f} of {'?' if most is None else most}"
+    """`3 of 8`: removed CoT tokens of the tested checkpoint, or so far if the run has not ended, and tokens of the longest CoT.
+
+    The name of the stage follows, if it has one.
+    """
+    now = run.rows[-1] if run.rows else {}
+    removed = run.summary.get("removed_tokens", now.get("schedule/removed_tokens", 0) if now else None)
+    most, stage = run.max_cot_tokens, run.summary.get("stage") or run.stage_of(now)
+    return (
+        NONE if removed is None else f"{removed:.0f} of {'?' if most is None else most}{f', {stage}' if stage else ''}"
+    )
 
 
 def number(value: float | None) -> str:

@@ -25,6 +25,7 @@ def row_of(summary: Mapping[str, Any], slowest: Mapping[str, Any]) -> dict[str, 
     low, high = summary["answer_interval"]
     row = {
         "removed_tokens": summary["removed_tokens"],
+        **({"stage": summary["stage"]} if "stage" in summary else {}),
         "checkpoint": summary["checkpoint"],
         "step": summary["step"],
         "cot_tokens_written": summary["cot_tokens_written"]["mean"],
@@ -42,21 +43,23 @@ def row_of(summary: Mapping[str, Any], slowest: Mapping[str, Any]) -> dict[str, 
 def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """The table for reading, a row for each evaluation, in the order given; the first one has the fewest removed tokens."""
     base = by_batch_size(summaries[0])
-    head = ["removed tokens", "CoT written", "accuracy", "95% Wilson interval", "n"]
+    named = any("stage" in summary for summary in summaries)
+    head = [*["stage"] * named, "removed tokens", "CoT written", "accuracy", "95% Wilson interval", "n"]
     for batch in base:
         head += [f"/s at batch {batch}", "speed"]
     rows = []
     for summary in summaries:
         row = [
-            str(summary["removed_tokens"]), f"{summary['cot_tokens_written']['mean']:.1f}", percent(summary["answer_accuracy"]),
+            *[summary.get("stage", "")] * named, str(summary["removed_tokens"]), f"{summary['cot_tokens_written']['mean']:.1f}", percent(summary["answer_accuracy"]),
             percents(summary["answer_interval"]), str(summary["examples"]),
         ]  # fmt: skip
         for batch, speed in by_batch_size(summary).items():
             row += [f"{speed:.1f}", f"{speed / base[batch]:.2f}x"]
         rows.append(row)
-    least, most = summaries[0]["removed_tokens"], summaries[0]["max_cot_tokens"]
+    slowest, most = summaries[0], summaries[0]["max_cot_tokens"]
+    least = f"stage {slowest['stage']}" if "stage" in slowest else f"{slowest['removed_tokens']} removed tokens"
     notes = [f"CoT written: tokens, the mean; the longest CoT of the training set has {most}"]
-    notes += [f"/s: problems per second; speed: relative to {least} removed tokens"] if base else []
+    notes += [f"/s: problems per second; speed: relative to {least}"] if base else []
     if base and (load := os.getloadavg()[0]) > (cores := os.cpu_count() or 1):
         notes.append(
             f"This machine does other work (load {load:.1f}, {cores} cores): speeds compare only on a quiet one."

@@ -129,6 +129,7 @@ class Result:
     collapsed: bool
     collapsed_at: int | None  # CoT tokens removed when accuracy collapsed for the first time
     test_accuracy_any_length: float | None = None  # None in runs from before it was measured
+    stage: str = ""  # of the checkpoint that was tested, if stages have names
 
 
 @dataclass
@@ -164,7 +165,7 @@ def read_result(run: Path) -> Result:
     return Result(
         summary["test_accuracy"], summary["test_examples"], summary["removed_tokens"], removed_at(stages, ACCURACY),
         derived["max_cot_tokens"], derived["examples_per_token"], summary["seconds"], summary["collapsed"],
-        summary.get("collapsed_at"), summary.get("test_accuracy_any_length"),
+        summary.get("collapsed_at"), summary.get("test_accuracy_any_length"), summary.get("stage", ""),
     )  # fmt: skip
 
 
@@ -206,6 +207,7 @@ def row_of(cell: Cell[SweepRun]) -> dict[str, Any]:
     """The row of a cell in sweep.json and sweep.csv. Lists have a value for each finished job."""
     results = results_of(cell)
     low, high, kind = cell.interval or (None, None, None)
+    stages = [result.stage for result in results]
     return {
         "runs": len(cell.runs),
         "finished": len(results),
@@ -220,6 +222,7 @@ def row_of(cell: Cell[SweepRun]) -> dict[str, Any]:
         "test_accuracies": cell.accuracies,
         "test_accuracies_any_length": [result.test_accuracy_any_length for result in results],
         "removed_tokens": [result.removed_tokens for result in results],
+        **({"stages": stages} if any(stages) else {}),
         "removed_at_95": [result.removed_at_95 for result in results],
         "max_cot_tokens": results[0].max_cot_tokens if results else None,
         "seconds": fmean(result.seconds for result in results) if results else None,

@@ -5,7 +5,7 @@ environment.json  versions, git commit, command line and machine of every start
 model/            architecture and tokenizer, in Hugging Face's format, without weights
 metrics.csv       every logged metric
 stages.jsonl      every validation: accuracy of each digit of the answer, and some answers (`stepwise_pl.runs.records`)
-checkpoints/      best.ckpt and last.ckpt, good.ckpt for the guard, and removed-<k>.ckpt if asked for
+checkpoints/      best.ckpt and last.ckpt, good.ckpt for the guard, and removed-<k>.ckpt (or stage-<k>.ckpt) if asked for
 summary.json      the result
 accuracy.png/svg  accuracy versus removed tokens
 
@@ -133,11 +133,22 @@ def how_to_go_on(path: Path) -> str:
     return "stopped before training began; the same command begins anew"
 
 
-def kept_checkpoints(folder: Path) -> dict[int, Path]:
-    """The checkpoints `removed-<k>.ckpt` in a folder by their removed tokens, ascending (`trainer.keep_every_removed`)."""
-    names = {file: re.fullmatch(r"removed-(\d+)", file.stem) for file in folder.glob("*.ckpt")}
-    kept = {int(match[1]): file for file, match in names.items() if match}
-    return {removed: kept[removed] for removed in sorted(kept)}
+def kept_name(stage: int, stage_name: str, removed_tokens: int) -> str:
+    """The name, without ending, of the checkpoint kept of a stage (`trainer.keep_every_removed`): `removed-<k>`, or
+    `stage-<k>` if the stages of the method have names."""
+    return f"stage-{stage}" if stage_name else f"removed-{removed_tokens}"
+
+
+def number_kept(checkpoint: str) -> int | None:
+    """The number in the name of a checkpoint that was kept of a stage; None if it is another checkpoint."""
+    found = re.fullmatch(r"(?:removed|stage)-(\d+)(?:\.ckpt)?", checkpoint)
+    return int(found[1]) if found else None
+
+
+def kept_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that were kept of stages, in the order of the stages."""
+    kept = {file: number for file in folder.glob("*.ckpt") if (number := number_kept(file.stem)) is not None}
+    return sorted(kept, key=lambda file: kept[file])
 
 
 def require_run(run: str, command: str) -> None:

@@ -95,27 +95,28 @@ def removal_line(removal: Removal, begin: int, steps: int) -> Line:
     )
 
 
-def stages_line(stage: Callable[[int], int], names: Sequence[str], steps: int) -> Line:
+def stages_line(stage: Callable[[int], int], names: Sequence[str], begin: int, steps: int) -> Line:
     """The line that says when each stage of a method with named stages begins.
 
     Args:
         stage: the stage at an optimizer step, counted from 0; never lower at a later step.
         names: of all stages.
+        begin: optimizer steps that are done. Stages that are over are left out.
         steps: optimizer steps of the whole run.
     """
-    begins = [bisect_left(range(steps), number, key=stage) for number in range(len(names))]
-    is_there = [step < steps and stage(step) == number for number, step in enumerate(begins)]
-    found = [
-        f"stage {number} ({name}) from step {begins[number] + 1:,}"
-        for number, name in enumerate(names)
-        if is_there[number]
-    ]
-    missing = ", ".join(name for name, there in zip(names, is_there, strict=True) if not there)
-    if missing:
-        return Line(
-            f"{'; '.join(found)}; never: {missing} (trainer.duration and schedule.delta decide)", is_warning=True
-        )
-    return Line("; ".join(found))
+    begin = min(begin, steps - 1)
+    now = stage(begin)
+    found, missing = [], []
+    for number, name in list(enumerate(names))[now if begin else 0 :]:
+        first = begin + bisect_left(range(begin, steps), number, key=stage)
+        if first == steps or stage(first) != number:
+            missing.append(name)
+        elif begin and stage(begin - 1) == number:
+            found.append(f"stage {number} ({name}) goes on")
+        else:
+            found.append(f"stage {number} ({name}) from step {first + 1:,}")
+    never = f"; never: {', '.join(missing)} (trainer.duration and schedule.delta decide)" if missing else ""
+    return Line("; ".join(found) + never, is_warning=bool(missing))
 
 
 def time_line(

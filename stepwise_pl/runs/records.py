@@ -30,6 +30,7 @@ class StageRecord(TypedDict):
     Attributes:
         step: optimizer steps done.
         attempt: 0, and one more for each time the guard has gone back.
+        stage: there if the method's stages have names.
         examples, accuracy: of the answers, greedily decoded, within the tokens that targets take.
         accuracy_any_length: the same of answers of any length; came later.
         digits: accuracy at each token of the answer, first to last, teacher-forced: of the
@@ -40,6 +41,7 @@ class StageRecord(TypedDict):
     step: int
     attempt: int
     removed_tokens: int
+    stage: NotRequired[str]
     examples: int
     accuracy: float
     accuracy_any_length: NotRequired[float]

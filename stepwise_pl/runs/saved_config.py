@@ -7,7 +7,7 @@ from typing import Any
 
 from stepwise_pl.common import plugins
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.config.keys import flat
+from stepwise_pl.config.keys import flat, paths
 from stepwise_pl.config.plain import config_from, read_yaml, to_plain
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.upgrade import retired, upgraded
@@ -92,6 +92,24 @@ def located(config: Config, run_dir: Path) -> Config:
         config.task.look_in(DataSearch(run_dir, starts, files or None))
     method = config.method.located(lambda name: found_again(name, run_dir))
     return replace(config, model=located_model(config.model, run_dir), method=method)
+
+
+def differences_of_task(run_dir: Path, task: Task) -> list[str]:
+    """Say in what a run's task differs from another: keys with both values, or the files that both read. Empty: both are the same.
+
+    Raises:
+        UserError: the run's configuration, or a file of the task, cannot be read.
+    """
+    theirs, own = (
+        {f"task.{key}": value for key, value in flat(to_plain(each)).items()}
+        for each in (saved_config(run_dir).task, task)
+    )
+    # The same files may be named in two ways.
+    apart = {key for key in theirs.keys() | own.keys() if theirs.get(key) != own.get(key)} - set(paths())
+    files = derived_of(run_dir).get("files")
+    if not apart and files is not None and files != list(task.fingerprint() or ()):
+        return ["its data files were others"]
+    return [f"{key} is {theirs.get(key)} there, {own.get(key)} here" for key in sorted(apart)]
 
 
 def require_same_files(run_dir: Path, task: Task) -> None:

@@ -1,6 +1,6 @@
-"""From a run's metrics to its result: accuracy at each number of removed tokens, as a table (its figure: `reporting/figures/accuracy.py`)."""
+"""From a run's metrics to its result: accuracy at each stage, as a table (its figure: `reporting/figures/accuracy.py`)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ ANY_LENGTH = "right at any length"
 
 @dataclass
 class StageAccuracy:
-    """The last validation at one number of removed tokens."""
+    """The last validation of a stage: at one number of removed tokens, and in one stage if stages have names."""
 
     removed_tokens: int
     step: int
     accuracy: float
     examples: int
     accuracy_any_length: float | None = None  # None in runs from before it was measured
+    stage: str = ""  # the name of the stage, if it has one
 
     @property
     def differs(self) -> bool:
@@ -32,31 +33,50 @@ class StageAccuracy:
         return wilson(self.accuracy, self.examples)
 
 
-def read_stages(metrics_file: Path) -> tuple[list[StageAccuracy], list[list[StageAccuracy]]]:
-    """One `StageAccuracy` per number of removed tokens that was validated, ascending; and the same of each attempt given up."""
+def read_stages(metrics_file: Path, names: Sequence[str] = ()) -> tuple[list[StageAccuracy], list[list[StageAccuracy]]]:
+    """The stages that were validated, ascending; and the same of each attempt given up.
+
+    Args:
+        names: of the stages, if the method names them (`stage_names` in summary.json).
+    """
     if not metrics_file.is_file():
         return [], []
     kept, given_up = read_attempts(metrics_file)
-    return stages_of(kept), [stages_of(rows) for rows in given_up]
+    return stages_of(kept, names), [stages_of(rows, names) for rows in given_up]
 
 
-def stages_of(rows: Iterable[Mapping[str, str]]) -> list[StageAccuracy]:
-    """The validations in rows of metrics.csv, the last at each number of removed tokens, ascending."""
-    stages: dict[int, StageAccuracy] = {}
+def stages_of(rows: Iterable[Mapping[str, str]], names: Sequence[str] = ()) -> list[StageAccuracy]:
+    """The validations in rows of metrics.csv, the last of each stage, ascending; `names`: see `read_stages`."""
+    stages: dict[tuple[int, int], StageAccuracy] = {}
     for row in rows:
         if row.get("val/answer_accuracy"):
             removed = round(float(row["schedule/removed_tokens"]))
+            # Rows have the number of the stage if it has a name, and else the removed tokens alone.
+            number = round(float(row.get("schedule/stage") or -1))
             any_length = row.get("val/answer_accuracy_any_length")
-            stages[removed] = StageAccuracy(
+            stages[removed, number] = StageAccuracy(
                 removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"])),
-                float(any_length) if any_length else None,
+                float(any_length) if any_length else None, stage_name(names, number),
             )  # fmt: skip
-    return [stages[removed] for removed in sorted(stages)]
+    return [stages[place] for place in sorted(stages)]
+
+
+def stage_name(names: Sequence[str], number: float | None) -> str:
+    """The name of a stage by its number; the number itself if the names are lost, empty if there is no number."""
+    if number is None or number < 0:
+        return ""
+    return names[int(number)] if number < len(names) else f"{number:.0f}"
+
+
+def last_at_each(stages: Iterable[StageAccuracy]) -> list[StageAccuracy]:
+    """The last of the stages at each number of removed tokens, for figures over removed tokens."""
+    return list({stage.removed_tokens: stage for stage in stages}.values())
 
 
 def removed_at(stages: Iterable[StageAccuracy], accuracy: float = 0.95) -> int | None:
     """The largest number of removed tokens whose last validation is at least this accurate; None if there is none."""
-    return max((stage.removed_tokens for stage in stages if stage.accuracy >= accuracy), default=None)
+    last = last_at_each(stages)
+    return max((stage.removed_tokens for stage in last if stage.accuracy >= accuracy), default=None)
 
 
 def selected(metrics_file: Path) -> StageAccuracy | None:
@@ -75,10 +95,12 @@ def _selection_score(row: Mapping[str, str]) -> float:
 
 def stage_table(stages: list[StageAccuracy]) -> str:
     """The stages as text, one line each; with accuracy at any length where that differs."""
-    lines = ["removed tokens    step  validation accuracy [95% Wilson interval]"]
+    named = [len(stage.stage) for stage in stages if stage.stage]
+    width = max(len("stage"), *named) + 2 if named else 0
+    lines = [f"{'stage'[:width]:{width}}removed tokens    step  validation accuracy [95% Wilson interval]"]
     for stage in stages:
         at_any_length = stage.accuracy_any_length
         more = f"  ({percent(at_any_length)} {ANY_LENGTH})" if at_any_length is not None and stage.differs else ""
         accuracy = with_wilson(stage.accuracy, stage.examples)
-        lines.append(f"{stage.removed_tokens:14d}  {stage.step:6d}  {accuracy}{more}")
+        lines.append(f"{stage.stage:{width}}{stage.removed_tokens:14d}  {stage.step:6d}  {accuracy}{more}")
     return "\n".join(lines)

@@ -186,15 +186,22 @@ class Task:
         """Return the names of the quantities that `values` knows."""
         return ()
 
+    def require_quantity(self, name: str) -> None:
+        """Raise `UserError` if the task has no such quantity."""
+        if name not in self.quantities():
+            known = ", ".join(self.quantities())
+            has = f"it has {known}" if known else "it has none"
+            raise UserError(f"method.value={name}: task={self.kind} has no such quantity; {has}")
+
     def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
         """Return a quantity behind the answer of each example: one number for each word of the answer, in its order.
 
         Raises:
             UserError: the task has no such quantity.
         """
-        known = ", ".join(self.quantities())
-        has = f"it has {known}" if known else "it has none"
-        raise UserError(f"method.value={name}: task={self.kind} has no such quantity; {has}")
+        self.require_quantity(name)
+        where = f"{type(self).__module__}.{type(self).__qualname__}"
+        raise UserError(f"task={self.kind}: {where}.values must give {name}, which its quantities name")
 
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""

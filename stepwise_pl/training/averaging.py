@@ -1,7 +1,7 @@
 """An exponential average of the weights: the model that is validated, selected and kept, while plain weights train on.
 
 Lightning's `WeightAveraging` is not used. It is a callback, and callbacks do not see a checkpoint that holds weights only
-(best.ckpt, removed-<k>.ckpt): those would hold the plain weights. It also deep-copies the whole LightningModule.
+(best.ckpt, those of stages): those would hold the plain weights. It also deep-copies the whole LightningModule.
 """
 
 from collections.abc import Iterator, Mapping

@@ -156,6 +156,7 @@ def describe(parts: Parts) -> dict[str, Any]:
         "examples_per_token": per_token,
         "steps_per_epoch": data.steps_per_epoch,
         "max_cot_tokens": data.limits.max_cot,
+        **({"stage_names": list(names)} if (names := parts.config.method.stage_names) else {}),
         "data": data.digest(),
         "files": list(parts.config.task.fingerprint() or ()),
         **({"plugins": found} if (found := plugins.digests(parts.config.plugins)) else {}),

@@ -1,4 +1,4 @@
-"""Write the checkpoints of a run: best, last, good and removed-<k>."""
+"""Write the checkpoints of a run: best, last, good, and those that are kept of its stages."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from stepwise_pl.common.disk import link, put_in_place
 from stepwise_pl.common.errors import Collapse
 from stepwise_pl.data.stream import StreamLoader
-from stepwise_pl.runs.folder import kept_checkpoints
+from stepwise_pl.runs.folder import kept_checkpoints, kept_name
 from stepwise_pl.runs.marks import checkpoint_written, training_begins
 from stepwise_pl.training.guard import Guard
 from stepwise_pl.training.lightning_gaps import validates_after
@@ -40,8 +40,8 @@ class Checkpoints(Checkpoint):
         folder: the folder of the checkpoints.
         every_n_steps: optimizer steps between two writes of `last.ckpt`.
         keep_every_removed: keep the weights, without the optimizer's state, of every N-th
-            stage as `removed-<tokens>.ckpt`, from its last validation; 0: none.
-        keep_at_most: number of `removed-<tokens>.ckpt` to keep, the newest; None: all.
+            stage, from its last validation (`runs.folder.kept_name`); 0: none.
+        keep_at_most: number of these to keep, the newest; None: all.
         guard: decides on `good.ckpt`; None: there is no `good.ckpt`.
         describe: writes the other files of the run folder, which loading a checkpoint needs;
             called when these files are missing.
@@ -113,7 +113,9 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.best, weights_only=True)
         assert isinstance(pl_module, StepwiseModule)
         if self.keep_every_removed and not collapsing and pl_module.stage % self.keep_every_removed == 0:
-            self._save(trainer, self.folder / f"removed-{pl_module.removed_tokens}.ckpt", weights_only=True)
+            stage = pl_module.stage
+            name = kept_name(stage, pl_module.method.stage_name(stage), pl_module.removed_tokens)
+            self._save(trainer, self.folder / f"{name}.ckpt", weights_only=True)
             if self.keep_at_most is not None and trainer.is_global_zero:
                 self._drop_oldest(self.keep_at_most)
         good = self.guard is not None and self.guard.good
@@ -121,7 +123,7 @@ class Checkpoints(Checkpoint):
         self._between_steps = True
 
     def _drop_oldest(self, count: int) -> None:
-        for path in list(kept_checkpoints(self.folder).values())[:-count]:
+        for path in kept_checkpoints(self.folder)[:-count]:
             path.unlink()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -234,6 +234,8 @@ class StepwiseModule(L.LightningModule):
         # if a run is resumed at its very end.
         epoch = max(0, step - 1) // self.data.steps_per_epoch
         position = {"attempt": self.attempt, "epoch": epoch, "schedule/removed_tokens": self.removed_tokens}
+        if self.method.stage_names:
+            position["schedule/stage"] = self.stage
         if self.tokens_read is not None:
             position["tokens_read"] = self.tokens_read
         row = {key: float(value) for key, value in {**position, **metrics}.items()}
@@ -270,7 +272,9 @@ class StepwiseModule(L.LightningModule):
         is_kept_stage = self.schedule.is_kept_stage(float(accuracy))
         metrics["val/selection_score"] = accuracy + (2.0 * self.stage if is_kept_stage else -2.0)
         self._log(step, metrics)
-        position = {"step": step, "attempt": self.attempt, "removed_tokens": self.removed_tokens}
+        position: dict[str, Any] = {"step": step, "attempt": self.attempt, "removed_tokens": self.removed_tokens}
+        if name := self.method.stage_name(self.stage):
+            position["stage"] = name
         examples = self.data.encoded["validation"]
         self.record = self.validation.record(
             position, metrics, self.digits, examples, partial(everywhere, self.trainer)

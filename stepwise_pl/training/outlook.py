@@ -92,7 +92,7 @@ class Outlook(Callback):
         lines = [removal_line(removal_of(pl_module), self._begin, self.steps)]
         schedule, names = pl_module.schedule, pl_module.method.stage_names
         if names and not schedule.waits_for():
-            lines.append(stages_line(schedule.stage, names, self.steps))
+            lines.append(stages_line(schedule.stage, names, self._begin, self.steps))
         for line in lines:
             log.log(logging.WARNING if line.is_warning else logging.INFO, "%s", line.text)
 

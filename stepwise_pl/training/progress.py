@@ -171,8 +171,8 @@ class ProgressLog(Callback):
         if left := outlook.seconds(outlook.steps - step):
             parts.append(f"{duration(left)} left")
         found = [f"{removed(module, ' of ')} CoT tokens gone", *shown_losses(module)]
-        if names := module.method.stage_names:
-            found.insert(0, f"stage {module.stage} ({names[module.stage]})")
+        if name := module.method.stage_name(module.stage):
+            found.insert(0, f"stage {module.stage} ({name})")
         if is_validated:
             found.append(shown_accuracy(trainer))
         decision = f"; {module.schedule.decision}" if is_validated and module.schedule.decision else ""

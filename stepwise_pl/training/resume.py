@@ -32,7 +32,7 @@ def require_own(state: Mapping[str, Any], path: Path, config: Mapping[str, Any])
         why = (
             f"it was written by {other_version(path, '5a29c99')}"
             if whole
-            else "best.ckpt and removed-<k>.ckpt hold weights only"
+            else "best.ckpt, removed-<k>.ckpt and stage-<k>.ckpt hold weights only"
         )
         raise UserError(
             f"{path}: is not a checkpoint that this version of stepwise_pl can go on from ({why}); start another run, from "

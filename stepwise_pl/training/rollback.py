@@ -148,6 +148,7 @@ def go_back(
             "attempt": len(actions),
             "epoch": int(state["epoch"]),
             "schedule/removed_tokens": rollback["to_removed_tokens"],
+            **({"schedule/stage": module.schedule.stage(step)} if has_named_stages else {}),
         }
         for logger in trainer.loggers:
             logger.log_metrics({key: float(value) for key, value in row.items()}, step)
@@ -211,7 +212,7 @@ def read_good(collapse: Collapse, module: StepwiseModule, checkpoints: Path, cfg
 def forget(checkpoints: Path, state: dict[str, Any]) -> None:
     """Remove the checkpoints that are newer than `state`. If `best.ckpt` is among them, `state` takes its place."""
     best = checkpoints / "best.ckpt"
-    for path in [best, *kept_checkpoints(checkpoints).values()]:
+    for path in [best, *kept_checkpoints(checkpoints)]:
         if path.is_file() and int(read_checkpoint(path)["global_step"]) > state["global_step"]:
             path.unlink()
     if not best.is_file():

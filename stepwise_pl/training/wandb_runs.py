@@ -208,14 +208,24 @@ def stage_table(run_dir: Path) -> Any:
 
     records = read_stage_records(path) if (path := run_dir / "stages.jsonl").is_file() else []
     digits = max((len(record["digits"]) for record in records), default=0)
-    columns = ["step", "attempt", "removed_tokens", "accuracy", "low", "high", "examples", "accuracy_any_length"]
-    table = wandb.Table(columns=[*columns, *(f"digit {place + 1}" for place in range(digits))])
+    named = any("stage" in record for record in records)
+    columns = ["accuracy", "low", "high", "examples", "accuracy_any_length"]
+    table = wandb.Table(
+        columns=[
+            "step",
+            "attempt",
+            "removed_tokens",
+            *["stage"] * named,
+            *columns,
+            *(f"digit {place + 1}" for place in range(digits)),
+        ]
+    )
     for record in records:
         low, high = wilson(record["accuracy"], record["examples"])
         missing = [None] * (digits - len(record["digits"]))
         table.add_data(
-            record["step"], record["attempt"], record["removed_tokens"], record["accuracy"], low, high,
-            record["examples"], record.get("accuracy_any_length"), *record["digits"], *missing,
+            record["step"], record["attempt"], record["removed_tokens"], *[record.get("stage")] * named,
+            record["accuracy"], low, high, record["examples"], record.get("accuracy_any_length"), *record["digits"], *missing,
         )  # fmt: skip
     return table
 

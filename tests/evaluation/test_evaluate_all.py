@@ -152,12 +152,11 @@ def test_a_damaged_checkpoint_costs_the_table_its_own_row_alone(
 
 def test_kept_checkpoints_are_in_the_order_of_removed_tokens(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    for name in ("removed-10", "removed-9", "removed-0", "removed-x", "best", "last"):
+    for name in ("removed-10", "removed-9", "removed-0", "removed-x", "stage-2-x", "stages-1", "best", "last"):
         (tmp_path / "checkpoints" / f"{name}.ckpt").touch()
     (tmp_path / "checkpoints" / "removed-3.tmp").touch()
-    assert [(removed, path.name) for removed, path in kept_checkpoints(tmp_path / "checkpoints").items()] == [
-        (0, "removed-0.ckpt"), (9, "removed-9.ckpt"), (10, "removed-10.ckpt"),
-    ]  # fmt: skip
+    names = [path.name for path in kept_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["removed-0.ckpt", "removed-9.ckpt", "removed-10.ckpt"]
 
 
 def test_what_does_not_go_with_all_is_one_line(run: Path, tmp_path: Path) -> None:

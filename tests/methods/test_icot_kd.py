@@ -338,9 +338,11 @@ def test_states_are_kept_and_replaced_in_models_of_every_shape(tokenizer: Any, b
 def test_a_teacher_that_does_not_fit_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     model = made(tokenizer, ICoTKD()).model
     with pytest.raises(UserError, match="method.teacher is not set: give the folder"):
-        ICoTKD().check()
+        ICoTKD().check(TASK)
     with pytest.raises(UserError, match="no-such-run: no such folder; train the teacher first"):
-        ICoTKD(teacher=str(tmp_path / "no-such-run")).check()
+        ICoTKD(teacher=str(tmp_path / "no-such-run")).check(TASK)
+    with pytest.raises(UserError, match="no config.yaml there, so it is no run; train the teacher first"):
+        ICoTKD(teacher=str(tmp_path)).check(TASK)
     with pytest.raises(UserError, match="the longest example has 9999 tokens, the model [0-9]+ positions"):
         ICoTKD(teacher="random").prepare(model, tokenizer, 9999)
     assert ICoTKD(teacher="random").prepare(model, tokenizer, 20) == {"teacher": "random"}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,18 +18,25 @@ from lightning.pytorch.callbacks import Callback
 
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.model import ModelConfig
+from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.run import Config
+from stepwise_pl.config.training import LoggerConfig
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
-from stepwise_pl.methods import ICoTKD, Losses, Method, Stepwise
+from stepwise_pl.methods import Auxiliary, ICoTKD, Losses, Method, Stepwise
+from stepwise_pl.models.build import check_architecture
 from stepwise_pl.models.early import check
 from stepwise_pl.models.learner import Learner
-from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.history import History, read_run
 from stepwise_pl.runs.cells import cells_of
-from stepwise_pl.runs.records import read_metrics
+from stepwise_pl.runs.folder import kept_checkpoints
+from stepwise_pl.runs.records import all_rows, read_metrics, read_stage_records
+from stepwise_pl.runs.saved_config import differences_of_task
 from stepwise_pl.schedules import Adaptive, Linear
 from stepwise_pl.schedules.spread import ALL, Stage
-from stepwise_pl.tasks import Multiplication
+from stepwise_pl.tasks import Files, Multiplication, Parity, WordProblems
+from tests import forked
 from tests.conftest import REPO, SMALL, command, learner, small_model
 
 TASK = Multiplication(digits=2, min_digits=1, train_size=64, validation_size=10, test_size=10)
@@ -148,8 +156,11 @@ def needed(kind: str, folder: Path) -> list[str]:
     """Return what a method needs on the command line besides its name. A stage lasts a few steps, so that all stages occur."""
     found = [f"method={kind}"]
     if hasattr(registry.load_all()["method", kind], "teacher"):
-        command("train", *SMALL, "schedule=explicit_cot", "trainer.duration=30steps", f"run_dir={folder / 'teacher'}")
-        found += [f"method.teacher={folder / 'teacher'}", "schedule.delta=4"]  # 5 steps a stage
+        size = "model.layers=2"
+        command(
+            "train", *SMALL, size, "schedule=explicit_cot", "trainer.duration=30steps", f"run_dir={folder / 'teacher'}"
+        )
+        found += [size, f"method.teacher={folder / 'teacher'}", "schedule.delta=4"]  # 5 steps a stage
     if hasattr(registry.load_all()["method", kind], "stages"):
         found += ["method.unit=token", "method.thoughts=2", "schedule.delta=4"]
     return found
@@ -266,6 +277,148 @@ def test_the_stages_of_a_method_are_announced_and_named(tmp_path) -> None:
     }  # fmt: skip
     short = command("train", *settings, "trainer.duration=7steps", f"run_dir={tmp_path / 'short'}").stderr
     assert "; never: couple (trainer.duration and schedule.delta decide)" in short
+
+
+def test_tables_and_checkpoints_tell_named_stages_apart(tmp_path) -> None:
+    """All stages of ICoT-KD have removed the same tokens."""
+    run = tmp_path / "run"
+    settings = [*SMALL, *needed("icot_kd", tmp_path), "trainer.keep_every_removed=1", "trainer.duration=15steps"]
+    told = command("train", *settings, f"run_dir={run}").stdout
+    names = ["read", "emulate", "couple"]
+    table = [line.split()[:3] for line in told.splitlines() if line.startswith(tuple(names))]
+    assert table == [["read", "2", "5"], ["emulate", "2", "10"], ["couple", "2", "15"]]
+    assert "with 2 of 2 CoT tokens removed, stage couple (best.ckpt)" in told
+    records = read_stage_records(run / "stages.jsonl")
+    assert [record["stage"] for record in records] == names
+    assert [path.name for path in kept_checkpoints(run / "checkpoints")] == [f"stage-{k}.ckpt" for k in range(3)]
+    assert json.loads((run / "summary.json").read_text())["stage"] == "couple"
+    command("evaluate", f"run={run}", "checkpoint=all", "split=validation", "speed_problems=0")
+    with (run / "evaluations" / "tradeoff-validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["stage"], row["checkpoint"]) for row in rows] == [
+        (name, f"stage-{k}.ckpt") for k, name in enumerate(names)
+    ]
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx([record["accuracy"] for record in records])
+    history = read_run(run)
+    assert [stage.stage for stage in history.stages] == [record["stage"] for record in history.last_records] == names
+    assert [row["step"] for row in history.resets] == [10, 15]  # the first rows that are logged after steps 6 and 11
+    command("report", str(run), f"out={tmp_path / 'page.html'}")
+    page = (tmp_path / "page.html").read_text()
+    assert "2 of 2, couple" in page and all(f'<th scope="row">{name}</th><td>2</td>' in page for name in names)
+    digits = json.loads(re.findall(r'id="figures">(.*?)</script>', page, re.S)[0])["digits-1"]
+    assert digits["data"][0]["x"] == names
+
+
+def test_a_run_that_ends_before_its_last_stage_says_so(tmp_path) -> None:
+    settings = [*SMALL, *needed("icot_kd", tmp_path), "trainer.duration=7steps"]
+    told = command("train", *settings, f"run_dir={tmp_path / 'run'}").stdout
+    assert "removed, stage emulate (best.ckpt)" in told
+
+
+def test_the_memory_check_counts_all_that_a_method_holds() -> None:
+    cfg = ModelConfig(layers=3, heads=2, width=16)
+    alone, auxiliary, distilled = (
+        check_architecture(cfg, method) for method in (Stepwise(), Auxiliary(), ICoTKD(teacher="random", mixture=2))
+    )
+    assert alone == check_architecture(cfg) and auxiliary == alone + 16
+    each = ((16 * 64 + 64) + (64 * 16 + 16)) + ((32 * 64 + 64) + (64 * 16 + 16))  # the MLPs of a block
+    emulator = 2 * 16 + 2 * (4 * 16 * 16 + 4 * 16) + 2 * (16 * 16 + 16) + (32 * 16 + 16)
+    assert distilled == 3 * alone + 3 * each + emulator
+    with pytest.raises(
+        UserError, match="the model, with all that method=icot_kd holds besides, has .* million weights"
+    ):
+        check(Config(
+            task=Multiplication(), schedule=Linear(), method=ICoTKD(teacher="random"),
+            model=ModelConfig(layers=64, heads=64, width=1 << 17),
+        ))  # fmt: skip
+
+
+def test_a_teacher_of_another_task_is_refused_and_one_that_has_moved_is_named_again(tmp_path) -> None:
+    settings, run = [*SMALL, *needed("icot_kd", tmp_path)], f"run_dir={tmp_path / 'run'}"
+    teacher, moved = tmp_path / "teacher", tmp_path / "moved"
+
+    def refused(*words: str) -> str:
+        out = command("train", *words, check=False)
+        assert out.returncode == 2 and "Traceback" not in out.stderr
+        return out.stderr.strip().splitlines()[-1]
+
+    assert "has learned another task (task.digits is 1 there, 2 here)" in refused(*settings, "task.digits=2", run)
+    assert "model.layers=1: must be at least 2 for method=icot_kd" in refused(*settings, "model.layers=1", run)
+    line = refused(*settings, "method.teacher_checkpoint=none", run)
+    assert f"method.teacher={teacher} with method.teacher_checkpoint=none: checkpoint=none: no such checkpoint" in line
+    told = command("train", *settings, "trainer.duration=3steps", run).stderr
+    assert f"teacher: {teacher / 'checkpoints' / 'best.ckpt'}, " in told and "% right on validation" in told
+    teacher.rename(moved)
+    again = (run, "resume=true", "trainer.duration=7steps")
+    assert f"method.teacher={teacher}: no such folder; train the teacher first" in refused(*again)
+    assert "a run that the method builds on has changed" in refused(*again, "method.teacher=random")
+    command("train", *again, f"method.teacher={moved}")
+
+
+@pytest.mark.parametrize("files", ["the same files by another name", "other files"])
+def test_a_teacher_of_the_same_files_has_the_same_task(files: str, tmp_path) -> None:
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text(f"{split[0]}||1 2 #### 3\n")
+    (tmp_path / "other.txt").write_text("u||1 2 #### 3\n")
+
+    def task(test: Path) -> Files:
+        return Files(train=str(tmp_path / "train.txt"), validation=str(tmp_path / "validation.txt"), test=str(test))
+
+    theirs = task(tmp_path / "test.txt")
+    plain = to_plain(Config(task=theirs, schedule=Linear(), method=Stepwise()))
+    save_yaml({**plain, "derived": {"files": list(theirs.fingerprint())}}, tmp_path / "config.yaml")
+    (tmp_path / "below").mkdir()
+    test = tmp_path / "below" / ".." / "test.txt" if files.startswith("the same") else tmp_path / "other.txt"
+    found = differences_of_task(tmp_path, task(test))
+    assert found == ([] if files.startswith("the same") else ["its data files were others"])
+
+
+def test_what_does_not_fit_together_is_refused_with_the_configuration() -> None:
+    for method, settings, line in (
+        (Auxiliary(), {"task": WordProblems()}, "method.value=running_sum: task=word_problems has no such quantity; it has none"),
+        (Auxiliary(value="carry"), {"task": Parity()}, "method.value=carry: task=parity .* it has running_sum"),
+        (ICoTKD(), {"schedule": Linear(mix=0.5)}, "schedule.mix=0.5: .* of method=icot_kd are phases of the whole run"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=line):
+            Config(**{"task": Multiplication(), "schedule": Linear(), "method": method, **settings})  # type: ignore[arg-type]
+    for weight in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match=f"method.weight={weight}: must be above 0, and finite"):
+            Auxiliary(weight=weight)
+
+
+def test_a_sweep_over_methods_with_a_key_of_one_says_how_to_go_about_it() -> None:
+    out = command("train", "-m", "method=stepwise,icot_kd", "method.teacher=random", check=False)
+    assert out.returncode == 2
+    line = "method.teacher: method=stepwise has no such key; method=icot_kd has it; give a recipe to each method that needs"
+    assert line in out.stderr and "Traceback" not in out.stderr
+
+
+@pytest.mark.long
+def test_a_run_that_goes_back_into_an_earlier_stage_keeps_its_stages_apart(tmp_path) -> None:
+    """Weights that are not finite in the third stage take the run back to the end of the second."""
+    run = tmp_path / "run"
+    words = [*SMALL, *needed("icot_kd", tmp_path), "guard=halve", "trainer.log_every_n_steps=1", f"run_dir={run}"]
+    out = forked.run(
+        "tests.driver", ["--weights=nan,0,12", "--", *words, "trainer.duration=25steps"], REPO, dict(os.environ), 300
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert "stage 1 (emulate) goes on; stage 2 (couple) from step 16\n" in out.stderr
+    rows = [row for row in all_rows(run / "metrics.csv") if row["attempt"] == "1" and not row["test/loss"]]
+    assert (rows[0]["step"], rows[0]["schedule/stage"]) == ("10", "1")
+    assert [stage.stage for stage in read_run(run).stages] == ["read", "emulate", "couple"]
+
+
+def test_what_a_model_lacks_is_said_before_any_data_is_read() -> None:
+    for method, line in (
+        (Auxiliary(layer=5), "method.layer=5: must be between 1 and the 4 layers of the model"),
+        (Auxiliary(head=4), "method.head=4: must be between 0 and 3, the heads of the model"),
+    ):
+        with pytest.raises(UserError, match=line):
+            check(Config(task=Multiplication(), schedule=Linear(), method=method, model=ModelConfig(layers=4, heads=4)))
+    with pytest.raises(UserError, match="logger.artifact=true: a model trained with method=icot_kd"):
+        Config(
+            task=Multiplication(), schedule=Linear(), method=ICoTKD(), logger=LoggerConfig(wandb=True, artifact=True)
+        )
 
 
 def test_methods_load_no_torch() -> None:

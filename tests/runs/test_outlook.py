@@ -11,6 +11,7 @@ from stepwise_pl.runs.outlook import (
     length_line,
     most_steps,
     removal_line,
+    stages_line,
     sweep_line,
     sweep_time_line,
     time_line,
@@ -127,3 +128,26 @@ def test_a_sweep_is_told_with_its_workers() -> None:
     assert sweep_line([100], None) == "1 job to do, at most 100 steps in all"
     text = sweep_time_line(7200, 9, 2)
     assert text == "the whole sweep takes about 67 min for 9 jobs with 2 at a time, if all keep this pace"
+
+
+def test_named_stages_are_announced_from_where_a_run_stands() -> None:
+    names = ("read", "emulate", "couple")
+
+    def stage(step: int) -> int:
+        return min(step // 20, 2)
+
+    never = "never: couple (trainer.duration and schedule.delta decide)"
+    for begin, steps, text in (
+        (0, 60, "stage 0 (read) from step 1; stage 1 (emulate) from step 21; stage 2 (couple) from step 41"),
+        (20, 60, "stage 1 (emulate) from step 21; stage 2 (couple) from step 41"),
+        (25, 60, "stage 1 (emulate) goes on; stage 2 (couple) from step 41"),
+        (59, 60, "stage 2 (couple) goes on"),
+        (5, 40, f"stage 0 (read) goes on; stage 1 (emulate) from step 21; {never}"),
+    ):
+        assert stages_line(stage, names, begin, steps) == (text, never in text)
+    assert stages_line(lambda step: 2 * (step > 9), names, 0, 30).text.startswith(
+        "stage 0 (read) from step 1; stage 2 (couple) from step 11; never: emulate"
+    )
+    assert stages_line(lambda step: 2, names, 0, 30).text.startswith(
+        "stage 2 (couple) from step 1; never: read, emulate"
+    )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stepwise_pl.runs.stages import read_stages, removed_at, selected
+from stepwise_pl.runs.stages import read_stages, removed_at, selected, stage_table
 
 HEAD = "step,attempt,schedule/removed_tokens,val/answer_accuracy,val/examples"
 
@@ -24,3 +24,14 @@ def test_without_a_score_the_most_removed_tokens_come_first(tmp_path: Path) -> N
     assert best is not None and best.step == 30
     file.write_text(f"{HEAD}\n")
     assert selected(file) is None
+
+
+def test_named_stages_are_told_apart_and_rows_from_before_they_were_logged_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text(
+        f"{HEAD},schedule/stage\n5,0,8,0.97,50,\n10,0,8,0,50,0\n20,0,8,0.99,50,1\n25,0,8,0.4,50,1\n30,0,8,0.5,50,2\n"
+    )
+    stages, _ = read_stages(file, ["read", "emulate"])
+    assert [(stage.stage, stage.step) for stage in stages] == [("", 5), ("read", 10), ("emulate", 25), ("2", 30)]
+    assert removed_at(stages) is None and removed_at(stages, 0.5) == 8  # the last validation counts
+    assert [line.split()[0] for line in stage_table(stages).splitlines()] == ["stage", "8", "read", "emulate", "2"]

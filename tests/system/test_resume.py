@@ -124,6 +124,31 @@ def test_a_run_killed_twice_equals_an_uninterrupted_one(whole: Path, tmp_path: P
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["auxiliary", "icot_kd"])
+def test_a_run_killed_in_every_stage_of_a_method_equals_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
+    """A stage has 20 steps. The kills fall inside a step and between micro-batches, on the first step of a stage, and in a validation."""
+    more = [f"method={kind}", "trainer.duration=3epochs"]
+    if kind == "icot_kd":
+        explicit = ("model.layers=2", "schedule=explicit_cot", "trainer.duration=30steps")
+        command("train", *SMALL, *explicit, f"run_dir={tmp_path / 'teacher'}")
+        more += [
+            "model.layers=2",
+            f"method.teacher={tmp_path / 'teacher'}",
+            "schedule.smoothing=inf",
+            "trainer.keep_every_removed=1",
+        ]
+    assert start(tmp_path / "whole", *more).returncode == 0
+    folder, resumed = tmp_path / "run", ()
+    for moment in ("inside the step,13", "between micro-batches,20", "in validation,40", "after the step,55"):
+        assert start(folder, *more, *resumed, end=f"{moment},SIGKILL").returncode == -9
+        resumed = ("resume=true",)
+    assert start(folder, *more, *resumed).returncode == 0
+    assert_the_same(tmp_path / "whole", folder)
+    names = [record.get("stage") for record in read_stage_records(folder / "stages.jsonl")]
+    assert names == (["read", "emulate", "couple"] if kind == "icot_kd" else [None] * 3)
+
+
+@pytest.mark.long
 def test_a_row_that_was_cut_off_is_dropped(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert start(folder, end="after the step,30,SIGKILL").returncode == -9

@@ -91,7 +91,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, now: dict[str, d
 @pytest.mark.parametrize(
     "changes,why",
     [
-        ({"optimizer_states": None}, "best.ckpt and removed-<k>.ckpt hold weights only"),
+        ({"optimizer_states": None}, "best.ckpt, removed-<k>.ckpt and stage-<k>.ckpt hold weights only"),
         ({"optimizer_states": [{"param_groups": [{"lr": 1.0}]}]}, "it was written by "),
         ({"loops": None}, "it was written by "),
     ],

@@ -8,7 +8,7 @@ from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting.figures.data import LEGEND, Chart, Panel, Series, listed
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.runs.cells import Cell
-from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy
+from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy, last_at_each
 
 # Optimizer resets are shown below the accuracies for at most this many runs.
 RUGS = 6
@@ -27,7 +27,8 @@ def accuracy_chart(runs: Sequence[History], title: str = "Accuracy while tokens 
         series += _given_up(run, number)
         if number in rugs:
             series.append(_resets(run, number, -0.05 - 0.03 * rugs.index(number)))
-        first, last = run.stages[0], run.stages[-1]
+        *_, last = by_removed = last_at_each(run.stages)
+        first = by_removed[0]
         lines.append(
             f"{run.label}: {percent(first.accuracy)} with {first.removed_tokens} tokens removed, "
             f"{percent(last.accuracy)} with {last.removed_tokens}"
@@ -54,12 +55,12 @@ def accuracy_chart(runs: Sequence[History], title: str = "Accuracy while tokens 
 
 def _of_run(run: History, number: int) -> list[Series]:
     """The run's line with its intervals, and its accuracy at any length where that differs."""
-    stages = run.stages
+    stages = last_at_each(run.stages)
     removed = [stage.removed_tokens for stage in stages]
     found = [Series(
         x=removed, y=[stage.accuracy for stage in stages], runs=[number], cell=run.cell, name=run.label,
         hover=[
-            f"{run.label}\n{stage.removed_tokens} CoT tokens removed\n{_with_interval(stage)}\nstep {stage.step}" for stage in stages
+            f"{run.label}\n{_place(stage)}\n{_with_interval(stage)}\nstep {stage.step}" for stage in stages
         ],
         low=[stage.interval[0] for stage in stages], high=[stage.interval[1] for stage in stages], marker="run", turn=run.turn,
     )]  # fmt: skip
@@ -79,12 +80,11 @@ def _given_up(run: History, number: int) -> list[Series]:
             continue
         # The attempt left the run's line at the last stage before it.
         left = [stage for stage in run.stages if stage.step < stages[0].step][-1:]
-        shown = sorted(left + stages, key=lambda stage: stage.step)
+        shown = sorted(left + last_at_each(stages), key=lambda stage: stage.step)
         rollback = run.rollbacks[attempt] if attempt < len(run.rollbacks) else {}
         why = "".join(f"\n{rollback[key]}" for key in ("reason", "does") if rollback.get(key))
         hover = [
-            f"{run.label}, given up\n{stage.removed_tokens} CoT tokens removed\n{_with_interval(stage)}\nstep {stage.step}"
-            for stage in shown
+            f"{run.label}, given up\n{_place(stage)}\n{_with_interval(stage)}\nstep {stage.step}" for stage in shown
         ]
         hover[-1] += f"\nThe guard went back{why}"
         x, y = [stage.removed_tokens for stage in shown], [stage.accuracy for stage in shown]
@@ -103,6 +103,10 @@ def _resets(run: History, number: int, y: float) -> Series:
         name=f"{run.label}: optimizer reset", line="none", marker="|", meaning="the optimizer was reset",
         hover=[f"{run.label}\noptimizer reset, seen at step {row['step']:.0f}" for row in resets],
     )  # fmt: skip
+
+
+def _place(stage: StageAccuracy) -> str:
+    return f"{stage.removed_tokens} CoT tokens removed{f', stage {stage.stage}' if stage.stage else ''}"
 
 
 def _with_interval(stage: StageAccuracy) -> str:
@@ -159,13 +163,14 @@ def _levels(means: Sequence[Series], baselines: Collection[int]) -> list[Series]
 def _seeds(cell: Cell[History], runs: Sequence[History]) -> list[Series]:
     """A thin line for each run of a cell; none for a single run or point."""
     places = [place for place, run in zip(cell.places, cell.runs, strict=True) if run in runs]
+    shown = [(place, run.seed, last_at_each(run.stages)) for place, run in zip(places, runs, strict=True)]
     return [
         Series(
-            [stage.removed_tokens for stage in run.stages], [stage.accuracy for stage in run.stages], [place], cell.number,
-            f"{cell.label}: seed {run.seed}", thin=True, meaning="a seed",
+            [stage.removed_tokens for stage in stages], [stage.accuracy for stage in stages], [place], cell.number,
+            f"{cell.label}: seed {seed}", thin=True, meaning="a seed",
         )
-        for place, run in zip(places, runs, strict=True)
-        if len(runs) > 1 and len(run.stages) > 1
+        for place, seed, stages in shown
+        if len(runs) > 1 and len(stages) > 1
     ]  # fmt: skip
 
 

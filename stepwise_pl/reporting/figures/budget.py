@@ -19,11 +19,11 @@ def budget_chart(runs: Sequence[History]) -> Chart | None:
             continue
         hover = []
         for row in rows:
-            accuracy, examples = row["val/answer_accuracy"], round(row["val/examples"])
+            accuracy, examples, stage = row["val/answer_accuracy"], round(row["val/examples"]), run.stage_of(row)
             hover.append(
                 f"{run.label}\n{percent(accuracy)} {percents(wilson(accuracy, examples))}, n={examples}\n"
                 f"{row['tokens_read']:,.0f} tokens read, step {row['step']:.0f}\n"
-                f"{row.get('schedule/removed_tokens', 0):.0f} CoT tokens removed"
+                f"{row.get('schedule/removed_tokens', 0):.0f} CoT tokens removed{f', stage {stage}' if stage else ''}"
             )
         x, y = [row["tokens_read"] for row in rows], [row["val/answer_accuracy"] for row in rows]
         series.append(Series(x, y, [number], run.cell, run.label, hover, turn=run.turn))

@@ -110,6 +110,7 @@ def _curve(run: History, number: int, rows: Sequence[Row], key: str, what: str, 
         name=f"{run.label}: {what}",
         hover=[
             f"{run.label}\n{what} {row[key]:.4g}\nstep {row['step']:.0f}, {row.get(REMOVED, 0):.0f} removed"
+            f"{f', stage {stage}' if (stage := run.stage_of(row)) else ''}"
             for row in rows
         ],
         **style,

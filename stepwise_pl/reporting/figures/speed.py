@@ -8,6 +8,7 @@ from typing import Any
 from stepwise_pl.common.text import percent
 from stepwise_pl.reporting.figures.data import Chart, Panel, Series, listed
 from stepwise_pl.reporting.history import History
+from stepwise_pl.runs.folder import number_kept
 
 # The size of a text at a point: the share of the figure's width that a character takes, and of its height that a line takes.
 CHARACTER, LINE = 0.011, 0.05
@@ -26,6 +27,11 @@ class Measured:
     def removed_tokens(self) -> int:
         """CoT tokens that the checkpoint was trained without."""
         return int(self.evaluation["removed_tokens"])
+
+    @property
+    def stage(self) -> str:
+        """The name of the checkpoint's stage; the removed tokens if it has none."""
+        return str(self.evaluation.get("stage", self.removed_tokens))
 
     @property
     def accuracy(self) -> float:
@@ -59,9 +65,9 @@ def speeds(
     out: dict[int, list[Measured]] = {}
     for number, run in enumerate(runs):
         # The best checkpoint is often that of the last stage once more. The one that was kept for its stage stands for both.
-        kept = {_stage(found) for found in run.evaluations if str(found.get("checkpoint")).startswith("removed-")}
+        kept = {_stage(found) for found in run.evaluations if _is_kept(found)}
         for evaluation in filter(wanted, run.evaluations):
-            if not str(evaluation.get("checkpoint")).startswith("removed-") and _stage(evaluation) in kept:
+            if not _is_kept(evaluation) and _stage(evaluation) in kept:
                 continue
             for batch, speed in by_batch_size(evaluation).items():
                 out.setdefault(batch, []).append(Measured(number, speed, evaluation))
@@ -70,7 +76,12 @@ def speeds(
 
 def _stage(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
     """The problems of an evaluation, and its stage."""
-    return tuple(evaluation.get(key) for key in ("split", "file", "data_digest", "removed_tokens"))
+    return tuple(evaluation.get(key) for key in ("split", "file", "data_digest", "removed_tokens", "stage"))
+
+
+def _is_kept(evaluation: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is of a checkpoint that was kept of its stage."""
+    return number_kept(str(evaluation.get("checkpoint"))) is not None
 
 
 def frontier(points: Sequence[Measured]) -> list[Measured]:
@@ -108,12 +119,12 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
     # A line joins only what was measured on the same problems.
     for number, split in dict.fromkeys((point.run, point.evaluation.get("split")) for point in points):
         of_line = [point for point in points if (point.run, point.evaluation.get("split")) == (number, split)]
-        own = sorted(of_line, key=lambda point: point.removed_tokens)
+        own = sorted(of_line, key=lambda point: (point.removed_tokens, point.evaluation.get("step", 0)))
         is_right = own[0].speed > (slowest + fastest) / 2
         series.append(_line(runs[number], own, [texts[id(point)] for point in own], is_right))
         name = runs[number].baseline or runs[number].label
         lines += [
-            f"{name}, {point.removed_tokens} removed: {percent(point.accuracy)} at {point.speed:.3g} per second"
+            f"{name}, {point.stage}{'' if 'stage' in point.evaluation else ' removed'}: {percent(point.accuracy)} at {point.speed:.3g} per second"
             for point in own
         ]
     devices = ", ".join(sorted({str(point.evaluation.get("accelerator")) for point in points}))
@@ -135,7 +146,9 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
 def _line(run: History, points: Sequence[Measured], texts: list[str], is_right: bool) -> Series:
     """The evaluations of a run on one split, with a text at each point."""
     is_validation = points[0].evaluation.get("split") == "validation"
-    meanings = ["on the validation split"] * is_validation + [NUMBERS] * (not run.baseline and any(texts))
+    meanings = ["on the validation split"] * is_validation + [NUMBERS] * (
+        not run.baseline and any(text.isdigit() for text in texts)
+    )
     return Series(
         [point.speed for point in points], [point.accuracy for point in points], [points[0].run], run.cell, run.label,
         [_hover(run, point) for point in points], [point.interval[0] for point in points],
@@ -166,7 +179,7 @@ def _texts(runs: Sequence[History], points: Sequence[Measured], log_x: bool) -> 
     texts = dict.fromkeys(place, "")
     for point in sorted(points, key=order):
         x, y = place[id(point)]
-        text = runs[point.run].baseline or str(point.removed_tokens)
+        text = runs[point.run].baseline or point.stage
         # Two texts on one line need the width of the longer one between them.
         is_covered = any(
             other and abs(y - y_other) <= LINE and abs(x - x_other) <= CHARACTER * (1 + max(len(text), len(other)))
@@ -180,6 +193,6 @@ def _hover(run: History, point: Measured) -> str:
     found = point.evaluation
     return (
         f"{run.label}{f' ({run.baseline})' if run.baseline else ''}\n{found.get('checkpoint')}, {found['removed_tokens']} "
-        f"CoT tokens removed\n{percent(point.accuracy)} of {found.get('examples')} ({found.get('split')})\n"
+        f"CoT tokens removed{f', stage {point.stage}' if 'stage' in found else ''}\n{percent(point.accuracy)} of {found.get('examples')} ({found.get('split')})\n"
         f"{point.speed:.3g} problems per second ({found.get('accelerator')})"
     )

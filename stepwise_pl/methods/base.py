@@ -7,7 +7,7 @@ The registry finds every file here, so nothing else has to change. `tests/method
 every registered method: it trains, resumes, validates as it evaluates, and exports or refuses.
 
 A method file does not import torch at its top. The verbs live on the `Learner` that a method
-is handed. A method that builds modules imports torch inside `extra`, `think` or `loss`.
+is handed. A method that builds modules imports torch inside `extra`, `prompt_states` or `loss`.
 """
 
 from collections.abc import Callable, Mapping
@@ -146,7 +146,7 @@ class Method:
         """An error that names the class of this method and its verb."""
         return UserError(f"method={self.kind}: {type(self).__module__}.{type(self).__qualname__}.{verb} {what}")
 
-    def think(self, learner: "Learner", view: "CoTBatch") -> "Tensor | None":
+    def prompt_states(self, learner: "Learner", view: "CoTBatch") -> "Tensor | None":
         """Return the states that the model's blocks read at the last token of each prompt, in the place of the model's own.
 
         `Learner.score` and `Learner.generate` call it first. By default there are none: the model reads the prompt alone.

@@ -269,7 +269,7 @@ class ICoTKD(Method):
         mlps = learner.extra["mind"]  # type: ignore[index]
         return torch.stack([mlp(state.to(mlp[0].weight.dtype)) for mlp, state in zip(mlps, states, strict=True)])
 
-    def think(self, learner: "Learner", view: "CoTBatch") -> "Tensor":
+    def prompt_states(self, learner: "Learner", view: "CoTBatch") -> "Tensor":
         return self._minded(learner, self.emulated_states(learner, view))
 
     def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:

@@ -81,7 +81,7 @@ class Learner:
         """Score the targets of a view, teacher-forced. The view is on the host.
 
         Args:
-            states: what the blocks read at the last token of each prompt, [blocks, batch, width]; None: `Method.think` says it.
+            states: what the blocks read at the last token of each prompt, [blocks, batch, width]; None: `Method.prompt_states` says it.
             layers: the states to return.
             thoughts: the inputs at the places of `LATENT`, in the order of each row, [batch, most, width]. They are read in
                 one pass. None: the model finds them, each in a pass.
@@ -167,9 +167,9 @@ class Learner:
         return thought.to(hidden.dtype)
 
     def _prompt_states(self, view: CoTBatch) -> Tensor | None:
-        states = self.method.think(self, view)
+        states = self.method.prompt_states(self, view)
         if states is not None:
-            self.method.require_type("think", states, Tensor, "states of shape [blocks, batch, width], or None")
+            self.method.require_type("prompt_states", states, Tensor, "states of shape [blocks, batch, width], or None")
         return states
 
     @torch.inference_mode()

@@ -234,9 +234,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": lambda self, *given: detached(Stepwise.loss(self, *given))},
         "Wrong.loss returned a loss that needs no gradient",
     ),
-    "thoughts that are the view": (
-        {"think": lambda self, learner, view: view},
-        "Wrong.think returned CoTBatch, must return Tensor: states of shape [blocks, batch, width], or None",
+    "states that are the view": (
+        {"prompt_states": lambda self, learner, view: view},
+        "Wrong.prompt_states returned CoTBatch, must return Tensor: states of shape [blocks, batch, width], or None",
     ),
 }
 

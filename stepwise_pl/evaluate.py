@@ -369,7 +369,8 @@ def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping
         return None
     seconds = read_json(finished).get("seconds")
     changed = derived_of(run.path).get("changed") or []
-    return judge(run.config.expected, summary["answer_accuracy"], seconds, changed)
+    counted = f"{run.config.expected.counts}_accuracy"
+    return judge(run.config.expected, summary[counted], seconds, changed) if counted in summary else None
 
 
 def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:

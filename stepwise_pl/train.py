@@ -135,7 +135,10 @@ def summarise(
         "abandoned_examples": abandoned * config.data.batch_size,
         **derived,
         "seconds": round(fitted.seconds, 1),
-        "expected": judge(config.expected, tested["test_accuracy"], fitted.seconds, changed),
+        # The test of a run counts whole answers.
+        "expected": judge(config.expected, tested["test_accuracy"], fitted.seconds, changed)
+        if config.expected.counts == "answer"
+        else None,
         "checkpoint_bytes": bytes_in(run_dir / "checkpoints"),
     }
 

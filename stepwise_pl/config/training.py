@@ -231,6 +231,8 @@ class ExpectedConfig:
 
     # Accuracy on the test set, from and to. null: nothing is expected.
     accuracy: list[float] | None = None
+    # What the accuracy counts: `answer`, the whole answer, or `last_number`, its last number, which `evaluate` counts alone.
+    counts: str = "answer"
     # Minutes of training, from and to, on this machine.
     minutes: list[float] | None = None
     # The machine on which the minutes were measured.
@@ -239,6 +241,7 @@ class ExpectedConfig:
     source: str = ""
 
     def __post_init__(self) -> None:
+        one_of("expected.counts", self.counts, ("answer", "last_number"))
         for key, most, such in (
             ("accuracy", 1, "two fractions, such as [0.9, 1]"),
             ("minutes", math.inf, "two numbers, such as [5, 10]"),

@@ -75,9 +75,7 @@ def last_number_lines(predictions: Sequence[Prediction]) -> list[str]:
     share = by_last_number(predictions)
     if share is None:
         return []
-    return [
-        f"by last number  {with_wilson(share.accuracy, share.n)}  (as a float, at any length, as CODI and SIM-CoT count)"
-    ]
+    return [f"by last number  {with_wilson(share.accuracy, share.n)}  (as a float, at any length)"]
 
 
 def suite_lines(predictions: list[Prediction], asked: dict[str, Any]) -> list[str]:

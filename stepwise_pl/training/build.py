@@ -73,6 +73,11 @@ def build_parts(config: Config) -> Parts:
         Duration.parse(config.trainer.duration), method.quantities(),
     ).prepare()  # fmt: skip
     schedule.bind(data.steps_per_epoch, method.last_stage(data.limits))
+    if config.logger.artifact and not method.can_export(data.limits):
+        raise UserError(
+            f"logger.artifact=true: a model trained with method={method.kind} does not answer alone, so that it cannot be exported; "
+            "set it to false"
+        )
     # With stage mixing an example may stand at any stage from the first step on.
     is_whole = method.keep_position or schedule.mix > 0
     removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)

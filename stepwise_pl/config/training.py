@@ -231,14 +231,14 @@ class ExpectedConfig:
 
     # Accuracy on the test set, from and to. null: nothing is expected.
     accuracy: list[float] | None = None
-    # What the accuracy counts: `answer`, the whole answer, or `last_number`, its last number, which `evaluate` counts alone.
-    counts: str = "answer"
     # Minutes of training, from and to, on this machine.
     minutes: list[float] | None = None
     # The machine on which the minutes were measured.
     machine: str = ""
     # The source of these numbers: the folder of the experiment, or the paper's table.
     source: str = ""
+    # The kind of answer that the accuracy counts: `answer`, the whole one, or `last_number`, which `evaluate` alone counts.
+    counts: str = "answer"
 
     def __post_init__(self) -> None:
         one_of("expected.counts", self.counts, ("answer", "last_number"))

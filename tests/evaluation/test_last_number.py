@@ -132,6 +132,7 @@ def test_evaluate_says_both_figures(tmp_path: Path) -> None:
     command(
         "train", *SMALL[3:], "task=file", f"task.train={tmp_path / 'train.jsonl'}", "task.validation_size=5",
         "task.test_size=5", "schedule=no_cot", "trainer.duration=10epochs", "trainer.validate_every_epochs=10", f"run_dir={run}",
+        "expected.accuracy=[0.2,1]", "expected.source=a paper", "expected.counts=last_number",
     )  # fmt: skip
     out, summary, rows = evaluated(run, file=str(tmp_path / "whole.jsonl"))
     assert summary["answer_accuracy"] == 0
@@ -142,7 +143,11 @@ def test_evaluate_says_both_figures(tmp_path: Path) -> None:
     assert summary["last_number_interval"] == pytest.approx((interval.low, interval.high), abs=1e-6)
     (line,) = re.findall(r"by last number .*", out)
     assert line.split()[3] == f"{sum(right) / 81:.1%}"
-    assert "by last number" in evaluated(run)[0]  # the test split, with targets such as 12.0
+    out, summary, _ = evaluated(run)
+    assert "by last number" in out  # the test split, with targets such as 12.0
+    # The band is about the last number, which the end of training does not count.
+    assert json.loads((run / "summary.json").read_text())["expected"] is None
+    assert summary["expected"]["accuracy_measured"] == summary["last_number_accuracy"]
 
 
 def test_evaluate_gives_no_such_figure_for_numbers_written_digit_by_digit(run_dir: Path) -> None:

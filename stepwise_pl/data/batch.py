@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepwise_pl.common.errors import UserError
+
 
 class Part(IntEnum):
     """The part of an example that a token belongs to.
@@ -165,7 +167,14 @@ class CoTBatch:
 
         Args:
             inputs: negative ids for each row, as many as the row gets.
+
+        Raises:
+            UserError: `inputs` is no list of ids for each row.
         """
+        if len(inputs) != len(self) or not all(isinstance(row, Sequence) for row in inputs):
+            raise UserError(
+                f"batch.insert takes a list of ids for each of {len(self)} examples, not {str(inputs)[:60]}"
+            )
         count = torch.tensor([[len(row)] for row in inputs])
         most = int(count.max())
         if most == 0:

@@ -12,6 +12,7 @@ is handed. A method that builds modules imports torch inside `extra`, `prompt_st
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from stepwise_pl.common.errors import UserError, one_of
@@ -64,6 +65,8 @@ class Method:
     frozen_models: ClassVar[int] = 0
     # Whether some of what it trains gets no gradient at some stage, or ever.
     trains_in_parts: ClassVar[bool] = False
+    # Whether a loss reads CoT that is gone from the view, so that the model needs positions for all of it.
+    reads_cot: ClassVar[bool] = False
     # Whether explicit CoT and No CoT are schedules of this method.
     has_baselines: ClassVar[bool] = False
     # The names of all stages, by which tables and checkpoints tell them apart; empty if a stage is a number of removed units.
@@ -136,6 +139,13 @@ class Method:
             stage: `stage.each` is the stage of each example; it is None in evaluation.
         """
         raise NotImplementedError
+
+    def require_counts(self, limits: "Limits") -> None:
+        """Raise `UserError` unless `num_tokens` and `added` return whole numbers from 0 on."""
+        for verb in (self.num_tokens, self.added):
+            found = verb(limits)
+            if not (isinstance(found, Integral) and found >= 0):
+                raise self.mistake(verb.__name__, f"returned {found!r}, must return a whole number from 0 on")
 
     def require_type(self, verb: str, found: object, wanted: type, hint: str) -> None:
         """Raise `UserError` unless a verb of this method returned what it must; `hint` says how to make that."""

@@ -36,6 +36,7 @@ class Codi(Method):
     """
 
     stage_names: ClassVar[tuple[str, ...]] = ("distil",)
+    reads_cot: ClassVar[bool] = True  # the teacher
 
     kind: str = "codi"
     unit: str = "step"

@@ -36,6 +36,7 @@ class SimCoT(Coconut):
     """
 
     trains_in_parts: ClassVar[bool] = True
+    reads_cot: ClassVar[bool] = True  # the decoder, at the last stage
 
     kind: str = "sim_cot"
     # Weight of the decoder's cross entropy; at least 0.
@@ -86,6 +87,8 @@ class SimCoT(Coconut):
                     rows.append(row)
                     groups.append(group)
                     texts.append([*[LATENT] * self.thoughts, *text, learner.eos])
+        if not texts:  # no example has a step
+            return thoughts.new_zeros(())
         given, at = torch.tensor(rows), torch.tensor(groups)
         place = (at[:, None] * self.thoughts + torch.arange(self.thoughts)).to(thoughts.device)
         steps = CoTBatch.of_rows(texts, self.thoughts)

@@ -39,6 +39,7 @@ from stepwise_pl.models.checkpoint import (
     read_checkpoint,
 )
 from stepwise_pl.models.lora import add_adapters, frozen_digest, load_adapters, merge_adapters
+from stepwise_pl.models.own import EXTRA, TOKENS
 from stepwise_pl.runs.provenance import located_model, other_version
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,13 @@ def _from_folder(
         raise UserError(
             f"{folder}: neither state_dict.bin nor checkpoints/best.ckpt nor checkpoints/last.ckpt is there"
         )
-    model = restored(folder, read_checkpoint(path), path, tokenizer, cfg.dropout)
+    state = read_checkpoint(path)
+    if any(name.startswith((EXTRA, TOKENS)) for name in kept_weights(state)):
+        log.warning(
+            "%s: the inputs and modules that its method trained besides the model stay behind; new ones begin at random",
+            where,
+        )
+    model = restored(folder, state, path, tokenizer, cfg.dropout)
     merge_adapters(model)
     if not cfg.pretrained:
         _require_shape(cfg, model, where)

@@ -17,7 +17,7 @@ from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.models.architecture import num_positions
 from stepwise_pl.models.blocks import replaced_states
 from stepwise_pl.models.forward import accepted_by, full_pass, model_inputs
-from stepwise_pl.models.reading import Inputs, Passes, Reading
+from stepwise_pl.models.reading import Inputs, Passes, Reading, require_window
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def generate(
         The new tokens of each row, accepted ones included, up to its second end token.
 
     Raises:
-        UserError: the view has thoughts, and the model's cache changes its answers.
+        UserError: the view has thoughts, and the model's cache or window of attention changes its answers.
     """
     reading = reading or read_prompts(view)
     inputs = inputs or Inputs(model, None, lambda hidden: hidden)
@@ -162,6 +162,8 @@ def generate(
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last token generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)
+    if reading.before and reading.has_gaps:
+        require_window(model, tokens.shape[1] + int(bound.max()))
     new: list[Tensor] | None = None if int(bound.max()) > 0 else []
     if new is None and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
         new = _with_cache(model, reading, inputs, following, ended, bound, eos)

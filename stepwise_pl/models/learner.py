@@ -17,7 +17,7 @@ from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import repeats_blocks, replaced_states
 from stepwise_pl.models.decoding import generate, read_prompts
 from stepwise_pl.models.forward import Head, Seen, Targets, model_inputs, see, target_logits
-from stepwise_pl.models.reading import Inputs, Reading, read_all
+from stepwise_pl.models.reading import Inputs, Reading, read_all, require_window
 
 
 class Scored(NamedTuple):
@@ -131,6 +131,8 @@ class Learner:
         known = view.attention_mask.sum(1, keepdim=True)
         known = known.clamp(max=view.tokens.shape[1] - 1)  # nothing is predicted after the last column
         on_host = Reading.of(view, known)
+        if on_host.has_gaps:
+            require_window(self.model, on_host.tokens.shape[1])
         found = read_all(self.model, on_host.to(device), self.inputs, tuple(layers))
         width = on_host.tokens.shape[1]
         column = torch.arange(view.tokens.shape[1] - 1).expand(len(view), -1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods.base import LATENT, own
 from stepwise_pl.models.forward import Seen, model_inputs, see
@@ -120,6 +121,11 @@ class Reading:
         singles = [slice(column, column + 1) for column in range(self.before, parted)]
         return [slice(0, self.before), *singles, slice(parted, end)]
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a row has padding between its tokens."""
+        return bool((self.there[:, :-1] & ~self.there[:, 1:]).any())
+
     def column(self, source: Tensor) -> Tensor:
         """Return the columns in which columns of the view stand, both [batch, n] int64."""
         width = self.tokens.shape[1]
@@ -139,6 +145,17 @@ class Reading:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **changed)
+
+
+def require_window(model: PreTrainedModel, columns: int) -> None:
+    """Raise `UserError` if a layer attends to fewer columns: in its window, gaps between the tokens of a row would count as tokens."""
+    layers = DynamicCache(config=model.config).layers
+    window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=columns)
+    if window < columns:
+        raise UserError(
+            f"a {model.config.model_type} that attends to the last {window} tokens cannot read thoughts in a batch of {columns} "
+            "columns; choose a wider +model.config.sliding_window, or another model.type"
+        )
 
 
 class Passes:

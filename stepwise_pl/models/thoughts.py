@@ -1,5 +1,7 @@
 """The check, before training, that a model can read the inputs that a method adds to the views of its stages."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from transformers import PreTrainedModel
@@ -8,7 +10,7 @@ from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.data.limits import Limits
-from stepwise_pl.methods import Method, Stepwise
+from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT, own
 from stepwise_pl.models.blocks import repeats_blocks
 from stepwise_pl.models.causality import restored_afterwards
@@ -16,25 +18,33 @@ from stepwise_pl.models.decoding import rounding
 from stepwise_pl.models.forward import accepted_by
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.own import table_of
+from stepwise_pl.models.reading import require_window
 from stepwise_pl.schedules.spread import Stage
 
-EXAMPLES, STAGES = 4, 40  # that are looked at
+STAGES = 40  # that are looked at
 
 
 def require_readable(
-    method: Method, model: PreTrainedModel, eos: int, examples: EncodedExamples, limits: Limits, sharded: bool
+    method: Method,
+    model: PreTrainedModel,
+    eos: int,
+    encoded: Mapping[str, EncodedExamples],
+    limits: Limits,
+    sharded: bool,
 ) -> None:
     """Raise `UserError` if views hold inputs that are no words, and the method does not declare them or the model cannot read them.
 
     Args:
+        encoded: all splits.
         sharded: whether each process will hold a part of every weight.
     """
-    learner = Learner(model, eos, method)
-    rows = np.argsort(-examples.units, kind="stable")[:EXAMPLES]
-    whole, last = examples.collate(rows), method.last_stage(limits)
+    learner, whole = Learner(model, eos, method), _unequal(encoded["train"])
+    last = method.last_stage(limits)
     stages = np.unique(np.linspace(0, last, STAGES).round().astype(int)).tolist()
     views = [method.view(learner, whole, Stage(stage, last)) for stage in stages]
-    for view in views:
+    # Smoothing goes beyond the last stage.
+    spread = [np.full(len(whole), stage) for stage in [*stages, last + 1]]
+    for view in [*views, *(method.view(learner, whole, Stage(min(int(each[0]), last), last, each)) for each in spread)]:
         method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
         _require_declared(method, view, limits)
     views = [view for view in views if bool((view.tokens < 0).any())]
@@ -51,12 +61,37 @@ def require_readable(
     thinking = [view for view in views if bool((view.tokens == LATENT).any())]
     if not thinking:
         return
+    if type(method).prompt_states is not Method.prompt_states:
+        raise method.mistake("prompt_states", "and a view with LATENT do not go together")
     if repeats_blocks(model):
         raise UserError(
             f"model.gradient_checkpointing=true: the thoughts of method={method.kind} need a KV cache, which it forbids; set it to "
             "false"
         )
-    _require_cache(Learner(model, eos, Stepwise(), None, table_of(model, method.num_tokens(limits))), thinking[-1])
+    require_window(model, _most_columns(method, encoded, limits))
+    # Neighbours have unequal numbers of thoughts, as with smoothing and stage mixing.
+    mixed = CoTBatch.stack([(thinking[0], thinking[-1])[row % 2].row(row) for row in range(len(whole))])
+    with restored_afterwards(model), torch.inference_mode():
+        extra, tokens = None, table_of(model, method.num_tokens(limits))
+        if type(method).thought is not Method.thought:
+            extra = method.extra(model)
+            learner = Learner(model, eos, method, extra, tokens)
+            learner.inputs.thought(
+                torch.zeros(len(whole), model.get_input_embeddings().weight.shape[1], dtype=model.dtype)
+            )
+        _require_cache(Learner(model, eos, method, extra, tokens), mixed)
+
+
+def _unequal(examples: EncodedExamples) -> CoTBatch:
+    """Return the examples with the most and the fewest units, and with the longest and the shortest prompt."""
+    found = [order(of) for of in (examples.units, examples.prompt_length) for order in (np.argmax, np.argmin)]
+    return examples.collate(np.array(found))
+
+
+def _most_columns(method: Method, encoded: Mapping[str, EncodedExamples], limits: Limits) -> int:
+    """Return the most columns in which a batch stands: all of the longest prompt, thoughts, CoT and answer."""
+    prompt = max(int(split.prompt_length.max()) for split in encoded.values())
+    return prompt + method.added(limits) + limits.max_new_tokens(0)
 
 
 def _require_declared(method: Method, view: CoTBatch, limits: Limits) -> None:
@@ -79,17 +114,17 @@ def _require_declared(method: Method, view: CoTBatch, limits: Limits) -> None:
 
 def _require_cache(learner: Learner, view: CoTBatch) -> None:
     """Raise `UserError` unless thoughts that are read with a cache give the predictions of one pass without."""
-    model = learner.model
-    with restored_afterwards(model), torch.inference_mode():
-        try:
-            found = learner.score(view)
-            expected = learner.score(view, thoughts=found.thoughts).logits.float()
-            distance = (found.logits.float() - expected).square().mean().sqrt() / expected.std().clamp(min=1e-9)
-            problem = "" if float(distance) <= rounding(model) else "it changes the answers"
-        except (UserError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a model may raise any error on a cache that is not of its kind
-            problem = first_line(error)
+    model, problem = learner.model, ""
+    try:
+        found = learner.score(view)
+        expected = learner.score(view, thoughts=found.thoughts).logits.float()
+        distance = (found.logits.float() - expected).square().mean().sqrt() / expected.std().clamp(min=1e-9)
+        if not float(distance) <= rounding(model):
+            problem = "it changes the answers"
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model may raise any error on a cache that is not of its kind
+        problem = first_line(error)
     if problem:
         raise UserError(
             f"a {model.config.model_type} cannot read thoughts with a KV cache ({problem}); choose another model.type"

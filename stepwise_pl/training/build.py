@@ -73,13 +73,14 @@ def build_parts(config: Config) -> Parts:
         Duration.parse(config.trainer.duration), method.quantities(),
     ).prepare()  # fmt: skip
     schedule.bind(data.steps_per_epoch, method.last_stage(data.limits))
+    method.require_counts(data.limits)
     if config.logger.artifact and not method.can_export(data.limits):
         raise UserError(
             f"logger.artifact=true: a model trained with method={method.kind} does not answer alone, so that it cannot be exported; "
             "set it to false"
         )
     # With stage mixing an example may stand at any stage from the first step on.
-    is_whole = method.keep_position or schedule.mix > 0
+    is_whole = method.keep_position or method.reads_cot or schedule.mix > 0
     removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)
     at_start = int(Stage(removed, data.limits.max_removed).units[0])
     longest = max(split.longest(at_start, method.side) for split in data.encoded.values())
@@ -90,7 +91,7 @@ def build_parts(config: Config) -> Parts:
     require_causal(model, model_setting(config.model), longest, method.keep_position)
     sharded = config.trainer.devices > 1 and config.trainer.strategy == "fsdp2"
     eos = int(tokenizer.eos_token_id)
-    require_readable(method, model, eos, data.encoded["train"], data.limits, sharded)
+    require_readable(method, model, eos, data.encoded, data.limits, sharded)
     return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole))
 
 

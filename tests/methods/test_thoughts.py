@@ -362,7 +362,7 @@ def test_inserted_inputs_push_the_positions_of_a_gap(batch: CoTBatch) -> None:
 
 def check(learner: Learner, examples: EncodedExamples, sharded: bool = False) -> None:
     limits = Limits.of({"train": examples}, "left")
-    require_readable(learner.method, learner.model, learner.eos, examples, limits, sharded)
+    require_readable(learner.method, learner.model, learner.eos, {"train": examples}, limits, sharded)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -383,6 +383,30 @@ def test_models_and_settings_that_cannot_serve_are_one_line(tokenizer, examples)
     with pytest.raises(UserError, match=r"gradient_checkpointing=true: the thoughts of method=coconut need"):
         check(learner, examples)
     check(made(tokenizer, Pause(), examples), examples)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "phi3"])
+def test_a_window_of_attention_must_hold_all_columns_of_a_batch(
+    kind: str, tokenizer, examples, batch: CoTBatch
+) -> None:
+    learner = made(tokenizer, Coconut(), examples, kind)
+    view = learner.method.view(learner, batch, stages(learner, examples))
+    columns = view.tokens.shape[1]
+    expected = learner.score(view).logits
+    for window in (4, columns - 2, columns + 40):
+        learner.model.config.sliding_window = window
+        work: tuple[Callable[[], object], ...] = (
+            lambda: learner.score(view), lambda: learner.generate(view, 31), lambda: check(learner, examples),
+        )  # fmt: skip
+        for act in work:
+            if window > columns:
+                act()
+            else:
+                with pytest.raises(UserError, match=f"attends to the last {window} tokens cannot read thoughts"):
+                    act()
+        # A row alone has no gaps, so that the window is that of the model.
+        learner.score(view.row(0))
+    torch.testing.assert_close(learner.score(view).logits, expected)
 
 
 class Odd(Stepwise):
@@ -415,6 +439,68 @@ def test_a_mistake_in_a_view_is_one_line(inputs: tuple[int, ...], message: str, 
     method.inputs = inputs
     with pytest.raises(UserError, match=message):
         check(made(tokenizer, method, examples), examples)
+
+
+class Cut(Coconut):
+    """Thoughts of a wrong shape."""
+
+    def thought(self, learner: Learner, hidden: Tensor) -> Tensor:
+        return hidden[:, 1:]
+
+
+class Both(Coconut):
+    """Thoughts and states beside them."""
+
+    def prompt_states(self, learner: Learner, view: CoTBatch) -> None:
+        return None
+
+
+class Spread(Odd):
+    """An input that nobody declared, while training alone."""
+
+    def view(self, learner: Learner, batch: CoTBatch, stage: Stage) -> CoTBatch:
+        self.inputs = (own(0),) if stage.each is None else (own(7),)
+        return super().view(learner, batch, stage)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Cut(), r"Cut.thought returned \[4, 15\], must return \[4, 16\]"),
+        (Both(), "Both.prompt_states and a view with LATENT do not go together"),
+        (Spread(), r"Spread.view holds own\(7\), and num_tokens returns 3"),
+    ],
+)
+def test_a_mistake_beside_the_views_of_evaluation_is_one_line(
+    method: Method, message: str, tokenizer, examples
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check(made(tokenizer, method, examples), examples)
+
+
+@pytest.mark.parametrize("verb", ["num_tokens", "added"])
+@pytest.mark.parametrize("found", [None, "3", -1, 2.0])
+def test_a_number_of_inputs_must_be_a_whole_number(verb: str, found: object, examples, monkeypatch) -> None:
+    limits = Limits.of({"train": examples}, "left")
+    Odd().require_counts(limits)
+    monkeypatch.setattr(Odd, verb, lambda self, limits: found)
+    if verb == "added":
+        monkeypatch.setattr(Odd, "num_tokens", lambda self, limits: np.int64(3))
+    with pytest.raises(UserError, match=rf"Odd\.\S+ returned {found!r}, must return a whole number from 0 on"):
+        Odd().require_counts(limits)
+
+
+def test_inputs_are_a_list_of_ids_for_each_row(batch: CoTBatch) -> None:
+    for inputs in ([(own(0), LATENT)], [own(0)] * ROWS, []):
+        with pytest.raises(UserError, match=f"batch.insert takes a list of ids for each of {ROWS} examples, not"):
+            batch.insert(inputs)  # type: ignore[arg-type]
+
+
+def test_sim_cot_reads_examples_without_any_step(tokenizer, examples, batch: CoTBatch) -> None:
+    learner = made(tokenizer, SimCoT(), examples)
+    losses = learner.method.loss(learner, batch.remove(1 << 30), stages(learner, examples))
+    assert float(losses.more["decoder"]) == 0
+    total(losses).backward()  # type: ignore[no-untyped-call]
 
 
 def test_bad_values_are_named() -> None:

@@ -321,8 +321,8 @@ def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> 
     by_step = method.unit == "step" and method.removed(stage, limits) < limits.max_removed
     examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
     scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
-    longest = examples.longest(0 if method.keep_position else scorer.count, method.side) + method.added(limits)
-    check_positions(run.model, longest)
+    longest = examples.longest(0 if method.keep_position else scorer.count, method.side)
+    check_positions(run.model, longest + method.added(stage, limits))
     if config.accelerator == "gpu":
         run.to(torch.device("cuda"))
     return scorer

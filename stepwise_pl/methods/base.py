@@ -112,13 +112,13 @@ class Method:
         """Return how many input vectors of its own the method learns (`own`). By default there are none."""
         return 0
 
-    def added(self, limits: "Limits") -> int:
-        """Return the most inputs that a view adds to an example (`CoTBatch.insert`). By default there are none."""
+    def added(self, stage: int, limits: "Limits") -> int:
+        """Return the most inputs that a view of a stage adds to an example (`CoTBatch.insert`). By default there are none."""
         return 0
 
     def can_export(self, limits: "Limits") -> bool:
         """Whether the model alone answers, so that `export` can write it: without learned inputs or thoughts."""
-        return self.exports and not self.added(limits)
+        return self.exports and not self.added(self.last_stage(limits), limits)
 
     def thought(self, learner: "Learner", hidden: "Tensor") -> "Tensor":
         """Return the input at a place with the id `LATENT`; by default it is the hidden state itself.
@@ -142,10 +142,9 @@ class Method:
 
     def require_counts(self, limits: "Limits") -> None:
         """Raise `UserError` unless `num_tokens` and `added` return whole numbers from 0 on."""
-        for verb in (self.num_tokens, self.added):
-            found = verb(limits)
+        for verb, found in (("num_tokens", self.num_tokens(limits)), ("added", self.added(0, limits))):
             if not (isinstance(found, Integral) and found >= 0):
-                raise self.mistake(verb.__name__, f"returned {found!r}, must return a whole number from 0 on")
+                raise self.mistake(verb, f"returned {found!r}, must return a whole number from 0 on")
 
     def require_type(self, verb: str, found: object, wanted: type, hint: str) -> None:
         """Raise `UserError` unless a verb of this method returned what it must; `hint` says how to make that."""

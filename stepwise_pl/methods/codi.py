@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.methods.base import LATENT, Losses, Method
-from stepwise_pl.methods.coconut import BEGIN, END
+from stepwise_pl.methods.in_place import BEGIN, END
 from stepwise_pl.schedules.spread import ALL, Stage
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Codi(Method):
     reads_cot: ClassVar[bool] = True  # the teacher
 
     kind: str = "codi"
+    # The teacher does without the last `step`, or the last `token`: that is a step where every step is one token.
     unit: str = "step"
     # Thoughts of the student; at least 1.
     thoughts: int = 6
@@ -60,7 +61,7 @@ class Codi(Method):
     def num_tokens(self, limits: "Limits") -> int:
         return 2
 
-    def added(self, limits: "Limits") -> int:
+    def added(self, stage: int, limits: "Limits") -> int:
         return self.thoughts + 2
 
     def extra(self, model: "PreTrainedModel") -> "nn.Module":
@@ -109,7 +110,10 @@ class Codi(Method):
         from stepwise_pl.data.encoding import answer_frame
 
         assert scored.states is not None and self._tokenizer is not None
-        end = view.attention_mask.sum(1)
-        begin = end - view.length_of(Part.ANSWER)
-        before, _ = answer_frame(view.tokens[0, begin[0] : end[0]].tolist(), self._tokenizer)
-        return scored.states[:, torch.arange(len(view)), begin + before - 1]
+        end = view.attention_mask.sum(1).tolist()
+        begin = (view.attention_mask.sum(1) - view.length_of(Part.ANSWER)).tolist()
+        answers = [view.tokens[row, begin[row] : end[row]].tolist() for row in range(len(view))]
+        place = [
+            first + answer_frame(answer, self._tokenizer)[0] - 1 for first, answer in zip(begin, answers, strict=True)
+        ]
+        return scored.states[:, torch.arange(len(view)), torch.tensor(place)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.methods.base import own
-from stepwise_pl.methods.coconut import InPlace
+from stepwise_pl.methods.in_place import InPlace
 
 if TYPE_CHECKING:
     from stepwise_pl.data.limits import Limits

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 class SimCoT(Coconut):
     """Coconut with a second loss: a decoder, a language model of its own, writes step k from the thoughts of step k.
 
-    The decoder reads the thoughts as inputs, and writes the step and an end token. Its cross entropy, the mean over the tokens of a
-    step and over the steps of an example, is added to that of the answer. Nobody needs the decoder afterwards. Steps that
+    The decoder reads the thoughts as inputs, and writes the step and an end token. Its cross entropy, summed over the tokens of a
+    step, the mean over the steps of an example, is added to that of the answer. No answer needs the decoder. Steps that
     go together with the last thoughts, because there are more steps than `stages`, are written together.
 
-    Different from the authors' code: thoughts without a step of their own, in an example with few steps, have no such loss.
+    Different from the authors' code: thoughts without a step of their own, in an example with few steps, have no such loss. The
+    decoder begins as a copy of the model, and embeds the words of a step itself. The steps beyond `stages` are written
+    together once they are gone, not a stage before.
 
     Raises:
         UserError: a value is out of range.
@@ -46,8 +48,6 @@ class SimCoT(Coconut):
         super().__post_init__()
         require(self.thoughts >= 1, "method.thoughts", self.thoughts, "must be at least 1: a step is read off thoughts")
         require(self.weight >= 0, "method.weight", self.weight, "must be at least 0")
-        if self.side != "left":
-            raise UserError(f"method.side={self.side}: method=sim_cot takes steps from the left")
 
     def extra(self, model: "PreTrainedModel") -> "nn.Module":
         """Return the decoder, with the model's own first weights."""
@@ -97,6 +97,5 @@ class SimCoT(Coconut):
         scored = decoder.score(steps, thoughts=thoughts[given.to(thoughts.device)[:, None], place])
         learner.tokens_read += decoder.tokens_read
         loss = F.cross_entropy(scored.logits.float(), scored.label, reduction="none")  # [targets]
-        count, steps_of = scored.row.bincount(), given.bincount(minlength=len(batch))
-        share = 1 / (count[scored.row] * steps_of[given[scored.row]])
+        share = 1 / given.bincount(minlength=len(batch))[given[scored.row]]
         return (loss * share.to(loss.device)).sum()

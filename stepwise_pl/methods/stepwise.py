@@ -32,7 +32,7 @@ class Stepwise(Method):
     def num_tokens(self, limits: "Limits") -> int:
         return self.last_stage(limits) + 1 if self.tell_stage else 0
 
-    def added(self, limits: "Limits") -> int:
+    def added(self, stage: int, limits: "Limits") -> int:
         return 1 if self.tell_stage else 0
 
     def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":

@@ -37,8 +37,8 @@ class _Cached:
     def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs) -> None:
         self.model, self.states = model, start.states
         passes = Passes(model, start, inputs)
-        self.thoughts = passes.think()
-        self.read = passes.given(passes.last(self.thoughts), start.spans[-1])
+        self.thoughts = passes.read_thoughts()
+        self.read = passes.arguments(passes.last(self.thoughts), start.spans[-1])
         self.column = (start.tokens.shape[1] - start.known + start.prompt)[:, 0] - 1  # the last token of each prompt
 
     def logits(self) -> Tensor:

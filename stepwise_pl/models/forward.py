@@ -112,6 +112,20 @@ class Seen(NamedTuple):
         return cls(torch.cat([part.hidden for part in parts], dim=1), joined([part.states for part in parts]),
                    joined([part.logits for part in parts]))  # fmt: skip
 
+    def at(self, column: Tensor) -> "Seen":
+        """Return what was seen at some columns of each row, [batch, n] int64."""
+
+        def taken(tensor: Tensor) -> Tensor:
+            index = column[..., None].expand(*tensor.shape[:-2], column.shape[1], tensor.shape[-1])
+            return tensor.gather(-2, index)
+
+        states, logits = self.states, self.logits
+        return Seen(
+            taken(self.hidden),
+            None if states is None else taken(states),
+            None if logits is None else taken(logits),
+        )
+
     def logits_at(self, model: PreTrainedModel, index: Tensor) -> Tensor:
         """Return the logits at places in the flattened columns, [n] int64; [n, vocabulary]."""
         if self.logits is not None:

@@ -1,6 +1,6 @@
 """The learner: a causal LM and its method of training, with the verbs that training, evaluation and probes share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT
-from stepwise_pl.models.blocks import repeats_blocks, replaced_states
+from stepwise_pl.models.blocks import replaced_states
 from stepwise_pl.models.decoding import generate, read_prompts
-from stepwise_pl.models.forward import Head, Seen, Targets, model_inputs, see, target_logits
-from stepwise_pl.models.reading import Inputs, Reading, read_all, require_window
+from stepwise_pl.models.forward import Head, Targets, model_inputs, see, target_logits
+from stepwise_pl.models.reading import Inputs, read_view
 
 
 class Scored(NamedTuple):
@@ -88,13 +87,10 @@ class Learner:
         """
         self.method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
         targets = Targets.of(view)
-        moved = targets.to(self.model.device)
-        width = targets.tokens.shape[1]
-        row, column = targets.index // width, targets.index % width
-        seen = None
+        moved, seen = targets.to(self.model.device), None
         if thoughts is None and bool((view.tokens == LATENT).any()):
-            seen, thoughts, place = self._see(view, layers)
-            logits = seen.logits_at(self.model, place(row, column))
+            seen, thoughts = read_view(self.model, view, self.inputs, layers)
+            logits = seen.logits_at(self.model, moved.index)
         else:
             if bool((view.tokens < 0).any()):
                 moved = replace(moved, tokens=self.inputs.of(moved.tokens, thoughts))
@@ -104,44 +100,18 @@ class Learner:
                     logits = seen.logits_at(self.model, moved.index)
                 else:
                     logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
+        width = targets.tokens.shape[1]
         self.count(view)
         return Scored(
             loss=F.cross_entropy(logits.float(), moved.label, reduction="sum"),
             logits=logits,
             predicted=logits.detach().argmax(-1),
             label=moved.label,
-            row=row,
-            column=column + 1,
+            row=targets.index // width,
+            column=targets.index % width + 1,
             states=None if seen is None else seen.states,
             thoughts=thoughts,
         )
-
-    def _see(
-        self, view: CoTBatch, layers: Sequence[int]
-    ) -> tuple[Seen, Tensor | None, Callable[[Tensor, Tensor], Tensor]]:
-        """Read a view with its thoughts. Return what was seen, the thoughts, and the map from a row and column of the view to the flattened columns.
-
-        The states are those at the columns of the view.
-        """
-        if self.model.training and repeats_blocks(self.model):
-            raise UserError(
-                "model.gradient_checkpointing=true: thoughts need a KV cache, which it forbids; set it to false"
-            )
-        device = self.model.device
-        known = view.attention_mask.sum(1, keepdim=True)
-        known = known.clamp(max=view.tokens.shape[1] - 1)  # nothing is predicted after the last column
-        on_host = Reading.of(view, known)
-        if on_host.has_gaps:
-            require_window(self.model, on_host.tokens.shape[1])
-        found = read_all(self.model, on_host.to(device), self.inputs, tuple(layers))
-        width = on_host.tokens.shape[1]
-        column = torch.arange(view.tokens.shape[1] - 1).expand(len(view), -1)
-        column = on_host.column(column).clamp(max=width - 1)  # padding of the view has no place
-        seen = found.seen
-        if seen.states is not None:
-            at = column.to(device)[None, ..., None].expand(len(layers), -1, -1, seen.states.shape[-1])
-            seen = seen._replace(states=seen.states.gather(2, at))
-        return seen, found.thoughts, lambda row, place: (row * width + column[row, place]).to(device)
 
     def hidden(self, view: CoTBatch, layers: Sequence[int]) -> Tensor:
         """Return the residual stream after some layers (`forward.see`) over a view on the host; [layers, batch, seq - 1, width]."""

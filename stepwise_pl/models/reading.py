@@ -4,9 +4,9 @@ A thought is an input that is no word. It is the hidden state at the place befor
 row with n hidden states as inputs takes n + 1 passes: each of them is known only after the pass before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods.base import LATENT, own
+from stepwise_pl.models.blocks import repeats_blocks
 from stepwise_pl.models.forward import Seen, model_inputs, see
 
 
@@ -32,7 +33,7 @@ class Inputs:
     thought: Callable[[Tensor], Tensor]
 
     def of(self, tokens: Tensor, thoughts: Tensor | None = None) -> Tensor:
-        """Return the input vectors of ids, [batch, seq, width].
+        """Return the vector that the model reads for each id, [batch, seq, width].
 
         Args:
             tokens: [batch, seq] int64.
@@ -149,7 +150,7 @@ class Reading:
 
 def require_window(model: PreTrainedModel, columns: int) -> None:
     """Raise `UserError` if a layer attends to fewer columns: in its window, gaps between the tokens of a row would count as tokens."""
-    layers = DynamicCache(config=model.config).layers
+    layers: list[Any] = DynamicCache(config=model.config).layers
     window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=columns)
     if window < columns:
         raise UserError(
@@ -165,12 +166,12 @@ class Passes:
         layers: the states to keep (`forward.see`).
     """
 
-    def __init__(self, model: PreTrainedModel, reading: Reading, inputs: Inputs, layers: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: PreTrainedModel, reading: Reading, inputs: Inputs, layers: Sequence[int] = ()) -> None:
         self.model, self.reading, self.inputs, self.layers = model, reading, inputs, layers
         self.cache = DynamicCache(config=model.config)
         self.seen: list[Seen] = []
 
-    def think(self) -> Tensor | None:
+    def read_thoughts(self) -> Tensor | None:
         """Read all spans but the last. Return the thoughts, [batch, most, width]; None if there are none."""
         thoughts: list[Tensor] = []
         for span in self.reading.spans[:-1]:
@@ -189,7 +190,7 @@ class Passes:
             thoughts = thoughts.gather(1, self.reading.single[..., None].expand(-1, 1, thoughts.shape[2]))
         return self.inputs.of(tokens, thoughts)
 
-    def given(self, inputs: Tensor, span: slice) -> dict[str, Any]:
+    def arguments(self, inputs: Tensor, span: slice) -> dict[str, Any]:
         """Return what the model is given for a span, by name."""
         read = model_inputs(self.model, inputs, self.reading.position[:, span])
         mask = self.reading.there[:, : span.stop].long()
@@ -197,24 +198,36 @@ class Passes:
 
     def read(self, inputs: Tensor, span: slice) -> None:
         """Read a span."""
-        self.seen.append(see(self.model, self.given(inputs, span), self.layers))
+        self.seen.append(see(self.model, self.arguments(inputs, span), self.layers))
 
 
-class Thought(NamedTuple):
-    """A view that was read with its thoughts.
+def read_view(
+    model: PreTrainedModel, view: CoTBatch, inputs: Inputs, layers: Sequence[int] = ()
+) -> tuple[Seen, Tensor | None]:
+    """Read a view with its thoughts; it is on the host. Return what was seen at its columns but the last, and the thoughts.
 
-    Attributes:
-        seen: of all columns of the reading.
-        thoughts: [batch, most, width]; None if there are none.
+    The thoughts are [batch, most, width]; None if there are none.
+
+    Raises:
+        UserError: gradient checkpointing is on, or the model's window of attention is too narrow.
     """
-
-    seen: Seen
-    thoughts: Tensor | None
-
-
-def read_all(model: PreTrainedModel, reading: Reading, inputs: Inputs, layers: tuple[int, ...] = ()) -> Thought:
-    """Read all columns."""
-    passes = Passes(model, reading, inputs, layers)
-    thoughts = passes.think()
+    require_no_checkpointing(model)
+    width = view.tokens.shape[1] - 1  # nothing is predicted after the last column
+    reading = Reading.of(view, view.attention_mask.sum(1, keepdim=True).clamp(max=width))
+    if reading.has_gaps:
+        require_window(model, reading.tokens.shape[1])
+    column = reading.column(torch.arange(width).expand(len(view), -1))
+    passes = Passes(model, reading.to(model.device), inputs, layers)
+    thoughts = passes.read_thoughts()
     passes.read(passes.last(thoughts), reading.spans[-1])
-    return Thought(Seen.beside(passes.seen), thoughts)
+    # Padding of the view has no place in the reading.
+    column = column.clamp(max=reading.tokens.shape[1] - 1).to(model.device)
+    return Seen.beside(passes.seen).at(column), thoughts
+
+
+def require_no_checkpointing(model: PreTrainedModel) -> None:
+    """Raise `UserError` if gradient checkpointing is on."""
+    if repeats_blocks(model):
+        raise UserError(
+            "model.gradient_checkpointing=true: thoughts need a KV cache, which gradient checkpointing forbids; set it to false"
+        )

@@ -12,13 +12,12 @@ from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT, own
-from stepwise_pl.models.blocks import repeats_blocks
 from stepwise_pl.models.causality import restored_afterwards
 from stepwise_pl.models.decoding import rounding
 from stepwise_pl.models.forward import accepted_by
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.own import table_of
-from stepwise_pl.models.reading import require_window
+from stepwise_pl.models.reading import require_no_checkpointing, require_window
 from stepwise_pl.schedules.spread import Stage
 
 STAGES = 40  # that are looked at
@@ -44,9 +43,10 @@ def require_readable(
     views = [method.view(learner, whole, Stage(stage, last)) for stage in stages]
     # Smoothing goes beyond the last stage.
     spread = [np.full(len(whole), stage) for stage in [*stages, last + 1]]
-    for view in [*views, *(method.view(learner, whole, Stage(min(int(each[0]), last), last, each)) for each in spread)]:
+    spread_views = [method.view(learner, whole, Stage(min(int(each[0]), last), last, each)) for each in spread]
+    for stage, view in zip([*stages, *stages, last], [*views, *spread_views], strict=True):
         method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
-        _require_declared(method, view, limits)
+        _require_declared(method, view, stage, limits)
     views = [view for view in views if bool((view.tokens < 0).any())]
     if not views:
         return
@@ -63,11 +63,7 @@ def require_readable(
         return
     if type(method).prompt_states is not Method.prompt_states:
         raise method.mistake("prompt_states", "and a view with LATENT do not go together")
-    if repeats_blocks(model):
-        raise UserError(
-            f"model.gradient_checkpointing=true: the thoughts of method={method.kind} need a KV cache, which it forbids; set it to "
-            "false"
-        )
+    require_no_checkpointing(model)
     require_window(model, _most_columns(method, encoded, limits))
     # Neighbours have unequal numbers of thoughts, as with smoothing and stage mixing.
     mixed = CoTBatch.stack([(thinking[0], thinking[-1])[row % 2].row(row) for row in range(len(whole))])
@@ -76,9 +72,8 @@ def require_readable(
         if type(method).thought is not Method.thought:
             extra = method.extra(model)
             learner = Learner(model, eos, method, extra, tokens)
-            learner.inputs.thought(
-                torch.zeros(len(whole), model.get_input_embeddings().weight.shape[1], dtype=model.dtype)
-            )
+            width = model.config.get_text_config().hidden_size
+            learner.inputs.thought(torch.zeros(len(whole), width, dtype=model.dtype))
         _require_cache(Learner(model, eos, method, extra, tokens), mixed)
 
 
@@ -91,14 +86,15 @@ def _unequal(examples: EncodedExamples) -> CoTBatch:
 def _most_columns(method: Method, encoded: Mapping[str, EncodedExamples], limits: Limits) -> int:
     """Return the most columns in which a batch stands: all of the longest prompt, thoughts, CoT and answer."""
     prompt = max(int(split.prompt_length.max()) for split in encoded.values())
-    return prompt + method.added(limits) + limits.max_new_tokens(0)
+    added = max(method.added(stage, limits) for stage in range(method.last_stage(limits) + 1))
+    return prompt + added + limits.max_new_tokens(0)
 
 
-def _require_declared(method: Method, view: CoTBatch, limits: Limits) -> None:
+def _require_declared(method: Method, view: CoTBatch, stage: int, limits: Limits) -> None:
     tokens, is_thought = view.tokens, view.part == Part.THOUGHT
-    most, learned = int(is_thought.sum(1).max()), method.num_tokens(limits)
-    if most > method.added(limits):
-        raise method.mistake("view", f"adds {most} inputs to an example, and added returns {method.added(limits)}")
+    most, learned, declared = int(is_thought.sum(1).max()), method.num_tokens(limits), method.added(stage, limits)
+    if most > declared:
+        raise method.mistake("view", f"adds {most} inputs to an example at stage {stage}, and added returns {declared}")
     if bool((tokens < own(learned - 1)).any()):
         lowest = own(0) - int(tokens.min())
         raise method.mistake("view", f"holds own({lowest}), and num_tokens returns {learned}")

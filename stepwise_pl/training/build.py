@@ -80,12 +80,10 @@ def build_parts(config: Config) -> Parts:
             "set it to false"
         )
     # With stage mixing an example may stand at any stage from the first step on.
-    is_whole = method.keep_position or method.reads_cot or schedule.mix > 0
-    removed = 0 if is_whole else method.removed(schedule.stage(0), data.limits)
-    at_start = int(Stage(removed, data.limits.max_removed).units[0])
-    longest = max(split.longest(at_start, method.side) for split in data.encoded.values())
-    whole = max(split.longest(0) for split in data.encoded.values()) + method.added(data.limits)
-    longest += method.added(data.limits)
+    is_whole = method.keep_position or schedule.mix > 0
+    whole = max(split.longest(0) for split in data.encoded.values())
+    longest = longest_view(method, data, 0 if is_whole else schedule.stage(0))
+    longest = max(longest, whole) if method.reads_cot else longest
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
     require_causal(model, model_setting(config.model), longest, method.keep_position)
@@ -93,6 +91,21 @@ def build_parts(config: Config) -> Parts:
     eos = int(tokenizer.eos_token_id)
     require_readable(method, model, eos, data.encoded, data.limits, sharded)
     return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole))
+
+
+def longest_view(method: Method, data: CoTDataModule, first: int) -> int:
+    """Return the tokens of the longest example of any split, as it is read at the stages from `first` on."""
+    limits, longest, most = data.limits, 0, -1
+    for stage in range(first, method.last_stage(limits) + 1):
+        added = method.added(stage, limits)
+        if added <= most:  # a later stage has removed more; without more inputs no example is longer
+            continue
+        units = int(Stage(method.removed(stage, limits), limits.max_removed).units[0])
+        most, longest = (
+            added,
+            max(longest, added + max(split.longest(units, method.side) for split in data.encoded.values())),
+        )
+    return longest
 
 
 def build_attempt(

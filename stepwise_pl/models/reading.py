@@ -4,7 +4,7 @@ A thought is an input that is no word. It is the hidden state at the place befor
 row with n hidden states as inputs takes n + 1 passes: each of them is known only after the pass before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -149,7 +149,7 @@ class Reading:
 
 def require_window(model: PreTrainedModel, columns: int) -> None:
     """Raise `UserError` if a layer attends to fewer columns: in its window, gaps between the tokens of a row would count as tokens."""
-    layers = DynamicCache(config=model.config).layers
+    layers: Sequence[Any] = DynamicCache(config=model.config).layers
     window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=columns)
     if window < columns:
         raise UserError(

@@ -77,7 +77,7 @@ def require_readable(
             extra = method.extra(model)
             learner = Learner(model, eos, method, extra, tokens)
             learner.inputs.thought(
-                torch.zeros(len(whole), model.get_input_embeddings().weight.shape[1], dtype=model.dtype)
+                torch.zeros(len(whole), model.config.get_text_config().hidden_size, dtype=model.dtype)
             )
         _require_cache(Learner(model, eos, method, extra, tokens), mixed)
 

@@ -168,6 +168,11 @@ class ICoTKD(Method):
                 f"{where}: no longer writes its whole CoT ({run.removed_tokens} tokens are gone); a teacher is a run of "
                 "schedule=explicit_cot"
             )
+        if run.config.method.added(run.stage, run.limits):
+            raise UserError(
+                f"{where}: reads inputs that are no words (method={run.config.method.kind}); a teacher is a run of "
+                "method=stepwise schedule=explicit_cot"
+            )
         if run.tokenizer.get_vocab() != tokenizer.get_vocab():
             raise UserError(f"{where}: has another vocabulary; it must be a run of the same task and tokenizer")
         sizes = [(len(blocks(each)), each.config.get_text_config().hidden_size) for each in (run.model, model)]

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from stepwise_pl.schedules.spread import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stepwise_pl.data.batch import CoTBatch
     from stepwise_pl.models.learner import Learner
@@ -53,11 +53,14 @@ class SimCoT(Coconut):
         """Return the decoder, with the model's own first weights."""
         from torch import nn
 
+        return nn.ModuleDict({"decoder": copy.deepcopy(model)})
+
+    def prepare(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", longest: int) -> dict[str, Any]:
         from stepwise_pl.models.lora import has_adapters
 
         if has_adapters(model):
             raise UserError("method=sim_cot: the decoder is a copy of the whole model; set model.lora.rank=0")
-        return nn.ModuleDict({"decoder": copy.deepcopy(model)})
+        return {}
 
     def loss(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> Losses:
         scored = learner.score(self.view(learner, batch, stage))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from stepwise_pl.models.own import own_modules
 from stepwise_pl.models.thoughts import require_readable
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Multiplication
+from tests.conftest import command
 
 TASK = Multiplication(digits=3, min_digits=1, train_size=64, validation_size=10, test_size=10)
 BEGIN, END = own(0), own(1)
@@ -494,6 +496,17 @@ def test_inputs_are_a_list_of_ids_for_each_row(batch: CoTBatch) -> None:
     for inputs in ([(own(0), LATENT)], [own(0)] * ROWS, []):
         with pytest.raises(UserError, match=f"batch.insert takes a list of ids for each of {ROWS} examples, not"):
             batch.insert(inputs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["codi", "sim_cot"])
+def test_a_model_has_positions_for_a_cot_that_a_loss_reads_and_the_view_does_not(method: str, tmp_path: Path) -> None:
+    options = ("task=mult4x4", "model.layers=1", "model.heads=1", "model.width=8", "model.positions=1",
+               "task.train_size=100", "task.validation_size=8", "task.test_size=8", "data.batch_size=4", "data.epoch_size=4",
+               "trainer.duration=1steps")  # fmt: skip
+    few = ("schedule=no_cot", "method.thoughts=1", *["method.stages=1"] * (method == "sim_cot"))
+    command("train", *options, *few, f"method={method}", f"run_dir={tmp_path / 'run'}")
+    again = command("train", *options, f"model.init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}")
+    assert "its method trained besides the model stay behind" in " ".join(again.stderr.split())
 
 
 def test_sim_cot_reads_examples_without_any_step(tokenizer, examples, batch: CoTBatch) -> None:

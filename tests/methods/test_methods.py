@@ -344,6 +344,11 @@ def test_a_teacher_of_another_task_is_refused_and_one_that_has_moved_is_named_ag
         return out.stderr.strip().splitlines()[-1]
 
     assert "has learned another task (task.digits is 1 there, 2 here)" in refused(*settings, "task.digits=2", run)
+    of_thoughts = f"run_dir={tmp_path / 'of-thoughts'}"
+    size = ("model.layers=2", "schedule=explicit_cot", "trainer.duration=2steps")
+    command("train", *SMALL, *size, "method=coconut", "method.unit=token", of_thoughts)
+    with_thoughts = refused(*settings, f"method.teacher={tmp_path / 'of-thoughts'}", run)
+    assert "reads inputs that are no words (method=coconut); a teacher is a run of method=stepwise" in with_thoughts
     assert "model.layers=1: must be at least 2 for method=icot_kd" in refused(*settings, "model.layers=1", run)
     line = refused(*settings, "method.teacher_checkpoint=none", run)
     assert f"method.teacher={teacher} with method.teacher_checkpoint=none: checkpoint=none: no such checkpoint" in line

@@ -75,5 +75,5 @@ def debug_line(config: Groups) -> str:
     return (
         f"debug=true: a smoke test and no result. {STEPS} steps of {config.data.batch_size} examples; a {config.model.type} "
         f"of 2 layers and width 64 with random weights; at most {EXAMPLES} examples to train on and {HELD_OUT} to test; "
-        "pretrained weights, model.init_from, model.lora and the expected band are left out"
+        "pretrained weights, model.init_from, model.lora, runs that the method builds on and the expected band are left out"
     )

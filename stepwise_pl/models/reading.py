@@ -140,7 +140,8 @@ class Reading:
     def rows(self, rows: Tensor) -> "Reading":
         """Return some of the rows; `rows` are their numbers, [n] int64."""
         states = None if self.states is None else self.states[:, rows]
-        return replace(self._changed(lambda tensor: tensor[rows]), states=states)
+        # The states have another first dimension than all else.
+        return replace(replace(self, states=None)._changed(lambda tensor: tensor[rows]), states=states)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> "Reading":
         values = {each.name: getattr(self, each.name) for each in fields(self)}

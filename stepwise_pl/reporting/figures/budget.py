@@ -32,8 +32,8 @@ def budget_chart(runs: Sequence[History]) -> Chart | None:
         return None
     return Chart(
         "accuracy-budget", "Accuracy over tokens read",
-        "Every validation, over the tokens of all forward passes of training: those of a teacher or of a second model count too, "
-        "padding does not.",
+        "Every validation, over the tokens of all forward passes of the run: those of a teacher or of a second model count too, "
+        "padding and the earlier training of a teacher do not.",
         f"Line chart of answer accuracy over tokens read in training. {listed(lines)}.", "tokens read in training",
         [Panel("answer accuracy (validation)", series, (-0.05, 1.04), percent=True)],
     )  # fmt: skip

@@ -9,6 +9,7 @@ of every job of a sweep anew, so the place for this is the loader that merges th
 """
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple
@@ -181,12 +182,23 @@ class _Repository(CachingConfigRepository):
             others = {field.name for field in fields(Config)} - {field.name for field in fields(known.command.schema)}
             for key in others & set(loaded.config):
                 loaded.config.pop(key)
+            _drop_references(loaded.config, others)
             loaded.defaults_list = [
                 one
                 for one in loaded.defaults_list or []
                 if not (isinstance(one, GroupDefault) and one.override and (one.group or "").lstrip("/") in others)
             ]
         return loaded
+
+
+def _drop_references(config: DictConfig, names: Iterable[str]) -> None:
+    """Drop the keys of a recipe whose values refer to one of the names, such as `outputs/teacher/seed${seed}`, in place."""
+    reference = re.compile(rf"\$\{{({'|'.join(names)})[.}}]")
+    for key, value in OmegaConf.to_container(config, resolve=False).items():  # type: ignore[union-attr]
+        if isinstance(value, str) and reference.search(value):
+            del config[key]  # `pop` would look the reference up
+        elif isinstance(node := config._get_node(key), DictConfig):
+            _drop_references(node, names)
 
 
 def left_out_line(recipe: str, left_out: Iterable[_LeftOut]) -> str:

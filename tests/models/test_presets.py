@@ -33,7 +33,10 @@ PUBLISHED = {
     "smollm2": (49_152, 134_515_008),
 }
 # Overrides that make any preset small. All types have these keys, or the preset sets them.
-SMALL = ["model.pretrained=false", "model.layers=1", "model.heads=2", "model.width=16", "data.cache_dir=null"]
+SMALL = [
+    "model.pretrained=false", "model.layers=1", "model.heads=2", "model.width=16", "model.init_from=null",
+    "model.lora.rank=0", "data.cache_dir=null",
+]  # fmt: skip
 KEPT = {"num_key_value_heads": 1, "intermediate_size": 24}
 
 
@@ -41,7 +44,8 @@ KEPT = {"num_key_value_heads": 1, "intermediate_size": 24}
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_model_under_every_experiment_can_be_built(experiment: str, name: str) -> None:
-    config = composed(f"experiment={experiment}", f"model={name}", "model.pretrained=false")
+    random = ("model.pretrained=false", "model.init_from=null", "model.lora.rank=0")
+    config = composed(f"experiment={experiment}", f"model={name}", *random)
     check_architecture(config.model)  # on the meta device
     assert config.model.tokenizer == ("symbols" if name in ("tiny", "gpt2_2layer") else config.model.name)
 

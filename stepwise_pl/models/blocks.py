@@ -18,12 +18,6 @@ from stepwise_pl.common.errors import UserError
 # The names of the last layer of an attention module in transformers. Its input is the output of all heads, side by side.
 _OUTPUTS = ("c_proj", "o_proj", "out_proj", "dense", "wo")
 
-
-def repeats_blocks(model: PreTrainedModel) -> bool:
-    """Whether gradient checkpointing is on: the backward pass computes the blocks again."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
 Change = Callable[[int, Tensor], Tensor]
 
 
@@ -40,6 +34,11 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     raise UserError(
         f"a {model.config.model_type} has no list of {count} blocks, whose states could be read or replaced"
     )
+
+
+def repeats_blocks(model: PreTrainedModel) -> bool:
+    """Whether gradient checkpointing is on: the backward pass computes the blocks again."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 @contextmanager

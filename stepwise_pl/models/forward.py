@@ -89,7 +89,7 @@ def head_logits(model: PreTrainedModel, targets: Targets) -> Tensor:
 
 
 class Seen(NamedTuple):
-    """What a model has computed at the columns that it read.
+    """The states and logits that a model has computed at the columns that it read.
 
     Attributes:
         hidden: the last hidden states, after the last norm, [batch, columns, width].

@@ -1,4 +1,4 @@
-"""What a method trains besides the model: modules, and input vectors that are no words."""
+"""The weights that a method trains besides the model: modules, and input vectors that are no words."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a model reads before it writes: prompts, thoughts and accepted tokens, in columns that suit a KV cache.
+"""The tokens that a model reads before it writes: prompts, thoughts and accepted tokens, in columns that suit a KV cache.
 
 A thought is an input that is no word. It is the hidden state at the place before it (`LATENT`), or a learned vector (`own`). A
 row with n hidden states as inputs takes n + 1 passes: each of them is known only after the pass before.
@@ -192,7 +192,7 @@ class Passes:
         return self.inputs.of(tokens, thoughts)
 
     def arguments(self, inputs: Tensor, span: slice) -> dict[str, Any]:
-        """Return what the model is given for a span, by name."""
+        """Return the arguments of the pass over a span, by name."""
         read = model_inputs(self.model, inputs, self.reading.position[:, span])
         mask = self.reading.there[:, : span.stop].long()
         return read | {"attention_mask": mask, "past_key_values": self.cache, "use_cache": True}

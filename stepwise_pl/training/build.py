@@ -28,7 +28,7 @@ from stepwise_pl.methods import Method
 from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.lora import frozen_digest
-from stepwise_pl.models.thoughts import require_readable
+from stepwise_pl.models.readability import require_readable
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training.checkpoints import Checkpoints
 from stepwise_pl.training.guard import Guard
@@ -101,10 +101,8 @@ def longest_view(method: Method, data: CoTDataModule, first: int) -> int:
         if added <= most:  # a later stage has removed more; without more inputs no example is longer
             continue
         units = int(Stage(method.removed(stage, limits), limits.max_removed).units[0])
-        most, longest = (
-            added,
-            max(longest, added + max(split.longest(units, method.side) for split in data.encoded.values())),
-        )
+        written = max(split.longest(units, method.side) for split in data.encoded.values())
+        most, longest = added, max(longest, added + written)
     return longest
 
 

@@ -22,7 +22,7 @@ from stepwise_pl.models.build import build_model
 from stepwise_pl.models.decoding import _exact_up_to
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.own import own_modules
-from stepwise_pl.models.thoughts import require_readable
+from stepwise_pl.models.readability import require_readable
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Multiplication
 from tests.conftest import command

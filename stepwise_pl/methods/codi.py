@@ -1,5 +1,6 @@
 """CODI (arXiv 2502.21074): one model is teacher and student; what it knows before the answer with a CoT is distilled."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,11 +46,14 @@ class Codi(Method):
     thoughts: int = 6
     # γ: weight of the distance of states beside the cross entropies (the paper: 1 for GPT-2, 20 for Llama 1B); at least 0.
     weight: float = 1.0
+    # A thought is multiplied by this after the projection (the paper: 1); above 0. See `Coconut.scale`.
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.thoughts >= 1, "method.thoughts", self.thoughts, "must be at least 1")
         require(self.weight >= 0, "method.weight", self.weight, "must be at least 0")
+        require(0 < self.scale < math.inf, "method.scale", self.scale, "must be a number above 0")
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     def last_stage(self, limits: "Limits") -> int:
@@ -78,7 +82,7 @@ class Codi(Method):
     def thought(self, learner: "Learner", hidden: "Tensor") -> "Tensor":
         assert learner.extra is not None
         projected: Tensor = learner.extra(hidden.to(learner.extra[0].weight.dtype))  # type: ignore[index]
-        return projected
+        return projected * self.scale
 
     def view(self, learner: "Learner", batch: "CoTBatch", stage: Stage) -> "CoTBatch":
         left = batch.remove(ALL, self.side, self.keep_position)

@@ -1,0 +1,284 @@
+"""What a look inside has found, in the folder `inside/` of a run. The commands write it, the report reads it.
+
+probes.csv        probes and their controls (`Probe`)
+patches.csv       states of another problem put in (`Patch`)
+ablations.csv     the direction of a probe taken out (`Ablation`)
+swaps.csv         digits of the prompt replaced (`Swap`)
+lens.csv          the logit lens over many problems (`Lens`); lens.jsonl: word by word, for some problems
+attention.csv     attention, the mean over problems (`Attention`)
+fourier.csv       the Fourier fit of the digits' vectors (`Fourier`)
+similarity.csv    representation similarity (`Similarity`)
+
+Beside each table of a command stands `<command>.json`: its settings, and digests of what it read.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from stepwise_pl.common.disk import write_text
+from stepwise_pl.common.errors import UserError
+
+FOLDER = "inside"
+
+R = TypeVar("R", bound="Row")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. The first fields say where it was measured.
+
+    Attributes:
+        checkpoint: the name of the checkpoint, without ending.
+        removed_tokens: CoT tokens gone at its stage.
+        stage: the stage of the checkpoint.
+        layer: 0 is the sum of the embeddings, l the output of layer l.
+        place: a place as text (`prompt -1`, `thought 0`, `cot 3`, `answer 2`): its token has been read, and the next is predicted.
+    """
+
+    file: ClassVar[str] = ""
+
+    checkpoint: str
+    removed_tokens: int
+    stage: int
+
+
+@dataclass(frozen=True)
+class Probe(Row):
+    """A probe, or a control of it.
+
+    Attributes:
+        target: what is read: `cot 3`, `answer 2` (tokens, by place), `running_sum 0` (a quantity, by number).
+        kind: `class`: score is accuracy; `number`: score is R².
+        source: what the probe reads. `trained`: the states; `random`: those of the model with random weights; `raw`: the tokens
+            read so far, one-hot with their positions; `constant`: nothing; `shuffled`: the states, with a random label for each problem.
+        probe: `linear` or `mlp`.
+        score: on problems that the probe has not seen.
+        low, high: 95% interval over the scored problems.
+        error: mean absolute error in units of the quantity; of a class: the share of wrong labels.
+        bits: online code length, bits per label; nan: not computed.
+        bits_uniform: the same of a code that knows nothing but the labels' distribution.
+        num_fit, num_scored: problems.
+        chosen: whether it is the probe of its target, stage, source and kind of probe that was best on problems held back from the fit.
+    """
+
+    file: ClassVar[str] = "probes.csv"
+
+    layer: int
+    place: str
+    target: str
+    kind: str
+    source: str
+    probe: str
+    score: float
+    low: float
+    high: float
+    error: float
+    bits: float
+    bits_uniform: float
+    num_fit: int
+    num_scored: int
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Patch(Row):
+    """States of problem B put into problem A, at one layer and place. A and B differ in one word of the prompt.
+
+    Attributes:
+        changed: the word in which they differ, as a place.
+        target: the answer's first differing token, as a place.
+        moved, kept: shares of the pairs that answer as B and as A.
+        low, high: 95% Wilson interval of `moved`.
+        effect: mean share of the way that the logit difference of B's and A's token goes; 0: nothing changes, 1: as in B.
+        pairs: their number.
+    """
+
+    file: ClassVar[str] = "patches.csv"
+
+    layer: int
+    place: str
+    changed: str
+    target: str
+    moved: float
+    low: float
+    high: float
+    kept: float
+    effect: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Ablation(Row):
+    """The directions that a linear probe reads, taken out of the states at one layer and place.
+
+    Attributes:
+        target: what the probe reads.
+        dimensions: the number of directions.
+        accuracy: of the first answer token that depends on the target, teacher-forced, without these directions.
+        random_low, random_high: least and most of the same with as many random directions taken out instead.
+        random_mean: mean of the same.
+        whole: accuracy with nothing taken out.
+        num_scored: problems.
+    """
+
+    file: ClassVar[str] = "ablations.csv"
+
+    layer: int
+    place: str
+    target: str
+    dimensions: int
+    accuracy: float
+    random_mean: float
+    random_low: float
+    random_high: float
+    whole: float
+    num_scored: int
+
+
+@dataclass(frozen=True)
+class Swap(Row):
+    """A word of the prompt replaced by another: how far a token of the answer moves.
+
+    Attributes:
+        changed: the word, as a place.
+        target: the token of the answer, as a place.
+        distance: mean total variation distance of the token's distribution, 0 to 1.
+        should_move: share of the pairs in which the right token changes.
+        moved: share of the pairs in which the model's token changes.
+        right: share of the pairs in which the model's token is right before and after.
+        pairs: their number.
+    """
+
+    file: ClassVar[str] = "swaps.csv"
+
+    changed: str
+    target: str
+    distance: float
+    should_move: float
+    moved: float
+    right: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Lens(Row):
+    """The logit lens: what the model would say if it stopped after a layer.
+
+    Attributes:
+        token: the token that is looked for, as a place; a token that is gone has the place it would have.
+        source: `trained` or `random`.
+        top: share of the problems in which it is the most probable word.
+        probability: its mean probability.
+        problems: their number.
+    """
+
+    file: ClassVar[str] = "lens.csv"
+
+    layer: int
+    place: str
+    token: str
+    source: str
+    top: float
+    probability: float
+    problems: int
+
+
+@dataclass(frozen=True)
+class Attention(Row):
+    """Attention from one place to another, the mean over problems.
+
+    Attributes:
+        head: number in the layer, from 0.
+        place: where it is read from (the query).
+        to: where to (the key), as a place.
+        weight: 0 to 1.
+    """
+
+    file: ClassVar[str] = "attention.csv"
+
+    layer: int
+    head: int
+    place: str
+    to: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Fourier(Row):
+    """The fit of the vectors of the digits by 1, cos and sin of k = 1, 2, .. turns, and (-1)^n.
+
+    Attributes:
+        what: `embedding`, or `<place>, layer <l>`: mean states by the digit that is predicted there.
+        num_basis, num_digits: basis functions and points.
+        fit: R² of the trained vectors.
+        random_mean, random_high: mean and 95% quantile of the same for random vectors.
+    """
+
+    file: ClassVar[str] = "fourier.csv"
+
+    what: str
+    num_basis: int
+    num_digits: int
+    fit: float
+    random_mean: float
+    random_high: float
+
+
+@dataclass(frozen=True)
+class Similarity(Row):
+    """Linear CKA of states at one layer and place with those of another model or stage.
+
+    Attributes:
+        other: `stage <k>` of the same run, `random` (the model with random weights), or the folder of another run.
+        cka: 0 to 1.
+        problems: their number.
+    """
+
+    file: ClassVar[str] = "similarity.csv"
+
+    layer: int
+    place: str
+    other: str
+    cka: float
+    problems: int
+
+
+def write_rows(folder: Path, rows: Sequence[Row], kind: type[Row]) -> Path:
+    """Write a table of one kind of rows into the folder of a run; return its file. An earlier one is replaced."""
+    path = folder / FOLDER / kind.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow([field.name for field in fields(kind)])
+    for row in rows:
+        out.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in astuple(row)])
+    write_text(path, text.getvalue())
+    return path
+
+
+def read_rows(folder: Path, kind: type[R]) -> list[R]:
+    """Return the rows of a table in the folder of a run; none if it is not there.
+
+    Raises:
+        UserError: the file is not such a table.
+    """
+    path = folder / FOLDER / kind.file
+    if not path.is_file():
+        return []
+    types = get_type_hints(kind)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                kind(**{field.name: _value(row[field.name], types[field.name]) for field in fields(kind)})
+                for row in csv.DictReader(file)
+            ]
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: is no table of {kind.__name__.lower()} rows ({error}); make it again") from None
+
+
+def _value(text: str, kind: Any) -> Any:
+    return text == "True" if kind is bool else kind(text)

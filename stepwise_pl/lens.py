@@ -13,6 +13,7 @@ from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import make_folder, write_json
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.common.text import counted
 from stepwise_pl.runs.folder import kept_checkpoints
 from stepwise_pl.runs.inside import FOLDER, Attention, Fourier, Lens, Similarity, write_grids, write_rows
 from stepwise_pl.runs.saved_config import require_same_files
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALL = "all"
-LEAST_PROBLEMS = 8
+LEAST_PROBLEMS = 4  # for an unbiased CKA
 
 
 @dataclass
@@ -41,7 +42,7 @@ class LensConfig:
     # `all`: every checkpoint of `trainer.keep_every_removed`, or the best if none was kept. Else `best`, `last`, `good`,
     # `removed-<k>` (`stage-<k>` if stages have names), or a file.
     checkpoint: str = setting(ALL, path=True)
-    # Problems of the test split, from its start; at least 8.
+    # Problems of the test split, from its start; at least 4.
     problems: int = 500
     # The first of them, whose lens is written word by word to lens.jsonl; 0: none.
     shown: int = 12
@@ -117,7 +118,7 @@ def run_folders(config: LensConfig) -> list[Path]:
 def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[str, Any]:
     """Look at the checkpoints of a run; write and print what is found, and return what is written to lens.json.
 
-    All tables are written at the end, so that a command that is stopped leaves earlier ones as they were.
+    All tables are put in place at the end, so that a command that is stopped leaves earlier ones as they were.
 
     Raises:
         UserError: a checkpoint or the problems cannot be read.
@@ -151,27 +152,27 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
         for name in names:
             run = run if name == names[0] else load_run(str(folder), name)
             overview.look(run)
-    tables = overview.tables
-    facts = {
-        "settings": {key: value for key, value in asdict(config).items() if key not in ("run", "runs")},
-        "device": device.type,
-        "problems": len(texts),
-        "data_digest": digest(ExampleList(texts)),
-        "checkpoints": tables.checkpoints,
-        "copies": tables.copies,
-        "beside": beside,
-        "notes": tables.notes,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    written = write_tables(folder, tables, facts)
-    head = f"{folder}: {len(names)} checkpoints, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
+        tables = overview.tables
+        facts = {
+            "settings": {key: value for key, value in asdict(config).items() if key not in ("run", "runs")},
+            "device": device.type,
+            "problems": len(texts),
+            "data_digest": digest(ExampleList(texts)),
+            "checkpoints": tables.checkpoints,
+            "copies": tables.copies,
+            "beside": beside,
+            "notes": tables.notes,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        written = [path.replace(folder / FOLDER / path.name) for path in write_tables(Path(scratch), tables, facts)]
+    head = f"{folder}: {counted(len(names), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
     lines = lens_lines(tables.lens, tables.fourier, tables.similarity, facts)
     say("\n".join([head, "", *lines, "", f"written to {folder / FOLDER}: {', '.join(path.name for path in written)}"]))
     return facts
 
 
 def write_tables(folder: Path, tables: "Tables", facts: dict[str, Any]) -> list[Path]:
-    """Write all tables into the folder of a run; return the files."""
+    """Write all tables as into the folder of a run; return the files."""
     files = [
         write_rows(folder, tables.lens, Lens), write_grids(folder, tables.grids), write_rows(folder, tables.attention, Attention),
         write_rows(folder, tables.fourier, Fourier), write_rows(folder, tables.similarity, Similarity),
@@ -196,7 +197,9 @@ def held_out(run: "TrainedRun", count: int) -> "list[Example]":
     require_same_files(run.path, run.config.task)
     test = run.config.task.splits((str(run.tokenizer.eos_token),))["test"]
     if len(test) < LEAST_PROBLEMS:
-        raise UserError(f"run={run.path}: the test split has {len(test)} problems; at least {LEAST_PROBLEMS} are needed")
+        raise UserError(
+            f"run={run.path}: the test split has {len(test)} problems; at least {LEAST_PROBLEMS} are needed"
+        )
     return test.slice(0, min(count, len(test)))
 
 

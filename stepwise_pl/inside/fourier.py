@@ -7,6 +7,7 @@ vectors, and beside that of the same vectors with their digits in random order.
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def bases(digits: int) -> Mapping[str, Floats]:
         k: np.stack([np.cos(2 * np.pi * k * number / digits), np.sin(2 * np.pi * k * number / digits)], axis=1)
         for k in range(1, (digits - 1) // 2 + 1)
     }
-    ones, sign = np.ones((digits, 1)), (-1.0) ** number[:, None]
+    ones, sign = np.ones((digits, 1)), np.where(number % 2, -1.0, 1.0)[:, None]
     found: dict[str, list[Floats]] = {}
     for most in turns:
         grown = [ones, *(turns[k] for k in range(1, most + 1))]
@@ -96,15 +97,14 @@ def fourier_rows(vectors: Floats, what: str, where: tuple[str, int, int]) -> lis
 
 def fourier_of_embeddings(subject: Subject, digits: Sequence[int], where: tuple[str, int, int]) -> list[Fourier]:
     """Return the fit of the digits' rows in the embedding, and in the output embedding if that is another."""
-    model = subject.learner.model
-    tables = {"embedding": model.get_input_embeddings().weight}  # type: ignore[no-untyped-call, union-attr]
-    output = model.get_output_embeddings().weight  # type: ignore[no-untyped-call, union-attr]
-    if not torch.equal(output, tables["embedding"]):  # type: ignore[arg-type]
+    model: Any = subject.learner.model
+    tables = {"embedding": model.get_input_embeddings().weight.detach()}  # [vocabulary, width]
+    output = model.get_output_embeddings().weight.detach()
+    if not torch.equal(output, tables["embedding"]):
         tables["output"] = output
     rows: list[Fourier] = []
     for what, table in tables.items():
-        vectors = table.detach()[torch.tensor(digits, device=table.device)].double().cpu().numpy()  # type: ignore[index, operator]
-        rows += fourier_rows(vectors, what, where)
+        rows += fourier_rows(table[digits].double().cpu().numpy(), what, where)
     return rows
 
 

@@ -48,8 +48,8 @@ class Unembedding:
         Raises:
             UserError: between the last block and the logits stands something else than a norm and an output embedding.
         """
-        output: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return cls(_final_norm(model), output, len(blocks(model)), int(output.weight.shape[0]))  # type: ignore[arg-type]
+        output: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return cls(_final_norm(model), output, len(blocks(model)), int(output.weight.shape[0]))
 
     def logits(self, states: Tensor, layer: int) -> Tensor:
         """Return the logits of states after a layer, [n, width] -> [n, vocabulary] float32.

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,6 @@ from stepwise_pl.data.batch import Part
 from stepwise_pl.inside.places import Place, columns, places_of
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.methods.base import LATENT, own
-
 
 # Problems whose tokens are looked at together; the model does not read them.
 BATCH_SIZE = 1000
@@ -75,7 +75,7 @@ def digit_tokens(subject: Subject) -> list[int]:
 
     A digit that is written by several tokens (with and without a space) has the most frequent one.
     """
-    ids, counts = torch.from_numpy(subject.encoded.tokens.astype("int64")).unique(return_counts=True)
+    ids, counts = np.unique(subject.encoded.tokens, return_counts=True)
     by_digit: dict[str, Counter[int]] = {digit: Counter() for digit in "0123456789"}
     for number, count in zip(ids.tolist(), counts.tolist(), strict=True):
         text = str(subject.tokenizer.decode([number])).strip()
@@ -102,7 +102,9 @@ def named_columns(subject: Subject) -> list[list[Place]]:
     """Return the places of each problem at its stage, column by column, without the last token."""
     found: list[list[Place]] = [[] for _ in subject.texts]
     for batch, view in subject.batches(BATCH_SIZE):
-        removed = batch.length_of(Part.COT) - view.length_of(Part.COT) if subject.side == "left" else torch.zeros(len(view))
+        removed = (
+            batch.length_of(Part.COT) - view.length_of(Part.COT) if subject.side == "left" else torch.zeros(len(view))
+        )
         for row, problem in enumerate(batch.draw.tolist()):
             parts = [Part(part) for part in view.part[row].tolist() if part != Part.PAD]
             number = {Part.PROMPT: -parts.count(Part.PROMPT), Part.COT: int(removed[row])}

@@ -7,7 +7,10 @@ from stepwise_pl.common.text import counted, percent, table
 from stepwise_pl.runs.inside import Fourier, Lens, Similarity
 
 TRAINED, RANDOM = "trained", "random"
+PARTS = ("prompt", "thought", "cot", "answer")
 MOST_PLACES = 24  # in a table of similarity
+# The bases that are printed; fourier.csv has all. Six functions on ten digits are published (arXiv 2510.00184).
+BASES = ("k 1", "k 2", "k 1-2", "k 1-2, (-1)^n")
 
 Clearest = Mapping[tuple[str, str, str], Lens]  # by checkpoint, token and source
 
@@ -27,41 +30,52 @@ def gone_lines(lens: Sequence[Lens], facts: Mapping[str, Any]) -> list[str]:
     """
     if not lens:
         return []
-    clearest = _clearest(lens)
+    clearest = _clearest(lens, facts["copies"])
     each = []
     for checkpoint in facts["checkpoints"]:
         copies = _copies(checkpoint, facts)
         tokens = [token for token in checkpoint["gone"] if token not in copies]
         if cells := _cells(clearest, checkpoint["checkpoint"], tokens):
             each.append([checkpoint["checkpoint"], str(len(tokens)), *cells])
-    if not each:
-        return ["The lens: no gone token that it could look for, but such as also stand elsewhere in the problem."]
     last = facts["checkpoints"][-1]
     copies = _copies(last, facts)
     every = [
-        [token, *cells[1:], ", ".join(copies.get(token, []))]
+        [*(_cells(clearest, last["checkpoint"], [token]) or [token, *["-"] * 4]), ", ".join(copies.get(token, []))]
         for token in last["gone"]
-        if (cells := _cells(clearest, last["checkpoint"], [token]))
     ]
+    if not every:
+        return ["The lens: no token that it looks for is gone."]
     head = ("at best", "top", "by chance", "random weights")
+    lines = [
+        "The lens: share of the problems in which a gone token is the most probable word, at its best layer and place."
+    ]
+    if each:
+        lines += ["The clearest at each checkpoint:", *table(("checkpoint", "gone", "clearest", *head), each), ""]
     return [
-        "The lens: share of the problems in which a gone token is the most probable word. The clearest at each checkpoint:",
-        *table(("checkpoint", "tokens gone", "clearest", *head), each), "",
+        *lines,
         f"All at {last['checkpoint']}:",
         *table(("gone token", *head, "also stands at"), every),
-        "by chance: if the word said had nothing to do with the problem; random weights: their share, at best as well.",
-        "also stands at: a token that is the same in every problem, which the lens may have found instead.",
-    ]  # fmt: skip
+        "by chance: if the word said had nothing to do with the problem; random weights: their share, at best as well;",
+        "also stands at: the same token in every problem. Only places that have not read it there are looked at.",
+    ]
 
 
-def _clearest(lens: Iterable[Lens]) -> Clearest:
-    """Return the layer and place at which each token is furthest above chance."""
+def _clearest(lens: Iterable[Lens], copies: Mapping[str, Sequence[str]]) -> Clearest:
+    """Return the layer and place at which each token is furthest above chance, of the places that have read no copy of it."""
+    first_copy = {token: min(map(_order, places)) for token, places in copies.items()}
     best: dict[tuple[str, str, str], Lens] = {}
     for row in lens:
         key = (row.checkpoint, row.token, row.source)
-        if key not in best or _excess(row) > _excess(best[key]):
+        has_read = row.token in first_copy and _order(row.place) >= first_copy[row.token]
+        if not has_read and (key not in best or _excess(row) > _excess(best[key])):
             best[key] = row
     return best
+
+
+def _order(place: str) -> tuple[int, int]:
+    """Return a key that sorts places as they are read."""
+    part, _, number = place.rpartition(" ")
+    return PARTS.index(part), int(number)
 
 
 def _excess(row: Lens) -> float:
@@ -108,7 +122,7 @@ def fourier_lines(fourier: Sequence[Fourier], facts: Mapping[str, Any]) -> list[
                 *(f"{value:.2f}" for value in (row.fit, row.random_mean, row.random_high, row.shuffled_high)),
             ]
             for row in found
-            if row.what in shown
+            if row.what in shown and row.basis in BASES
         ]  # fmt: skip
     if not rows:
         return []

@@ -114,9 +114,19 @@ class Learner:
         )
 
     def hidden(self, view: CoTBatch, layers: Sequence[int]) -> Tensor:
-        """Return the residual stream after some layers (`forward.see`) over a view on the host; [layers, batch, seq - 1, width]."""
-        states = self.score(view, layers=layers).states
+        """Return the residual stream after some layers (`forward.see`) over a view on the host; [layers, batch, seq - 1, width].
+
+        At the last token of a prompt it holds the method's states, if the method has some (`Method.prompt_states`).
+        """
+        replaced = self._prompt_states(view)
+        states = self.score(view, replaced, layers).states
         assert states is not None
+        if replaced is not None:
+            # transformers keeps what a block returns, before the next one reads the method's state in its place.
+            row, column = torch.arange(len(view)), view.length_of(Part.PROMPT) - 1
+            for number, layer in enumerate(layers):
+                if layer < len(replaced):
+                    states[number, row, column] = replaced[layer].to(states)
         return states
 
     def count(self, view: CoTBatch) -> None:

@@ -4,7 +4,8 @@ probes.csv        probes and their controls (`Probe`)
 patches.csv       states of another problem put in (`Patch`)
 ablations.csv     the direction of a probe taken out (`Ablation`)
 swaps.csv         digits of the prompt replaced (`Swap`)
-lens.csv          the logit lens over many problems (`Lens`); lens.jsonl: word by word, for some problems
+lens.csv          the logit lens over many problems (`Lens`)
+lens.jsonl        the same word by word, for some problems (`Grid`)
 attention.csv     attention, the mean over problems (`Attention`)
 fourier.csv       the Fourier fit of the digits' vectors (`Fourier`)
 similarity.csv    representation similarity (`Similarity`)
@@ -14,13 +15,15 @@ Beside each table of a command stands `<command>.json`: its settings, and digest
 
 import csv
 import io
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from stepwise_pl.common.disk import write_text
-from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.errors import UserError, first_line
 
 FOLDER = "inside"
 
@@ -169,11 +172,14 @@ class Lens(Row):
     """The logit lens: what the model would say if it stopped after a layer.
 
     Attributes:
-        token: the token that is looked for, as a place; a token that is gone has the place it would have.
-        source: `trained` or `random`.
+        token: the token that is looked for, as a place; a token that is gone has the place it would have. `next`: the token
+            that follows in each problem, and that the model must say there; there is no such row inside of prompts and thoughts.
+        source: `trained`, or `random`: the same model with random weights.
         top: share of the problems in which it is the most probable word.
         probability: its mean probability.
         problems: their number.
+        chance: `top` if the most probable word had nothing to do with the problem: the mean over all pairs of a word said in
+            one problem and a token of another or the same.
     """
 
     file: ClassVar[str] = "lens.csv"
@@ -185,6 +191,7 @@ class Lens(Row):
     top: float
     probability: float
     problems: int
+    chance: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -192,9 +199,11 @@ class Attention(Row):
     """Attention from one place to another, the mean over problems.
 
     Attributes:
+        layer: from 1: it reads the states after the layer before.
         head: number in the layer, from 0.
         place: where it is read from (the query).
-        to: where to (the key), as a place.
+        to: where to (the key), as a place. `rest`: all tokens together that have no row of their own. There is a row for
+            each place up to `place` itself; all rows of a head and a place sum to 1.
         weight: 0 to 1.
     """
 
@@ -212,10 +221,14 @@ class Fourier(Row):
     """The fit of the vectors of the digits by 1, cos and sin of k = 1, 2, .. turns, and (-1)^n.
 
     Attributes:
-        what: `embedding`, or `<place>, layer <l>`: mean states by the digit that is predicted there.
-        num_basis, num_digits: basis functions and points.
-        fit: R² of the trained vectors.
+        what: `embedding`; `output`, the output embedding if it is another; or `<place>, layer <l>`: mean states by the digit that
+            comes next there.
+        num_basis, num_digits: basis functions, with the constant one, and points.
+        fit: R² of the trained vectors, over all dimensions, centred.
         random_mean, random_high: mean and 95% quantile of the same for random vectors.
+        basis: the functions besides the constant one: `k 1-2, (-1)^n` is cos and sin of 1 and of 2 turns, and (-1)^n; `k 2` is cos
+            and sin of 2 turns alone.
+        shuffled_high: 95% quantile of the same for the trained vectors with their digits in random order.
     """
 
     file: ClassVar[str] = "fourier.csv"
@@ -226,15 +239,20 @@ class Fourier(Row):
     fit: float
     random_mean: float
     random_high: float
+    basis: str = ""
+    shuffled_high: float = math.nan
 
 
 @dataclass(frozen=True)
 class Similarity(Row):
-    """Linear CKA of states at one layer and place with those of another model or stage.
+    """Linear CKA (arXiv 1905.00414) of states at one layer and place with those of another model or stage. States that are the same
+    in all problems have none, and no row.
 
     Attributes:
-        other: `stage <k>` of the same run, `random` (the model with random weights), or the folder of another run.
-        cka: 0 to 1.
+        other: `stage <k>`, the first kept stage of the same run; `random` (the model with random weights, at the same stage); or
+            the folder of another run, at its last checkpoint.
+        cka: 1 for states that differ in rotation and scale alone. The estimate is unbiased, so that it is 0 on average for
+            independent states, and may fall a little below 0.
         problems: their number.
     """
 
@@ -247,15 +265,75 @@ class Similarity(Row):
     problems: int
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The logit lens on one problem: a line of lens.jsonl.
+
+    Attributes:
+        checkpoint, removed_tokens, stage: see `Row`.
+        problem: its number among the problems, from 0.
+        prompt, cot, answer: its texts, with the whole CoT.
+        layers: their numbers.
+        places: all places that it has at this stage but the last.
+        read: the token read at each place; `[thought]` and `[input <k>]` are inputs that are no words.
+        next: the token that follows each place, in the same form.
+        words: the most probable word at each layer and place.
+        probabilities: those of these words.
+    """
+
+    checkpoint: str
+    removed_tokens: int
+    stage: int
+    problem: int
+    prompt: str
+    cot: str
+    answer: str
+    layers: list[int]
+    places: list[str]
+    read: list[str]
+    next: list[str]
+    words: list[list[str]]
+    probabilities: list[list[float]]
+
+
+GRIDS = "lens.jsonl"
+
+
+def write_grids(folder: Path, grids: Sequence[Grid]) -> Path:
+    """Write the lens on some problems into the folder of a run; return its file. An earlier one is replaced."""
+    path = folder / FOLDER / GRIDS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(asdict(grid), ensure_ascii=False) + "\n" for grid in grids))
+    return path
+
+
+def read_grids(folder: Path) -> list[Grid]:
+    """Return the lens on some problems from the folder of a run; none if it is not there.
+
+    Raises:
+        UserError: the file is no such table.
+    """
+    path = folder / FOLDER / GRIDS
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [Grid(**json.loads(line)) for line in file]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: holds no lens on problems ({first_line(error)}); make it again") from None
+
+
 def write_rows(folder: Path, rows: Sequence[Row], kind: type[Row]) -> Path:
     """Write a table of one kind of rows into the folder of a run; return its file. An earlier one is replaced."""
     path = folder / FOLDER / kind.file
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow([field.name for field in fields(kind)])
+    names = [field.name for field in fields(kind)]
+    out.writerow(names)
     for row in rows:
-        out.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in astuple(row)])
+        values = [getattr(row, name) for name in names]
+        out.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
     write_text(path, text.getvalue())
     return path
 

@@ -1,0 +1,29 @@
+"""The model of a run with random weights: what an architecture shows before it has learned anything."""
+
+import copy
+from dataclasses import replace
+
+import torch
+
+from stepwise_pl.models.architecture import build
+from stepwise_pl.models.build import model_setting
+from stepwise_pl.models.own import own_modules
+from stepwise_pl.models.trained_run import TrainedRun
+
+# The seeds of runs are below it. So the weights are not those that a run began with, which trained ones still resemble.
+SEED = 2**32
+
+
+def untrained(run: TrainedRun) -> TrainedRun:
+    """Return a run with fresh random weights in the place of its own, also in the modules and inputs of its method.
+
+    They are the same for every checkpoint of a run.
+    """
+    config = copy.deepcopy(run.model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = build(config, model_setting(run.config.model), run.model.dtype).eval()  # type: ignore[no-untyped-call]
+    extra, tokens = own_modules(run.config.method, model, run.limits, SEED)
+    fresh = replace(run, model=model, extra=None if extra is None else extra.eval(), tokens=tokens)
+    fresh.to(run.model.device)
+    return fresh

@@ -1,0 +1,218 @@
+"""`python -m stepwise_pl.lens run=<folder>`: logit lens, attention, geometry of digits and similarity of a run's kept checkpoints."""
+
+import logging
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.disk import make_folder, write_json
+from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
+from stepwise_pl.runs.folder import kept_checkpoints
+from stepwise_pl.runs.inside import FOLDER, Attention, Fourier, Lens, Similarity, write_grids, write_rows
+from stepwise_pl.runs.saved_config import require_same_files
+
+if TYPE_CHECKING:
+    import torch
+
+    from stepwise_pl.inside.overview import Tables
+    from stepwise_pl.models.trained_run import TrainedRun
+    from stepwise_pl.tasks import Example
+
+log = logging.getLogger(__name__)
+
+ALL = "all"
+LEAST_PROBLEMS = 8
+
+
+@dataclass
+class LensConfig:
+    """A look inside trained runs: `python -m stepwise_pl.lens run=<folder>`, or several run and sweep folders."""
+
+    # The run folder.
+    run: str = setting("", path=True)
+    # Several run folders, or folders above them, such as that of a sweep, instead.
+    runs: list[str] = setting(factory=list, path=True)
+    # `all`: every checkpoint of `trainer.keep_every_removed`, or the best if none was kept. Else `best`, `last`, `good`,
+    # `removed-<k>` (`stage-<k>` if stages have names), or a file.
+    checkpoint: str = setting(ALL, path=True)
+    # Problems of the test split, from its start; at least 8.
+    problems: int = 500
+    # The first of them, whose lens is written word by word to lens.jsonl; 0: none.
+    shown: int = 12
+    # Places at the end of the prompts; at least 1. null: as many as the shortest prompt has.
+    prompt_places: int | None = 16
+    # Thoughts, places of the CoT and places of the answer, each at most so many, evenly spaced; at least 1.
+    places: int = 24
+    # Tokens of CoT and answer that the lens looks for, at most so many, evenly spaced; at least 1.
+    tokens: int = 32
+    # Rows of attention.csv, at most; with more layers, heads and checkpoints it holds fewer places.
+    attention_rows: int = 200_000
+    # Folders of other runs of the same task; their last checkpoint is compared with each checkpoint of the run.
+    beside: list[str] = setting(factory=list, path=True)
+    # Problems read at a time; at least 1.
+    batch_size: int = 100
+    # The device: `cpu`, `gpu`, or `auto`: a GPU if there is one.
+    accelerator: str = "auto"
+    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
+    plugins: list[str] = setting(factory=list, path=True)
+
+    def __post_init__(self) -> None:
+        if not self.run and not self.runs:
+            raise UserError("run is not set: python -m stepwise_pl.lens run=<run folder>")
+        if self.run and self.runs:
+            raise UserError(f"run={self.run} and {' '.join(self.runs)}: give all folders in one way")
+        for folder in self.runs:
+            require(self.runs.count(folder) == 1, "runs", folder, "is given twice")
+        require(self.problems >= LEAST_PROBLEMS, "problems", self.problems, f"must be at least {LEAST_PROBLEMS}")
+        require(self.shown >= 0, "shown", self.shown, "must be at least 0")
+        require(self.prompt_places is None or self.prompt_places >= 1, "prompt_places", self.prompt_places,
+                "must be at least 1")  # fmt: skip
+        for key in ("places", "tokens", "batch_size", "attention_rows"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
+        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+
+
+def lens(config: LensConfig) -> list[dict[str, Any]]:
+    """Look at the runs as configured; write the tables into their folders, and print the main results.
+
+    Returns:
+        What is written to lens.json, for each run.
+
+    Raises:
+        UserError: no run can be looked at. If some of several cannot, that is a warning.
+    """
+    device = _device(config.accelerator)
+    folders = run_folders(config)
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        try:
+            found.append(look_at(folder, config, device))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            log.warning("%s: %s; the others go on without it", folder, error)
+    if not found:
+        raise UserError(f"none of {len(folders)} runs could be looked at; the lines above say why")
+    return found
+
+
+def run_folders(config: LensConfig) -> list[Path]:
+    """Return the folders of the runs that are asked for. Raise `UserError` if there is none."""
+    from stepwise_pl.reporting.history import find_runs
+
+    paths, notes = find_runs(config.runs or [config.run])
+    if not paths:
+        raise UserError(f"no run to look at: {'; '.join(notes)}. Give folders of runs, or folders above them")
+    for note in notes:
+        log.warning("%s", note)
+    return paths
+
+
+def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[str, Any]:
+    """Look at the checkpoints of a run; write and print what is found, and return what is written to lens.json.
+
+    All tables are written at the end, so that a command that is stopped leaves earlier ones as they were.
+
+    Raises:
+        UserError: a checkpoint or the problems cannot be read.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from stepwise_pl.evaluation.problems import digest
+    from stepwise_pl.inside.overview import PHASES, Overview
+    from stepwise_pl.models.trained_run import load_run
+    from stepwise_pl.reporting.lens_text import lens_lines
+    from stepwise_pl.tasks import ExampleList
+
+    began = time.monotonic()
+    names = checkpoints_of(folder, config.checkpoint)
+    run = load_run(str(folder), names[0])
+    texts = held_out(run, config.problems)
+    make_folder(folder / FOLDER, "run", probe=False)
+    with (
+        tempfile.TemporaryDirectory(prefix=".states-", dir=folder / FOLDER) as scratch,
+        logging_redirect_tqdm(),
+        tqdm(total=PHASES * len(names), file=sys.stderr, disable=None, leave=False) as bar,
+    ):
+
+        def tick(doing: str) -> None:
+            bar.set_description_str(f"{folder.name}, {doing}")
+            bar.update()
+
+        overview = Overview(config, texts, Path(scratch), device, len(names), tick)
+        beside = [overview.add_beside(other, run) for other in config.beside]
+        for name in names:
+            run = run if name == names[0] else load_run(str(folder), name)
+            overview.look(run)
+    tables = overview.tables
+    facts = {
+        "settings": {key: value for key, value in asdict(config).items() if key not in ("run", "runs")},
+        "device": device.type,
+        "problems": len(texts),
+        "data_digest": digest(ExampleList(texts)),
+        "checkpoints": tables.checkpoints,
+        "copies": tables.copies,
+        "beside": beside,
+        "notes": tables.notes,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    written = write_tables(folder, tables, facts)
+    head = f"{folder}: {len(names)} checkpoints, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
+    lines = lens_lines(tables.lens, tables.fourier, tables.similarity, facts)
+    say("\n".join([head, "", *lines, "", f"written to {folder / FOLDER}: {', '.join(path.name for path in written)}"]))
+    return facts
+
+
+def write_tables(folder: Path, tables: "Tables", facts: dict[str, Any]) -> list[Path]:
+    """Write all tables into the folder of a run; return the files."""
+    files = [
+        write_rows(folder, tables.lens, Lens), write_grids(folder, tables.grids), write_rows(folder, tables.attention, Attention),
+        write_rows(folder, tables.fourier, Fourier), write_rows(folder, tables.similarity, Similarity),
+    ]  # fmt: skip
+    write_json(folder / FOLDER / "lens.json", facts)
+    return [*files, folder / FOLDER / "lens.json"]
+
+
+def checkpoints_of(folder: Path, checkpoint: str) -> list[str]:
+    """Return the names of the checkpoints that are asked for. A run that kept none of its stages has its best, or its last."""
+    if checkpoint != ALL:
+        return [checkpoint]
+    return [path.stem for path in kept_checkpoints(folder / "checkpoints")] or ["best"]
+
+
+def held_out(run: "TrainedRun", count: int) -> "list[Example]":
+    """Return the first problems of the test split, as many as asked for, or all.
+
+    Raises:
+        UserError: the task cannot be read, has changed since, or has too few.
+    """
+    require_same_files(run.path, run.config.task)
+    test = run.config.task.splits((str(run.tokenizer.eos_token),))["test"]
+    if len(test) < LEAST_PROBLEMS:
+        raise UserError(f"run={run.path}: the test split has {len(test)} problems; at least {LEAST_PROBLEMS} are needed")
+    return test.slice(0, min(count, len(test)))
+
+
+def _device(accelerator: str) -> "torch.device":
+    import torch
+
+    there = torch.cuda.is_available()
+    if accelerator == "gpu" and not there:
+        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
+    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
+
+
+def main() -> None:
+    """The command."""
+    entry_point("lens", LensConfig, lens)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ from stepwise_pl.inside.places import Place, columns, places_of
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.methods.base import LATENT, own
 
-
 # Problems whose tokens are looked at together; the model does not read them.
 BATCH_SIZE = 1000
 

@@ -58,6 +58,7 @@
     const pick = () => {
       const line = lines[selects.map((select) => select.value).join(" ")];
       const table = figure.querySelector("table");
+      figure.querySelector("[data-said]").textContent = line ? `whole CoT: ${line.cot}    answer: ${line.answer}` : "";
       if (line) fill(table, line);
       else {
         table.replaceChildren();

@@ -31,7 +31,7 @@ def section(runs: Sequence[History], drawn: Sequence[Sequence[Figure]], frame: F
     return [
         {"run": number, "parts": [_part(part, frame) for part in parts], "words": _words(run, number)}
         for number, (run, parts) in enumerate(zip(runs, drawn, strict=True))
-        if parts or run.inside.words
+        if parts or run.inside.grids
     ]
 
 
@@ -61,23 +61,22 @@ def _words(run: History, number: int) -> dict[str, Any] | None:
     """The lens word by word: what the script of the page reads, and the problems and stages to choose from."""
     from markupsafe import Markup
 
-    lines = run.inside.words
-    if not lines:
+    grids = run.inside.grids
+    if not grids:
         return None
-    prompts = list(dict.fromkeys(line["prompt"] for line in lines))
-    stages = list(dict.fromkeys((line["removed_tokens"], line["checkpoint"]) for line in lines))
-    stages.sort()
-    places = {
-        (prompts.index(line["prompt"]), stages.index((line["removed_tokens"], line["checkpoint"]))): line
-        for line in lines
-    }
+    problems = {grid.problem: grid.prompt for grid in grids}
+    stages = sorted({(grid.removed_tokens, grid.stage, grid.checkpoint) for grid in grids})
+    numbers = list(problems)
     shown = {
-        f"{prompt} {stage}": {key: line[key] for key in ("layers", "places", "read", "next", "words", "probabilities")}
-        for (prompt, stage), line in places.items()
+        f"{numbers.index(grid.problem)} {stages.index((grid.removed_tokens, grid.stage, grid.checkpoint))}": {
+            key: getattr(grid, key)
+            for key in ("cot", "answer", "layers", "places", "read", "next", "words", "probabilities")
+        }
+        for grid in grids
     }
     return {
-        "slug": f"inside-{number + 1}-words", "prompts": prompts, "last": len(stages) - 1,
-        "stages": [f"{removed} removed ({checkpoint})" for removed, checkpoint in stages],
+        "slug": f"inside-{number + 1}-words", "prompts": list(problems.values()), "last": len(stages) - 1,
+        "stages": [f"{removed} removed ({checkpoint})" for removed, _, checkpoint in stages],
         # Without this character, no text can end the script element.
         "data": Markup(json.dumps(shown).replace("<", "\\u003c")),
     }  # fmt: skip

@@ -1,28 +1,30 @@
 """The tables of a look inside a run, as the report reads them: each alone, so that a damaged one costs the others nothing."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.runs.inside import (
     FOLDER,
+    GRIDS,
     Ablation,
     Attention,
     Fourier,
+    Grid,
     Lens,
     Patch,
     Probe,
     Row,
     Similarity,
     Swap,
+    read_grids,
     read_rows,
 )
 
-WORDS = "lens.jsonl"
-# Records of the page's lens, at most: characters of the file.
-MOST_WORDS = 4_000_000
+# Words of the lens on the page, at most: some MB of it.
+MOST_WORDS = 200_000
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Inside:
     """The tables in `<run>/inside/`. A list is empty if its table is missing or damaged.
 
     Attributes:
-        words: lines of lens.jsonl, the lens word by word (`read_words`).
+        grids: the lens on some problems, word by word.
     """
 
     probes: list[Probe] = field(default_factory=list)
@@ -41,7 +43,7 @@ class Inside:
     attention: list[Attention] = field(default_factory=list)
     fourier: list[Fourier] = field(default_factory=list)
     similarity: list[Similarity] = field(default_factory=list)
-    words: list[dict[str, Any]] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
 
 
 KINDS: dict[str, type[Row]] = {
@@ -65,52 +67,29 @@ def read_inside(run: Path) -> tuple[Inside, list[str]]:
         except (UserError, OSError, ValueError, ArithmeticError) as error:
             note(kind.file, error)
     try:
-        found.words, cut = read_words(run / FOLDER / WORDS)
-        notes += [f"{FOLDER}/{WORDS} is long: the page shows its first {len(found.words)} lines"] * cut
-    except (UserError, OSError, ValueError) as error:
-        note(WORDS, error)
+        grids = [_checked(grid, number) for number, grid in enumerate(read_grids(run), start=1)]
+        found.grids = grids[: _num_shown(grids)]
+        if len(found.grids) < len(grids):
+            notes.append(f"{FOLDER}/{GRIDS} is long: the page shows the first {len(found.grids)} of {len(grids)} lines")
+    except (UserError, OSError, ValueError, TypeError) as error:
+        note(GRIDS, error)
     return found, notes
 
 
-def read_words(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """Read the lens word by word, a line for each problem and checkpoint.
-
-    Returns:
-        The lines, and whether the file is so long that its last lines are left out. Each line has `checkpoint`, `removed_tokens`,
-        `prompt`, `layers` [layer], `places`, `read` and `next` [place], `words` and `probabilities` [layer][place].
-
-    Raises:
-        UserError: a line lacks something, or has another shape.
-    """
-    if not path.is_file():
-        return [], False
-    found: list[dict[str, Any]] = []
-    size = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        size += len(line)
-        if size > MOST_WORDS and found:
-            return found, True
-        try:
-            found.append(_checked(json.loads(line)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: line {number} is no line of the lens ({first_line(error)})") from None
-    return found, False
+def _checked(grid: Grid, number: int) -> Grid:
+    """The lens on a problem, as it is. Raise `ValueError` if it is not a word and a probability for each layer and place."""
+    width = len(grid.places)
+    widths = {*map(len, grid.words), *map(len, grid.probabilities), len(grid.read), len(grid.next)}
+    if widths != {width} or not len(grid.words) == len(grid.probabilities) == len(grid.layers):
+        raise ValueError(
+            f"line {number} has no word and probability for each of {len(grid.layers)} layers and {width} places"
+        )
+    if not all(0 <= share <= 1 for of_layer in grid.probabilities for share in of_layer):
+        raise ValueError(f"line {number}: a probability is not between 0 and 1")
+    return grid
 
 
-def _checked(line: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a line that the page shows, as texts and numbers. Raise `ValueError` if the shapes differ."""
-    width, layers = len(line["places"]), [int(layer) for layer in line["layers"]]
-    words = [list(map(str, row)) for row in line["words"]]
-    probabilities = [[float(value) for value in row] for row in line["probabilities"]]
-    read, following = list(map(str, line["read"])), list(map(str, line["next"]))
-    if {*map(len, words), *map(len, probabilities), len(read), len(following)} != {width}:
-        raise ValueError(f"not every row has {width} places")
-    if not len(words) == len(probabilities) == len(layers):
-        raise ValueError(f"not as many rows as layers: {len(layers)}")
-    if any(not 0 <= value <= 1 for row in probabilities for value in row):
-        raise ValueError("a probability is not between 0 and 1")
-    return {
-        "checkpoint": str(line["checkpoint"]), "removed_tokens": int(line["removed_tokens"]), "prompt": str(line["prompt"]),
-        "layers": layers, "places": list(map(str, line["places"])), "read": read, "next": following, "words": words,
-        "probabilities": probabilities,
-    }  # fmt: skip
+def _num_shown(grids: Sequence[Grid]) -> int:
+    """How many of them the page has room for."""
+    sizes = accumulate(len(grid.places) * len(grid.layers) for grid in grids)
+    return max(1, sum(size <= MOST_WORDS for size in sizes))

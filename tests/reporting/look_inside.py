@@ -4,7 +4,6 @@ The model reads a token of the CoT where it predicts it, and at the end of the p
 CoT is the first digit of the prompt, so that each control reads it too, except for the shuffled labels.
 """
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,14 @@ from stepwise_pl.runs.inside import (
     Ablation,
     Attention,
     Fourier,
+    Grid,
     Lens,
     Patch,
     Probe,
     Row,
     Similarity,
     Swap,
+    write_grids,
     write_rows,
 )
 
@@ -56,22 +57,32 @@ def model_reads(stage: int, token: int, layer: int, place: str) -> float:
 def probes(draw: random.Random) -> Iterator[Probe]:
     for stage in STAGES:
         for token in range(TOKENS):
+            left = [number for number in range(stage, TOKENS) if number >= token]
+            given_from = f"cot {min(left)}" if left else "answer 1"
             for source, layer, place, score in scores(stage, token):
                 score = min(1.0, max(0.0, score + draw.uniform(-0.02, 0.02) * (score < 1)))
                 right = round(score * SCORED)
                 low, high = wilson(right / SCORED, SCORED)
-                yield Probe(*checkpoint(stage), layer, place, f"cot {token}", "class", source, "linear", right / SCORED, low, high,
-                            1 - right / SCORED, 2.3 * (1 - score), 2.32, 2000, SCORED, False)  # fmt: skip
+                is_given = given_from in [*places(stage), "answer 1"] and place in after(stage, given_from)
+                yield Probe(*checkpoint(stage), layer, place, f"cot {token}", "class", source, "linear" if place else "constant",
+                            right / SCORED, low, high, 1 - right / SCORED, 2.3 * (1 - score), 2.32, 2000, SCORED, False, is_given)  # fmt: skip
         for source, score in (("trained", 0.4 + stage / 16), ("random", -0.1), ("raw", 0.12), ("shuffled", -0.05)):
-            yield Probe(*checkpoint(stage), 3, "prompt -1", "running_sum 0", "number", source, "linear", score, score - 0.03, score + 0.03,
-                        2.5 * (1 - score), float("nan"), float("nan"), 2000, SCORED, True)  # fmt: skip
+            layer = -1 if source == "raw" else 3
+            yield Probe(*checkpoint(stage), layer, "prompt -1", "running_sum 0", "number", source, "linear", score, score - 0.03,
+                        score + 0.03, 2.5 * (1 - score), float("nan"), float("nan"), 2000, SCORED, True)  # fmt: skip
+
+
+def after(stage: int, place: str) -> list[str]:
+    """The places from one on."""
+    here = places(stage)
+    return here[here.index(place) :] if place in here else []
 
 
 def scores(stage: int, token: int) -> Iterator[tuple[str, int, str, float]]:
     """Source, layer, place and accuracy."""
-    yield "constant", 0, "prompt -1", 0.21
+    yield "constant", -1, "", 0.21
     for place in places(stage):
-        yield "raw", 0, place, 1.0 if token == 0 or read_at(place, token) else 0.22
+        yield "raw", -1, place, 1.0 if token == 0 or read_at(place, token) else 0.22
         for layer in range(LAYERS):
             yield "trained", layer, place, model_reads(stage, token, layer, place)
             yield "random", layer, place, 1.0 if token == 0 or read_at(place, token) else 0.24
@@ -124,7 +135,9 @@ def lens(draw: random.Random) -> Iterator[Lens]:
                     model = model_reads(stage, token, layer, place) if token and not read_at(place, token) else 0.2
                     for source, top in (("trained", model), ("random", 0.1)):
                         top = max(0.0, top - draw.uniform(0, 0.05))
-                        yield Lens(*checkpoint(stage), layer, place, f"cot {token}", source, top, 0.9 * top, SCORED)
+                        yield Lens(
+                            *checkpoint(stage), layer, place, f"cot {token}", source, top, 0.9 * top, SCORED, 0.2
+                        )
 
 
 def attention(draw: random.Random) -> Iterator[Attention]:
@@ -142,7 +155,9 @@ def attention(draw: random.Random) -> Iterator[Attention]:
 def fourier(draw: random.Random) -> Iterator[Fourier]:
     for stage in STAGES:
         for what in ("embedding", "prompt -1, layer 1", "prompt -1, layer 2", "prompt -1, layer 3"):
-            yield Fourier(*checkpoint(stage), what, 4, 5, 0.93 + draw.uniform(0, 0.05), 0.75, 0.82)
+            for basis, fit in (("k 1", 0.9), ("k 2", 0.1)):
+                fit += draw.uniform(0, 0.05)
+                yield Fourier(*checkpoint(stage), what, 3, 5, fit, 0.5, 0.56, basis, 0.6)
 
 
 def similarity(draw: random.Random) -> Iterator[Similarity]:
@@ -161,19 +176,17 @@ def similarity(draw: random.Random) -> Iterator[Similarity]:
                 yield Similarity(*checkpoint(stage), layer, place, "random", 0.12 + draw.uniform(0, 0.05), SCORED)
 
 
-def words(draw: random.Random) -> Iterator[dict[str, Any]]:
-    for _ in range(3):
+def grids(draw: random.Random) -> Iterator[Grid]:
+    for problem in range(3):
         digits = [draw.randrange(5) for _ in range(TOKENS)]
         cot = [str(sum(digits[: end + 1]) % 5) for end in range(TOKENS)]
         for stage in STAGES:
             read = [*map(str, digits), "||", *cot[stage:], "####"]
             following = [*read[1:], cot[-1]]
-            layers = [[draw.choice("01234") for _ in read] for _ in range(LAYERS - 1)] + [[*following[:-1], cot[-1]]]
-            yield {
-                "checkpoint": f"removed-{stage}", "removed_tokens": stage, "prompt": " ".join(map(str, digits)),
-                "layers": list(range(LAYERS)), "places": places(stage), "read": read, "next": following, "words": layers,
-                "probabilities": [[round(draw.uniform(0.2, 0.3) + 0.2 * layer, 3) for _ in read] for layer in range(LAYERS)],
-            }  # fmt: skip
+            below = [[draw.choice("01234") for _ in read] for _ in range(LAYERS - 1)]
+            probabilities = [[round(draw.uniform(0.2, 0.3) + 0.2 * layer, 4) for _ in read] for layer in range(LAYERS)]
+            yield Grid(*checkpoint(stage), problem, " ".join(map(str, digits)), " ".join(cot), cot[-1], list(range(LAYERS)), places(stage),
+                       read, following, [*below, following], probabilities)  # fmt: skip
 
 
 TABLES: dict[type[Row], Any] = {
@@ -186,5 +199,4 @@ def write_tables(run: Path, seed: int = 0) -> None:
     """Write all tables into the folder of a run."""
     for kind, rows in TABLES.items():
         write_rows(run, list(rows(random.Random(seed))), kind)
-    lines = (json.dumps(line) + "\n" for line in words(random.Random(seed)))
-    (run / "inside" / "lens.jsonl").write_text("".join(lines))
+    write_grids(run, list(grids(random.Random(seed))))

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.folder import number_kept
-from stepwise_pl.runs.inside import Row
+from stepwise_pl.runs.inside import Grid, Row
 
 PARTS = ("prompt", "thought", "cot", "answer")
 # Characters of a name beside an axis, at most.
@@ -33,9 +33,6 @@ class Spot(NamedTuple):
         return cls(PARTS.index(part) if part in PARTS else len(PARTS), part, int(number))
 
 
-SEPARATOR = Spot.of("answer 0")
-
-
 class Stage(NamedTuple):
     """A stage of a run: a column of its figures."""
 
@@ -50,33 +47,40 @@ class Removal:
     Attributes:
         side: the side from which it leaves.
         length: tokens of the whole CoT.
+        separators: tokens of the answer before its first word.
     """
 
     side: str
     length: int
+    separators: int
 
     @classmethod
     def of(cls, run: History, names: Iterable[str]) -> "Removal":
-        """How the CoT of the run leaves; `names`: the places and targets of a table, for a run that has not noted its longest CoT."""
+        """How the CoT of the run leaves; `names`: the places and tokens of a table, for a run that has not noted its longest CoT."""
         numbers = [spot.number + 1 for spot in map(Spot.of, names) if spot.part == "cot"]
-        return cls(str(run.config.get("method.side", "left")), run.max_cot_tokens or max(numbers, default=0))
+        length = run.max_cot_tokens or max(numbers, default=0)
+        return cls(str(run.config.get("method.side", "left")), length, _num_separators(run.inside.grids))
 
     def is_gone(self, token: Spot, stage: Stage) -> bool:
         """Whether a token of the CoT has left at a stage."""
         place = token.number if self.side == "left" else self.length - 1 - token.number
         return token.part == "cot" and place < stage.removed_tokens
 
-    def gives_away(self, place: Spot, target: Spot, stage: Stage) -> bool:
-        """Whether the target, or a token after it, has been read at a place.
-
-        A quantity is numbered by the words of the answer (`Task.values`): number k belongs to token k + 1 of the answer,
-        because token 0 is the separator, which gives nothing away if no token of the CoT stands between.
-        """
-        token = target if target.part in PARTS else Spot.of(f"answer {target.number + 1}")
+    def gives_away(self, place: Spot, token: Spot, stage: Stage) -> bool:
+        """Whether a token of CoT or answer, or a word after it, has been read at a place."""
         if place < token:
             return False
-        later = (Spot.of(f"cot {number}") for number in range(token.number, self.length))
-        return place != SEPARATOR or token.part != "cot" or not all(self.is_gone(one, stage) for one in later)
+        is_left = any(not self.is_gone(Spot.of(f"cot {number}"), stage) for number in range(token.number, self.length))
+        return token.part != "cot" or is_left or place >= Spot.of(f"answer {self.separators}")
+
+
+def _num_separators(grids: Sequence[Grid]) -> int:
+    """The number of tokens with which the answer of each problem begins: 1 at least, which all layouts have."""
+    read = [dict(zip(grid.places, grid.read, strict=True)) for grid in grids]
+    number = 0
+    while len({words.get(f"answer {number}") for words in read}) == 1 and f"answer {number}" in read[0]:
+        number += 1
+    return max(1, number)
 
 
 def kept_rows(rows: Sequence[R]) -> list[R]:

@@ -29,21 +29,21 @@ from stepwise_pl.reporting.figures.inside_places import (
     stages_of,
 )
 from stepwise_pl.reporting.history import History
-from stepwise_pl.runs.inside import Probe
+from stepwise_pl.runs.inside import CONSTANT, RANDOM, RAW, SHUFFLED, TRAINED, Probe
 
-TRAINED, CONSTANT = "trained", "constant"
-SOURCES = {TRAINED: "trained model", "random": "random weights", "raw": "raw input", "shuffled": "shuffled labels"}
-FAIR = "Left out: places where the target, or a token after it, has been read, which would give it away."
+NAMES = {TRAINED: "trained model", RANDOM: "random weights", RAW: "raw input", SHUFFLED: "shuffled labels"}
+FAIR = "Left out: places where the target has been read, or a word that holds it, which would give it away."
 CONTROLS = (
     "Controls have the same choice: random weights were never trained, raw input is the tokens without a model, shuffled "
     "labels leave nothing to learn."
 )
+REMOVED = "CoT tokens removed"
 LEAVES = "here the token leaves"
 
 
 @dataclass
 class Probes:
-    """The linear probes of a run, at places where neither the target nor a token after it has been read.
+    """The linear probes of a run, at places where neither the target nor a word that holds it has been read (`Probe.given`).
 
     Attributes:
         rows: the probes, constants included.
@@ -61,10 +61,9 @@ class Probes:
     def of(cls, run: History) -> "Probes":
         """The probes of a run; of others than linear ones if it has no linear ones."""
         rows = [row for row in kept_rows(run.inside.probes) if not math.isnan(row.score)]
-        is_linear = any(row.probe == "linear" for row in rows)
-        rows = [row for row in rows if row.probe == "linear" or not is_linear]
-        removal = Removal.of(run, (name for row in rows for name in (row.target, row.place)))
-        fair = [row for row in rows if row.source == CONSTANT or not _is_given_away(row, removal)]
+        kind = "linear" if any(row.probe == "linear" for row in rows) else "mlp"
+        fair = [row for row in rows if not row.given and (row.source == CONSTANT or row.probe == kind)]
+        removal = Removal.of(run, (row.target for row in rows))
         by_source = grouped(fair, lambda row: (row.target, stage_of(row), row.source))
         by_layer = grouped(fair, lambda row: (row.target, stage_of(row), row.source, row.layer))
         return cls(
@@ -83,9 +82,7 @@ class Probes:
         wanted = set(targets)
         found = {row.source for row in self.rows if row.target in wanted} - {CONSTANT}
         return {
-            source: SOURCES.get(source, source)
-            for source in [*SOURCES, *sorted(found - SOURCES.keys())]
-            if source in found
+            source: NAMES.get(source, source) for source in [*NAMES, *sorted(found - NAMES.keys())] if source in found
         }
 
     def at_layer(self, target: str, stage: Stage, source: str, layer: int) -> Probe | None:
@@ -109,10 +106,6 @@ class Probes:
         gone = (column for column, stage in enumerate(self.stages) if self.removal.is_gone(Spot.of(target), stage))
         first = next(gone, None)
         return None if first is None else first - 0.5
-
-
-def _is_given_away(row: Probe, removal: Removal) -> bool:
-    return removal.gives_away(Spot.of(row.place), Spot.of(row.target), stage_of(row))
 
 
 def _best(rows: Sequence[Probe]) -> Probe:
@@ -147,7 +140,7 @@ def _family(probes: Probes, slug: str, part: str, kind: str, targets: list[str])
     caption = f"{_measure(kind)}, at the best layer and place. {FAIR} {CONTROLS}{_constant(probes, targets, kind)}"
     return HeatMap(
         slug, f"What can be read from the states: {what}", caption, f"Heat maps by target and stage. {ranges(panels, kind == 'class')}.",
-        "CoT tokens removed", "", panels, label=_label(kind), percent=kind == "class", line=LEAVES if lines else "",
+        REMOVED, "", panels, label=_label(kind), percent=kind == "class", line=LEAVES if lines else "",
     )  # fmt: skip
 
 
@@ -176,7 +169,7 @@ def _layers(probes: Probes, slug: str, target: str, layers: list[int]) -> HeatMa
     caption = f"{_measure(kind)}, at the best place of each layer. {FAIR} {CONTROLS}{_constant(probes, [target], kind)}"
     return HeatMap(
         slug, f"In which layer: {target}", caption, f"Heat maps of {target} by layer and stage. {ranges(panels, kind == 'class')}.",
-        "CoT tokens removed", "layer", panels, label=_label(kind), percent=kind == "class", line=LEAVES if lines else "",
+        REMOVED, "layer", panels, label=_label(kind), percent=kind == "class", line=LEAVES if lines else "",
     )  # fmt: skip
 
 
@@ -210,7 +203,7 @@ def _cell(row: Probe | None) -> Cell | None:
     )
     error = "" if is_class else f"\nmean error: {row.error:.3g}"
     hover = (
-        f"{row.target}, {SOURCES.get(row.source, row.source)}\n{score}, n={row.num_scored}{error}\n"
+        f"{row.target}, {NAMES.get(row.source, row.source)}\n{score}, n={row.num_scored}{error}\n"
         f"{row.probe} probe at layer {row.layer}, place {row.place}\n{row.checkpoint}, {row.removed_tokens} CoT tokens removed"
     )
     return (share if is_class else number)(row.score, hover)

@@ -6,14 +6,16 @@ from statistics import fmean
 
 from stepwise_pl.common.text import percent
 from stepwise_pl.reporting.figures.data import Cells, HeatMap, Menu
-from stepwise_pl.reporting.figures.inside_grid import Cell, names, number, panel, ranges, share
+from stepwise_pl.reporting.figures.inside_grid import Cell, is_empty, names, number, panel, ranges, share
 from stepwise_pl.reporting.figures.inside_menu import MOST_CELLS, Choice, menu_of
 from stepwise_pl.reporting.figures.inside_places import Spot, Stage, grouped, in_order, kept_rows, stage_of, stages_of
+from stepwise_pl.reporting.figures.inside_probes import REMOVED
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.inside import Attention, Fourier, Similarity
 
-REMOVED = "CoT tokens removed"
 MEAN = "all, mean over heads"
+# All tokens that have no row of their own.
+REST = "rest"
 # More rows than these are parted into several figures.
 MOST_ROWS = 24
 
@@ -41,8 +43,10 @@ def attention_menu(run: History, slug: str) -> Menu | None:
     rows = kept_rows(run.inside.attention)
     last = max(map(stage_of, rows), default=Stage(0, 0))
     rows = [row for row in rows if stage_of(row) == last]
-    looks_at = {place: {row.to for row in found} for place, found in grouped(rows, lambda row: row.place).items()}
-    spread = {place: 1 / len(others) for place, others in looks_at.items()}
+    looks_at = {
+        place: {row.to for row in found} - {REST} for place, found in grouped(rows, lambda row: row.place).items()
+    }
+    spread = {place: 1 / max(1, len(others)) for place, others in looks_at.items()}
     # A place that can look at itself alone has a weight of 1, which says nothing.
     high = max((row.weight for row in rows if spread[row.place] < 1), default=0.0) or 1.0
     by_layer = sorted(grouped(rows, lambda row: row.layer).items())
@@ -90,17 +94,31 @@ def _attention_map(heads: Heads, slug: str) -> HeatMap:
 
 
 def fourier_menu(run: History, slug: str) -> Menu | None:
-    """Vectors by stage: the Fourier fit of the digits, beside that of random vectors. Many vectors are parted by their place."""
+    """Vectors by stage: the Fourier fit of the digits, beside that of random and of shuffled vectors; for each set of functions and place."""
     rows = kept_rows(run.inside.fourier)
+    stages = stages_of(rows)
+    # The states of a place are called `<place>, layer <l>`. The embeddings stand in each figure.
+    places = in_order(row.what.partition(", layer ")[0] for row in rows if ", layer " in row.what)
     is_long = len({row.what for row in rows}) > MOST_ROWS
-    # The states of a place are called `<place>, layer <l>`.
-    parts = grouped(rows, lambda row: (row.what.partition(", layer ")[0] if is_long else "all",))
-    found: dict[Choice, list[Fourier]] = {**parts}
-    return menu_of(slug, ("vectors",), found, lambda rows, slug: _fourier_map(rows, stages_of(rows), slug))
+    found: dict[Choice, list[Fourier]] = {}
+    for basis, of_basis in grouped(rows, lambda row: row.basis).items():
+        for place in places if is_long else [""]:
+            shown = [
+                row
+                for row in of_basis
+                if ", layer " not in row.what or row.what.startswith(f"{place}, " if place else "")
+            ]
+            found[basis or "all", place or "all"] = shown
+    # More functions say more, and the last place is the one from which the answer comes.
+    first = max(
+        found, key=lambda choice: (found[choice][0].num_basis, places.index(choice[1]) if is_long else 0), default=None
+    )
+    return menu_of(slug, ("functions", "vectors"), found, lambda rows, slug: _fourier_map(rows, stages, slug), first)
 
 
 def _fourier_map(rows: Sequence[Fourier], stages: Mapping[Stage, str], slug: str) -> HeatMap:
     at = {(stage_of(row), row.what): row for row in rows}
+    one = rows[0]
     # The first vectors stand above the others.
     vectors = names(reversed(list(dict.fromkeys(row.what for row in rows))))
 
@@ -112,21 +130,25 @@ def _fourier_map(rows: Sequence[Fourier], stages: Mapping[Stage, str], slug: str
         return panel(stages, vectors, cell, title)
 
     panels = [
-        cells("trained model", "fit"), cells("random vectors, mean", "random_mean"), cells("random vectors, 95% quantile", "random_high"),
+        cells("trained model", "fit"), cells("random vectors: mean", "random_mean"), cells("random: 95% quantile", "random_high"),
+        cells("shuffled: 95% quantile", "shuffled_high"),
     ]  # fmt: skip
+    panels = [cells for cells in panels if not is_empty([cells])]
+    basis = f" ({one.basis})" if one.basis else ""
     caption = (
-        "R² of a fit of the digits' vectors by 1, cosines and sines of k turns, and (-1)^n: 1 if the digits lie on circles. Control: as many random "
-        "vectors, of which the same functions explain a part by chance."
+        f"R² of a fit of the vectors of {one.num_digits} digits by {one.num_basis} functions, 1 and cosines and sines of k turns{basis}: 1 if they "
+        "lie on circles. Controls: random vectors, and the same vectors with their digits in random order, which the functions explain in part by chance."
     )
     return HeatMap(
         slug, "Do the digits lie on circles?", caption, f"Heat maps by vectors and stage. {ranges(panels, percents=False)}.", REMOVED, "", panels,
-        label="R²", columns=3, percent=False,
+        label="R²", percent=False,
     )  # fmt: skip
 
 
 def _fourier_text(row: Fourier) -> str:
+    shuffled = f"; shuffled: 95% quantile {row.shuffled_high:.3f}" if row.shuffled_high == row.shuffled_high else ""
     return (
-        f"{row.what}\nR² {row.fit:.3f}; random vectors: mean {row.random_mean:.3f}, 95% quantile {row.random_high:.3f}\n"
+        f"{row.what}\nR² {row.fit:.3f}; random: mean {row.random_mean:.3f}, 95% quantile {row.random_high:.3f}{shuffled}\n"
         f"{row.num_basis} functions, {row.num_digits} digits\n{row.checkpoint}, {row.removed_tokens} CoT tokens removed"
     )
 

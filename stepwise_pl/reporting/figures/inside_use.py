@@ -8,10 +8,9 @@ from stepwise_pl.reporting.figures.data import Cells, HeatMap, Menu
 from stepwise_pl.reporting.figures.inside_grid import Cell, Line, box, is_empty, names, panel, ranges, share
 from stepwise_pl.reporting.figures.inside_menu import Choice, menu_of
 from stepwise_pl.reporting.figures.inside_places import Spot, Stage, grouped, in_order, kept_rows, stage_of, stages_of
+from stepwise_pl.reporting.figures.inside_probes import REMOVED
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.inside import Ablation, Patch, Swap
-
-REMOVED = "CoT tokens removed"
 
 
 def patch_menu(run: History, slug: str) -> Menu | None:
@@ -83,7 +82,7 @@ def ablation_map(run: History, slug: str) -> HeatMap | None:
     if not rows or is_empty(panels):
         return None
     caption = (
-        "Accuracy of the first answer token that depends on the target, without the directions that its probe reads, at the layer and place "
+        "Accuracy of the answer's tokens without the directions that the probe of a target reads, at the layer and place "
         "where this costs most. Control: as many random directions, the least of all draws, with the same choice of layers and places. "
         "Dark on the left alone: the model uses what the probe reads."
     )
@@ -127,7 +126,7 @@ def _ablation_layers(rows: Sequence[Ablation], slug: str) -> HeatMap:
 
     panels = [cells("its directions taken out", "accuracy"), cells("random directions (mean)", "random_mean")]
     caption = (
-        f"Accuracy of the first answer token that depends on {one.target}, without the directions that its probe reads at one layer and place; "
+        f"Accuracy of {one.answer if one.answer != 'answer' else 'the answer tokens'} without the directions that the probe of {one.target} reads at one layer and place; "
         f"control: as many random directions. With nothing taken out: {percent(one.whole)} (n={one.num_scored}, {one.removed_tokens} CoT "
         "tokens removed)."
     )
@@ -138,10 +137,11 @@ def _ablation_layers(rows: Sequence[Ablation], slug: str) -> HeatMap:
 
 
 def _ablation_text(row: Ablation) -> str:
+    probe = "" if math.isnan(row.decoded) else f"\nthe probe: {percent(row.decoded)}, constant {percent(row.constant)}"
     return (
         f"{row.target}, layer {row.layer}, place {row.place}\nwithout its {row.dimensions} directions: {percent(row.accuracy)}\n"
         f"without random ones: {percent(row.random_mean)}, {percent(row.random_low)} to {percent(row.random_high)}\n"
-        f"nothing taken out: {percent(row.whole)}, n={row.num_scored}"
+        f"nothing taken out: {percent(row.whole)}, n={row.num_scored}" + probe
     )
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from stepwise_pl.reporting.figures.data import Chart, Panel, Series, listed
 from stepwise_pl.reporting.figures.inside_places import Spot, Stage, grouped, stage_of
-from stepwise_pl.reporting.figures.inside_probes import CONSTANT, TRAINED, Probes
+from stepwise_pl.reporting.figures.inside_probes import Probes
 from stepwise_pl.reporting.history import History
-from stepwise_pl.runs.inside import Probe
+from stepwise_pl.runs.inside import CONSTANT, TRAINED, Probe
 
 # Dots of the two places stand side by side, this far from the middle.
 ASIDE = 0.12

@@ -156,8 +156,10 @@ def _heat_map(figure: HeatMap) -> dict[str, Any]:
         })  # fmt: skip
         if figure.has_room:
             data.append({**on, **_written(panel, columns, rows, figure.high)})
-        layout[f"xaxis{suffix}"] = {**axis, "anchor": y, "title": {"text": text_of(figure.x_label)}}
-        layout[f"yaxis{suffix}"] = {**axis, "anchor": x, "title": {"text": text_of(figure.y_label)}}
+        for name, label, anchor, places in (("x", figure.x_label, y, panel.x), ("y", figure.y_label, x, panel.y)):
+            layout[f"{name}axis{suffix}"] = {
+                **axis, "anchor": anchor, "range": [-0.5, len(places) - 0.5], "title": {"text": text_of(label), "standoff": 8},
+            }  # fmt: skip
         shapes += [shape for line in panel.lines for shape in _line(line, x, y)]
         if panel.title:
             titles.append({

@@ -16,7 +16,7 @@ from stepwise_pl.reporting.figures.accuracy import accuracy_chart, mean_accuracy
 from stepwise_pl.reporting.figures.budget import budget_chart
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, listed
 from stepwise_pl.reporting.figures.digits import digits_map
-from stepwise_pl.reporting.figures.inside import PARTS, Figure, slug_of
+from stepwise_pl.reporting.figures.inside import PARTS, Figure, draw
 from stepwise_pl.reporting.figures.loss import loss_chart
 from stepwise_pl.reporting.figures.speed import speed_charts, speeds
 from stepwise_pl.reporting.figures.sweeps import delta_smoothing_maps
@@ -75,8 +75,8 @@ class Figures:
         inside = [
             [
                 figure
-                for part, figures in PARTS.items()
-                for figure in drawn(f"inside/{part} of {run.label}", partial(figures, run, slug_of(part, number)))
+                for part in PARTS
+                for figure in drawn(f"inside/{part} of {run.label}", partial(draw, part, run, number))
             ]
             for number, run in enumerate(runs)
         ]

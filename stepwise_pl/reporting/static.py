@@ -24,7 +24,7 @@ def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -
     with pyplot() as plt, plt.rc_context({"svg.fonttype": "none"}):
         drawn = _heat_map(figure, plt) if isinstance(figure, HeatMap) else _chart(figure, labels, plt)
         # Ten characters of the title fit into an inch.
-        line = f" (line: {figure.line})" if isinstance(figure, HeatMap) and figure.line else ""
+        line = f" ({figure.line})" if isinstance(figure, HeatMap) and figure.line else ""
         title = textwrap.fill(figure.title + line, round(10 * drawn.get_figwidth()), break_on_hyphens=False)
         drawn.suptitle(title, fontsize="medium")
         return save_figure(drawn, folder / figure.slug)
@@ -228,7 +228,8 @@ def _heat_map(figure: HeatMap, plt: Any) -> Any:
         axes.set_xlabel(figure.x_label)
         axes.tick_params(labelbottom=True)
     percents = PercentFormatter(1, decimals=0) if figure.percent else None
-    drawn.colorbar(image, ax=grid, label=figure.label, format=percents)
+    # The scale takes its room from all panels together.
+    drawn.colorbar(image, ax=grid, label=figure.label, format=percents, fraction=0.15 / across)
     return drawn
 
 

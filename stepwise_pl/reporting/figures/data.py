@@ -13,7 +13,7 @@ LEGEND = 12
 # A heat map of more cells has no room for text in them.
 MANY_CELLS = 400
 # At most so many figures of a menu become files. The page has the others.
-FILES = 12
+FILES = 8
 
 
 @dataclass
@@ -172,7 +172,7 @@ class HeatMap:
         columns: panels in a row, at most.
         percent: the numbers are shares, written as percentages.
         high: the number of the brightest colour.
-        line: what the lines over the cells mean.
+        line: what the lines over the cells mean, in words such as `line: the token leaves`.
     """
 
     slug: str
@@ -248,10 +248,10 @@ class Menu:
         return list(dict.fromkeys(choice[key] for choice in self.figures))
 
     def files(self) -> list[Chart | HeatMap]:
-        """The figures that become files: those of the first key's first values, with the other keys as they are shown first."""
-        chosen = [figure for choice, figure in self.figures.items() if choice[1:] == self.first[1:]]
+        """The figures that become files: the one that is shown first; if there is one key, others of its values as well."""
         first = self.figures[self.first]
-        return [first, *[figure for figure in chosen if figure is not first]][:FILES]
+        others = [figure for figure in self.figures.values() if figure is not first] if len(self.keys) == 1 else []
+        return [first, *others[: FILES - 1]]
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:

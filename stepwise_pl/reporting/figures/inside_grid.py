@@ -28,7 +28,12 @@ def share(value: float, hover: str, below: str = "") -> Cell:
 
 def number(value: float, hover: str) -> Cell:
     """A cell of a number with two decimals."""
-    return Cell(value, f"{value:.2f}", hover)
+    return Cell(value, decimals(value), hover)
+
+
+def decimals(value: float) -> str:
+    """A number with two decimals; a little less than zero is zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def panel(
@@ -71,7 +76,7 @@ def ranges(panels: Sequence[Cells], percents: bool = True) -> str:
     for cells in panels:
         found = [value for row in cells.values for value in row if value is not None]
         if found:
-            low, high = (percent(end) if percents else f"{end:.2f}" for end in (min(found), max(found)))
+            low, high = (percent(end) if percents else decimals(end) for end in (min(found), max(found)))
             parts.append(f"{cells.title or 'all'}: {low} to {high}")
     return "; ".join(parts)
 

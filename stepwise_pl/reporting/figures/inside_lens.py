@@ -33,7 +33,7 @@ CONTROLS = (
 
 def lens_map(run: History, slug: str) -> HeatMap | None:
     """Token by stage: the largest share of problems in which it is the most probable word, over layers and places; None without rows."""
-    rows = [row for row in kept_rows(run.inside.lens) if row.token != NEXT]
+    rows = [row for row in kept_rows(run.inside.lens) if Spot.of(row.token).part == "cot"]
     removal, stages = _removal(run, rows), stages_of(rows)
     fair = [row for row in rows if not removal.gives_away(Spot.of(row.place), Spot.of(row.token), stage_of(row))]
     # The first token stands above the others.
@@ -94,7 +94,7 @@ def _layers(found: tuple[str, Sequence[Lens]], slug: str) -> HeatMap:
         return panel(columns, layers, cell, title)
 
     panels = _panels(cells)
-    which = {ANY: "the gone token that is so most often (second line)", NEXT: "the right next one"}.get(token, token)
+    which = {ANY: "the gone token that is so most often there", NEXT: "the right next one"}.get(token, token)
     caption = (
         f"Share of problems in which {which} is the most probable word, if the model stopped after the layer. {CONTROLS} "
         f"{rows[0].removed_tokens} CoT tokens removed, {rows[0].problems} problems."

@@ -8,6 +8,7 @@ from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting.figures.data import Cells, HeatMap, Menu
 from stepwise_pl.reporting.figures.inside_grid import (
     Cell,
+    decimals,
     is_empty,
     names,
     number,
@@ -38,7 +39,7 @@ CONTROLS = (
     "labels leave nothing to learn."
 )
 REMOVED = "CoT tokens removed"
-LEAVES = "here the token leaves"
+LEAVES = "line: the token leaves"
 
 
 @dataclass
@@ -151,8 +152,9 @@ def layer_menu(run: History, slug: str) -> Menu | None:
         {row.layer for row in probes.rows}
     )
     found: dict[Choice, str] = {(target,): target for target in probes.kinds}
-    # The target that stands out most from its controls at the last stage is shown first.
-    first = max(found, key=lambda choice: probes.lead(*choice), default=None)
+    # Of the first family, the target that stands out most from its controls at the last stage is shown first.
+    family = [target for target in probes.kinds if Spot.of(target).part == Spot.of(next(iter(probes.kinds))).part]
+    first = (max(family, key=probes.lead),) if family else None
     return menu_of(slug, ("target",), found, lambda target, slug: _layers(probes, slug, target, layers), first)
 
 
@@ -188,7 +190,7 @@ def _constant(probes: Probes, targets: Sequence[str], kind: str) -> str:
     scores = [row.score for row in probes.rows if row.source == CONSTANT and row.target in targets]
     if not scores:
         return ""
-    low, high = (percent(end) if kind == "class" else f"{end:.2f}" for end in (min(scores), max(scores)))
+    low, high = (percent(end) if kind == "class" else decimals(end) for end in (min(scores), max(scores)))
     return f" A constant guess: {low}." if low == high else f" A constant guess: {low} to {high}."
 
 

@@ -193,7 +193,7 @@ def _swap_map(rows: Sequence[Swap], slug: str) -> HeatMap:
     )
     return HeatMap(
         slug, "Does each word reach the answer?", caption, f"Heat maps by changed word and token of the answer. {ranges(panels)}. {said}",
-        "token of the answer", "changed word", panels, label="share, or distance", columns=3, line="hole: the right token changes, the model's does not" if holes else "",
+        "token of the answer", "changed word", panels, label="share, or distance", columns=3, line="frame: a hole, where the right token changes and the model's does not" if holes else "",
     )  # fmt: skip
 
 

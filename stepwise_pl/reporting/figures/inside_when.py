@@ -86,13 +86,11 @@ def _dots(cell: int, name: str, first: dict[int, Stage | None], leaves: dict[int
         ]
         series.append(Series(
             [token + aside for token in found], list(found.values()), [], cell, name, hover, line="none", marker="run", key=name,
-            meaning=f"can be read {name}",
         ))  # fmt: skip
     if never := [token for token in first if token not in found]:
         hover = [f"token {token}, {name}:\ncan be read at no kept stage" for token in never]
         series.append(Series(
             [token + aside for token in never], [top] * len(never), [], cell, f"{name}: never", hover, line="none", marker="x", key=name,
-            labels=["never" if first_of_all else "" for first_of_all in (token == min(never) for token in never)],
             meaning="at no kept stage",
         ))  # fmt: skip
     return series

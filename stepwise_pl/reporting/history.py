@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.common.registry import SCHEMAS
+from stepwise_pl.reporting.inside_tables import Inside, read_inside
 from stepwise_pl.runs.cells import Cell, cells_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
@@ -43,6 +44,7 @@ class History:
         evaluations: results of `evaluate` for the checkpoints that the run has now, each with as many tokens
             removed as the checkpoint was trained with.
         sessions: an entry for every start of the run.
+        inside: the tables of a look inside.
         notes: sentences about missing and damaged files.
     """
 
@@ -61,6 +63,7 @@ class History:
     records: list[StageRecord] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    inside: Inside = field(default_factory=Inside)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -282,6 +285,8 @@ def read_run(path: Path) -> History:
             f"evaluations/{elsewhere[0]}{more} left out: about targets with more or fewer CoT tokens removed than at the stage "
             "of the checkpoint"
         )
+    run.inside, notes = read_inside(path)
+    run.notes += notes
     return run
 
 

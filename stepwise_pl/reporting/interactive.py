@@ -4,7 +4,7 @@ import json
 from html import escape
 from typing import Any
 
-from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, log_ticks
+from stepwise_pl.reporting.figures.data import Cells, Chart, HeatMap, Panel, Series, log_ticks
 from stepwise_pl.reporting.style import ink_on
 
 MARGIN = {"l": 64, "r": 16, "t": 12, "b": 52}
@@ -98,31 +98,88 @@ def _series(series: Series) -> dict[str, Any]:
     return out
 
 
+def panel_height(figure: HeatMap) -> int:
+    """The height of a panel on the page, in pixels."""
+    if len(figure.panels) == 1:
+        return max(180, 44 * len(figure.y))
+    row = 14 + 13 * figure.text_size[1] if figure.has_room else 14
+    return max(120, min(row * len(figure.y), max(420, 10 * len(figure.y))))
+
+
+def longest_title(figure: HeatMap) -> int:
+    """Characters of the longest title of a panel."""
+    return max(len(panel.title) for panel in figure.panels)
+
+
+def frame_width(figure: HeatMap) -> int:
+    """The width up to which the figure grows on the page, in pixels."""
+    return 260 + figure.across * max(58 * len(figure.x), 8 * longest_title(figure) + 14)
+
+
+def frame_height(figure: HeatMap) -> int:
+    """The height of the whole figure on a wide page, in pixels; `page.js` measures the same."""
+    turned = 7 * max(map(len, figure.x)) if len(figure.panels) > 1 else 0
+    return figure.down * (panel_height(figure) + 36) + 60 + turned
+
+
 def _heat_map(figure: HeatMap) -> dict[str, Any]:
+    """The page lays the panels out (`page.js`), because their number in a row depends on the width of the screen."""
     meta = {"runs": [] if figure.run is None else [figure.run]}
-    data = {
-        "type": "heatmap", "meta": meta, "z": figure.values, "zmin": 0, "zmax": 1, "colorscale": "Cividis",
-        "x": list(map(text_of, figure.x)), "y": list(map(text_of, figure.y)), "xgap": 1, "ygap": 1,
-        "hoverinfo": "text", "hoverongaps": False, "hovertext": [list(map(text_of, row)) for row in figure.hover],
-        "colorbar": {
-            "tickformat": ".0%", "thickness": 12, "outlinewidth": 0,
-            "title": {"text": text_of(figure.label), "side": "right", "font": {"size": 13}},
+    data: list[dict[str, Any]] = []
+    shapes: list[dict[str, Any]] = []
+    titles: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {
+        "template": "none", "margin": MARGIN, "showlegend": False, "shapes": shapes, "annotations": titles,
+        "coloraxis": {
+            "cmin": 0, "cmax": figure.high, "colorscale": "Cividis",
+            "colorbar": {
+                "tickformat": ".0%" if figure.percent else "", "thickness": 12, "outlinewidth": 0,
+                "title": {"text": text_of(figure.label), "side": "right", "font": {"size": 13}},
+            },
         },
-    }  # fmt: skip
-    # Plotly writes all text of a heat map in one colour, which cannot be read on every cell.
-    written = {
-        "type": "scatter", "mode": "text", "hoverinfo": "skip", "meta": meta,
-        "x": [text_of(x) for _ in figure.y for x in figure.x], "y": [text_of(y) for y in figure.y for _ in figure.x],
-        "text": [text_of(text) for row in figure.texts for text in row],
-        "textfont": {"size": 12, "color": [ink_on(value) for row in figure.values for value in row]},
+        "meta": {
+            "panels": len(figure.panels), "columns": figure.across, "height": panel_height(figure),
+            "x": [len(figure.x), max(map(len, figure.x))], "y": [len(figure.y), max(map(len, figure.y))],
+            "characters": figure.text_size[0], "title": longest_title(figure),
+        },
     }  # fmt: skip
     axis = {"type": "category", "automargin": True, "showgrid": False, "zeroline": False}
+    for number, panel in enumerate(figure.panels, start=1):
+        suffix = "" if number == 1 else str(number)
+        x, y = f"x{suffix}", f"y{suffix}"
+        on = {"meta": meta, "xaxis": x, "yaxis": y}
+        columns, rows = list(map(text_of, panel.x)), list(map(text_of, panel.y))
+        data.append({
+            **on, "type": "heatmap", "z": panel.values, "coloraxis": "coloraxis", "x": columns, "y": rows, "xgap": 1, "ygap": 1,
+            "hoverinfo": "text" if panel.hover else "x+y+z", "hoverongaps": False,
+            "hovertext": [list(map(text_of, row)) for row in panel.hover] or None,
+        })  # fmt: skip
+        if figure.has_room:
+            data.append({**on, **_written(panel, columns, rows, figure.high)})
+        for name, label, anchor, places in (("x", figure.x_label, y, panel.x), ("y", figure.y_label, x, panel.y)):
+            layout[f"{name}axis{suffix}"] = {
+                **axis, "anchor": anchor, "range": [-0.5, len(places) - 0.5], "title": {"text": text_of(label), "standoff": 8},
+            }  # fmt: skip
+        shapes += [shape for line in panel.lines for shape in _line(line, x, y)]
+        if panel.title:
+            titles.append({
+                "text": text_of(panel.title), "xref": f"{x} domain", "yref": f"{y} domain", "x": 0, "y": 1, "xanchor": "left",
+                "yanchor": "bottom", "showarrow": False, "font": {"size": 13},
+            })  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def _written(panel: Cells, columns: list[str], rows: list[str], high: float) -> dict[str, Any]:
+    """The texts in the cells. Plotly writes all text of a heat map in one colour, which cannot be read on every cell."""
+    inks = [ink_on(None if value is None else value / high) for row in panel.values for value in row]
     return {
-        "data": [data, written] if figure.has_room else [data],
-        "layout": {
-            "template": "none",
-            "margin": MARGIN,
-            "xaxis": {**axis, "title": {"text": text_of(figure.x_label)}},
-            "yaxis": {**axis, "title": {"text": text_of(figure.y_label)}},
-        },
-    }
+        "type": "scatter", "mode": "text", "hoverinfo": "skip",
+        "x": [x for _ in rows for x in columns], "y": [y for y in rows for _ in columns],
+        "text": [text_of(text) for row in panel.texts for text in row], "textfont": {"size": 12, "color": inks},
+    }  # fmt: skip
+
+
+def _line(ends: tuple[float, float, float, float], x: str, y: str) -> list[dict[str, Any]]:
+    """A black line with a white edge, which is seen on every colour."""
+    place = dict(zip(("x0", "y0", "x1", "y1"), ends, strict=True)) | {"type": "line", "xref": x, "yref": y}
+    return [{**place, "line": {"color": color, "width": width}} for color, width in (("#ffffff", 5), ("#000000", 2.5))]

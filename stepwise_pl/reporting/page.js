@@ -9,14 +9,60 @@
   // Black lines would be lost on a dark page.
   const seen = (value) => (value === "#000000" ? color("--ink") : value);
 
-  const CELL = 40; // pixels that a number needs
-  const roomForText = (trace, element) => (printing ? PAPER : element.clientWidth) - 150 >= CELL * new Set(trace.x).size;
+  const GAP = 14, HEAD = 24; // pixels between panels side by side, and those that the title of a panel takes
+  const letters = (count) => 7 * count; // pixels, at most
 
-  function data(figure, element) {
+  // How the panels of a heat map are laid out: side by side where there is room, below each other on a narrow screen.
+  function plan(figure, element) {
+    const { panels, columns, height, x, y, characters, title } = figure.layout.meta;
+    const width = printing ? Math.min(PAPER, parseFloat(getComputedStyle(element).maxWidth) || PAPER) : element.clientWidth;
+    const narrow = width < 600;
+    const left = Math.max(48, 34 + letters(y[1])), right = narrow ? 10 : 96;
+    const least = Math.max(90, (characters ? 14 : 7) * x[0], letters(title));
+    const across = Math.max(1, Math.min(columns, Math.floor((width - left - right + GAP) / (least + GAP))));
+    const down = Math.ceil(panels / across);
+    const wide = (width - left - right - GAP * (across - 1)) / across;
+    const turned = letters(x[1]) + 6 > wide / x[0];
+    const top = (narrow ? 62 : 8) + (title ? HEAD : 4), bottom = 40 + (turned ? letters(x[1]) : 16);
+    const gap = title ? HEAD + 12 : GAP, tall = (printing ? 0.7 : 1) * height;
+    return {
+      width, narrow, left, right, top, bottom, across, down, turned, panels,
+      height: top + bottom + down * tall + (down - 1) * gap,
+      shareX: [wide, GAP].map((pixels) => pixels / (width - left - right)),
+      shareY: [tall, gap].map((pixels) => pixels / (down * tall + (down - 1) * gap)),
+      hasRoom: characters > 0 && wide / x[0] >= letters(characters) + 3,
+    };
+  }
+
+  function arrange(out, figure, is) {
+    out.height = is.height;
+    out.margin = { l: is.left, r: is.right, t: is.top, b: is.bottom };
+    for (let panel = 0; panel < is.panels; panel++) {
+      const suffix = panel ? String(panel + 1) : "", column = panel % is.across, row = Math.floor(panel / is.across);
+      const x = column * (is.shareX[0] + is.shareX[1]), y = 1 - row * (is.shareY[0] + is.shareY[1]);
+      const isLast = panel + is.across >= is.panels, isFirst = column === 0;
+      Object.assign(out[`xaxis${suffix}`], {
+        domain: [x, Math.min(1, x + is.shareX[0])], showticklabels: isLast, tickangle: is.turned ? -90 : 0, automargin: false,
+      });
+      Object.assign(out[`yaxis${suffix}`], { domain: [Math.max(0, y - is.shareY[0]), y], showticklabels: isFirst, automargin: isFirst });
+      if (!isLast) delete out[`xaxis${suffix}`].title;
+      if (!isFirst) delete out[`yaxis${suffix}`].title;
+    }
+    const inside = is.height - is.top - is.bottom;
+    const bar = figure.layout.coloraxis.colorbar;
+    const flat = {
+      ...bar, orientation: "h", x: 0.5, xanchor: "center", y: 1 + (figure.layout.meta.title ? HEAD : 4) / inside, yanchor: "bottom", thickness: 10,
+      title: { ...bar.title, side: "top" },
+    };
+    const upright = { ...bar, lenmode: "pixels", len: Math.min(inside, 320) };
+    out.coloraxis = { ...figure.layout.coloraxis, colorbar: is.narrow ? flat : upright };
+  }
+
+  function data(figure, hasRoom) {
     return figure.data.map((trace) => {
       const runs = trace.meta.runs;
       const shown = runs.length === 0 || runs.some((run) => !hidden.has(run));
-      const out = { ...trace, visible: shown && (trace.mode !== "text" || roomForText(trace, element)) };
+      const out = { ...trace, visible: shown && (trace.mode !== "text" || hasRoom) };
       if (trace.line) out.line = { ...trace.line, color: seen(trace.line.color) };
       if (trace.marker) {
         out.marker = { ...trace.marker, color: seen(trace.marker.color) };
@@ -27,7 +73,7 @@
     });
   }
 
-  function layout(figure, element) {
+  function layout(figure, element, is) {
     const axis = { gridcolor: color("--grid"), linecolor: color("--line"), tickcolor: color("--line") };
     const out = {
       ...figure.layout,
@@ -46,12 +92,15 @@
     for (const key of Object.keys(figure.layout)) {
       if (/^[xy]axis/.test(key)) out[key] = { ...axis, ...figure.layout[key], title: { ...figure.layout[key].title, font: { size: 13 } } };
     }
+    if (is) arrange(out, figure, is);
     return out;
   }
 
   function draw(element) {
     const figure = figures[element.dataset.figure];
-    return Plotly.react(element, data(figure, element), layout(figure, element), {
+    const is = figure.layout.meta ? plan(figure, element) : null;
+    if (is) element.style.setProperty("--height", `${is.height / (printing ? 0.7 : 1)}px`); // paper has 0.7 of it
+    return Plotly.react(element, data(figure, is?.hasRoom), layout(figure, element, is), {
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
       toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
     });
@@ -72,6 +121,12 @@
       observer.observe(element);
     }
   }
+  // The width decides how many panels stand side by side.
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (!printing && innerWidth !== width) redraw();
+    width = innerWidth;
+  });
   const drawAll = () => plots.filter((element) => element.offsetParent !== null).forEach(draw);
 
   function show(run, shown) {

@@ -16,15 +16,17 @@ from stepwise_pl.reporting.figures.accuracy import accuracy_chart, mean_accuracy
 from stepwise_pl.reporting.figures.budget import budget_chart
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, listed
 from stepwise_pl.reporting.figures.digits import digits_map
+from stepwise_pl.reporting.figures.inside import PARTS, Figure, draw
 from stepwise_pl.reporting.figures.loss import loss_chart
 from stepwise_pl.reporting.figures.speed import speed_charts, speeds
 from stepwise_pl.reporting.figures.sweeps import delta_smoothing_maps
 from stepwise_pl.reporting.history import History, labelled_cells
-from stepwise_pl.reporting.interactive import spec
+from stepwise_pl.reporting.inside_section import figures_of, files_of, section
+from stepwise_pl.reporting.interactive import frame_height, frame_width, spec
 from stepwise_pl.reporting.style import line_of, style_of
 from stepwise_pl.runs.cells import Cell
 
-F = TypeVar("F", Chart, HeatMap)
+F = TypeVar("F", bound=Figure)
 
 HERE = Path(__file__).parent
 # Columns of words.
@@ -37,6 +39,7 @@ class Figures:
 
     Attributes:
         specs: what plotly draws, by slug.
+        inside: the look inside each run.
         notes: figures that cannot be drawn, and why; they are left out.
     """
 
@@ -46,6 +49,7 @@ class Figures:
     speed: list[Chart]
     sweeps: list[HeatMap]
     digits: list[HeatMap]
+    inside: list[list[Figure]]
     specs: dict[str, dict[str, Any]]
     notes: list[str]
 
@@ -59,7 +63,7 @@ class Figures:
             try:
                 made = make()
                 found = [figure for figure in (made if isinstance(made, Sequence) else [made]) if figure is not None]
-                specs.update({figure.slug: spec(figure) for figure in found})
+                specs.update({figure.slug: spec(figure) for figure in figures_of(found)})
             except Exception as error:
                 notes.append(f"the figure of {what} cannot be drawn ({type(error).__name__}: {first_line(error)})")
                 return []
@@ -68,6 +72,14 @@ class Figures:
         by_digit = [
             drawn(f"digits of {run.label}", partial(digits_map, run, number)) for number, run in enumerate(runs)
         ]
+        inside = [
+            [
+                figure
+                for part in PARTS
+                for figure in drawn(f"inside/{part} of {run.label}", partial(draw, part, run, number))
+            ]
+            for number, run in enumerate(runs)
+        ]
         return cls(
             drawn("mean accuracy", lambda: mean_accuracy_chart(runs)),
             [
@@ -75,12 +87,14 @@ class Figures:
                 *drawn("accuracy over tokens read", lambda: budget_chart(runs)),
             ],
             drawn("loss", lambda: loss_chart(runs)), drawn("speed", lambda: speed_charts(runs)),
-            drawn("the sweep", lambda: delta_smoothing_maps(runs)), [figure for found in by_digit for figure in found], specs, notes,
+            drawn("the sweep", lambda: delta_smoothing_maps(runs)), [figure for found in by_digit for figure in found],
+            inside, specs, notes,
         )  # fmt: skip
 
     def all(self) -> list[Chart | HeatMap]:
-        """Every figure, in the order of the page."""
-        return [*self.means, *self.accuracy, *self.loss, *self.speed, *self.sweeps, *self.digits]
+        """Every figure that becomes a file, in the order of the page. Menus have more figures."""
+        inside = [figure for parts in self.inside for figure in files_of(parts)]
+        return [*self.means, *self.accuracy, *self.loss, *self.speed, *self.sweeps, *self.digits, *inside]
 
 
 def render(
@@ -116,6 +130,7 @@ def render(
         "notes": [*notes, *drawn.notes, *_noted(runs)],
         "cell_head": tables.CELL_HEAD, "cells": list(map(_shown_cell, cells)) if several else [],
         **{name: list(map(figure, getattr(drawn, name))) for name in ("means", "accuracy", "loss", "speed", "sweeps", "digits")},
+        "inside": section(runs, drawn.inside, figure),
         "stages": any(run["stages"] for run in shown), "examples": any(run["examples"] for run in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
         "listed": listed,
@@ -123,7 +138,7 @@ def render(
         "environment": tables.apart([tables.environment(run) for run in runs]),
         "percent": percent, "percents": percents, "written": written, "command": command, "version": __version__,
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        "script": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        "script": Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "inside.js"))),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
         # Without this character, no text can end the script element.
         "figures": Markup(json.dumps(drawn.specs).replace("<", "\\u003c")),
@@ -233,12 +248,15 @@ def _shown(number: int, run: History) -> dict[str, Any]:
 
 def _figure(figure: Chart | HeatMap, labels: Sequence[str]) -> dict[str, Any]:
     """The frame of a figure on the page; the height is in pixels."""
-    keys = figure.legend(labels) if isinstance(figure, Chart) else {}
-    rows = 44 * len(figure.y) if isinstance(figure, HeatMap) else 320 * len(figure.panels) ** 0.6
+    if isinstance(figure, HeatMap):
+        keys: dict[int, str] = {}
+        height, width, line = frame_height(figure), f"{frame_width(figure)}px", figure.line
+    else:
+        keys = figure.legend(labels)
+        height, width, line = round(120 + max(180, 320 * len(figure.panels) ** 0.6)), "none", ""
     return {
-        "slug": figure.slug, "title": figure.title, "caption": figure.caption, "alt": figure.alt,
-        "height": round(120 + max(180, rows)), "width": f"{260 + 58 * len(figure.x)}px" if isinstance(figure, HeatMap) else "none",
-        "run": getattr(figure, "run", None),
+        "slug": figure.slug, "title": figure.title, "caption": figure.caption, "alt": figure.alt, "height": height, "width": width,
+        "run": getattr(figure, "run", None), "line": line,
         "legend": [{"label": label, **_swatch(cell)} for cell, label in keys.items()],
     }  # fmt: skip
 
@@ -247,7 +265,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     wanted = [
         ("What is missing", "notes", context["notes"]), ("Runs" if len(context["runs"]) > 1 else "Key numbers", "runs", True),
         ("Accuracy", "stages", context["stages"]), ("Loss", "training", context["loss"]), ("Speed", "speed", True),
-        ("Sweep", "sweep", context["sweeps"]), ("Digits", "digits", context["digits"]), ("Answers", "examples", context["examples"]),
+        ("Sweep", "sweep", context["sweeps"]), ("Digits", "digits", context["digits"]), ("Inside", "inside", context["inside"]), ("Answers", "examples", context["examples"]),
         ("Configuration", "configuration", True), ("Environment", "environment", True),
     ]  # fmt: skip
     return [(name, place) for name, place, there in wanted if there]

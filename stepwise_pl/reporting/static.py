@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, log_ticks
+from stepwise_pl.reporting.figures.data import Cells, Chart, HeatMap, Panel, Series, log_ticks
 from stepwise_pl.reporting.style import GREY, ink_on, style_of
 
 # A marker of one pixel on the page has this many points in a file.
@@ -24,7 +24,8 @@ def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -
     with pyplot() as plt, plt.rc_context({"svg.fonttype": "none"}):
         drawn = _heat_map(figure, plt) if isinstance(figure, HeatMap) else _chart(figure, labels, plt)
         # Ten characters of the title fit into an inch.
-        title = textwrap.fill(figure.title, round(10 * drawn.get_figwidth()), break_on_hyphens=False)
+        line = f" ({figure.line})" if isinstance(figure, HeatMap) and figure.line else ""
+        title = textwrap.fill(figure.title + line, round(10 * drawn.get_figwidth()), break_on_hyphens=False)
         drawn.suptitle(title, fontsize="medium")
         return save_figure(drawn, folder / figure.slug)
 
@@ -200,24 +201,65 @@ def _write_legend(figure: Any, chart: Chart, labels: Sequence[str]) -> None:
 
 
 def _heat_map(figure: HeatMap, plt: Any) -> Any:
-    import numpy as np
     from matplotlib.ticker import PercentFormatter
 
-    lines = [text.split("\n") for row in figure.texts for text in row] if figure.has_room else [[""]]
-    longest, deepest = max(len(line) for text in lines for line in text), max(map(len, lines))
-    columns = max(min(11.8, 0.5 * len(figure.x)), (0.15 + CHARACTER * longest) * len(figure.x))
-    drawn, axes = plt.subplots(
-        figsize=(max(4.8, 2.2 + columns), max(2.8, 1.6 + (0.28 + 0.17 * deepest) * len(figure.y))), layout="constrained"
+    longest, deepest = figure.text_size
+    across, down = figure.across, figure.down
+    titles = 0.1 + CHARACTER * max(len(panel.title) for panel in figure.panels)
+    cell = max(min(11.8 / across, 0.5 * len(figure.x)) / len(figure.x), 0.15 + CHARACTER * longest if longest else 0.0)
+    row = 0.28 + 0.17 * deepest if len(figure.panels) == 1 else 0.12 + 0.15 * deepest
+    sides = 1.5 + CHARACTER * max(map(len, figure.y))
+    foot = 0.7 + CHARACTER * max(map(len, figure.x))
+    size = (
+        max(4.8, sides + across * (0.25 + max(titles, cell * len(figure.x)))),
+        max(2.8, foot + down * (0.5 + row * len(figure.y))),
     )
-    values = np.array([[np.nan if value is None else value for value in row] for row in figure.values], float)
-    image = axes.imshow(values, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis")
-    step = -(-len(figure.x) // 24)
-    axes.set_xticks(range(0, len(figure.x), step), figure.x[::step])
-    axes.set_yticks(range(len(figure.y)), figure.y)
-    if figure.has_room:
-        for y, row in enumerate(figure.texts):
-            for x, text in enumerate(row):
-                axes.text(x, y, text, ha="center", va="center", fontsize="small", color=ink_on(values[y, x]))
-    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
-    drawn.colorbar(image, label=figure.label, format=PercentFormatter(1, decimals=0))
+    drawn, grid = plt.subplots(
+        down, across, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
+    for panel, axes in zip(figure.panels, grid.flat, strict=False):
+        image = _cells(panel, figure, axes)
+    for axes in grid.flat[len(figure.panels) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(figure.y_label)
+    # A panel with none below it has the names of the columns.
+    for axes in grid.flat[len(figure.panels) - across : len(figure.panels)]:
+        axes.set_xlabel(figure.x_label)
+        axes.tick_params(labelbottom=True)
+    percents = PercentFormatter(1, decimals=0) if figure.percent else None
+    # The scale takes its room from all panels together.
+    drawn.colorbar(image, ax=grid, label=figure.label, format=percents, fraction=0.15 / across)
     return drawn
+
+
+def _cells(panel: Cells, figure: HeatMap, axes: Any) -> Any:
+    """Draw one panel; return its image, which the scale of colours needs."""
+    import numpy as np
+    from matplotlib import patheffects
+
+    values = np.array([[np.nan if value is None else value for value in row] for row in panel.values], float)
+    image = axes.imshow(values, origin="lower", aspect="auto", vmin=0, vmax=figure.high, cmap="cividis")
+    step = -(-len(panel.x) // 24)
+    turned = {"rotation": 90} if max(map(len, panel.x)) > 5 else {}
+    axes.set_xticks(range(0, len(panel.x), step), panel.x[::step], **turned)
+    axes.set_yticks(range(len(panel.y)), panel.y)
+    if figure.has_room:
+        for y, row in enumerate(panel.texts):
+            for x, text in enumerate(row):
+                ink = ink_on(values[y, x] / figure.high)
+                axes.text(x, y, text, ha="center", va="center", fontsize="small", color=ink)
+    edge = [patheffects.withStroke(linewidth=4, foreground="white")]
+    for x0, y0, x1, y1 in panel.lines:
+        axes.plot(
+            [x0, x1],
+            [y0, y1],
+            color="black",
+            linewidth=2,
+            path_effects=edge,
+            clip_on=False,
+            solid_capstyle="projecting",
+        )
+    if panel.title:
+        axes.set_title(panel.title, fontsize="small", loc="left")
+    return image

@@ -243,6 +243,35 @@ def sample_table(run_dir: Path) -> Any:
     return table
 
 
+def start_run(
+    run_dir: Path,
+    cfg: LoggerConfig,
+    config: Mapping[str, Any],
+    *,
+    job_type: str,
+    offline: bool,
+    about: Mapping[str, Any],
+) -> Any:
+    """Start a W&B run beside that of training, with its project, name, group and tags.
+
+    Args:
+        config: the configuration of the run, in plain containers.
+        about: more that its configuration in W&B says.
+
+    Raises:
+        UserError: W&B does not start.
+    """
+    import wandb
+
+    try:
+        return wandb.init(
+            dir=run_dir, job_type=job_type, mode="offline" if offline else "online", config={**config, **about},
+            **_settings(cfg, config["derived"]),
+        )  # fmt: skip
+    except Exception as error:
+        raise _not_started("wandb=true", "offline=true", error) from None
+
+
 def log_evaluation(
     run_dir: Path,
     cfg: LoggerConfig,
@@ -258,14 +287,8 @@ def log_evaluation(
     """
     import wandb
 
-    try:
-        run = wandb.init(
-            dir=run_dir, job_type="eval", mode="offline" if offline else "online",
-            config={**config, "evaluation": {k: summary[k] for k in ("checkpoint", "removed_tokens", "data_digest")}},
-            **_settings(cfg, config["derived"]),
-        )  # fmt: skip
-    except Exception as error:
-        raise _not_started("wandb=true", "offline=true", error) from None
+    about = {k: summary[k] for k in ("checkpoint", "removed_tokens", "data_digest")}
+    run = start_run(run_dir, cfg, config, job_type="eval", offline=offline, about={"evaluation": about})
     with go_on_without("W&B's copy of the evaluation"):
         run.summary.update(
             {f"eval/{k}": v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}

@@ -23,9 +23,9 @@ from stepwise_pl.reporting.history import labels, read_run
 from stepwise_pl.reporting.style import style_of
 from stepwise_pl.runs.records import read_stage_records
 from tests.conftest import SMALL, command, made_once
+from tests.reporting.conftest import opened
 from tests.system.test_resume import start
 
-CHROMIUM = Path("/usr/bin/chromium")
 BASE = (*(one for one in SMALL if not one.startswith("schedule")), "trainer.duration=4epochs")
 DELTAS, LAMBDAS, SEEDS = ("1", "1/2"), ("2", "inf"), (0, 1)
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
@@ -499,36 +499,6 @@ def hostile(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("name: gpt2", f"name: '{HOSTILE}'"))
     return run
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip("no Chromium here")
-    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
-    with playwright.sync_playwright() as driver:
-        context = driver.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("profile")), executable_path=str(CHROMIUM), headless=True, offline=True,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{one}" for one in quiet)],
-        )  # fmt: skip
-        context.set_default_timeout(120_000)  # a busy machine
-        yield context
-        context.close()
-
-
-def opened(browser: Any, path: Path) -> SimpleNamespace:
-    """The page in a new tab, and what its console said and what it asked the network for."""
-    tab, said, asked = browser.new_page(), [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(path.as_uri())
-    tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    for plot in tab.locator(".plot").all():
-        plot.scroll_into_view_if_needed()  # or it is not drawn
-        plot.locator(".main-svg").first.wait_for()
-    return SimpleNamespace(tab=tab, said=said, asked=[url for url in asked if not url.startswith("data:")])
 
 
 def runs_in(tab: Any, figure: str, count: int) -> list[int]:

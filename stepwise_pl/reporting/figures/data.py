@@ -12,6 +12,8 @@ LISTED = 8
 LEGEND = 12
 # A heat map of more cells has no room for text in them.
 MANY_CELLS = 400
+# At most so many figures of a menu become files. The page has the others.
+FILES = 8
 
 
 @dataclass
@@ -137,17 +139,40 @@ class Chart:
 
 
 @dataclass
+class Cells:
+    """One panel of a heat map. Rows begin at the bottom.
+
+    Attributes:
+        x, y: names of the columns and rows, each once. All panels of a heat map have the same.
+        values: numbers, [y][x]; None: not known.
+        texts: what stands in the cells, [y][x].
+        hover: a text for each cell, [y][x]; empty: names and number of the cell.
+        title: what the panel shows, where a heat map has several.
+        lines: (x0, y0, x1, y1), drawn over the cells. The middle of the first cell is (0, 0), its upper right corner (0.5, 0.5).
+    """
+
+    x: list[str]
+    y: list[str]
+    values: list[list[float | None]]
+    texts: list[list[str]]
+    hover: list[list[str]]
+    title: str = ""
+    lines: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+
+@dataclass
 class HeatMap:
-    """Shares between 0 and 1 by two quantities. Rows begin at the bottom.
+    """Numbers from 0 on by two quantities: one panel, or several side by side with one scale of colours.
 
     Attributes:
         slug: the name of its files, without their ending.
         alt: what the figure shows, for readers who do not see it.
-        values: shares, [y][x]; None: not known.
-        texts: what stands in the cells, [y][x].
-        hover: a text for each cell, [y][x].
         run: the number of the run that the figure is about, if it is about one.
-        label: what the shares are, beside the scale of colours.
+        label: what the numbers are, beside the scale of colours.
+        columns: panels in a row, at most.
+        percent: the numbers are shares, written as percentages.
+        high: the number of the brightest colour.
+        line: what the lines over the cells mean, in words such as `line: the token leaves`.
     """
 
     slug: str
@@ -156,18 +181,77 @@ class HeatMap:
     alt: str
     x_label: str
     y_label: str
-    x: list[str]
-    y: list[str]
-    values: list[list[float | None]]
-    texts: list[list[str]]
-    hover: list[list[str]]
+    panels: list[Cells]
     run: int | None = None
     label: str = "accuracy"
+    columns: int = 4
+    percent: bool = True
+    high: float = 1.0
+    line: str = ""
+
+    @property
+    def x(self) -> list[str]:
+        """The names of the columns of each panel."""
+        return self.panels[0].x
+
+    @property
+    def y(self) -> list[str]:
+        """The names of the rows of each panel."""
+        return self.panels[0].y
+
+    @property
+    def across(self) -> int:
+        """Panels side by side, where there is room."""
+        return min(self.columns, len(self.panels))
+
+    @property
+    def down(self) -> int:
+        """Rows of panels."""
+        return -(-len(self.panels) // self.across)
 
     @property
     def has_room(self) -> bool:
         """Whether the cells are large enough for their texts."""
-        return len(self.x) * len(self.y) <= MANY_CELLS
+        return len(self.panels) * len(self.x) * len(self.y) <= MANY_CELLS
+
+    @property
+    def text_size(self) -> tuple[int, int]:
+        """Characters of the longest line of text in a cell, and lines of the deepest text; (0, 1) if there is no room for text."""
+        texts = (
+            [text.split("\n") for panel in self.panels for row in panel.texts for text in row]
+            if self.has_room
+            else [[""]]
+        )
+        return max(len(line) for lines in texts for line in lines), max(map(len, texts))
+
+
+@dataclass
+class Menu:
+    """Figures of one kind. The page shows one of them, which the reader chooses.
+
+    Attributes:
+        slug: the name of the menu on the page.
+        keys: what is chosen.
+        figures: the figures by their choice, a text for each key.
+        first: the choice that is shown first.
+        note: a sentence about the menu.
+    """
+
+    slug: str
+    keys: tuple[str, ...]
+    figures: dict[tuple[str, ...], Chart | HeatMap]
+    first: tuple[str, ...]
+    note: str = ""
+
+    def values(self, key: int) -> list[str]:
+        """The values of a key, each once, in the order of the figures."""
+        return list(dict.fromkeys(choice[key] for choice in self.figures))
+
+    def files(self) -> list[Chart | HeatMap]:
+        """The figures that become files: the one that is shown first; if there is one key, others of its values as well."""
+        first = self.figures[self.first]
+        others = [figure for figure in self.figures.values() if figure is not first] if len(self.keys) == 1 else []
+        return [first, *others[: FILES - 1]]
 
 
 def log_ticks(values: Sequence[float]) -> list[float]:
@@ -182,3 +266,8 @@ def listed(lines: Sequence[str]) -> str:
     """A sentence about runs. It names only as many as one can listen to."""
     more = f"; and {len(lines) - LISTED} more, which the tables have" if len(lines) > LISTED else ""
     return "; ".join(lines[:LISTED]) + more
+
+
+def short(share: float) -> str:
+    """As many digits of a percentage as fit into a cell. Only a share of 1 is written as 100."""
+    return "100" if share == 1 else f"{min(99.9, 100 * share):.3g}" if share > 0.99 else f"{100 * share:.0f}"

@@ -1,7 +1,7 @@
 """Accuracy at each token of the answer."""
 
 from stepwise_pl.common.text import percent
-from stepwise_pl.reporting.figures.data import HeatMap
+from stepwise_pl.reporting.figures.data import Cells, HeatMap, short
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.records import StageRecord
 
@@ -36,16 +36,14 @@ def digits_map(run: History, number: int) -> HeatMap | None:
         f"last validation {'of each stage' if named else 'with each number of removed CoT tokens'}; of the examples whose answer is that long.",
         f"Heat map of accuracy by place in the answer and {by}. At the last stage, {_place(stages[-1])}, "
         f"the lowest is {percent(min(final))} at place {hardest}, the highest {percent(max(final))}.",
-        by, "place in the answer", [stage.get("stage") or str(stage["removed_tokens"]) for stage in stages],
-        [str(place) for place in range(1, places + 1)], values,
-        [["" if value is None else _short(value) for value in row] for row in values], hover, number,
+        by, "place in the answer",
+        [Cells(
+            [stage.get("stage") or str(stage["removed_tokens"]) for stage in stages],
+            [str(place) for place in range(1, places + 1)], values,
+            [["" if value is None else short(value) for value in row] for row in values], hover,
+        )], number,
     )  # fmt: skip
 
 
 def _place(stage: StageRecord) -> str:
     return f"{stage['removed_tokens']} CoT tokens removed{f', stage {name}' if (name := stage.get('stage')) else ''}"
-
-
-def _short(share: float) -> str:
-    """As many digits of a percentage as fit into a cell. Only a share of 1 is written as 100."""
-    return "100" if share == 1 else f"{min(99.9, 100 * share):.3g}" if share > 0.99 else f"{100 * share:.0f}"

@@ -10,7 +10,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import percent
 from stepwise_pl.config.duration import Duration
 from stepwise_pl.config.keys import aside
-from stepwise_pl.reporting.figures.data import Chart, HeatMap, Panel, Series, listed
+from stepwise_pl.reporting.figures.data import Cells, Chart, HeatMap, Panel, Series, listed
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.cells import Cell, SweepRun, cells_of, results_of, row_of
 
@@ -92,7 +92,7 @@ def sweep_grid(cells: Sequence[Cell[SweepRun]], title: str) -> HeatMap | None:
     x_label, y_label = (key.lstrip("+") for key in keys)
     return HeatMap(
         "sweep-grid", title, "Mean accuracy on the test set over n seeds.",
-        f"Heat map of mean test accuracy by {x_label} and {y_label}.", x_label, y_label, x_values, y_values, values, texts, texts,
+        f"Heat map of mean test accuracy by {x_label} and {y_label}.", x_label, y_label, [Cells(x_values, y_values, values, texts, texts)],
         label="test accuracy (mean)",
     )  # fmt: skip
 
@@ -173,6 +173,6 @@ def _delta_smoothing_map(group: Sequence[Swept], number: int) -> HeatMap:
         "Accuracy on the test set at the end: the mean over n runs that differ in their seed alone; all else is the same in the whole "
         "figure. Empty: no such run has ended.",
         f"Heat map of final accuracy by Δ and λ. Best: {percent(best)} at {where_best}; worst: {percent(worst)} at {where_worst}.",
-        "Δ (CoT tokens removed per epoch)", "λ (removal smoothing)", list(map(str, deltas)),
-        [f"{smoothing:g}" for smoothing in smoothings], values, texts, hover,
+        "Δ (CoT tokens removed per epoch)", "λ (removal smoothing)",
+        [Cells(list(map(str, deltas)), [f"{smoothing:g}" for smoothing in smoothings], values, texts, hover)],
     )  # fmt: skip

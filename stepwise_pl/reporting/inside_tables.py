@@ -1,0 +1,95 @@
+"""The tables of a look inside a run, as the report reads them: each alone, so that a damaged one costs the others nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.runs.inside import (
+    FOLDER,
+    GRIDS,
+    Ablation,
+    Attention,
+    Fourier,
+    Grid,
+    Lens,
+    Patch,
+    Probe,
+    Row,
+    Similarity,
+    Swap,
+    read_grids,
+    read_rows,
+)
+
+# Words of the lens on the page, at most: some MB of it.
+MOST_WORDS = 200_000
+
+
+@dataclass
+class Inside:
+    """The tables in `<run>/inside/`. A list is empty if its table is missing or damaged.
+
+    Attributes:
+        grids: the lens on some problems, word by word.
+    """
+
+    probes: list[Probe] = field(default_factory=list)
+    patches: list[Patch] = field(default_factory=list)
+    ablations: list[Ablation] = field(default_factory=list)
+    swaps: list[Swap] = field(default_factory=list)
+    lens: list[Lens] = field(default_factory=list)
+    attention: list[Attention] = field(default_factory=list)
+    fourier: list[Fourier] = field(default_factory=list)
+    similarity: list[Similarity] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+
+
+KINDS: dict[str, type[Row]] = {
+    "probes": Probe, "patches": Patch, "ablations": Ablation, "swaps": Swap, "lens": Lens, "attention": Attention,
+    "fourier": Fourier, "similarity": Similarity,
+}  # fmt: skip
+
+
+def read_inside(run: Path) -> tuple[Inside, list[str]]:
+    """Return the tables in the folder of a run, and a note on each that cannot be read."""
+    found = Inside()
+    notes: list[str] = []
+
+    def note(file: str, error: Exception) -> None:
+        why = first_line(error).removeprefix(f"{run / FOLDER / file}: ")
+        notes.append(f"{FOLDER}/{file} cannot be read ({why})")
+
+    for name, kind in KINDS.items():
+        try:
+            setattr(found, name, read_rows(run, kind))
+        except (UserError, OSError, ValueError, ArithmeticError) as error:
+            note(kind.file, error)
+    try:
+        grids = [_checked(grid, number) for number, grid in enumerate(read_grids(run), start=1)]
+        found.grids = grids[: _num_shown(grids)]
+        if len(found.grids) < len(grids):
+            notes.append(f"{FOLDER}/{GRIDS} is long: the page shows the first {len(found.grids)} of {len(grids)} lines")
+    except (UserError, OSError, ValueError, TypeError) as error:
+        note(GRIDS, error)
+    return found, notes
+
+
+def _checked(grid: Grid, number: int) -> Grid:
+    """The lens on a problem, as it is. Raise `ValueError` if it is not a word and a probability for each layer and place."""
+    width = len(grid.places)
+    widths = {*map(len, grid.words), *map(len, grid.probabilities), len(grid.read), len(grid.next)}
+    if widths != {width} or not len(grid.words) == len(grid.probabilities) == len(grid.layers):
+        raise ValueError(
+            f"line {number} has no word and probability for each of {len(grid.layers)} layers and {width} places"
+        )
+    if not all(0 <= share <= 1 for of_layer in grid.probabilities for share in of_layer):
+        raise ValueError(f"line {number}: a probability is not between 0 and 1")
+    return grid
+
+
+def _num_shown(grids: Sequence[Grid]) -> int:
+    """How many of them the page has room for."""
+    sizes = accumulate(len(grid.places) * len(grid.layers) for grid in grids)
+    return max(1, sum(size <= MOST_WORDS for size in sizes))

@@ -1,5 +1,6 @@
 """Attention from place to place, the mean over problems, for each layer and head."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from stepwise_pl.runs.inside import Attention
 
 REST = "rest"
 EAGER = "eager"
+# Weights of attention that are held at a time, numbers.
+MOST_WEIGHTS = 2**26
 
 
 @torch.inference_mode()
@@ -34,7 +37,7 @@ def mean_attention(subject: Subject, places: Sequence[Place], batch_size: int) -
     """
     model, learner = subject.learner.model, subject.learner
     total: Tensor | None = None
-    for whole, view in subject.batches(batch_size):
+    for whole, view in subject.batches(min(batch_size, _batch_size(subject))):
         # Thoughts are found with the attention that the model has in all other passes.
         thoughts = learner.score(view).thoughts if bool((view.tokens == LATENT).any()) else None
         with _eager(model), kept_attention(model) as kept:
@@ -48,6 +51,18 @@ def mean_attention(subject: Subject, places: Sequence[Place], batch_size: int) -
         total = summed if total is None else total + summed
     assert total is not None
     return total / len(subject.texts)
+
+
+def _batch_size(subject: Subject) -> int:
+    """Return how many problems may be read at a time, so that the weights of all layers and heads are not too many."""
+    method = subject.learner.method
+    longest = subject.encoded.longest(0) + method.added(subject.stage, subject.limits)
+    return max(1, MOST_WEIGHTS // (subject.num_layers * num_heads(subject.learner.model) * longest**2))
+
+
+def num_heads(model: PreTrainedModel) -> int:
+    """Return the heads of a layer; 1 if the configuration names none."""
+    return int(getattr(model.config.get_text_config(), "num_attention_heads", None) or 1)
 
 
 @contextmanager
@@ -128,7 +143,5 @@ def most_places(layers: int, heads: int, checkpoints: int, rows: int) -> int:
 
     A layer and head of n places has n (n + 1) / 2 pairs, and n rows for the rest.
     """
-    count = 2
-    while checkpoints * layers * heads * (count + 1) * (count + 4) // 2 <= rows:
-        count += 1
-    return count
+    each = rows // (checkpoints * layers * heads)
+    return max(2, (math.isqrt(9 + 8 * each) - 3) // 2)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.inside.attention import attention_rows, mean_attention, most_places
+from stepwise_pl.inside.attention import attention_rows, mean_attention, most_places, num_heads
 from stepwise_pl.inside.fourier import LEAST_DIGITS, fourier_of_embeddings, fourier_of_states
 from stepwise_pl.inside.logit_lens import grids, lens_rows
 from stepwise_pl.inside.places import Place, places_of
@@ -191,8 +191,7 @@ class Overview:
             self.tables.note(str(error))
 
     def _attention(self, subject: Subject, places: Sequence[Place], where: tuple[str, int, int]) -> None:
-        config = subject.learner.model.config.get_text_config()
-        heads = int(getattr(config, "num_attention_heads", None) or 1)
+        heads = num_heads(subject.learner.model)
         most = most_places(subject.num_layers, heads, self.num_checkpoints, self.asked.attention_rows)
         try:
             found = mean_attention(subject, places[-most:], self.asked.batch_size)

@@ -340,6 +340,7 @@ def commands(draw: st.DrawFn) -> Command:
             + [
                 "evaluate",
                 "compare",
+                "lens",
                 "report",
                 "export",
                 "sweep",
@@ -386,6 +387,7 @@ def commands(draw: st.DrawFn) -> Command:
         base = {
             "evaluate": (*draw(st.sampled_from([(one,), (f"run={one}",)])), "speed_problems=1", "limit=3"),
             "export": (*draw(st.sampled_from([(one,), (f"run={one}",)])), "out=exported"),
+            "lens": (*draw(st.sampled_from([(one,), (f"run={one}",), (one, two)])), "problems=4", "shown=1"),
             "sweep": (draw(st.sampled_from(["grid", "grid", one])),),
             "compare": (one, two if two != one else "lauf-ü"),
             "report": (*draw(st.sampled_from([(one,), (one, two), (f"runs=[{one}]",)])), "out=page.html"),

@@ -77,6 +77,17 @@ def test_a_batch_has_the_weights_of_each_problem_alone() -> None:
     torch.testing.assert_close(mean_attention(one, places, 30), mean_attention(one, places, 1), rtol=1e-4, atol=1e-6)
 
 
+def test_few_problems_are_read_at_a_time_if_their_weights_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = subject(stage=1)
+    places = places_of(one.batches(100), one.side)
+    expected, read = mean_attention(one, places, 100), []
+    monkeypatch.setattr("stepwise_pl.inside.attention.MOST_WEIGHTS", 4 * 2 * 2 * 14**2)  # 2 layers, 2 heads, 14 tokens
+    score = one.learner.score
+    monkeypatch.setattr(one.learner, "score", lambda view, **more: (read.append(len(view)), score(view, **more))[1])
+    torch.testing.assert_close(mean_attention(one, places, 100), expected, rtol=1e-5, atol=1e-6)
+    assert read == [4] * 15
+
+
 def test_what_is_put_in_at_the_prompts_end_changes_what_is_looked_at() -> None:
     """The emulator's states of ICoT-KD are seen by attention: other states, other weights."""
     method = ICoTKD(teacher="random")
@@ -113,6 +124,7 @@ def test_the_table_is_bounded() -> None:
         assert count <= rows
         assert checkpoints * layers * heads * (most + 1) * (most + 4) // 2 > rows
     assert most_places(12, 12, 9, 1) == 2
+    assert most_places(12, 12, 9, 10**30) > 10**12
 
 
 def test_a_model_without_attention_is_refused_in_one_line() -> None:

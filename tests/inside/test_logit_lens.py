@@ -163,7 +163,14 @@ def test_the_digits_are_those_of_the_problems() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [Stepwise(), Stepwise(tell_stage=True), Coconut(unit="token", thoughts=2), Stepwise(side="right")]
+    "method",
+    [
+        Stepwise(),
+        Stepwise(tell_stage=True),
+        Coconut(unit="token", thoughts=2),
+        Stepwise(side="right"),
+        Stepwise(keep_position=True),
+    ],
 )
 def test_the_grid_shows_every_token_of_a_problem(method: Method) -> None:
     one = subject(method=method, stage=1)

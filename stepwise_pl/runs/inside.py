@@ -24,6 +24,11 @@ from stepwise_pl.common.errors import UserError
 
 FOLDER = "inside"
 
+# What a probe reads (`Probe.source`).
+TRAINED, RANDOM, RAW, CONSTANT, SHUFFLED = SOURCES = ("trained", "random", "raw", "constant", "shuffled")
+# The layer of a probe that reads no state.
+NO_LAYER = -1
+
 R = TypeVar("R", bound="Row")
 
 
@@ -55,14 +60,19 @@ class Probe(Row):
         kind: `class`: score is accuracy; `number`: score is R².
         source: what the probe reads. `trained`: the states; `random`: those of the model with random weights; `raw`: the tokens
             read so far, one-hot with their positions; `constant`: nothing; `shuffled`: the states, with a random label for each problem.
-        probe: `linear` or `mlp`.
+            The layer of `raw` and `constant` is -1; `constant` has no place.
+        probe: `linear` or `mlp`; `constant` if it reads nothing.
         score: on problems that the probe has not seen.
         low, high: 95% interval over the scored problems.
         error: mean absolute error in units of the quantity; of a class: the share of wrong labels.
         bits: online code length, bits per label; nan: not computed.
         bits_uniform: the same of a code that knows nothing but the labels' distribution.
         num_fit, num_scored: problems.
-        chosen: whether it is the probe of its target, stage, source and kind of probe that was best on problems held back from the fit.
+        chosen: whether it is the probe of its target, stage, source and kind of probe that was best on problems held back from the fit,
+            among the places that are not `given`. One with a hidden layer stands where the best linear one does, unless all were fitted.
+        given: whether the target has been read at the place, or before it, or a word that may hold it: its own token; if that is
+            gone, the next one of the CoT that is left, or else the answer; for a quantity the word of the answer that it stands
+            behind; for the result of a step any token of the CoT that is left, or else the answer.
     """
 
     file: ClassVar[str] = "probes.csv"
@@ -82,6 +92,7 @@ class Probe(Row):
     num_fit: int
     num_scored: int
     chosen: bool
+    given: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,9 @@ def every(count: int, cases: Iterable[Any]) -> list[Any]:
     ]
 
 
-COMMANDS = ("train", "evaluate", "compare", "report", "export", "write_data", "check_data", "dashboard", "sweep")
+COMMANDS = (
+    "train", "evaluate", "compare", "report", "probe", "export", "write_data", "check_data", "dashboard", "sweep",
+)  # fmt: skip
 
 
 def schema_of(name: str) -> type:

@@ -78,13 +78,11 @@ class Look:
         problems = draw_problems(task, splits, wanted.problems, wanted.scored, wanted.split)
         subject = Subject.of(run, problems.texts)
         if (most := run.config.data.max_tokens) is not None:
-            keep = np.flatnonzero(subject.encoded.length <= most)
-            problems = replace(
-                problems,
-                texts=[problems.texts[row] for row in keep.tolist()],
-                num_fit=int((keep < problems.num_fit).sum()),
-            )
-            subject = replace(subject, texts=problems.texts, encoded=subject.encoded.take(keep))
+            is_short = subject.encoded.length <= most
+            problems = problems.where(is_short.tolist())
+            problems.require_enough(f", of at most data.max_tokens={most} tokens")
+            encoded = subject.encoded.take(np.flatnonzero(is_short))
+            subject = replace(subject, texts=problems.texts, encoded=encoded)
         for layer in wanted.layers:
             require(layer <= subject.num_layers, "layers", layer, f"must be at most {subject.num_layers}")
         targets, answer = targets_of(task, subject, problems.num_fit, wanted.targets)

@@ -1,9 +1,9 @@
 """The problems of a probe: some to fit it on, and others to score it on, which share no operand with them."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from itertools import chain, compress, islice, zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,18 @@ class Problems:
     @property
     def num_scored(self) -> int:
         return len(self.texts) - self.num_fit
+
+    def where(self, keep: Sequence[bool]) -> "Problems":
+        """Return the problems for which `keep` is true."""
+        return Problems(list(compress(self.texts, keep)), sum(keep[: self.num_fit]), self.split)
+
+    def require_enough(self, advice: str = "") -> None:
+        """Raise `UserError` if there are too few problems; `advice` ends the message."""
+        if self.num_fit < FEWEST_FIT or self.num_scored < FEWEST_SCORED:
+            raise UserError(
+                f"too few problems for a probe: {self.num_fit} to fit and {self.num_scored} to score, at least {FEWEST_FIT} and "
+                f"{FEWEST_SCORED} are needed{advice}"
+            )
 
     def line(self, task: Task) -> str:
         """Return the sizes and the split, for reading."""
@@ -74,13 +86,9 @@ def draw_problems(
     held_out = zip_longest(*(_drawn(splits[name], rng) for name in ("validation", "test")))
     others = (each for each in chain.from_iterable(held_out) if each is not None and each.prompt not in prompts)
     to_score = list(islice((each for each in others if True not in is_fit(each)), scored))
-    if len(to_fit) < FEWEST_FIT or len(to_score) < FEWEST_SCORED:
-        advice = f"; split={PROBLEMS} lets them share operands" if operands else ""
-        raise UserError(
-            f"too few problems for a probe: {len(to_fit)} to fit and {len(to_score)} to score, at least {FEWEST_FIT} and "
-            f"{FEWEST_SCORED} are needed{advice}"
-        )
-    return Problems([*to_fit, *to_score], len(to_fit), OPERANDS if operands else PROBLEMS)
+    found = Problems([*to_fit, *to_score], len(to_fit), OPERANDS if operands else PROBLEMS)
+    found.require_enough(f"; split={PROBLEMS} lets them share operands" if operands else "")
+    return found
 
 
 def _share_of_fit(there: int, wanted: int, operands: int) -> float:

@@ -76,7 +76,7 @@ def places_of(views: Iterable[tuple[CoTBatch, CoTBatch]], side: str = "left", pr
             if bool((columns(place, view, whole, side) >= 0).all())
         }
         found = here if found is None else found & here
-    return sorted(found or (), key=_order)
+    return sorted(found or (), key=order)
 
 
 def _candidates(view: CoTBatch, whole: CoTBatch, side: str, prompt: int | None) -> Iterator[Place]:
@@ -91,7 +91,8 @@ def _candidates(view: CoTBatch, whole: CoTBatch, side: str, prompt: int | None) 
         yield Place("answer", index)
 
 
-def _order(place: Place) -> tuple[int, int]:
+def order(place: Place) -> tuple[int, int]:
+    """Return a key that sorts places as they are read."""
     return list(_PARTS).index(place.part), place.number
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,14 @@ class Addition(SampledTask):
                 sums[: len(digits)] += np.array(digits, np.float64)
             out.append(carried(sums)[name])
         return out
+
+    def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
+        """Return the sums that the CoT writes, as `partial_sum`."""
+        numbers = ([int(operand[::-1]) for operand in self.operands_of(example)] for example in examples)
+        return {"partial_sum": [np.array(list(accumulate(each))[1:-1], np.float64) for each in numbers]}
+
+    def operands_of(self, example: Example) -> tuple[str, ...]:
+        return tuple(operand.replace(" ", "") for operand in example.prompt.split(" + "))
 
     def draw(self, rng: np.random.Generator) -> Problems:
         """Return digits [CHUNK, operands, digits]."""

@@ -203,6 +203,18 @@ class Task:
         where = f"{type(self).__module__}.{type(self).__qualname__}"
         raise UserError(f"task={self.kind}: {where}.values must give {name}, which its quantities name")
 
+    def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
+        """Return the numbers behind the reasoning steps, by name; none by default. Probes look for them.
+
+        Returns:
+            For each name an array for each example: one number for each step in its order, nan for a step that has none.
+        """
+        return {}
+
+    def operands_of(self, example: Example) -> tuple[str, ...]:
+        """Return the operands of a problem, by which probes split problems: no operand is on both sides. By default there are none."""
+        return ()
+
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""
         return False

@@ -8,9 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from stepwise_pl.common.errors import UserError, one_of, printable, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.tasks.base import SPLITS, Example, ExampleList, Splits, Task, chunks, place
+from stepwise_pl.tasks.equations import step_results
 from stepwise_pl.tasks.prompts import COMPARED, has_no_width, hold_out, overlaps, prompts
 from stepwise_pl.tasks.reading import (
     BYTE_ORDER_MARK,
@@ -323,6 +327,10 @@ class FileTask(Task):
                 f"{len(hidden)} examples hold characters without width, which stay (first: {place(examples, '', hidden[0])})"
             )
         return examples
+
+    def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
+        """Return the number behind the last equals sign of each step as `result`."""
+        return {"result": [step_results(example) for example in examples]}
 
     def fingerprint(self) -> tuple[str, ...]:
         return tuple(source.digest() for _, source in self._sources())

@@ -1,5 +1,6 @@
 """Long multiplication on arrays of digits, and its texts. The task and its suite out of distribution share them."""
 
+import math
 import re
 from typing import Any
 
@@ -119,6 +120,21 @@ def place_sums(first: str, second: str) -> dict[str, npt.NDArray[np.float64]]:
     a, b = (np.array(list(operand), np.float64) for operand in (first, second))
     products = np.append(np.convolve(a, b), 0.0)
     return {"products": products, **carried(products)}
+
+
+def row_results(first: str, second: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return what stands behind each row of the CoT of two operands (digits, least significant first), each [digits of the second].
+
+    Returns:
+        `row`: the first operand times a digit of the second, not shifted. `partial_sum`: the sum of the rows so far; nan
+        behind the first and the last row, where the CoT has none.
+    """
+    a, width = int(first[::-1] or 0), len(second)
+    sums = [a * int(second[i::-1]) if 0 < i < width - 1 else math.nan for i in range(width)]
+    return {
+        "row": np.array([a * int(digit) for digit in second], np.float64),
+        "partial_sum": np.array(sums, np.float64),
+    }
 
 
 def carried(sums: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:

@@ -19,6 +19,7 @@ from stepwise_pl.tasks.long_multiplication import (
     place_sums,
     read_prompt,
     render,
+    row_results,
 )
 
 ENUMERATED = 2_000_000  # if there are no more ordered pairs than this, all are listed, so that none is missed
@@ -125,6 +126,17 @@ class Multiplication(Task):
             return super().values(name, examples)
         operands = [read_prompt(example.prompt) for example in examples]
         return [place_sums(*pair)[name] for pair in operands if pair is not None]
+
+    def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
+        """Return, for each row of the CoT, its partial product as `row` (not shifted), and the running sum behind it as `partial_sum`."""
+        found: dict[str, list[npt.NDArray[np.float64]]] = {"row": [], "partial_sum": []}
+        for example in examples:
+            for name, numbers in row_results(*read_prompt(example.prompt) or ("", "")).items():
+                found[name].append(numbers)
+        return found
+
+    def operands_of(self, example: Example) -> tuple[str, ...]:
+        return read_prompt(example.prompt) or ()
 
     def cot_length_known(self) -> bool:
         return True

@@ -9,10 +9,12 @@ from random import Random
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.equations import step_results
 from stepwise_pl.tasks.sampling import Keys, Problems, SampledTask
 from stepwise_pl.tasks.story_phrases import COMPARISON, LEADS, SCENES, WORDS, Holder, Phrase
 
@@ -62,6 +64,10 @@ class WordProblems(SampledTask):
 
     def symbols(self) -> tuple[str, ...]:
         return vocabulary()
+
+    def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
+        """Return the right side of each equation as `result`."""
+        return {"result": [step_results(example) for example in examples]}
 
     def draw(self, rng: np.random.Generator) -> Problems:
         """Return a seed for each problem; its story follows from it; [CHUNK]."""

@@ -1,0 +1,95 @@
+"""What probes are compared with: the tokens themselves, and a model with random weights (arXiv 2606.12689)."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+
+from stepwise_pl.data.batch import CoTBatch
+from stepwise_pl.inside.places import Place, columns
+from stepwise_pl.inside.subject import Subject
+from stepwise_pl.models.architecture import build
+from stepwise_pl.models.own import own_modules
+from stepwise_pl.models.trained_run import TrainedRun
+
+RANDOM_SEED = 20_251_209
+# A column of the one-hot matrix stands for a token that so many problems to fit have, in every thousand.
+RARE = 1
+
+
+def random_run(run: TrainedRun) -> TrainedRun:
+    """Return the run with fresh random weights: the model by its configuration, without adapters, and all that its method trains besides."""
+    config = run.model.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        model = build(config, "model", run.model.dtype).eval()  # type: ignore[no-untyped-call]
+    extra, tokens = own_modules(run.config.method, model, run.limits, RANDOM_SEED)
+    for module in (extra, tokens):
+        if module is not None:
+            module.eval()
+    fresh = replace(run, model=model, extra=extra, tokens=tokens)
+    fresh.to(run.model.device)
+    return fresh
+
+
+class RawTokens:
+    """The tokens that all problems of a subject have read up to each place."""
+
+    def __init__(self, subject: Subject, places: list[Place], batch_size: int) -> None:
+        views = list(subject.batches(batch_size))
+        width = max(view.tokens.shape[1] for _, view in views)
+        self.places = places
+        self.tokens = np.full((len(subject.texts), width), -1)  # [problems, seq]
+        self.column = np.empty((len(places), len(subject.texts)), np.int64)
+        for whole, view in views:
+            self._add(whole, view, subject.side)
+
+    def _add(self, whole: CoTBatch, view: CoTBatch, side: str) -> None:
+        rows = view.draw.numpy()
+        self.tokens[rows, : view.tokens.shape[1]] = view.tokens.numpy()
+        for number, place in enumerate(self.places):
+            self.column[number, rows] = columns(place, view, whole, side).numpy()
+
+    def read(self, place: Place) -> npt.NDArray[np.int64]:
+        """Return the tokens read at a place, [problems, positions]; -1 if there is none, and at thoughts, which are no tokens.
+
+        Positions count from the beginning. If the place stands at different positions, they also count backwards from it.
+        """
+        column = self.column[self.places.index(place)][:, None]  # [problems, 1]
+        width = int(column.max()) + 1
+        position = np.arange(width)
+        forwards = np.where(position <= column, self.tokens[:, :width], -1)
+        if int(np.ptp(column)) == 0:
+            found = forwards
+        else:
+            source = column - position
+            backwards = np.take_along_axis(self.tokens, source.clip(0), axis=1)
+            found = np.concatenate([forwards, np.where(source >= 0, backwards, -1)], axis=1)
+        return np.maximum(found, -1)
+
+
+def one_hot(tokens: npt.NDArray[np.int64], num_fit: int) -> sparse.csr_array:
+    """Return a column for each token at each position; [problems, columns] float32.
+
+    A token that hardly any problem to fit has gets no column, and neither has a position at which all of these have the same.
+
+    Args:
+        tokens: [problems, positions].
+        num_fit: the first problems are those to fit.
+    """
+    fewest = max(1, num_fit * RARE // 1000)
+    parts = []
+    for position in tokens.T:
+        known, counts = np.unique(position[:num_fit], return_counts=True)
+        known = known[counts >= fewest]
+        if len(known) == 1 and counts.max() == num_fit:
+            continue
+        index = np.searchsorted(known, position).clip(max=len(known) - 1)
+        rows = np.flatnonzero(known[index] == position)
+        ones = np.ones(len(rows), np.float32)
+        parts.append(sparse.csr_array((ones, (rows, index[rows])), shape=(len(position), len(known))))
+    if not parts:
+        return sparse.csr_array((len(tokens), 1), dtype=np.float32)
+    return sparse.csr_array(sparse.hstack(parts, format="csr"))

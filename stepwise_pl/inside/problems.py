@@ -1,0 +1,116 @@
+"""The problems of a probe: some to fit it on, and others to score it on, which share no operand with them."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, islice, zip_longest
+
+import numpy as np
+import numpy.typing as npt
+
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.tasks import Example, Examples, Task
+
+# Texts of generated problems are quicker to make in blocks. Their order in a split is random anyway.
+BLOCK = 1000
+FEWEST_FIT, FEWEST_SCORED = 20, 10
+OPERANDS, PROBLEMS = "operands", "problems"
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Problems to fit probes on, and behind them those to score probes on.
+
+    Attributes:
+        num_fit: the number of the first.
+        split: `operands` if no operand of a problem to fit is one of a problem to score; else `problems`.
+    """
+
+    texts: list[Example]
+    num_fit: int
+    split: str
+
+    @property
+    def num_scored(self) -> int:
+        return len(self.texts) - self.num_fit
+
+    def where(self, keep: Sequence[bool]) -> "Problems":
+        """Return the problems for which `keep` is true."""
+        return Problems(list(compress(self.texts, keep)), sum(keep[: self.num_fit]), self.split)
+
+    def require_enough(self, advice: str = "") -> None:
+        """Raise `UserError` if there are too few problems; `advice` ends the message."""
+        if self.num_fit < FEWEST_FIT or self.num_scored < FEWEST_SCORED:
+            raise UserError(
+                f"too few problems for a probe: {self.num_fit} to fit and {self.num_scored} to score, at least {FEWEST_FIT} and "
+                f"{FEWEST_SCORED} are needed{advice}"
+            )
+
+    def line(self, task: Task) -> str:
+        """Return the sizes and the split, for reading."""
+        how = {
+            OPERANDS: "no operand is on both sides",
+            PROBLEMS: f"split by problem{'' if has_operands(task, self.texts[0]) else f' (task={task.kind} names no operands)'}",
+        }
+        return f"{self.num_fit:,} problems to fit, {self.num_scored:,} to score; {how[self.split]}"
+
+
+def has_operands(task: Task, example: Example) -> bool:
+    """Whether the task names the operands of a problem."""
+    return bool(task.operands_of(example))
+
+
+def draw_problems(
+    task: Task, splits: Mapping[str, Examples], fit: int, scored: int, split: str = OPERANDS, seed: int = 0
+) -> Problems:
+    """Draw problems to fit from the training split, and problems to score from validation and test. Equal arguments give equal problems.
+
+    Args:
+        fit, scored: the most problems.
+        split: `operands`: an operand belongs to one side, by a hash, and a problem of operands of both sides is left out. If the
+            task names no operands, a problem is on one side. `problems`: the same.
+
+    Raises:
+        UserError: there are too few problems.
+    """
+    rng = np.random.default_rng(seed)
+    first = next(_drawn(splits["train"], np.random.default_rng(seed)), None)
+    operands = len(task.operands_of(first)) if first is not None and split == OPERANDS else 0
+    share = _share_of_fit(len(splits["train"]), fit, operands)
+
+    def is_fit(example: Example) -> set[bool]:
+        return {_fraction(operand) < share for operand in task.operands_of(example)} if operands else set()
+
+    to_fit = list(islice((each for each in _drawn(splits["train"], rng) if False not in is_fit(each)), fit))
+    prompts = {example.prompt for example in to_fit}
+    held_out = zip_longest(*(_drawn(splits[name], rng) for name in ("validation", "test")))
+    others = (each for each in chain.from_iterable(held_out) if each is not None and each.prompt not in prompts)
+    to_score = list(islice((each for each in others if True not in is_fit(each)), scored))
+    found = Problems([*to_fit, *to_score], len(to_fit), OPERANDS if operands else PROBLEMS)
+    found.require_enough(f"; split={PROBLEMS} lets them share operands" if operands else "")
+    return found
+
+
+def _share_of_fit(there: int, wanted: int, operands: int) -> float:
+    """Return the share of the operands that problems to fit may have.
+
+    Validation and test are small, so that a problem to score should seldom be lost: a large training split lets problems to fit
+    do with fewer operands, down to a quarter.
+    """
+    if not operands:
+        return 1.0
+    needed = float((2 * wanted / max(1, there)) ** (1 / operands))
+    return min(0.5, max(0.25, needed))
+
+
+def _fraction(operand: str) -> float:
+    """Return a number in [0, 1) that depends on the operand alone."""
+    return int.from_bytes(hashlib.blake2b(operand.encode(), digest_size=6).digest()) / 2**48
+
+
+def _drawn(examples: Examples, rng: np.random.Generator) -> Iterator[Example]:
+    """Yield all examples in a random order."""
+    block = 1 if isinstance(examples, list) else BLOCK
+    starts: npt.NDArray[np.int64] = rng.permutation(np.arange(0, len(examples), block))
+    for start in starts.tolist():
+        yield from examples.slice(start, min(start + block, len(examples)))

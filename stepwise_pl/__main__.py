@@ -11,7 +11,18 @@ from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import read_yaml
 
 # In the order in which a newcomer needs them.
-COMMANDS = ("train", "evaluate", "compare", "report", "sweep", "export", "check_data", "write_data", "dashboard")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "compare",
+    "patch",
+    "report",
+    "sweep",
+    "export",
+    "check_data",
+    "write_data",
+    "dashboard",
+)
 
 
 def summary(command: str) -> str:

@@ -85,7 +85,18 @@ def every(count: int, cases: Iterable[Any]) -> list[Any]:
     ]
 
 
-COMMANDS = ("train", "evaluate", "compare", "report", "export", "write_data", "check_data", "dashboard", "sweep")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "compare",
+    "patch",
+    "report",
+    "export",
+    "write_data",
+    "check_data",
+    "dashboard",
+    "sweep",
+)
 
 
 def schema_of(name: str) -> type:

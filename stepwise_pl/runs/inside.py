@@ -14,6 +14,7 @@ Beside each table of a command stands `<command>.json`: its settings, and digest
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -118,11 +119,15 @@ class Ablation(Row):
     Attributes:
         target: what the probe reads.
         dimensions: the number of directions.
-        accuracy: of the first answer token that depends on the target, teacher-forced, without these directions.
+        accuracy: of the tokens `answer`, teacher-forced, without these directions.
         random_low, random_high: least and most of the same with as many random directions taken out instead.
         random_mean: mean of the same.
         whole: accuracy with nothing taken out.
         num_scored: problems.
+        answer: the tokens that the accuracies are about: the target itself if it is one of the answer, otherwise `answer`, the
+            share of all its tokens.
+        decoded: accuracy of the probe that reads these directions.
+        constant: accuracy of the label that is most frequent.
     """
 
     file: ClassVar[str] = "ablations.csv"
@@ -137,6 +142,9 @@ class Ablation(Row):
     random_high: float
     whole: float
     num_scored: int
+    answer: str = "answer"
+    decoded: float = math.nan
+    constant: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
 from stepwise_pl.tasks.long_multiplication import carried
-from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
+from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, in_places, read_digits, spaced
 
 
 @register("task")
@@ -62,6 +62,17 @@ class Addition(SampledTask):
                 sums[: len(digits)] += np.array(digits, np.float64)
             out.append(carried(sums)[name])
         return out
+
+    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
+        problems = np.zeros((len(prompts), self.operands, self.digits), np.uint8)
+        rows = []
+        for row, prompt in enumerate(prompts):
+            operands = [read_digits(operand) for operand in prompt.split(" + ")]
+            # The highest digit stands last.
+            if len(operands) == self.operands and all(len(each) == self.digits and each[-1] for each in operands):
+                problems[row] = operands
+                rows.append(row)
+        return in_places(rows, self.render(problems[rows]), len(prompts))
 
     def draw(self, rng: np.random.Generator) -> Problems:
         """Return digits [CHUNK, operands, digits]."""

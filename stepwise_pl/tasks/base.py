@@ -203,6 +203,13 @@ class Task:
         where = f"{type(self).__module__}.{type(self).__qualname__}"
         raise UserError(f"task={self.kind}: {where}.values must give {name}, which its quantities name")
 
+    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
+        """Return the problem of each prompt, with its CoT and answer; None for a text that is no prompt of the task.
+
+        `patch` exchanges a word of a prompt and asks for the problem that comes of it. By default no prompt is known.
+        """
+        return [None] * len(prompts)
+
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""
         return False

@@ -1,0 +1,151 @@
+"""Ablation: the directions that a linear probe reads are taken out of the states at one place and layer, and the answer is scored.
+
+If the answer suffers more than without as many random directions, the model needs what the probe reads, there. If it does not
+suffer, the model does without: decodable is not used (amnesic probing, arXiv 2006.00995).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stepwise_pl.data.batch import CoTBatch
+from stepwise_pl.inside.interchange import answer_column
+from stepwise_pl.inside.pairs import Ints
+from stepwise_pl.inside.places import Place, columns
+from stepwise_pl.inside.ridge import Problems, RidgeProbe, probes
+from stepwise_pl.inside.states import write_states
+from stepwise_pl.inside.subject import Source, Subject
+from stepwise_pl.models.edits import Edit
+from stepwise_pl.runs.inside import Ablation
+
+Floats = npt.NDArray[np.float64]
+# Makes the edit of a view, given the whole batch and the view.
+EditOf = Callable[[CoTBatch, CoTBatch], Edit]
+
+# Random subspaces that the probe's is compared with.
+RANDOM = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an ablation is made.
+
+    Attributes:
+        scratch: a folder for the states, which are removed in the end.
+        seed: of the random subspaces.
+        everywhere: ablate each target at every place and layer; otherwise where its probe is best.
+    """
+
+    scratch: Path
+    batch_size: int = 256
+    seed: int = 0
+    everywhere: bool = False
+
+
+def answer_hits(subject: Subject, rows: Ints, batch_size: int, edit: EditOf | None = None) -> Floats:
+    """Return which tokens of the answer are predicted right, teacher-forced.
+
+    Args:
+        rows: the numbers of the problems, [n].
+        edit: makes the edit of a view; None: the states stay as they are.
+
+    Returns:
+        [n, tokens] by their numbers in the answer's part: 1 or 0; nan for separator, mark and end token.
+    """
+    before, after = subject.frame
+    length = subject.encoded.answer_length
+    hits = np.full((len(rows), int(length[rows].max())), np.nan)
+    for start in range(0, len(rows), batch_size):
+        portion = rows[start : start + batch_size]
+        whole, view = subject.batch(portion)
+        scored = subject.learner.score(view, edits=[edit(whole, view)] if edit is not None else [])
+        row, number = scored.row.numpy(), (scored.column - answer_column(view, 0)[scored.row]).numpy()
+        is_answer = (number >= before) & (number < length[portion][row] - after)
+        hits[start + row[is_answer], number[is_answer]] = scored.right.cpu().numpy()[is_answer]
+    return hits
+
+
+def without(directions: Floats, mean: Floats, place: Place, layer: int, side: str) -> EditOf:
+    """Return the edit that takes directions, [width, dimensions], out of the states at a place before a block.
+
+    Their part of a state becomes that of the mean, [width], so that a state loses what tells it from others, and no more.
+    """
+
+    def change(row: Tensor, number: Tensor, states: Tensor) -> Tensor:
+        basis, centre = (torch.from_numpy(each).to(states.device, torch.float32) for each in (directions, mean))
+        apart = states.float() - centre
+        return (states.float() - apart @ basis @ basis.T).to(states.dtype)
+
+    return lambda whole, view: Edit(layer, columns(place, view, whole, side)[:, None], change)
+
+
+def random_directions(width: int, dimensions: int, seed: int) -> list[Floats]:
+    """Return orthonormal bases of random subspaces, `RANDOM` of [width, dimensions]."""
+    rng = np.random.default_rng([seed, dimensions])
+    return [np.linalg.qr(rng.standard_normal((width, dimensions)))[0] for _ in range(RANDOM)]
+
+
+@torch.inference_mode()
+def ablations(
+    problems: Problems, source: Source, places: Sequence[Place], layers: Sequence[int], settings: Settings,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Ablation]:  # fmt: skip
+    """Return the table: a row for each target at the place and layer of its best probe, or at all of them.
+
+    Args:
+        layers: blocks. What they read is changed.
+        progress: is told the share of the work that is done since it was called last.
+    """
+    subject, targets, batch_size = problems.subject, problems.targets(), settings.batch_size
+    with TemporaryDirectory(dir=settings.scratch, prefix=".states-") as scratch:
+        states = write_states(subject, places, layers, Path(scratch) / "states", batch_size)
+        found = list(probes(problems, states, targets))
+        if not settings.everywhere:
+            found = [max((probe for probe in found if probe.target == target), key=_held_back) for target in targets]
+        decoded = [
+            probe.accuracy(states.at(probe.place, probe.layer)[problems.scored], targets[probe.target][problems.scored])
+            for probe in found
+        ]
+    progress(0.2)
+    whole = answer_hits(subject, problems.scored, batch_size)
+    controls: dict[tuple[Place, int, int], list[Floats]] = {}
+    out = []
+    for probe, read in zip(found, decoded, strict=True):
+        basis = probe.directions()
+        width, dimensions = basis.shape
+
+        def hits(directions: Floats, probe: RidgeProbe = probe) -> Floats:
+            edit = without(directions, probe.mean, probe.place, probe.layer, subject.side)
+            return answer_hits(subject, problems.scored, batch_size, edit)
+
+        key = probe.place, probe.layer, dimensions
+        if key not in controls:
+            controls[key] = [hits(random) for random in random_directions(width, dimensions, settings.seed)]
+        about = probe.target if probe.target.part == "answer" else None
+        random = [_accuracy(each, about) for each in controls[key]]
+        label = targets[probe.target][problems.scored]
+        constant = float(np.unique(label, return_counts=True)[1].max() / len(label))
+        out.append(
+            Ablation(
+                *source, probe.layer, str(probe.place), str(probe.target), dimensions, _accuracy(hits(basis), about),
+                float(np.mean(random)), min(random), max(random), _accuracy(whole, about), len(problems.scored),
+                "answer" if about is None else str(about), read, constant,
+            )
+        )  # fmt: skip
+        progress(0.8 / len(found))
+    return out
+
+
+def _held_back(probe: RidgeProbe) -> float:
+    return probe.held_back
+
+
+def _accuracy(hits: Floats, token: Place | None) -> float:
+    """Return the share of right tokens of the answer, or of one of them."""
+    return float(np.nanmean(hits if token is None else hits[:, token.number]))

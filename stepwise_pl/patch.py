@@ -48,6 +48,8 @@ class PatchConfig:
     runs: list[str] = setting(factory=list, path=True)
     # `all`: every checkpoint of `trainer.keep_every_removed`, or `best` if the run kept none; or `best`, `last`, `removed-<k>`, a file.
     checkpoint: str = setting(ALL, path=True)
+    # The tokens that are scored: those of the `answer`, given the CoT that is left; or all that is `written`, CoT included.
+    token: str = "answer"
     # Pairs of problems for each word of the prompt; at least 1.
     pairs: int = 32
     # The places to patch and to ablate: parts (`prompt`, `thought`, `cot`, `answer`) or tokens (`prompt -1`, `answer 0`); none: all.
@@ -55,7 +57,7 @@ class PatchConfig:
     # The layers to patch and to ablate, by the number of their state: 0 is the sum of the embeddings; none: all but the last.
     layers: list[int] = field(default_factory=list)
     # Problems that an ablation is scored on, from the start of the test split; 0: no ablations.
-    problems: int = 500
+    problems: int = 250
     # Training problems that the linear probes of the ablations are fitted on; at least 2.
     fit_problems: int = 2000
     # Ablate each target where its linear probe is best (`best`), or at every place and layer (`all`).
@@ -75,6 +77,7 @@ class PatchConfig:
         elif self.run:
             raise UserError(f"run={self.run} and {', '.join(self.runs)}: give all folders in one way")
         one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("token", self.token, ("answer", "written"))
         one_of("ablate", self.ablate, ("best", ALL))
         for key, least in (("pairs", 1), ("problems", 0), ("fit_problems", 2), ("seed", 0), ("batch_size", 1)):
             require(getattr(self, key) >= least, key, getattr(self, key), f"must be at least {least}")
@@ -171,7 +174,7 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, Texts]) -> Fin
             run = load(folder, name, config)
             key = f"{run.config.task!r} {run.config.task.fingerprint()}"
             texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
-            found.checkpoints.append(look(run, texts, config, found, bar.update))
+            found.checkpoints.append(look(run, texts, config, found, lambda share: bar.update(share) and None))
             digest, device = texts.digest, run.model.device.type
             del run  # The next checkpoint is read into the memory that this one leaves.
     for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
@@ -239,7 +242,7 @@ def texts_of(run: "TrainedRun", config: PatchConfig) -> Texts:
 
 
 def look(
-    run: "TrainedRun", texts: Texts, config: PatchConfig, found: Findings, progress: Callable[[float], object]
+    run: "TrainedRun", texts: Texts, config: PatchConfig, found: Findings, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Look into a checkpoint; add to the tables, and return facts about the checkpoint.
 
@@ -257,13 +260,13 @@ def look(
     from stepwise_pl.inside.swaps import swap_rows, swaps
 
     source, subject_of, size = Source.of(run), partial(Subject.of, run), config.batch_size
-    layers = layers_of(run, config.layers)
+    layers, written = layers_of(run, config.layers), config.token == "written"
     facts = {
         "checkpoint": source.checkpoint, "checkpoint_digest": digest_of(run.checkpoint), "step": run.step,
         "removed_tokens": source.removed_tokens, "stage": source.stage, "pairs": len(texts.pairs),
     }  # fmt: skip
     if len(texts.pairs):
-        pairs = tokens_of(texts.pairs, subject_of)
+        pairs = tokens_of(texts.pairs, subject_of, written)
         rows = right_pairs(pairs, size)
         places = chosen(patch_places(pairs, size), config.places)
         moves = interchange(pairs, rows, places, layers, size, lambda share: progress(PATCHES * share))
@@ -271,14 +274,14 @@ def look(
         found.swaps += swap_rows(swaps(pairs, size), pairs, source)
         facts |= {
             "pairs_of_equal_length": len(pairs),
-            "pairs_with_other_answer": int((pairs.target >= 0).sum()),
+            "pairs_with_target": int((pairs.target >= 0).sum()),
             "right_pairs": len(rows),
         }
         log.info(
-            "%s: %d pairs, %d with answers that differ, %d of these right on both sides",
+            "%s: %d pairs, %d with a token that differs, %d of these right on both sides",
             source.checkpoint,
             len(pairs),
-            facts["pairs_with_other_answer"],
+            facts["pairs_with_target"],
             len(rows),
         )
     if config.problems and texts.held_back and texts.scored:
@@ -286,7 +289,7 @@ def look(
         numbers = np.split(np.arange(sum(map(len, parts))), np.cumsum(list(map(len, parts)))[:-1])
         problems = Problems(subject_of([text for part in parts for text in part]), *numbers)
         places = chosen(places_of(problems.subject.batches(size), problems.subject.side), config.places)
-        settings = Settings(run.path / FOLDER, size, config.seed, config.ablate == ALL)
+        settings = Settings(run.path / FOLDER, size, config.seed, config.ablate == ALL, written)
         found.ablations += ablations(
             problems, source, places, layers, settings, lambda share: progress(ABLATIONS * share)
         )
@@ -305,7 +308,7 @@ def layers_of(run: "TrainedRun", asked: list[int]) -> list[int]:
             layer <= last,
             "layers",
             layer,
-            f"must be at most {last}: the model has {last + 1} layers, and the state after the last is left out",
+            f"must be at most {last}: the model has {last + 1} layers, and nothing but its own prediction reads the state after the last",
         )
     return sorted(set(asked)) or list(range(last + 1))
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from stepwise_pl.data.batch import CoTBatch
-from stepwise_pl.inside.interchange import answer_column
 from stepwise_pl.inside.pairs import Ints
 from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.ridge import Problems, RidgeProbe, probes
@@ -40,35 +39,47 @@ class Settings:
         scratch: a folder for the states, which are removed in the end.
         seed: of the random subspaces.
         everywhere: ablate each target at every place and layer; otherwise where its probe is best.
+        written: score the target itself if the model writes it, and otherwise all that it writes; not the answer alone.
     """
 
     scratch: Path
     batch_size: int = 256
     seed: int = 0
     everywhere: bool = False
+    written: bool = False
 
 
-def answer_hits(subject: Subject, rows: Ints, batch_size: int, edit: EditOf | None = None) -> Floats:
-    """Return which tokens of the answer are predicted right, teacher-forced.
+def hits(subject: Subject, rows: Ints, batch_size: int, edit: EditOf | None = None) -> dict[Place, Floats]:
+    """Return which tokens are predicted right, teacher-forced: 1 or 0; nan where the model writes no such token; each [n].
+
+    The tokens are those of the CoT that is left and of the answer itself, without separator, mark and end token.
 
     Args:
         rows: the numbers of the problems, [n].
         edit: makes the edit of a view; None: the states stay as they are.
-
-    Returns:
-        [n, tokens] by their numbers in the answer's part: 1 or 0; nan for separator, mark and end token.
     """
     before, after = subject.frame
-    length = subject.encoded.answer_length
-    hits = np.full((len(rows), int(length[rows].max())), np.nan)
+    length = subject.encoded.answer_length - after
+    places = [Place("cot", number) for number in range(int(subject.encoded.cot_length[rows].max()))]
+    places += [Place("answer", number) for number in range(before, int(length[rows].max()))]
+    found = {place: np.full(len(rows), np.nan) for place in places}
     for start in range(0, len(rows), batch_size):
         portion = rows[start : start + batch_size]
         whole, view = subject.batch(portion)
         scored = subject.learner.score(view, edits=[edit(whole, view)] if edit is not None else [])
-        row, number = scored.row.numpy(), (scored.column - answer_column(view, 0)[scored.row]).numpy()
-        is_answer = (number >= before) & (number < length[portion][row] - after)
-        hits[start + row[is_answer], number[is_answer]] = scored.right.cpu().numpy()[is_answer]
-    return hits
+        right = torch.zeros(view.tokens.shape)
+        right[scored.row, scored.column] = scored.right.cpu().float()
+        for place in places:
+            column = columns(place, view, whole, subject.side).numpy()
+            there = column >= 0 if place.part == "cot" else length[portion] > place.number
+            found[place][start + np.flatnonzero(there)] = right[there, column[there]].numpy()
+    return found
+
+
+def accuracy(found: dict[Place, Floats], scored: str) -> float:
+    """Return the share of right tokens: of one, named as a place; of the `answer`; or of all that is `written`."""
+    tokens = [right for place, right in found.items() if scored in (str(place), place.part, "written")]
+    return float(np.nanmean(np.concatenate(tokens)))
 
 
 def without(directions: Floats, mean: Floats, place: Place, layer: int, side: str) -> EditOf:
@@ -113,29 +124,29 @@ def ablations(
             for probe in found
         ]
     progress(0.2)
-    whole = answer_hits(subject, problems.scored, batch_size)
-    controls: dict[tuple[Place, int, int], list[Floats]] = {}
+    whole = hits(subject, problems.scored, batch_size)
+    controls: dict[tuple[Place, int, int], list[dict[Place, Floats]]] = {}
     out = []
     for probe, read in zip(found, decoded, strict=True):
         basis = probe.directions()
         width, dimensions = basis.shape
 
-        def hits(directions: Floats, probe: RidgeProbe = probe) -> Floats:
+        def hits_without(directions: Floats, probe: RidgeProbe = probe) -> dict[Place, Floats]:
             edit = without(directions, probe.mean, probe.place, probe.layer, subject.side)
-            return answer_hits(subject, problems.scored, batch_size, edit)
+            return hits(subject, problems.scored, batch_size, edit)
 
         key = probe.place, probe.layer, dimensions
         if key not in controls:
-            controls[key] = [hits(random) for random in random_directions(width, dimensions, settings.seed)]
-        about = probe.target if probe.target.part == "answer" else None
-        random = [_accuracy(each, about) for each in controls[key]]
+            controls[key] = [hits_without(random) for random in random_directions(width, dimensions, settings.seed)]
+        scored = _scored(probe.target, whole, settings.written)
+        random = [accuracy(each, scored) for each in controls[key]]
         label = targets[probe.target][problems.scored]
         constant = float(np.unique(label, return_counts=True)[1].max() / len(label))
         out.append(
             Ablation(
-                *source, probe.layer, str(probe.place), str(probe.target), dimensions, _accuracy(hits(basis), about),
-                float(np.mean(random)), min(random), max(random), _accuracy(whole, about), len(problems.scored),
-                "answer" if about is None else str(about), read, constant,
+                *source, probe.layer, str(probe.place), str(probe.target), dimensions, accuracy(hits_without(basis), scored),
+                float(np.mean(random)), min(random), max(random), accuracy(whole, scored), len(problems.scored), scored, read,
+                constant,
             )
         )  # fmt: skip
         progress(0.8 / len(found))
@@ -146,6 +157,10 @@ def _held_back(probe: RidgeProbe) -> float:
     return probe.held_back
 
 
-def _accuracy(hits: Floats, token: Place | None) -> float:
-    """Return the share of right tokens of the answer, or of one of them."""
-    return float(np.nanmean(hits if token is None else hits[:, token.number]))
+def _scored(target: Place, whole: dict[Place, Floats], written: bool) -> str:
+    """Return the tokens that an ablation of a target is scored on (`accuracy`)."""
+    if target.part == "answer":
+        return str(target)
+    if not written:
+        return "answer"
+    return "written" if np.isnan(whole[target]).all() else str(target)

@@ -30,11 +30,6 @@ def patch_places(pairs: TokenPairs, batch_size: int) -> list[Place]:
     return [*(Place("prompt", number) for number in range(first, 0)), *rest]
 
 
-def answer_column(view: CoTBatch, number: Ints | int) -> Tensor:
-    """Return the column of token `number` of the answer's part in each row of a view; [batch]."""
-    return (view.part < Part.ANSWER).sum(1) + torch.as_tensor(number)
-
-
 def logits_at(scored: Scored, column: Tensor, row: Tensor | None = None) -> Tensor:
     """Return the logits that predict the token in a column of each row; [n, vocabulary] float64.
 
@@ -51,16 +46,17 @@ def logits_at(scored: Scored, column: Tensor, row: Tensor | None = None) -> Tens
 
 @torch.inference_mode()
 def right_pairs(pairs: TokenPairs, batch_size: int) -> Ints:
-    """Return the pairs, by number, whose target the model predicts right on both sides, teacher-forced; [n].
+    """Return the pairs, by number, that have a target which the model predicts right on both sides, teacher-forced; [n].
 
-    The target is the first token in which the answers differ. So the answer that is read before it is the same on both sides.
+    What it has written before the target is the same on both sides, if all that it writes is scored. If the answer alone is
+    scored, each side has its own CoT, as far as it is left.
     """
     right = pairs.target >= 0
     for side in (pairs.first, pairs.second):
-        label = pairs.labels(side, pairs.target)
+        label = pairs.labels(side)
         for rows in pairs.portions(np.flatnonzero(right), batch_size):
-            _, view = side.batch(rows)
-            predicted = logits_at(side.learner.score(view), answer_column(view, pairs.target[rows])).argmax(-1)
+            whole, view = side.batch(rows)
+            predicted = logits_at(side.learner.score(view), pairs.column(side, whole, view)).argmax(-1)
             right[rows] = predicted.cpu().numpy() == label[rows]
     return np.flatnonzero(right)
 
@@ -136,20 +132,20 @@ class Portion:
     def of(cls, pairs: TokenPairs, pair: Ints, places: Sequence[Place], layers: Sequence[int]) -> "Portion":
         """Read the pairs with the numbers `pair`, [batch]."""
         sides = pairs.first, pairs.second
-        tokens = torch.from_numpy(np.stack([pairs.labels(side, pairs.target)[pair] for side in sides]))
-        views, found, seen, apart = [], [], [], []
+        tokens = torch.from_numpy(np.stack([pairs.labels(side)[pair] for side in sides]))
+        views, found, seen, apart, target = [], [], [], [], []
         for side in sides:
             whole, view = side.batch(pair)
             column = torch.stack([columns(place, view, whole, side.side) for place in places], dim=1)
             states, scored = read_states(side.learner, view, column, layers if side is pairs.second else ())
+            target.append(pairs.column(side, whole, view))
             views.append(view)
             found.append(column)
             seen.append(states)
-            apart.append(_apart(logits_at(scored, answer_column(view, pairs.target[pair])), tokens))
-        target = answer_column(views[0], pairs.target[pair])
+            apart.append(_apart(logits_at(scored, target[-1]), tokens))
         changed = views[0].length_of(Part.PROMPT) + torch.from_numpy(pairs.changed[pair])
         return cls(
-            pairs.first.learner, pair, views[0], found[0], found[1], changed, target, tokens, seen[1], torch.stack(apart)
+            pairs.first.learner, pair, views[0], found[0], found[1], changed, target[0], tokens, seen[1], torch.stack(apart)
         )  # fmt: skip
 
     def affected(self, place: int) -> Tensor:
@@ -226,7 +222,7 @@ def patch_rows(moves: dict[tuple[Place, int], Moves], pairs: TokenPairs, source:
             out.append(
                 Patch(
                     *source, layer, str(place), str(Place("prompt", changed)),
-                    str(Place("answer", target)), moved, *wilson(moved, count), float(found.kept[of_kind].mean()),
+                    str(pairs.targets[target]), moved, *wilson(moved, count), float(found.kept[of_kind].mean()),
                     float(found.effect[of_kind].mean()), count,
                 )
             )  # fmt: skip

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from stepwise_pl.data.batch import CoTBatch
+from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.tasks.base import Example, Examples, Task, chunks
 
@@ -25,7 +28,7 @@ class Pairs:
 
     Attributes:
         word: the word in which a pair differs, counted from the end of the prompt: -1 is the last.
-        is_solvable: whether the task knows the problem of any changed prompt. If not, there are no pairs.
+        is_solvable: whether the task knows the problem of a prompt. If not, there are no pairs.
     """
 
     first: list[Example]
@@ -59,7 +62,8 @@ def find_pairs(task: Task, splits: Mapping[str, Examples], count: int, seed: int
         if prompt not in trained and (word, row) not in pairs and taken.get(word, 0) < count:
             pairs[word, row] = other
             taken[word] = taken.get(word, 0) + 1
-    return Pairs([test[row] for _, row in pairs], list(pairs.values()), [word for word, _ in pairs], bool(found))
+    is_solvable = any(task.solved([example.prompt for example in test[:1]]))
+    return Pairs([test[row] for _, row in pairs], list(pairs.values()), [word for word, _ in pairs], is_solvable)
 
 
 def _places(examples: Sequence[Example]) -> range:
@@ -104,31 +108,40 @@ def _trained(splits: Mapping[str, Examples], prompts: set[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class TokenPairs:
-    """Pairs as a model reads them at a stage; all arrays are over the pairs, [pairs].
+    """Pairs as a model reads them at a stage.
 
     Attributes:
         first, second: the problems A and B.
         forced: the problems B, with the answers of A.
-        changed: the token in which the prompts differ, counted from their end, as places are.
-        target: the number of the first token of the answer's part in which A and B differ; -1: their answers are the same.
+        changed: the token in which the prompts differ, counted from their end, as places are, [pairs].
+        targets: tokens in which A and B differ; their CoTs, as far as they are scored, and answers are the same before.
+        target: the number of a pair's target in `targets`; -1: A and B do not differ, [pairs].
     """
 
     first: Subject
     second: Subject
     forced: Subject
     changed: Ints
+    targets: tuple[Place, ...]
     target: Ints
 
     def __len__(self) -> int:
         return len(self.changed)
 
-    def labels(self, side: Subject, number: Ints) -> Ints:
-        """Return token `number` of the answer's part for each problem of a side; -1 where there is none; both [pairs]."""
-        length = side.encoded.answer_length
-        begin = side.encoded.start[:-1] + side.encoded.answer_start
-        is_there = (number >= 0) & (number < length)
-        tokens = side.encoded.tokens[np.where(is_there, begin + number, 0)].astype(np.int64)
-        return np.where(is_there, tokens, -1)
+    def labels(self, side: Subject) -> Ints:
+        """Return the target of each problem of a side as a token; -1: it has none; [pairs]."""
+        found = np.full(len(self), -1)
+        for number, place in enumerate(self.targets):
+            found = np.where(self.target == number, tokens_at(side, place), found)
+        return found
+
+    def column(self, side: Subject, whole: CoTBatch, view: CoTBatch) -> Tensor:
+        """Return the column of the target in each row of a view of a side, [batch]; -1: it has none."""
+        target = torch.from_numpy(self.target)[whole.draw]
+        found = torch.full_like(target, -1)
+        for number, place in enumerate(self.targets):
+            found = torch.where(target == number, columns(place, view, whole, side.side), found)
+        return found
 
     def portions(self, rows: Ints, size: int) -> Iterator[Ints]:
         """Yield the pairs `rows`, by number, `size` at a time. Long problems stand together, so that there is little padding."""
@@ -137,33 +150,62 @@ class TokenPairs:
             yield by_length[start : start + size]
 
 
-def tokens_of(pairs: Pairs, subject_of: Callable[[list[Example]], Subject]) -> TokenPairs:
+def tokens_at(subject: Subject, place: Place) -> Ints:
+    """Return the token at a place of the CoT or the answer in each problem; -1 where there is none; [problems]."""
+    encoded = subject.encoded
+    is_cot = place.part == "cot"
+    length = encoded.cot_length if is_cot else encoded.answer_length
+    begin = encoded.start[:-1] + (encoded.cot_start if is_cot else encoded.answer_start)
+    is_there = length > place.number
+    tokens = encoded.tokens[np.where(is_there, begin + place.number, 0)].astype(np.int64)
+    return np.where(is_there, tokens, -1)
+
+
+def tokens_of(pairs: Pairs, subject_of: Callable[[list[Example]], Subject], written: bool = False) -> TokenPairs:
     """Return the pairs whose prompts have equally many tokens, all but one the same. Some tokenizers make more of one word.
 
     Args:
         subject_of: gives a model problems to read.
+        written: the target is the first token in which A and B differ of all that the model writes, CoT that is left included.
+            Otherwise it is the first of the answer.
 
     Raises:
         UserError: a problem cannot be encoded.
     """
     first, second = subject_of(pairs.first), subject_of(pairs.second)
     forced = subject_of([b._replace(answer=a.answer) for a, b in zip(pairs.first, pairs.second, strict=True)])
-    rows, changed, target = [], [], []
+    rows, changed = [], []
     for row in range(len(pairs)):
         one, other = (side.encoded.prompt_and_target(row)[0] for side in (first, second))
         different = [number for number, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
         if len(one) == len(other) and len(different) == 1:
             rows.append(row)
             changed.append(different[0] - len(one))
-            answers = zip_longest(_answer(first, row), _answer(second, row))
-            target.append(next((number for number, (a, b) in enumerate(answers) if a != b), -1))
     kept = np.array(rows, np.int64)
-    apart = np.array(changed, np.int64), np.array(target, np.int64)
-    return TokenPairs(first.take(kept), second.take(kept), forced.take(kept), *apart)
+    first, second, forced = (side.take(kept) for side in (first, second, forced))
+    targets, target = _first_differences(first, second, written)
+    return TokenPairs(first, second, forced, np.array(changed, np.int64), targets, target)
 
 
-def _answer(subject: Subject, row: int) -> list[int]:
-    """Return the tokens of the answer's part: separator, mark, the answer itself, end token."""
-    encoded = subject.encoded
-    tokens: list[int] = encoded.tokens[encoded.start[row] + encoded.answer_start[row] : encoded.start[row + 1]].tolist()
-    return tokens
+def _first_differences(first: Subject, second: Subject, written: bool) -> tuple[tuple[Place, ...], Ints]:
+    """Return the places at which A and B differ first, and the number of each pair's place among them, -1: none; [pairs]."""
+    longest = int(max(first.encoded.answer_length.max(initial=0), second.encoded.answer_length.max(initial=0)))
+    places = [Place("answer", number) for number in range(longest)]
+    if written:
+        most = int(first.encoded.cot_length.max(initial=0))
+        places = [*(Place("cot", number) for number in range(most)), *places]
+    target = np.full(len(first.texts), -1)
+    for place in reversed(places):
+        differs = tokens_at(first, place) != tokens_at(second, place)
+        is_scored = is_written(first, place) & is_written(second, place)
+        target = np.where(differs & is_scored, places.index(place), target)
+    used = sorted(set(target.tolist()) - {-1})
+    return tuple(places[number] for number in used), np.where(target < 0, -1, np.searchsorted(used, target))
+
+
+def is_written(subject: Subject, place: Place) -> npt.NDArray[np.bool_]:
+    """Whether the model writes the token at a place, in each problem, [problems]."""
+    found = np.zeros(len(subject.texts), bool)
+    for whole, view in subject.batches(1024):
+        found[view.draw.numpy()] = (columns(place, view, whole, subject.side) >= 0).numpy()
+    return found

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.inside.pairs import Ints
-from stepwise_pl.inside.places import Place, columns
+from stepwise_pl.inside.pairs import Ints, is_written, tokens_at
+from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.states import States
 from stepwise_pl.inside.subject import Subject
 
@@ -35,15 +35,8 @@ class Problems:
     scored: Ints
 
     def labels(self, target: Place) -> Ints | None:
-        """Return the token at a target, [problems]; None if a problem lacks it, there are too many different ones, or only one."""
-        encoded = self.subject.encoded
-        begin, length = {
-            "cot": (encoded.cot_start, encoded.cot_length),
-            "answer": (encoded.answer_start, encoded.answer_length),
-        }[target.part]
-        if int(length.min()) <= target.number:
-            return None
-        tokens: Ints = encoded.tokens[encoded.start[:-1] + begin + target.number].astype(np.int64)
+        """Return the token at a target, [problems]; None if there are too many different ones, or only one."""
+        tokens = tokens_at(self.subject, target)
         return tokens if 2 <= len(np.unique(tokens[self.fit])) <= MOST_LABELS else None
 
     def targets(self) -> dict[Place, Ints]:
@@ -92,10 +85,13 @@ class RidgeProbe:
 def probes(problems: Problems, states: States, targets: Mapping[Place, Ints]) -> Iterator[RidgeProbe]:
     """Yield a probe of every target at every place and layer of the states, with the penalty that is best on the problems held back.
 
-    A token that is read gives itself away, at its place and after it. So its probes read at the places before it.
+    A token that is read gives itself away, at its place and after it. So its probes read at the places before it. No probe reads
+    where nothing of the answer is left to predict.
     """
-    given = {target for target in targets if _is_read(problems.subject, target)}
-    for place in states.places:
+    subject = problems.subject
+    last = Place("answer", int(subject.encoded.answer_length.max()) - subject.frame[1] - 1)
+    given = {target for target in targets if is_written(subject, target).any()}
+    for place in (place for place in states.places if place.rank < last.rank):
         allowed = [target for target in targets if target not in given or place.rank < target.rank]
         for layer in states.layers if allowed else ():
             found = states.at(place, layer).astype(np.float64)  # [problems, width]
@@ -113,11 +109,6 @@ def probes(problems: Problems, states: States, targets: Mapping[Place, Ints]) ->
                 scores = [probe.accuracy(held_back, labels[problems.held_back]) for probe in tried]
                 best = int(np.argmax(scores))
                 yield replace(tried[best], held_back=scores[best])
-
-
-def _is_read(subject: Subject, target: Place) -> bool:
-    """Whether the model reads the target in any problem."""
-    return any(bool((columns(target, view, whole, subject.side) >= 0).any()) for whole, view in subject.batches(256))
 
 
 @dataclass(frozen=True)

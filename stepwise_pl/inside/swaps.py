@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stepwise_pl.inside.interchange import answer_column, logits_at
-from stepwise_pl.inside.pairs import Ints, TokenPairs
-from stepwise_pl.inside.places import Place
+from stepwise_pl.inside.interchange import logits_at
+from stepwise_pl.inside.pairs import Ints, TokenPairs, tokens_at
+from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.subject import Source
 from stepwise_pl.runs.inside import Swap
 
@@ -44,19 +44,18 @@ def swaps(
     length = np.minimum(pairs.first.encoded.answer_length, pairs.second.encoded.answer_length) - after  # [pairs]
     found: dict[int, list[Answered]] = {}
     for rows in pairs.portions(np.arange(len(pairs)), batch_size):
-        views = [side.batch(rows)[1] for side in (pairs.first, pairs.forced)]
-        scored = [pairs.first.learner.score(view) for view in views]
+        batches = [side.batch(rows) for side in (pairs.first, pairs.forced)]
+        scored = [pairs.first.learner.score(view) for _, view in batches]
         for number in range(before, int(length[rows].max())):
-            there = length[rows] > number
-            pair, numbers = rows[there], np.full(there.sum(), number)
-            kept = torch.from_numpy(np.flatnonzero(there))
+            place, there = Place("answer", number), np.flatnonzero(length[rows] > number)
+            kept, pair = torch.from_numpy(there), rows[there]
             logits = [
-                logits_at(each, answer_column(view.take(kept), numbers), kept)
-                for each, view in zip(scored, views, strict=True)
+                logits_at(each, columns(place, view, whole)[kept], kept)
+                for each, (whole, view) in zip(scored, batches, strict=True)
             ]
             first, second = (each.softmax(-1) for each in logits)
             predicted = [each.argmax(-1).cpu().numpy() for each in logits]
-            label = [pairs.labels(side, np.full(len(pairs), number))[pair] for side in (pairs.first, pairs.second)]
+            label = [tokens_at(side, place)[pair] for side in (pairs.first, pairs.second)]
             found.setdefault(number, []).append(
                 Answered(
                     pair, ((first - second).abs().sum(-1) / 2).cpu().numpy(), label[0] != label[1],

@@ -51,7 +51,8 @@ def patch_lines(patches: Sequence[Patch], checkpoints: Sequence[Mapping[str, Any
             if patch.checkpoint == facts["checkpoint"]
             if patch.place == "prompt -1" or not patch.place.startswith("prompt")
         )
-        best = max(spots(late), key=lambda spot: (spot.moved, spot.effect), default=None)
+        # A place that few pairs reach must not win by chance.
+        best = max(spots(late), key=lambda spot: (wilson(spot.moved, spot.pairs)[0], spot.effect), default=None)
         where = ["-"] * 4
         if best is not None:
             moved = f"{percent(best.moved)} {percents(wilson(best.moved, best.pairs))}"

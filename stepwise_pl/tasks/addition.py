@@ -1,5 +1,6 @@
 """Sums of several numbers. The chain of thought is the running sums."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,4 +112,4 @@ def running_sums(operands: Problems, width: int) -> npt.NDArray[np.int64]:
 def _joined(numbers: npt.NDArray[np.integer], symbol: str) -> npt.NDArray[np.uint8]:
     """Return digits [n, numbers, width] as characters [n, all], with `symbol` between the numbers."""
     chars = np.pad(digit_chars(numbers), ((0, 0), (0, 0), (1, 0)), constant_values=ord(symbol))
-    return chars.reshape(len(chars), -1)[:, 1:]
+    return chars.reshape(len(chars), math.prod(chars.shape[1:]))[:, 1:]  # -1 fails if there are no rows

@@ -3,9 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +21,8 @@ from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files
 
 if TYPE_CHECKING:
-    from stepwise_pl.inside.pairs import Pairs
-    from stepwise_pl.inside.places import Place
+    from stepwise_pl.inside.cause import Texts
     from stepwise_pl.models.trained_run import TrainedRun
-    from stepwise_pl.tasks import Example
 
 log = logging.getLogger("stepwise_pl")
 
@@ -92,29 +88,6 @@ class PatchConfig:
 
 
 @dataclass
-class Texts:
-    """The problems of a task.
-
-    Attributes:
-        pairs: problems that differ in one word of the prompt.
-        fit, held_back, scored: problems of training, validation and test, for the ablations.
-    """
-
-    pairs: "Pairs"
-    fit: "list[Example]"
-    held_back: "list[Example]"
-    scored: "list[Example]"
-
-    @property
-    def digest(self) -> str:
-        """A digest of all problems."""
-        from stepwise_pl.evaluation.problems import digest
-        from stepwise_pl.tasks import ExampleList
-
-        return digest(ExampleList([*self.pairs.first, *self.pairs.second, *self.fit, *self.held_back, *self.scored]))
-
-
-@dataclass
 class Findings:
     """The tables of a run, and facts about each of its checkpoints for patch.json."""
 
@@ -154,7 +127,7 @@ def patch(config: PatchConfig) -> list[Path]:
     return done
 
 
-def look_into(folder: Path, config: PatchConfig, known: dict[str, Texts]) -> Findings:
+def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Findings:
     """Look into a run. Its earlier tables stay as they are until all new ones are made.
 
     Args:
@@ -163,29 +136,48 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, Texts]) -> Fin
     Raises:
         UserError: the run or a checkpoint cannot be read, or has no such layer.
     """
+    from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
     from stepwise_pl.reporting.inside_text import ablation_lines, patch_lines, swap_lines
 
     started, found = time.monotonic(), Findings()
     names = checkpoint_names(folder, config.checkpoint)
-    (folder / FOLDER).mkdir(exist_ok=True)
+    about: dict[str, Any] = {}
     with logging_redirect_tqdm(), tqdm(total=len(names), bar_format=BAR, disable=not sys.stderr.isatty()) as bar:
         for name in names:
             bar.set_description_str(f"{folder.name}, {name}")
-            run = load(folder, name, config)
+            try:
+                run = load(folder, name, config)
+            except UserError as error:
+                if len(names) == 1:
+                    raise
+                log.warning("%s; the tables go without it", error)
+                continue
             key = f"{run.config.task!r} {run.config.task.fingerprint()}"
             texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
-            found.checkpoints.append(look(run, texts, config, found, lambda share: bar.update(share) and None))
-            digest, device = texts.digest, run.model.device.type
+            patches, swaps, facts = patches_and_swaps(run, texts, config, lambda share: _add(bar, PATCHES * share))
+            found.patches += patches
+            found.swaps += swaps
+            found.ablations += ablations_of(run, texts, config, lambda share: _add(bar, ABLATIONS * share))
+            found.checkpoints.append({"checkpoint_digest": digest_of(run.checkpoint), "step": run.step, **facts})
+            about = {"device": run.model.device.type, "data_digest": texts.digest}
             del run  # The next checkpoint is read into the memory that this one leaves.
+    if not about:
+        raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read")
+    if config.places and not (found.patches or found.ablations):
+        log.warning("%s: no checkpoint has a place of places=%s to patch or ablate", folder, config.places)
     for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
         write_rows(folder, table, kind)
     settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}
-    facts = {"device": device, "data_digest": digest, "seconds": round(time.monotonic() - started, 1)}
-    write_json(folder / FOLDER / "patch.json", {"settings": settings, **facts, "checkpoints": found.checkpoints})
+    facts = {"settings": settings, **about, "seconds": round(time.monotonic() - started, 1)}
+    write_json(folder / FOLDER / "patch.json", {**facts, "checkpoints": found.checkpoints})
     lines = [patch_lines(found.patches, found.checkpoints), ablation_lines(found.ablations), swap_lines(found.swaps)]
     tables = "\n\n".join("\n".join(part) for part in lines if part)
     say(f"{folder}\n\n{tables}\n\nwritten to      {folder / FOLDER}\n")
     return found
+
+
+def _add(bar: Any, share: float) -> None:
+    bar.update(share)
 
 
 def checkpoint_names(folder: Path, asked: str) -> list[str]:
@@ -211,111 +203,6 @@ def load(folder: Path, checkpoint: str, config: PatchConfig) -> "TrainedRun":
     require_same_files(run.path, run.config.task)
     run.to("cuda" if has_gpu and config.accelerator != "cpu" else "cpu")
     return run
-
-
-def texts_of(run: "TrainedRun", config: PatchConfig) -> Texts:
-    """Return the problems of a run's task. A warning tells if there are no pairs, or nothing to ablate.
-
-    Raises:
-        UserError: the problems cannot be read.
-    """
-    from stepwise_pl.inside.pairs import find_pairs
-
-    task = run.config.task
-    splits = task.splits((str(run.tokenizer.eos_token),))
-    pairs = find_pairs(task, splits, config.pairs, config.seed)
-    if not pairs.is_solvable:
-        log.warning(
-            "task=%s: does not say which problem a changed prompt is (`solved`, docs/extending.md); no patches, no swaps",
-            task.kind,
-        )
-    elif not len(pairs):
-        log.warning(
-            "task=%s: every problem that differs in one word from one of test was trained on; no patches, no swaps",
-            task.kind,
-        )
-    wanted = {"train": config.fit_problems, "validation": config.problems, "test": config.problems}
-    fit, held_back, scored = (splits[name].slice(0, min(most, len(splits[name]))) for name, most in wanted.items())
-    if config.problems and not (held_back and scored):
-        log.warning("task=%s: validation or test has no problem; no ablations", task.kind)
-    return Texts(pairs, fit, held_back, scored)
-
-
-def look(
-    run: "TrainedRun", texts: Texts, config: PatchConfig, found: Findings, progress: Callable[[float], None]
-) -> dict[str, Any]:
-    """Look into a checkpoint; add to the tables, and return facts about the checkpoint.
-
-    Raises:
-        UserError: a problem does not fit the model, or the model has no such layer.
-    """
-    import numpy as np
-
-    from stepwise_pl.inside.ablation import Settings, ablations
-    from stepwise_pl.inside.interchange import interchange, patch_places, patch_rows, right_pairs
-    from stepwise_pl.inside.pairs import tokens_of
-    from stepwise_pl.inside.places import places_of
-    from stepwise_pl.inside.ridge import Problems
-    from stepwise_pl.inside.subject import Source, Subject
-    from stepwise_pl.inside.swaps import swap_rows, swaps
-
-    source, subject_of, size = Source.of(run), partial(Subject.of, run), config.batch_size
-    layers, written = layers_of(run, config.layers), config.token == "written"
-    facts = {
-        "checkpoint": source.checkpoint, "checkpoint_digest": digest_of(run.checkpoint), "step": run.step,
-        "removed_tokens": source.removed_tokens, "stage": source.stage, "pairs": len(texts.pairs),
-    }  # fmt: skip
-    if len(texts.pairs):
-        pairs = tokens_of(texts.pairs, subject_of, written)
-        rows = right_pairs(pairs, size)
-        places = chosen(patch_places(pairs, size), config.places)
-        moves = interchange(pairs, rows, places, layers, size, lambda share: progress(PATCHES * share))
-        found.patches += patch_rows(moves, pairs, source)
-        found.swaps += swap_rows(swaps(pairs, size), pairs, source)
-        facts |= {
-            "pairs_of_equal_length": len(pairs),
-            "pairs_with_target": int((pairs.target >= 0).sum()),
-            "right_pairs": len(rows),
-        }
-        log.info(
-            "%s: %d pairs, %d with a token that differs, %d of these right on both sides",
-            source.checkpoint,
-            len(pairs),
-            facts["pairs_with_target"],
-            len(rows),
-        )
-    if config.problems and texts.held_back and texts.scored:
-        parts = texts.fit, texts.held_back, texts.scored
-        numbers = np.split(np.arange(sum(map(len, parts))), np.cumsum(list(map(len, parts)))[:-1])
-        problems = Problems(subject_of([text for part in parts for text in part]), *numbers)
-        places = chosen(places_of(problems.subject.batches(size), problems.subject.side), config.places)
-        settings = Settings(run.path / FOLDER, size, config.seed, config.ablate == ALL, written)
-        found.ablations += ablations(
-            problems, source, places, layers, settings, lambda share: progress(ABLATIONS * share)
-        )
-    return facts
-
-
-def layers_of(run: "TrainedRun", asked: list[int]) -> list[int]:
-    """Return the layers asked for, or all but the last: nothing but its own prediction reads the last state.
-
-    Raises:
-        UserError: the model has no such layer, or it is the last.
-    """
-    last = int(run.model.config.get_text_config().num_hidden_layers) - 1
-    for layer in asked:
-        require(
-            layer <= last,
-            "layers",
-            layer,
-            f"must be at most {last}: the model has {last + 1} layers, and nothing but its own prediction reads the state after the last",
-        )
-    return sorted(set(asked)) or list(range(last + 1))
-
-
-def chosen(places: "list[Place]", names: list[str]) -> "list[Place]":
-    """Return the places that have one of the names, or are in one of the parts that are named; all if there are no names."""
-    return [place for place in places if not names or str(place) in names or place.part in names]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ for name in (
     "compare",
     "data.checking",
     "evaluation.scorer",
+    "inside.cause",
     "models.export",
     "models.trained_run",
     "reporting.page",

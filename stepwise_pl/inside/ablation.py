@@ -114,11 +114,14 @@ def ablations(
         progress: is told the share of the work that is done since it was called last.
     """
     subject, targets, batch_size = problems.subject, problems.targets(), settings.batch_size
+    if not (places and layers and targets):
+        return []
     with TemporaryDirectory(dir=settings.scratch, prefix=".states-") as scratch:
         states = write_states(subject, places, layers, Path(scratch) / "states", batch_size)
         found = list(probes(problems, states, targets))
         if not settings.everywhere:
-            found = [max((probe for probe in found if probe.target == target), key=_held_back) for target in targets]
+            of_target = ([probe for probe in found if probe.target == target] for target in targets)
+            found = [max(of_one, key=lambda probe: probe.held_back) for of_one in of_target if of_one]
         decoded = [
             probe.accuracy(states.at(probe.place, probe.layer)[problems.scored], targets[probe.target][problems.scored])
             for probe in found
@@ -151,10 +154,6 @@ def ablations(
         )  # fmt: skip
         progress(0.8 / len(found))
     return out
-
-
-def _held_back(probe: RidgeProbe) -> float:
-    return probe.held_back
 
 
 def _scored(target: Place, whole: dict[Place, Floats], written: bool) -> str:

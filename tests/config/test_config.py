@@ -161,7 +161,7 @@ def test_a_bad_config_is_refused_before_torch_is_imported(bad: str, tmp_path) ->
 
 
 @pytest.mark.parametrize(
-    "entry", ["train", "evaluate", "compare", "sweep", "export", "write_data", "check_data", "dashboard"]
+    "entry", ["train", "evaluate", "compare", "patch", "sweep", "export", "write_data", "check_data", "dashboard"]
 )
 def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     out = subprocess.run(
@@ -169,7 +169,7 @@ def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "schedule.smoothing=4", "evaluate": "checkpoint=best", "compare": "split=test", "sweep": "sweep=", "export": "out=null",
+        "train": "schedule.smoothing=4", "evaluate": "checkpoint=best", "compare": "split=test", "patch": "token=answer", "sweep": "sweep=", "export": "out=null",
         "write_data": "task.digits=4", "check_data": "task.skip_malformed=false", "dashboard": "project=stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out

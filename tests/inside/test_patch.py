@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from stepwise_pl import patch as command_module
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.data.layout import layout
-from stepwise_pl.inside import interchange
+from stepwise_pl.inside import cause
 from stepwise_pl.inside.pairs import find_pairs
 from stepwise_pl.models.trained_run import load_run
 from stepwise_pl.patch import PatchConfig, look_into, patch
@@ -40,7 +39,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def patch_wrong_pairs_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model gets few pairs right."""
-    monkeypatch.setattr(interchange, "right_pairs", lambda pairs, size: np.flatnonzero(pairs.target >= 0))
+    monkeypatch.setattr(cause, "right_pairs", lambda pairs, size: np.flatnonzero(pairs.target >= 0))
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -203,19 +202,35 @@ def test_a_stopped_command_leaves_earlier_tables_as_they_were(two_layers: Path, 
     config = PatchConfig(run=str(folder), pairs=2, problems=9, fit_problems=30)
     patch(config)
     before = texts(folder) | {"patch.json": (folder / "inside" / "patch.json").read_text()}
-    look, seen = command_module.look, []
+    ablate, seen = cause.ablations_of, []
 
     def stop(run: Any, *arguments: Any) -> Any:
         seen.append(run.checkpoint.stem)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return look(run, *arguments)
+        return ablate(run, *arguments)
 
-    monkeypatch.setattr(command_module, "look", stop)
+    monkeypatch.setattr(cause, "ablations_of", stop)
     with pytest.raises(KeyboardInterrupt):
         patch(PatchConfig(run=str(folder), pairs=3, problems=9, fit_problems=30))
     assert seen == ["removed-0", "removed-1"]
     assert {path.name: path.read_text() for path in (folder / "inside").iterdir()} == before
+
+
+def test_a_checkpoint_that_cannot_be_read_is_left_out_with_a_warning(two_layers: Path, tmp_path: Path, caplog) -> None:
+    folder = Path(shutil.copytree(two_layers, tmp_path / "run"))
+    (folder / "checkpoints/removed-1.ckpt").write_bytes(b"no checkpoint")
+    look_into(folder, PatchConfig(run=str(folder), pairs=1, problems=0), {})
+    assert list(dict.fromkeys(row.checkpoint for row in read_rows(folder, Swap))) == ["removed-0", "removed-2"]
+    assert [
+        line for line in caplog.messages if "removed-1.ckpt" in line and line.endswith("; the tables go without it")
+    ]
+    for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
+        checkpoint.write_bytes(b"no checkpoint")
+    before = texts(folder)
+    with pytest.raises(UserError, match=f"^checkpoint=all: no checkpoint of {folder} can be read$"):
+        look_into(folder, PatchConfig(run=str(folder), pairs=1, problems=0), {})
+    assert texts(folder) == before
 
 
 def test_several_folders_and_one_that_is_broken(two_layers: Path, tmp_path: Path, caplog) -> None:

@@ -89,12 +89,13 @@ class PatchConfig:
 
 @dataclass
 class Findings:
-    """The tables of a run, and facts about each of its checkpoints for patch.json."""
+    """The tables of a run, and for patch.json facts about each checkpoint, and a digest of the problems."""
 
     patches: list[Patch] = field(default_factory=list)
     ablations: list[Ablation] = field(default_factory=list)
     swaps: list[Swap] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    data_digest: str = ""
 
 
 def patch(config: PatchConfig) -> list[Path]:
@@ -128,7 +129,7 @@ def patch(config: PatchConfig) -> list[Path]:
 
 
 def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Findings:
-    """Look into a run. Its earlier tables stay as they are until all new ones are made.
+    """Look into a run; write and print its tables. Earlier tables stay as they are until all new ones are made.
 
     Args:
         known: the problems of the tasks that were read so far, to which those of this run are added.
@@ -136,13 +137,44 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> F
     Raises:
         UserError: the run or a checkpoint cannot be read, or has no such layer.
     """
-    from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
     from stepwise_pl.reporting.inside_text import ablation_lines, patch_lines, swap_lines
 
-    started, found = time.monotonic(), Findings()
-    names = checkpoint_names(folder, config.checkpoint)
-    about: dict[str, Any] = {}
+    started = time.monotonic()
+    found = findings(folder, config, known)
+    if config.places and not (found.patches or found.ablations):
+        log.warning("%s: no checkpoint has a place of places=%s to patch or ablate", folder, config.places)
+    for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
+        write_rows(folder, table, kind)
+    settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}
+    seconds = round(time.monotonic() - started, 1)
+    facts = {"settings": settings, "seconds": seconds, "data_digest": found.data_digest}
+    write_json(folder / FOLDER / "patch.json", {**facts, "checkpoints": found.checkpoints})
+    lines = [patch_lines(found.patches, found.checkpoints), ablation_lines(found.ablations), swap_lines(found.swaps)]
+    tables = "\n\n".join("\n".join(part) for part in lines if part)
+    say(f"{folder}\n\n{tables}\n\nwritten to      {folder / FOLDER}\n")
+    return found
+
+
+def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Findings:
+    """Look into the checkpoints of a run. If there are several, one that cannot be read is a warning.
+
+    Args:
+        known: see `look_into`.
+
+    Raises:
+        UserError: no checkpoint can be read, or the model has no such layer.
+    """
+    from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
+
+    names, found = checkpoint_names(folder, config.checkpoint), Findings()
     with logging_redirect_tqdm(), tqdm(total=len(names), bar_format=BAR, disable=not sys.stderr.isatty()) as bar:
+
+        def patched(share: float) -> None:
+            bar.update(PATCHES * share)
+
+        def ablated(share: float) -> None:
+            bar.update(ABLATIONS * share)
+
         for name in names:
             bar.set_description_str(f"{folder.name}, {name}")
             try:
@@ -154,30 +186,17 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> F
                 continue
             key = f"{run.config.task!r} {run.config.task.fingerprint()}"
             texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
-            patches, swaps, facts = patches_and_swaps(run, texts, config, lambda share: _add(bar, PATCHES * share))
+            patches, swaps, facts = patches_and_swaps(run, texts, config, patched)
             found.patches += patches
             found.swaps += swaps
-            found.ablations += ablations_of(run, texts, config, lambda share: _add(bar, ABLATIONS * share))
-            found.checkpoints.append({"checkpoint_digest": digest_of(run.checkpoint), "step": run.step, **facts})
-            about = {"device": run.model.device.type, "data_digest": texts.digest}
+            found.ablations += ablations_of(run, texts, config, ablated)
+            about = {"digest": digest_of(run.checkpoint), "step": run.step, "device": run.model.device.type}
+            found.checkpoints.append({**facts, **about})
+            found.data_digest = texts.digest
             del run  # The next checkpoint is read into the memory that this one leaves.
-    if not about:
+    if not found.checkpoints:
         raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read")
-    if config.places and not (found.patches or found.ablations):
-        log.warning("%s: no checkpoint has a place of places=%s to patch or ablate", folder, config.places)
-    for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
-        write_rows(folder, table, kind)
-    settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}
-    facts = {"settings": settings, **about, "seconds": round(time.monotonic() - started, 1)}
-    write_json(folder / FOLDER / "patch.json", {**facts, "checkpoints": found.checkpoints})
-    lines = [patch_lines(found.patches, found.checkpoints), ablation_lines(found.ablations), swap_lines(found.swaps)]
-    tables = "\n\n".join("\n".join(part) for part in lines if part)
-    say(f"{folder}\n\n{tables}\n\nwritten to      {folder / FOLDER}\n")
     return found
-
-
-def _add(bar: Any, share: float) -> None:
-    bar.update(share)
 
 
 def checkpoint_names(folder: Path, asked: str) -> list[str]:

@@ -4,7 +4,7 @@ If the answer suffers more than without as many random directions, the model nee
 suffer, the model does without: decodable is not used (amnesic probing, arXiv 2006.00995).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,10 +118,8 @@ def ablations(
         return []
     with TemporaryDirectory(dir=settings.scratch, prefix=".states-") as scratch:
         states = write_states(subject, places, layers, Path(scratch) / "states", batch_size)
-        found = list(probes(problems, states, targets))
-        if not settings.everywhere:
-            of_target = ([probe for probe in found if probe.target == target] for target in targets)
-            found = [max(of_one, key=lambda probe: probe.held_back) for of_one in of_target if of_one]
+        fitted = probes(problems, states, targets)
+        found = list(fitted) if settings.everywhere else _best(fitted)
         decoded = [
             probe.accuracy(states.at(probe.place, probe.layer)[problems.scored], targets[probe.target][problems.scored])
             for probe in found
@@ -154,6 +152,15 @@ def ablations(
         )  # fmt: skip
         progress(0.8 / len(found))
     return out
+
+
+def _best(fitted: Iterable[RidgeProbe]) -> list[RidgeProbe]:
+    """Return the probe of each target that is best on the problems held back; of equal ones the first."""
+    best: dict[Place, RidgeProbe] = {}
+    for probe in fitted:
+        if probe.held_back > best.setdefault(probe.target, probe).held_back:
+            best[probe.target] = probe
+    return list(best.values())
 
 
 def _scored(target: Place, whole: dict[Place, Floats], written: bool) -> str:

@@ -108,6 +108,7 @@ class Portion:
 
     Attributes:
         pair: the numbers of the pairs, [batch].
+        layers: the blocks before which states were read.
         view: the problems A.
         column, source: the columns of the places in A and in B, [batch, places].
         changed: the columns in which the prompts differ, [batch].
@@ -119,6 +120,7 @@ class Portion:
 
     learner: Learner
     pair: Ints
+    layers: Sequence[int]
     view: CoTBatch
     column: Tensor
     source: Tensor
@@ -145,7 +147,8 @@ class Portion:
             apart.append(_apart(logits_at(scored, target[-1]), tokens))
         changed = views[0].length_of(Part.PROMPT) + torch.from_numpy(pairs.changed[pair])
         return cls(
-            pairs.first.learner, pair, views[0], found[0], found[1], changed, target[0], tokens, seen[1], torch.stack(apart)
+            pairs.first.learner, pair, layers, views[0], found[0], found[1], changed, target[0], tokens, seen[1],
+            torch.stack(apart),
         )  # fmt: skip
 
     def affected(self, place: int) -> Tensor:
@@ -156,16 +159,15 @@ class Portion:
         column, source = self.column[:, place], self.source[:, place]
         return ((column >= self.changed) & (source >= 0) & (column < self.target)).nonzero().squeeze(1)
 
-    def patched(self, place: int, layer: int, number: int, rows: Tensor) -> Moves:
+    def patched(self, place: int, layer: int, rows: Tensor) -> Moves:
         """Read some of the problems A with the states of B at a place before a block.
 
         Args:
-            place, number: the numbers of the place and of the layer among those that were read.
-            layer: the block.
+            place, layer: their numbers among those that were read.
             rows: [n] int64.
         """
-        states = self.states[number, rows.to(self.states.device), place]  # [n, width]
-        edit = Edit(layer, self.column[rows, place, None], lambda row, _, __: states[row])
+        states = self.states[layer, rows.to(self.states.device), place]  # [n, width]
+        edit = Edit(self.layers[layer], self.column[rows, place, None], lambda row, _, __: states[row])
         scored = self.learner.score(self.view.take(rows), edits=[edit])
         logits = logits_at(scored, self.target[rows])
         (before, after), tokens = self.apart[:, rows], self.tokens[:, rows]
@@ -197,13 +199,13 @@ def interchange(
         progress: is told the share of the work that is done since it was called last.
     """
     found: dict[tuple[Place, int], list[Moves]] = defaultdict(list)
-    for pair in pairs.portions(rows, batch_size):
+    for pair in pairs.portions(rows, batch_size) if places and layers else ():
         portion = Portion.of(pairs, pair, places, layers)
         for number, place in enumerate(places):
             affected = portion.affected(number)
             for depth, layer in enumerate(layers):
                 if len(affected):
-                    found[place, layer].append(portion.patched(number, layer, depth, affected))
+                    found[place, layer].append(portion.patched(number, depth, affected))
                 progress(len(pair) / (len(rows) * len(places) * len(layers)))
     return {
         where: Moves(*(np.concatenate([getattr(each, name) for each in moves]) for name in Moves.__dataclass_fields__))

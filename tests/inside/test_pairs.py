@@ -1,14 +1,16 @@
 """Pairs of problems that differ in one word: valid, held out, even, and the same twice."""
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
-from stepwise_pl.data.tokenizers import build_tokenizer
-from stepwise_pl.inside.pairs import find_pairs, is_written, tokens_of
+from stepwise_pl.data.tokenizers import build_tokenizer, load_tokenizer
+from stepwise_pl.inside.pairs import Pairs, find_pairs, is_written, tokens_of
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.tasks import Addition, Example, ExampleList, ModularSum, Multiplication, Parity, Task, WordProblems
@@ -63,8 +65,8 @@ def test_a_space_that_is_all_trained_on_has_no_pairs() -> None:
     assert len(pairs) == 0 and pairs.is_solvable
 
 
-def subject_of(texts: list[Example], stage: int = 0) -> Subject:
-    tokenizer = build_tokenizer("symbols", Multiplication().symbols())
+def subject_of(texts: list[Example], stage: int = 0, tokenizer: Any = None) -> Subject:
+    tokenizer = tokenizer or build_tokenizer("symbols", Multiplication().symbols())
     encoded = encode(ExampleList(texts), tokenizer, "problems")
     limits = Limits(train_left=list(range(8, -1, -1)), left=list(range(8, -1, -1)), longest_answer=7)
     return Subject(learner(small_model(tokenizer), tokenizer), tokenizer, limits, stage, texts, encoded)
@@ -97,3 +99,27 @@ def test_the_target_is_the_first_token_that_differs(stage: int, written: bool) -
         (b.prompt, b.cot, a.answer) for a, b in zip(found.first, found.second, strict=True)
     ]
     assert is_written(pairs.first, Place("cot", 1)).all() == (stage < 2)
+
+
+def test_words_of_several_tokens_make_pairs_that_differ_in_one(byte_folder: Path) -> None:
+    """With a token for each character `7 1` and `12 1` have not as many tokens, and `34 1` and `43 1` differ in two."""
+    tokenizer = load_tokenizer("model.tokenizer", str(byte_folder))
+
+    def example(prompt: str) -> Example:
+        return Example(prompt, "9", str(sum(map(int, prompt.split()))))
+
+    prompts = [("7 1", "12 1"), ("34 1", "43 1"), ("34 1", "35 1"), ("34 61", "34 66"), ("34 61", "64 61")]
+    found = Pairs(*([example(pair[side]) for pair in prompts] for side in (0, 1)), word=[-2, -2, -2, -1, -2])  # type: ignore[arg-type]
+    pairs = tokens_of(found, lambda texts: subject_of(texts, tokenizer=tokenizer))
+    assert [one.prompt for one in pairs.first.texts] == ["34 1", "34 61", "34 61"]
+    # Behind each prompt stand a space and the separator.
+    assert pairs.changed.tolist() == [-5, -3, -7]
+    labels = [[tokenizer.decode([int(token)]) for token in pairs.labels(side)] for side in (pairs.first, pairs.second)]
+    # 35 and 36, 95 and 100, 95 and 125.
+    assert labels == [["5", "9", "9"], ["6", "1", "1"]]
+
+
+def test_pairs_that_no_tokenizer_keeps_leave_nothing_to_patch(byte_folder: Path) -> None:
+    tokenizer = load_tokenizer("model.tokenizer", str(byte_folder))
+    found = Pairs([Example("7 1", "9", "8")], [Example("12 1", "9", "13")], [-2])
+    assert len(tokens_of(found, lambda texts: subject_of(texts, tokenizer=tokenizer))) == 0

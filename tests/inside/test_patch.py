@@ -166,8 +166,9 @@ def test_the_command_writes_the_same_numbers_twice_and_prints_them(two_layers: P
     ]
     assert f"written to      {folder / 'inside'}" in lines
     facts = json.loads((folder / "inside" / "patch.json").read_text())
-    assert facts["settings"]["pairs"] == 5 and facts["device"] == "cpu" and len(facts["checkpoints"]) == 3
-    assert all(len(each["checkpoint_digest"]) == 64 for each in facts["checkpoints"]) and facts["seconds"] > 0
+    assert facts["settings"]["pairs"] == 5 and len(facts["checkpoints"]) == 3 and facts["data_digest"]
+    assert all(len(each["digest"]) == 64 and each["device"] == "cpu" for each in facts["checkpoints"])
+    assert facts["seconds"] > 0
     assert sorted(path.name for path in (folder / "inside").iterdir()) == sorted([*TABLES, "patch.json"])
     command("patch", str(folder), *settings)
     assert texts(folder) == first

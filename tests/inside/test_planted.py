@@ -152,7 +152,7 @@ def test_before_the_changed_word_a_patch_has_no_effect(pairs: TokenPairs) -> Non
         chosen = logits.gather(1, portion.tokens.T)
         portion.apart = torch.stack([chosen[:, 1] - chosen[:, 0], chosen[:, 0] - chosen[:, 1]])
         for layer in (0, 1):
-            moves = portion.patched(0, layer, layer, torch.arange(12))
+            moves = portion.patched(0, layer, torch.arange(12))
             assert not moves.moved.any() and moves.kept.all()
             np.testing.assert_allclose(moves.effect, 0, atol=1e-6)
 

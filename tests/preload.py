@@ -9,6 +9,7 @@ for name in (
     "compare",
     "data.checking",
     "evaluation.scorer",
+    "inside.cause",
     "inside.look",
     "inside.overview",
     "models.export",

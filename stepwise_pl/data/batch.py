@@ -86,6 +86,17 @@ class CoTBatch:
             values=self._each_value(lambda value: value[number][keep][None]),
         )
 
+    def take(self, rows: Tensor) -> "CoTBatch":
+        """Return some of the examples, with their padding; `rows` are their numbers, [n] int64."""
+        return CoTBatch(
+            tokens=self.tokens[rows],
+            part=self.part[rows],
+            position=self.position[rows],
+            unit_start=self.unit_start[rows],
+            draw=self.draw[rows.cpu()],
+            values=self._each_value(lambda value: value[rows]),
+        )
+
     @classmethod
     def of_rows(cls, rows: Sequence[Sequence[int]], given: int) -> "CoTBatch":
         """Return rows of ids as a batch: the first `given` of each row are its prompt, the others its CoT."""

@@ -31,6 +31,11 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.part} {self.number}"
 
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The place of a place among the places of an example, in the order in which they are read."""
+        return list(_PARTS).index(self.part), self.number
+
     @classmethod
     def parse(cls, text: str) -> "Place":
         """Return the place that is written as `str(place)`. Raise `ValueError` if the text is none."""
@@ -76,7 +81,7 @@ def places_of(views: Iterable[tuple[CoTBatch, CoTBatch]], side: str = "left", pr
             if bool((columns(place, view, whole, side) >= 0).all())
         }
         found = here if found is None else found & here
-    return sorted(found or (), key=order)
+    return sorted(found or (), key=lambda place: place.rank)
 
 
 def _candidates(view: CoTBatch, whole: CoTBatch, side: str, prompt: int | None) -> Iterator[Place]:
@@ -89,11 +94,6 @@ def _candidates(view: CoTBatch, whole: CoTBatch, side: str, prompt: int | None) 
         yield Place("cot", index)
     for index in range(int(view.length_of(Part.ANSWER).min()) - 1):
         yield Place("answer", index)
-
-
-def order(place: Place) -> tuple[int, int]:
-    """Return a key that sorts places as they are read."""
-    return list(_PARTS).index(place.part), place.number
 
 
 def before(place: Place, places: list[Place]) -> Place | None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from stepwise_pl.common.errors import UserError, one_of
 from stepwise_pl.data.encoding import EncodedExamples, Ints, answer_frame
-from stepwise_pl.inside.places import Place, order
+from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.problems import FEWEST_FIT, FEWEST_SCORED
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.tasks import Task
@@ -63,7 +63,7 @@ class Target:
 
 def is_given(place: Place, given_from: Place) -> bool:
     """Whether a state at a place has read the token `given_from`."""
-    return order(place) >= order(given_from)
+    return place.rank >= given_from.rank
 
 
 def targets_of(task: Task, subject: Subject, num_fit: int, wanted: Sequence[str] = ()) -> tuple[list[Target], Place]:

@@ -15,6 +15,7 @@ from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import replaced_states
 from stepwise_pl.models.decoding import generate, read_prompts
+from stepwise_pl.models.edits import Edit, edited_states
 from stepwise_pl.models.forward import Head, Targets, model_inputs, see, target_logits
 from stepwise_pl.models.reading import Inputs, read_view
 
@@ -75,8 +76,9 @@ class Learner:
         return Inputs(self.model, self.tokens, self._thought)
 
     def score(
-        self, view: CoTBatch, states: Tensor | None = None, layers: Sequence[int] = (), thoughts: Tensor | None = None
-    ) -> Scored:
+        self, view: CoTBatch, states: Tensor | None = None, layers: Sequence[int] = (), thoughts: Tensor | None = None, *,
+        edits: Sequence[Edit] = (),
+    ) -> Scored:  # fmt: skip
         """Score the targets of a view, teacher-forced. The view is on the host.
 
         Args:
@@ -84,17 +86,19 @@ class Learner:
             layers: the states to return.
             thoughts: the inputs at the places of `LATENT`, in the order of each row, [batch, most, width]. They are read in
                 one pass. None: the model finds them, each in a pass.
+            edits: what the blocks read in the place of some states, those of the method included; thoughts follow from it.
         """
         self.method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
         targets = Targets.of(view)
         moved, seen = targets.to(self.model.device), None
         if thoughts is None and bool((view.tokens == LATENT).any()):
-            seen, thoughts = read_view(self.model, view, self.inputs, layers)
+            seen, thoughts = read_view(self.model, view, self.inputs, layers, edits)
             logits = seen.logits_at(self.model, moved.index)
         else:
             if bool((view.tokens < 0).any()):
                 moved = replace(moved, tokens=self.inputs.of(moved.tokens, thoughts))
-            with self._thinking(view, states):
+            # Hooks run in the order in which they were set: an edit finds the method's states in place.
+            with self._thinking(view, states), edited_states(self.model, edits):
                 if layers:
                     seen = see(self.model, model_inputs(self.model, moved.tokens, moved.position), layers)
                     logits = seen.logits_at(self.model, moved.index)

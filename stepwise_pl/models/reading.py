@@ -16,6 +16,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods.base import LATENT, own
 from stepwise_pl.models.blocks import repeats_blocks
+from stepwise_pl.models.edits import Edit, edited_states
 from stepwise_pl.models.forward import Seen, model_inputs, see
 
 
@@ -165,10 +166,14 @@ class Passes:
 
     Args:
         layers: the states to keep (`forward.see`).
+        edits: what the blocks read instead; their columns are those of the reading.
     """
 
-    def __init__(self, model: PreTrainedModel, reading: Reading, inputs: Inputs, layers: Sequence[int] = ()) -> None:
-        self.model, self.reading, self.inputs, self.layers = model, reading, inputs, layers
+    def __init__(
+        self, model: PreTrainedModel, reading: Reading, inputs: Inputs, layers: Sequence[int] = (),
+        edits: Sequence[Edit] = (),
+    ) -> None:  # fmt: skip
+        self.model, self.reading, self.inputs, self.layers, self.edits = model, reading, inputs, layers, edits
         self.cache = DynamicCache(config=model.config)
         self.seen: list[Seen] = []
 
@@ -199,15 +204,16 @@ class Passes:
 
     def read(self, inputs: Tensor, span: slice) -> None:
         """Read a span."""
-        self.seen.append(see(self.model, self.arguments(inputs, span), self.layers))
+        with edited_states(self.model, self.edits, span.start):
+            self.seen.append(see(self.model, self.arguments(inputs, span), self.layers))
 
 
 def read_view(
-    model: PreTrainedModel, view: CoTBatch, inputs: Inputs, layers: Sequence[int] = ()
+    model: PreTrainedModel, view: CoTBatch, inputs: Inputs, layers: Sequence[int] = (), edits: Sequence[Edit] = ()
 ) -> tuple[Seen, Tensor | None]:
     """Read a view with its thoughts; it is on the host. Return what was seen at its columns but the last, and the thoughts.
 
-    The thoughts are [batch, most, width]; None if there are none.
+    The thoughts are [batch, most, width]; None if there are none. An edit changes the thoughts after its columns as well.
 
     Raises:
         UserError: gradient checkpointing is on, or the model's window of attention is too narrow.
@@ -218,7 +224,8 @@ def read_view(
     if reading.has_gaps:
         require_window(model, reading.tokens.shape[1])
     column = reading.column(torch.arange(width).expand(len(view), -1))
-    passes = Passes(model, reading.to(model.device), inputs, layers)
+    edits = [edit.to(column.device).read(reading) for edit in edits]
+    passes = Passes(model, reading.to(model.device), inputs, layers, edits)
     thoughts = passes.read_thoughts()
     passes.read(passes.last(thoughts), reading.spans[-1])
     # Padding of the view has no place in the reading.

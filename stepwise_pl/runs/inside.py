@@ -104,7 +104,7 @@ class Patch(Row):
 
     Attributes:
         changed: the word in which they differ, as a place.
-        target: the answer's first differing token, as a place.
+        target: the first token in which the answers differ, as a place; with `token=written` the first of all that is written.
         moved, kept: shares of the pairs that answer as B and as A.
         low, high: 95% Wilson interval of `moved`.
         effect: mean share of the way that the logit difference of B's and A's token goes; 0: nothing changes, 1: as in B.
@@ -132,13 +132,13 @@ class Ablation(Row):
     Attributes:
         target: what the probe reads.
         dimensions: the number of directions.
-        accuracy: of the tokens `answer`, teacher-forced, without these directions.
+        accuracy: of the tokens `scored`, teacher-forced, without these directions.
         random_low, random_high: least and most of the same with as many random directions taken out instead.
         random_mean: mean of the same.
         whole: accuracy with nothing taken out.
         num_scored: problems.
-        answer: the tokens that the accuracies are about: the target itself if it is one of the answer, otherwise `answer`, the
-            share of all its tokens.
+        scored: the tokens that the accuracies are about: one, as a place; or `answer`, the share of all its tokens; or `written`,
+            that of the CoT that is left and the answer.
         decoded: accuracy of the probe that reads these directions.
         constant: accuracy of the label that is most frequent.
     """
@@ -155,7 +155,7 @@ class Ablation(Row):
     random_high: float
     whole: float
     num_scored: int
-    answer: str = "answer"
+    scored: str = "answer"
     decoded: float = math.nan
     constant: float = math.nan
 

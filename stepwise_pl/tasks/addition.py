@@ -1,5 +1,6 @@
 """Sums of several numbers. The chain of thought is the running sums."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,7 +12,7 @@ from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
 from stepwise_pl.tasks.long_multiplication import carried
-from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, spaced
+from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, in_places, read_digits, spaced
 
 
 @register("task")
@@ -72,6 +73,17 @@ class Addition(SampledTask):
     def operands_of(self, example: Example) -> tuple[str, ...]:
         return tuple(operand.replace(" ", "") for operand in example.prompt.split(" + "))
 
+    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
+        problems = np.zeros((len(prompts), self.operands, self.digits), np.uint8)
+        rows = []
+        for row, prompt in enumerate(prompts):
+            operands = [read_digits(operand) for operand in prompt.split(" + ")]
+            # The highest digit stands last.
+            if len(operands) == self.operands and all(len(each) == self.digits and each[-1] for each in operands):
+                problems[row] = operands
+                rows.append(row)
+        return in_places(rows, self.render(problems[rows]), len(prompts))
+
     def draw(self, rng: np.random.Generator) -> Problems:
         """Return digits [CHUNK, operands, digits]."""
         digits = rng.integers(0, 10, (CHUNK, self.operands, self.digits), dtype=np.uint8)
@@ -109,4 +121,4 @@ def running_sums(operands: Problems, width: int) -> npt.NDArray[np.int64]:
 def _joined(numbers: npt.NDArray[np.integer], symbol: str) -> npt.NDArray[np.uint8]:
     """Return digits [n, numbers, width] as characters [n, all], with `symbol` between the numbers."""
     chars = np.pad(digit_chars(numbers), ((0, 0), (0, 0), (1, 0)), constant_values=ord(symbol))
-    return chars.reshape(len(chars), -1)[:, 1:]
+    return chars.reshape(len(chars), math.prod(chars.shape[1:]))[:, 1:]  # -1 fails if there are no rows

@@ -215,6 +215,13 @@ class Task:
         """Return the operands of a problem, by which probes split problems: no operand is on both sides. By default there are none."""
         return ()
 
+    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
+        """Return the problem of each prompt, with its CoT and answer; None for a text that is no prompt of the task.
+
+        `patch` exchanges a word of a prompt and asks for the problem that comes of it. By default no prompt is known.
+        """
+        return [None] * len(prompts)
+
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""
         return False

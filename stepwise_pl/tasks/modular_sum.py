@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
-from stepwise_pl.tasks.base import Example
-from stepwise_pl.tasks.sampling import DigitSumTask, Problems, drawn_digits, running_sums
+from stepwise_pl.tasks.sampling import DigitSumTask
 
 
 @register("task")
@@ -46,8 +43,5 @@ class ModularSum(DigitSumTask):
     def symbols(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.modulus)))
 
-    def draw(self, rng: np.random.Generator) -> Problems:
-        return drawn_digits(rng, self.modulus, self.min_terms or self.terms, self.terms)
-
-    def render(self, problems: Problems) -> list[Example]:
-        return running_sums(problems, self.modulus)
+    def shape(self) -> tuple[int, int, int]:
+        return self.modulus, self.min_terms or self.terms, self.terms

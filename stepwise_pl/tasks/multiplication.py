@@ -21,6 +21,7 @@ from stepwise_pl.tasks.long_multiplication import (
     render,
     row_results,
 )
+from stepwise_pl.tasks.sampling import in_places
 
 ENUMERATED = 2_000_000  # if there are no more ordered pairs than this, all are listed, so that none is missed
 CHUNK = 1 << 16  # random pairs drawn at a time
@@ -137,6 +138,19 @@ class Multiplication(Task):
 
     def operands_of(self, example: Example) -> tuple[str, ...]:
         return read_prompt(example.prompt) or ()
+
+    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
+        operands = np.zeros((len(prompts), 2, self.digits), np.uint8)
+        rows = []
+        for row, prompt in enumerate(prompts):
+            pair = read_prompt(prompt) or ("", "")
+            lengths = zip(pair, self.lengths(), strict=True)
+            # The highest digit stands last.
+            if all(fewest <= len(digits) <= most and digits[-1] != "0" for digits, (fewest, most) in lengths):
+                for number, digits in enumerate(pair):
+                    operands[row, number, : len(digits)] = list(map(int, digits))
+                rows.append(row)
+        return in_places(rows, render(operands[rows]), len(prompts))
 
     def cot_length_known(self) -> bool:
         return True

@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
-from stepwise_pl.tasks.base import Example
-from stepwise_pl.tasks.sampling import DigitSumTask, Problems, drawn_digits, running_sums
+from stepwise_pl.tasks.sampling import DigitSumTask
 
 
 @register("task")
@@ -43,8 +40,5 @@ class Parity(DigitSumTask):
     def symbols(self) -> tuple[str, ...]:
         return ("0", "1")
 
-    def draw(self, rng: np.random.Generator) -> Problems:
-        return drawn_digits(rng, 2, self.min_bits or self.bits, self.bits)
-
-    def render(self, problems: Problems) -> list[Example]:
-        return running_sums(problems, 2)
+    def shape(self) -> tuple[int, int, int]:
+        return 2, self.min_bits or self.bits, self.bits

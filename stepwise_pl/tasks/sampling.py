@@ -74,6 +74,27 @@ class SampledTask(Task):
 class DigitSumTask(SampledTask):
     """Digits whose sum is taken; the answer is its remainder, and the CoT the running remainders (`running_sums`)."""
 
+    def shape(self) -> tuple[int, int, int]:
+        """Return the modulus, and the fewest and the most digits of a problem."""
+        raise NotImplementedError
+
+    def draw(self, rng: np.random.Generator) -> Problems:
+        return drawn_digits(rng, *self.shape())
+
+    def render(self, problems: Problems) -> list[Example]:
+        return running_sums(problems, self.shape()[0])
+
+    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
+        modulus, least, most = self.shape()
+        problems = np.full((len(prompts), most), modulus, np.uint8)
+        rows = []
+        for row, prompt in enumerate(prompts):
+            digits = read_digits(prompt)
+            if least <= len(digits) <= most and max(digits) < modulus:
+                problems[row, : len(digits)] = digits
+                rows.append(row)
+        return in_places(rows, self.render(problems[rows]), len(prompts))
+
     def cot_length_known(self) -> bool:
         return True
 
@@ -158,6 +179,20 @@ def spaced(chars: npt.NDArray[np.uint8]) -> list[str]:
     out = np.full((len(chars), 2 * chars.shape[1] - 1), ord(" "), np.uint8)
     out[:, ::2] = chars
     return [str(text) for text in out.view(f"S{out.shape[1]}").ravel().astype(str)]
+
+
+def read_digits(text: str) -> list[int]:
+    """Return the digits of a text `3 1 4`; none if it is another text."""
+    words = text.split(" ")
+    return list(map(int, words)) if all(len(word) == 1 and word in "0123456789" for word in words) else []
+
+
+def in_places(rows: Sequence[int], examples: Sequence[Example], count: int) -> list[Example | None]:
+    """Return `count` places: the examples in the places `rows`, and None in the others."""
+    found: list[Example | None] = [None] * count
+    for row, example in zip(rows, examples, strict=True):
+        found[row] = example
+    return found
 
 
 def drawn_digits(rng: np.random.Generator, modulus: int, least: int, most: int) -> Problems:

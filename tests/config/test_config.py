@@ -162,7 +162,19 @@ def test_a_bad_config_is_refused_before_torch_is_imported(bad: str, tmp_path) ->
 
 @pytest.mark.parametrize(
     "entry",
-    ["train", "evaluate", "compare", "probe", "lens", "sweep", "export", "write_data", "check_data", "dashboard"],
+    [
+        "train",
+        "evaluate",
+        "compare",
+        "probe",
+        "patch",
+        "lens",
+        "sweep",
+        "export",
+        "write_data",
+        "check_data",
+        "dashboard",
+    ],
 )
 def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     out = subprocess.run(
@@ -170,7 +182,7 @@ def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "schedule.smoothing=4", "evaluate": "checkpoint=best", "compare": "split=test", "probe": "mlp=chosen", "lens": "shown=12", "sweep": "sweep=", "export": "out=null",
+        "train": "schedule.smoothing=4", "evaluate": "checkpoint=best", "compare": "split=test", "probe": "mlp=chosen", "patch": "token=answer", "lens": "shown=12", "sweep": "sweep=", "export": "out=null",
         "write_data": "task.digits=4", "check_data": "task.skip_malformed=false", "dashboard": "project=stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out

@@ -66,7 +66,7 @@ def test_every_command_composes(name: str, line: str, monkeypatch: pytest.Monkey
     assert (REPO / "stepwise_pl" / f"{entry}.py").is_file()
     if "--help" in arguments or "hydra/sweeper=optuna" in arguments:
         return
-    for module in ("evaluate", "export", "compare", "probe"):  # this test has no run folder
+    for module in ("evaluate", "export", "compare", "probe", "patch"):  # this test has no run folder
         monkeypatch.setattr(f"stepwise_pl.{module}.require_run", lambda run, command: None)
     arguments = [word for word in positional(arguments, schema_of(entry)) if not word.startswith("hydra/launcher=")]
     arguments = [word for word in arguments if not word.startswith("hydra.launcher.")]
@@ -117,7 +117,11 @@ def test_every_offline_command_runs_in_the_order_of_its_page(name: str, tmp_path
             continue
         entry, *arguments = shlex.split(line)[2:]
         entry = entry.removeprefix("stepwise_pl.")
-        short: tuple[str, ...] = {"train": SHORT, "evaluate": ("speed_problems=2",)}.get(entry, ())
+        short: tuple[str, ...] = {
+            "train": SHORT,
+            "evaluate": ("speed_problems=2",),
+            "patch": ("pairs=2", "fit_problems=20"),
+        }.get(entry, ())
         is_generated = not any(word.startswith(("task=file", "task.train=")) for word in arguments)
         if entry == "train" and is_generated:
             short = (*short, "task.train_size=300")

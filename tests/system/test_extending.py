@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from stepwise_pl.runs.inside import Ablation, Patch, Swap, read_rows
 from tests.conftest import REPO, command
 
 TEXT = (REPO / "docs" / "extending.md").read_text()
@@ -34,6 +35,8 @@ def test_the_example_trains_resumes_evaluates_and_reports(tmp_path: Path) -> Non
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["callbacks"]["CountBatches"] == {"batches": 120}
     assert list((run / "evaluations").glob("*.json"))
+    assert {row.changed for row in read_rows(run, Swap)} == {f"prompt {place}" for place in (-5, -4, -3, -2)}
+    assert read_rows(run, Patch) and read_rows(run, Ablation)
     assert "at step 60: trainer.duration=120steps (was 60steps)" in (tmp_path / "outputs" / "maximum.html").read_text()
 
 

@@ -126,7 +126,7 @@ def _ablation_layers(rows: Sequence[Ablation], slug: str) -> HeatMap:
 
     panels = [cells("its directions taken out", "accuracy"), cells("random directions (mean)", "random_mean")]
     caption = (
-        f"Accuracy of {one.answer if one.answer != 'answer' else 'the answer tokens'} without the directions that the probe of {one.target} reads at one layer and place; "
+        f"Accuracy of {one.scored if one.scored not in ('answer', 'written') else f'{one.scored} tokens'} without the directions that the probe of {one.target} reads at one layer and place; "
         f"control: as many random directions. With nothing taken out: {percent(one.whole)} (n={one.num_scored}, {one.removed_tokens} CoT "
         "tokens removed)."
     )

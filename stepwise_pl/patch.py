@@ -1,0 +1,233 @@
+"""`python -m stepwise_pl.patch run=<folder>`: is what the states of a trained model hold used?"""
+
+import logging
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.words import say
+from stepwise_pl.common.disk import write_json
+from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
+from stepwise_pl.runs.folder import kept_checkpoints, require_run
+from stepwise_pl.runs.inside import FOLDER, Ablation, Patch, Swap, write_rows
+from stepwise_pl.runs.predictions import digest_of
+from stepwise_pl.runs.saved_config import require_same_files
+
+if TYPE_CHECKING:
+    from stepwise_pl.inside.cause import Texts
+    from stepwise_pl.models.trained_run import TrainedRun
+
+log = logging.getLogger("stepwise_pl")
+
+# In the place of a checkpoint: every one that the run kept.
+ALL = "all"
+PARTS = ("prompt", "thought", "cot", "answer")
+BAR = "|{bar}| {desc}, {percentage:.0f}%, {elapsed}, left {remaining}"
+# The shares of a checkpoint's time, about.
+PATCHES, ABLATIONS = 0.65, 0.35
+
+
+@dataclass
+class PatchConfig:
+    """Patches, ablations and swaps in trained runs: `python -m stepwise_pl.patch run=<folder>`."""
+
+    # The run folder.
+    run: str = setting("", path=True)
+    # Several run folders, or folders above them, such as that of a sweep. Words without a key are such folders.
+    runs: list[str] = setting(factory=list, path=True)
+    # `all`: every checkpoint of `trainer.keep_every_removed`, or `best` if the run kept none; or `best`, `last`, `removed-<k>`, a file.
+    checkpoint: str = setting(ALL, path=True)
+    # The tokens that are scored: those of the `answer`, given the CoT that is left; or all that is `written`, CoT included.
+    token: str = "answer"
+    # Pairs of problems for each word of the prompt; at least 1.
+    pairs: int = 32
+    # The places to patch and to ablate: parts (`prompt`, `thought`, `cot`, `answer`) or tokens (`prompt -1`, `answer 0`); none: all.
+    places: list[str] = field(default_factory=list)
+    # The layers to patch and to ablate, by the number of their state: 0 is the sum of the embeddings; none: all but the last.
+    layers: list[int] = field(default_factory=list)
+    # Problems that an ablation is scored on, from the start of the test split; 0: no ablations.
+    problems: int = 250
+    # Training problems that the linear probes of the ablations are fitted on; at least 2.
+    fit_problems: int = 2000
+    # Ablate each target where its linear probe is best (`best`), or at every place and layer (`all`).
+    ablate: str = "best"
+    # The seed of pairs and random subspaces; at least 0.
+    seed: int = 0
+    # Problems read at a time; at least 1.
+    batch_size: int = 256
+    # The device: `cpu`, `gpu`, or `auto`, the GPU if there is one.
+    accelerator: str = "auto"
+    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
+    plugins: list[str] = setting(factory=list, path=True)
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            require_run(self.run, "patch")
+        elif self.run:
+            raise UserError(f"run={self.run} and {', '.join(self.runs)}: give all folders in one way")
+        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("token", self.token, ("answer", "written"))
+        one_of("ablate", self.ablate, ("best", ALL))
+        for key, least in (("pairs", 1), ("problems", 0), ("fit_problems", 2), ("seed", 0), ("batch_size", 1)):
+            require(getattr(self, key) >= least, key, getattr(self, key), f"must be at least {least}")
+        for name in self.places:
+            part, _, number = name.partition(" ")
+            is_place = part in PARTS and (not number or number.lstrip("-").isdigit())
+            require(
+                is_place, "places", name, f"must be one of {', '.join(PARTS)}, or one of its tokens, as `prompt -1`"
+            )
+        for layer in self.layers:
+            require(layer >= 0, "layers", layer, "must be at least 0")
+
+
+@dataclass
+class Findings:
+    """The tables of a run, and for patch.json facts about each checkpoint, and a digest of the problems."""
+
+    patches: list[Patch] = field(default_factory=list)
+    ablations: list[Ablation] = field(default_factory=list)
+    swaps: list[Swap] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    data_digest: str = ""
+
+
+def patch(config: PatchConfig) -> list[Path]:
+    """Look into the runs; write the tables into each run folder, and print them. Return the folders.
+
+    If there are several runs, one that cannot be looked into is a warning.
+
+    Raises:
+        UserError: no run can be looked into.
+    """
+    from stepwise_pl.reporting.history import find_runs
+
+    folders, notes = find_runs(config.runs or [config.run])
+    if not folders:
+        raise UserError(f"nothing to patch: {'; '.join(notes)}. Give folders of runs, or folders above them")
+    for note in notes:
+        log.warning("%s", note)
+    known: dict[str, Texts] = {}
+    done: list[Path] = []
+    for folder in folders:
+        try:
+            look_into(folder, config, known)
+            done.append(folder)
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            log.warning("%s: %s; the other runs go on", folder, error)
+    if not done:
+        raise UserError(f"none of the {len(folders)} runs can be looked into; the lines above say why")
+    return done
+
+
+def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Findings:
+    """Look into a run; write and print its tables. Earlier tables stay as they are until all new ones are made.
+
+    Args:
+        known: the problems of the tasks that were read so far, to which those of this run are added.
+
+    Raises:
+        UserError: the run or a checkpoint cannot be read, or has no such layer.
+    """
+    from stepwise_pl.reporting.inside_text import ablation_lines, patch_lines, swap_lines
+
+    started = time.monotonic()
+    found = findings(folder, config, known)
+    if config.places and not (found.patches or found.ablations):
+        log.warning("%s: no checkpoint has a place of places=%s to patch or ablate", folder, config.places)
+    for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
+        write_rows(folder, table, kind)
+    settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}
+    seconds = round(time.monotonic() - started, 1)
+    facts = {"settings": settings, "seconds": seconds, "data_digest": found.data_digest}
+    write_json(folder / FOLDER / "patch.json", {**facts, "checkpoints": found.checkpoints})
+    lines = [patch_lines(found.patches, found.checkpoints), ablation_lines(found.ablations), swap_lines(found.swaps)]
+    tables = "\n\n".join("\n".join(part) for part in lines if part)
+    say(f"{folder}\n\n{tables}\n\nwritten to      {folder / FOLDER}\n")
+    return found
+
+
+def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Findings:
+    """Look into the checkpoints of a run. If there are several, one that cannot be read is a warning.
+
+    Args:
+        known: see `look_into`.
+
+    Raises:
+        UserError: no checkpoint can be read, or the model has no such layer.
+    """
+    from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
+
+    names, found = checkpoint_names(folder, config.checkpoint), Findings()
+    with logging_redirect_tqdm(), tqdm(total=len(names), bar_format=BAR, disable=not sys.stderr.isatty()) as bar:
+
+        def patched(share: float) -> None:
+            bar.update(PATCHES * share)
+
+        def ablated(share: float) -> None:
+            bar.update(ABLATIONS * share)
+
+        for name in names:
+            bar.set_description_str(f"{folder.name}, {name}")
+            try:
+                run = load(folder, name, config)
+            except UserError as error:
+                if len(names) == 1:
+                    raise
+                log.warning("%s; the tables go without it", error)
+                continue
+            key = f"{run.config.task!r} {run.config.task.fingerprint()}"
+            texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
+            patches, swaps, facts = patches_and_swaps(run, texts, config, patched)
+            found.patches += patches
+            found.swaps += swaps
+            found.ablations += ablations_of(run, texts, config, ablated)
+            about = {"digest": digest_of(run.checkpoint), "step": run.step, "device": run.model.device.type}
+            found.checkpoints.append({**facts, **about})
+            found.data_digest = texts.digest
+            del run  # The next checkpoint is read into the memory that this one leaves.
+    if not found.checkpoints:
+        raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read")
+    return found
+
+
+def checkpoint_names(folder: Path, asked: str) -> list[str]:
+    """Return the checkpoints to look into: those that the run kept, or else its best; or the one that is asked for."""
+    kept = [path.stem for path in kept_checkpoints(folder / "checkpoints")]
+    return (kept or ["best"]) if asked == ALL else [asked]
+
+
+def load(folder: Path, checkpoint: str, config: PatchConfig) -> "TrainedRun":
+    """Load a run with a checkpoint, on the device asked for.
+
+    Raises:
+        UserError: it cannot be read, its data files have changed, or this machine has no GPU.
+    """
+    import torch
+
+    from stepwise_pl.models.trained_run import load_run
+
+    has_gpu = torch.cuda.is_available()
+    if config.accelerator == "gpu" and not has_gpu:
+        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
+    run = load_run(str(folder), checkpoint)
+    require_same_files(run.path, run.config.task)
+    run.to("cuda" if has_gpu and config.accelerator != "cpu" else "cpu")
+    return run
+
+
+def main() -> None:
+    """Run the command."""
+    entry_point("patch", PatchConfig, patch)
+
+
+if __name__ == "__main__":
+    main()

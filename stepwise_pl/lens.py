@@ -1,9 +1,11 @@
 """`python -m stepwise_pl.lens run=<folder>`: logit lens, attention, geometry of digits and similarity of a run's kept checkpoints."""
 
+import contextlib
 import logging
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,9 +138,8 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
     names = checkpoints_of(folder, config.checkpoint)
     run = load_run(str(folder), names[0])
     texts = held_out(run, config.problems)
-    make_folder(folder / FOLDER, "run", probe=False)
     with (
-        tempfile.TemporaryDirectory(prefix=".states-", dir=folder / FOLDER) as scratch,
+        scratch_in(folder / FOLDER) as scratch,
         logging_redirect_tqdm(),
         tqdm(total=PHASES * len(names), file=sys.stderr, disable=None, leave=False) as bar,
     ):
@@ -147,7 +148,7 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
             bar.set_description_str(f"{folder.name}, {doing}")
             bar.update()
 
-        overview = Overview(config, texts, Path(scratch), device, len(names), tick)
+        overview = Overview(config, texts, scratch, device, len(names), tick)
         beside = [overview.add_beside(other, run) for other in config.beside]
         for name in names:
             run = run if name == names[0] else load_run(str(folder), name)
@@ -164,11 +165,23 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
             "notes": tables.notes,
             "seconds": round(time.monotonic() - began, 1),
         }
-        written = [path.replace(folder / FOLDER / path.name) for path in write_tables(Path(scratch), tables, facts)]
+        written = [path.replace(folder / FOLDER / path.name) for path in write_tables(scratch, tables, facts)]
     head = f"{folder}: {counted(len(names), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
     lines = lens_lines(tables.lens, tables.fourier, tables.similarity, facts)
     say("\n".join([head, "", *lines, "", f"written to {folder / FOLDER}: {', '.join(path.name for path in written)}"]))
     return facts
+
+
+@contextlib.contextmanager
+def scratch_in(folder: Path) -> Iterator[Path]:
+    """Make a temporary folder inside another. If nothing has been put into that one in the end, it goes, too."""
+    make_folder(folder, "run", probe=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".states-", dir=folder) as scratch:
+            yield Path(scratch)
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 def write_tables(folder: Path, tables: "Tables", facts: dict[str, Any]) -> list[Path]:

@@ -154,6 +154,13 @@ def test_several_runs_a_sweep_and_what_cannot_be_looked_at(kept: Path, tmp_path:
         assert {row.checkpoint for row in read_rows(tmp_path / name, Lens)} == {"removed-2"}
     broken = command("lens", "sweep/c", cwd=tmp_path, check=False)
     assert broken.returncode == 2 and len(broken.stderr.strip().splitlines()) == 1
+    (tmp_path / "a" / "inside" / "lens.csv").unlink()
+    bad = command("lens", "a", "beside=[nowhere]", cwd=tmp_path, check=False)
+    assert bad.returncode == 2 and bad.stderr.startswith("error: beside=nowhere: no config.yaml there")
+    assert len(list((tmp_path / "a" / "inside").iterdir())) == 5  # earlier tables stay
+    shutil.rmtree(tmp_path / "a" / "inside")
+    command("lens", "a", "beside=[nowhere]", cwd=tmp_path, check=False)
+    assert not (tmp_path / "a" / "inside").exists()
 
 
 def test_a_run_that_kept_no_stage_has_its_best(run_dir: Path) -> None:

@@ -4,16 +4,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from stepwise_pl.models.blocks import changed_states
-
-if TYPE_CHECKING:
-    from stepwise_pl.models.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -31,11 +27,6 @@ class Edit:
     layer: int
     column: Tensor
     change: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-    def read(self, reading: "Reading") -> "Edit":
-        """Return the edit with the columns of a reading in the place of those of its view."""
-        columns = reading.column(self.column.clamp(min=0))
-        return replace(self, column=torch.where(self.column >= 0, columns, -1))
 
     def to(self, device: torch.device | str) -> "Edit":
         """Return the edit with its columns on another device."""

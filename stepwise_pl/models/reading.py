@@ -134,6 +134,11 @@ class Reading:
         is_early = source < self.first + self.single
         return torch.where(is_early, self.before - self.first + source, width - self.known + source)
 
+    def edit(self, edit: Edit) -> Edit:
+        """Return an edit of the view, on the reading's device, as one of the reading."""
+        edit = edit.to(self.tokens.device)
+        return replace(edit, column=torch.where(edit.column >= 0, self.column(edit.column.clamp(min=0)), -1))
+
     def to(self, device: torch.device | str) -> "Reading":
         """Return the reading on another device."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
@@ -224,8 +229,7 @@ def read_view(
     if reading.has_gaps:
         require_window(model, reading.tokens.shape[1])
     column = reading.column(torch.arange(width).expand(len(view), -1))
-    edits = [edit.to(column.device).read(reading) for edit in edits]
-    passes = Passes(model, reading.to(model.device), inputs, layers, edits)
+    passes = Passes(model, reading.to(model.device), inputs, layers, [reading.edit(edit) for edit in edits])
     thoughts = passes.read_thoughts()
     passes.read(passes.last(thoughts), reading.spans[-1])
     # Padding of the view has no place in the reading.

@@ -196,7 +196,9 @@ def held_out(run: "TrainedRun", count: int) -> "list[Example]":
     require_same_files(run.path, run.config.task)
     test = run.config.task.splits((str(run.tokenizer.eos_token),))["test"]
     if len(test) < LEAST_PROBLEMS:
-        raise UserError(f"run={run.path}: the test split has {len(test)} problems; at least {LEAST_PROBLEMS} are needed")
+        raise UserError(
+            f"run={run.path}: the test split has {len(test)} problems; at least {LEAST_PROBLEMS} are needed"
+        )
     return test.slice(0, min(count, len(test)))
 
 

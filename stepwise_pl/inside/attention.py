@@ -97,7 +97,9 @@ def kept_attention(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
 
 def no_attention(model: PreTrainedModel, why: str) -> UserError:
     """The error for a model without weights of attention that can be read."""
-    return UserError(f"a {model.config.model_type} has no attention that can be read ({why}); there is no attention.csv")
+    return UserError(
+        f"a {model.config.model_type} has no attention that can be read ({why}); there is no attention.csv"
+    )
 
 
 def attention_rows(attention: Tensor, places: Sequence[Place], where: tuple[str, int, int]) -> list[Attention]:

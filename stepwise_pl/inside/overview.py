@@ -140,9 +140,7 @@ class Overview:
             "stage_name": run.stage_name, "removed_tokens": run.removed_tokens, "places": list(map(str, states.places)),
             "gone": list(map(str, gone(subject, tokens))),
         })  # fmt: skip
-        self.tables.copies |= {
-            str(place): list(map(str, others)) for place, others in copies(subject, tokens).items()
-        }
+        self.tables.copies |= {str(place): list(map(str, others)) for place, others in copies(subject, tokens).items()}
         self.first = self.first or (f"stage {run.stage}", states)
         self._look_at_random(run, subject, states, tokens, where)
 
@@ -152,9 +150,7 @@ class Overview:
         """Add what the same model shows with random weights."""
         self.tick(f"{where[0]}: reading with random weights")
         fresh = Subject.of(untrained(run), self.texts)
-        of_random = write_states(
-            fresh, states.places, states.layers, self.scratch / RANDOM, self.asked.batch_size
-        )
+        of_random = write_states(fresh, states.places, states.layers, self.scratch / RANDOM, self.asked.batch_size)
         self.tick(f"{where[0]}: lens with random weights")
         self._lens(fresh, of_random, tokens, where, RANDOM)
         self.tables.similarity += similarity_rows(states, of_random, RANDOM, where)
@@ -172,7 +168,9 @@ class Overview:
     def _states(self, subject: Subject, name: str) -> States:
         """Read the problems; return the states at the places that all of them have, after all layers."""
         asked = self.asked
-        places = thinned(places_of(subject.batches(BATCH_SIZE), subject.side, asked.prompt_places), subject, asked.places)
+        places = thinned(
+            places_of(subject.batches(BATCH_SIZE), subject.side, asked.prompt_places), subject, asked.places
+        )
         layers = range(subject.num_layers + 1)
         needed, free = num_bytes(subject, len(places), len(layers)), shutil.disk_usage(self.scratch).free
         if needed > free // 4:  # the first, the present and the random ones are there together

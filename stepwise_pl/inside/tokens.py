@@ -101,7 +101,9 @@ def named_columns(subject: Subject) -> list[list[Place]]:
     """Return the places of each problem at its stage, column by column, without the last token."""
     found: list[list[Place]] = [[] for _ in subject.texts]
     for batch, view in subject.batches(BATCH_SIZE):
-        removed = batch.length_of(Part.COT) - view.length_of(Part.COT) if subject.side == "left" else torch.zeros(len(view))
+        removed = (
+            batch.length_of(Part.COT) - view.length_of(Part.COT) if subject.side == "left" else torch.zeros(len(view))
+        )
         for row, problem in enumerate(batch.draw.tolist()):
             parts = [Part(part) for part in view.part[row].tolist() if part != Part.PAD]
             number = {Part.PROMPT: -parts.count(Part.PROMPT), Part.COT: int(removed[row])}

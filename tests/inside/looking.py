@@ -20,7 +20,9 @@ PRODUCTS = Multiplication(digits=2, min_digits=1, train_size=64, validation_size
 KINDS = ("gpt2", "llama", "mistral", "phi3", "qwen2")
 
 
-def subject(kind: str = "gpt2", method: Method | None = None, stage: int = 0, task: Task = SUMS, **config: Any) -> Subject:
+def subject(
+    kind: str = "gpt2", method: Method | None = None, stage: int = 0, task: Task = SUMS, **config: Any
+) -> Subject:
     """A model with large random weights, whose norms are not what they were made as, and the test problems of a task."""
     method = method or Stepwise()
     tokenizer = build_tokenizer("symbols", task.symbols())

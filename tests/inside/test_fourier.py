@@ -118,4 +118,6 @@ def test_mean_states_by_the_digit_to_be_said(tmp_path) -> None:
     rows = {(row.what, row.basis): row for row in fourier_of_states(one, states, digit_tokens(one), WHERE)}
     found = rows["cot 1, layer 1", "k 1"]
     assert found.fit > 0.98 > found.random_high and (found.num_basis, found.num_digits) == (3, 5)
-    assert {what for what, _ in rows if what.endswith("layer 1")} == {f"{name}, layer 1" for name in ("prompt -1", "cot 1", "cot 2", "answer 1")}
+    assert {what for what, _ in rows if what.endswith("layer 1")} == {
+        f"{name}, layer 1" for name in ("prompt -1", "cot 1", "cot 2", "answer 1")
+    }

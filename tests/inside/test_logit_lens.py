@@ -39,7 +39,9 @@ def logits_by_hand(one: Subject, row: int, layer: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_last_layer_gives_the_models_own_logits_and_the_others_go_through_norm_and_output(kind: str, tmp_path) -> None:
+def test_the_last_layer_gives_the_models_own_logits_and_the_others_go_through_norm_and_output(
+    kind: str, tmp_path
+) -> None:
     one = subject(kind, stage=1, task=PRODUCTS)
     states = states_of(one, tmp_path)
     unembedding = Unembedding.of(one.learner.model)
@@ -60,14 +62,18 @@ def test_the_last_layer_gives_the_models_own_logits_and_the_others_go_through_no
 @pytest.mark.parametrize("kind,config", [("granite", {"logits_scaling": 4.0}), ("gemma2", {})])
 def test_a_model_that_does_more_to_its_logits_is_refused_in_one_line(kind: str, config: dict[str, float]) -> None:
     model = subject(kind, config=config).learner.model
-    with pytest.raises(UserError, match=f"a {kind} does more to its logits than its output embedding does; there is no lens"):
+    with pytest.raises(
+        UserError, match=f"a {kind} does more to its logits than its output embedding does; there is no lens"
+    ):
         Unembedding.of(model)
 
 
 def test_a_model_without_a_norm_behind_its_blocks_is_refused_in_one_line() -> None:
     """An OPT that projects its states to the width of its words does so behind its norm."""
     model = subject("opt", config={"word_embed_proj_dim": 16}).learner.model
-    with pytest.raises(UserError, match="a opt has no final norm behind its last block that the lens could read; there is no lens"):
+    with pytest.raises(
+        UserError, match="a opt has no final norm behind its last block that the lens could read; there is no lens"
+    ):
         Unembedding.of(model)
 
 
@@ -107,7 +113,14 @@ def test_the_rows_are_counted_as_by_hand(tmp_path) -> None:
 def named(one: Subject, row: int) -> list[str]:
     """The places of a problem of `SUMS` at stage 2, column by column."""
     words = len(one.texts[row].prompt.split())
-    return [*(f"prompt {number}" for number in range(-1 - words, 0)), "cot 2", "cot 3", "answer 0", "answer 1", "answer 2"]
+    return [
+        *(f"prompt {number}" for number in range(-1 - words, 0)),
+        "cot 2",
+        "cot 3",
+        "answer 0",
+        "answer 1",
+        "answer 2",
+    ]
 
 
 def test_a_planted_token_is_found_where_it_is(tmp_path) -> None:
@@ -149,7 +162,9 @@ def test_the_digits_are_those_of_the_problems() -> None:
     assert len(digit_tokens(subject(task=PRODUCTS))) == 10
 
 
-@pytest.mark.parametrize("method", [Stepwise(), Stepwise(tell_stage=True), Coconut(unit="token", thoughts=2), Stepwise(side="right")])
+@pytest.mark.parametrize(
+    "method", [Stepwise(), Stepwise(tell_stage=True), Coconut(unit="token", thoughts=2), Stepwise(side="right")]
+)
 def test_the_grid_shows_every_token_of_a_problem(method: Method) -> None:
     one = subject(method=method, stage=1)
     shown = grids(one, WHERE, 7)

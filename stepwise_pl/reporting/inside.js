@@ -44,7 +44,7 @@
         const share = line.probabilities[layer][place];
         const here = cell(row, "td", word, word === line.next[place] ? "text hit" : "text");
         here.style.setProperty("--share", `${Math.round(100 * share)}%`);
-        here.title = `${(100 * share).toFixed(1)}%, ${line.places[place]}, layer ${line.layers[layer]}`;
+        here.title = `${word}: ${(100 * share).toFixed(1)}%, ${line.places[place]}, layer ${line.layers[layer]}`;
       });
     }
     const read = foot.insertRow();

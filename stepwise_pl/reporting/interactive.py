@@ -113,7 +113,7 @@ def longest_title(figure: HeatMap) -> int:
 
 def frame_width(figure: HeatMap) -> int:
     """The width up to which the figure grows on the page, in pixels."""
-    return 260 + figure.across * max(58 * len(figure.x), 8 * longest_title(figure) + 14)
+    return 260 + figure.across * max(58 * len(figure.x), 8 * max(longest_title(figure), len(figure.x_label)) + 14)
 
 
 def frame_height(figure: HeatMap) -> int:
@@ -140,7 +140,7 @@ def _heat_map(figure: HeatMap) -> dict[str, Any]:
         "meta": {
             "panels": len(figure.panels), "columns": figure.across, "height": panel_height(figure),
             "x": [len(figure.x), max(map(len, figure.x))], "y": [len(figure.y), max(map(len, figure.y))],
-            "characters": figure.text_size[0], "title": longest_title(figure),
+            "characters": figure.text_size[0], "title": longest_title(figure), "label": len(figure.x_label),
         },
     }  # fmt: skip
     axis = {"type": "category", "automargin": True, "showgrid": False, "zeroline": False}
@@ -161,10 +161,10 @@ def _heat_map(figure: HeatMap) -> dict[str, Any]:
                 **axis, "anchor": anchor, "range": [-0.5, len(places) - 0.5], "title": {"text": text_of(label), "standoff": 8},
             }  # fmt: skip
         shapes += [shape for line in panel.lines for shape in _line(line, x, y)]
-        if panel.title:
+        if longest_title(figure):
             titles.append({
-                "text": text_of(panel.title), "xref": f"{x} domain", "yref": f"{y} domain", "x": 0, "y": 1, "xanchor": "left",
-                "yanchor": "bottom", "showarrow": False, "font": {"size": 13},
+                "text": text_of(panel.title), "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "showarrow": False,
+                "font": {"size": 13},
             })  # fmt: skip
     return {"data": data, "layout": layout}
 

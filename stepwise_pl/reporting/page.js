@@ -14,11 +14,11 @@
 
   // How the panels of a heat map are laid out: side by side where there is room, below each other on a narrow screen.
   function plan(figure, element) {
-    const { panels, columns, height, x, y, characters, title } = figure.layout.meta;
+    const { panels, columns, height, x, y, characters, title, label } = figure.layout.meta;
     const width = printing ? Math.min(PAPER, parseFloat(getComputedStyle(element).maxWidth) || PAPER) : element.clientWidth;
     const narrow = width < 600;
     const left = Math.max(48, 34 + letters(y[1])), right = narrow ? 10 : 96;
-    const least = Math.max(90, (characters ? 14 : 7) * x[0], letters(title));
+    const least = Math.max(90, (characters ? 14 : 7) * x[0], letters(Math.max(title, label)));
     const across = Math.max(1, Math.min(columns, Math.floor((width - left - right + GAP) / (least + GAP))));
     const down = Math.ceil(panels / across);
     const wide = (width - left - right - GAP * (across - 1)) / across;
@@ -37,6 +37,8 @@
   function arrange(out, figure, is) {
     out.height = is.height;
     out.margin = { l: is.left, r: is.right, t: is.top, b: is.bottom };
+    const title = figure.layout.meta.title;
+    if (title) out.annotations = [...figure.layout.annotations];
     for (let panel = 0; panel < is.panels; panel++) {
       const suffix = panel ? String(panel + 1) : "", column = panel % is.across, row = Math.floor(panel / is.across);
       const x = column * (is.shareX[0] + is.shareX[1]), y = 1 - row * (is.shareY[0] + is.shareY[1]);
@@ -47,11 +49,14 @@
       Object.assign(out[`yaxis${suffix}`], { domain: [Math.max(0, y - is.shareY[0]), y], showticklabels: isFirst, automargin: isFirst });
       if (!isLast) delete out[`xaxis${suffix}`].title;
       if (!isFirst) delete out[`yaxis${suffix}`].title;
+      // On a narrow screen, a title may be wider than its panel, and begins at the left edge of the figure.
+      const place = { xref: "paper", yref: "paper", x, y, xshift: is.narrow && is.across === 1 ? 4 - is.left : 0 };
+      if (title) out.annotations[panel] = { ...figure.layout.annotations[panel], ...place };
     }
     const inside = is.height - is.top - is.bottom;
     const bar = figure.layout.coloraxis.colorbar;
     const flat = {
-      ...bar, orientation: "h", x: 0.5, xanchor: "center", y: 1 + (figure.layout.meta.title ? HEAD : 4) / inside, yanchor: "bottom", thickness: 10,
+      ...bar, orientation: "h", x: 0.5, xanchor: "center", y: 1 + (title ? HEAD : 4) / inside, yanchor: "bottom", thickness: 10,
       title: { ...bar.title, side: "top" },
     };
     const upright = { ...bar, lenmode: "pixels", len: Math.min(inside, 320) };
@@ -99,6 +104,10 @@
   function draw(element) {
     const figure = figures[element.dataset.figure];
     const is = figure.layout.meta ? plan(figure, element) : null;
+    // Plotly leaves titles where they were if other panels stand side by side. Such a figure is drawn anew.
+    const laidOut = is ? `${is.across} ${is.narrow}` : "";
+    if (element.dataset.laidOut && element.dataset.laidOut !== laidOut) Plotly.purge(element);
+    element.dataset.laidOut = laidOut;
     if (is) element.style.setProperty("--height", `${is.height / (printing ? 0.7 : 1)}px`); // paper has 0.7 of it
     return Plotly.react(element, data(figure, is?.hasRoom), layout(figure, element, is), {
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],

@@ -1,10 +1,13 @@
 """W&B: offline files are read back, runs resume, and a server may die or refuse in the middle of a run."""
 
 import json
+import os
+import random
 import shutil
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import astuple, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,13 @@ import pytest
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.training import LoggerConfig
+from stepwise_pl.reporting.inside_files import write_pictures
+from stepwise_pl.runs.inside import Fourier, Probe, Row, Swap, write_rows
 from stepwise_pl.runs.records import read_metrics
+from stepwise_pl.training.wandb_inside import log_inside
 from stepwise_pl.training.wandb_runs import CarefulWandbLogger, log_evaluation
 from tests.conftest import SMALL, command
+from tests.reporting.look_inside import fourier, swaps
 from tests.system.test_resume import assert_the_same, start
 
 OFFLINE = ("logger=wandb", "logger.offline=true")
@@ -427,3 +434,53 @@ def test_an_evaluation_that_wandb_does_not_take_is_refused(tmp_path: Path, monke
     summary = {"checkpoint": "best.ckpt", "removed_tokens": 0, "data_digest": "d"}
     with pytest.raises(UserError, match=r"^wandb=true: W&B does not start \(.*\); log in, or add offline=true$"):
         log_evaluation(tmp_path, LoggerConfig(), {"derived": {"name": "mine"}}, summary, [], offline=False)
+
+
+def test_a_look_inside_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    rows: dict[type[Row], list[Row]] = {Swap: list(swaps(random.Random(0))), Fourier: list(fourier(random.Random(0)))}
+    for kind, found in rows.items():
+        write_rows(folder, found, kind)
+    pictures = write_pictures(folder, list(rows), tmp_path / "pictures")
+    before = dict(os.environ)
+    log_inside(folder, LoggerConfig(), "patch", [*rows, Probe], pictures, offline=True)
+    assert dict(os.environ) == before
+    (run,) = {record.run_id: record for record in records(folder, "run")}.values()
+    assert (run.job_type, run.project, run.display_name.split("/")[0]) == (
+        "inside",
+        "stepwise_pl",
+        "mult2x2-tiny-stepwise",
+    )
+    assert {item.key: json.loads(item.value_json) for item in run.config.update}["inside"] == "patch"
+    for kind, found in rows.items():
+        (file,) = folder.rglob(f"{Path(kind.file).stem}_*.table.json")
+        written = json.loads(file.read_text())
+        assert written["columns"] == [field.name for field in fields(kind)]
+        # W&B has the numbers of the tables on the disk, which have six digits.
+        assert written["data"] == [[pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+                                    for value in astuple(row)] for row in found]  # fmt: skip
+    (row,) = logged(folder)[1]
+    shown = {key: value for key, value in row.items() if key.startswith("inside/")}
+    names = {picture.stem for picture in pictures}
+    assert set(shown) == {"inside/swaps", "inside/fourier", *(f"inside/{name}" for name in names)} and names
+    for name in names:
+        sent = shown[f"inside/{name}"]
+        (image,) = folder.rglob(Path(sent["path"]).name)
+        assert (sent["_type"], image.read_bytes()) == (
+            "image-file",
+            (tmp_path / "pictures" / f"{name}.png").read_bytes(),
+        )
+
+
+def test_a_look_inside_that_wandb_does_not_take_is_refused(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WANDB_API_KEY": "", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^wandb=true: W&B does not start \(.*\); log in, or add offline=true$"):
+        log_inside(run_dir, LoggerConfig(), "patch", [Swap], [], offline=False)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "swaps.csv").write_text("a\n1\n")
+    with pytest.raises(UserError, match=r"swaps.csv: is no table of swap rows"):
+        log_inside(tmp_path, LoggerConfig(), "patch", [Swap], [], offline=True)

@@ -42,6 +42,8 @@ class ProbeConfig:
     # `all`: every checkpoint of `trainer.keep_every_removed`, or the best one if the run kept none; or `best`, `last`,
     # `removed-<k>` (`stage-<k>` if stages have names), or a file.
     checkpoint: str = setting(ALL, path=True)
+    # Of the kept checkpoints only every so many, from the first on, and the last; at least 1.
+    every: int = 1
     # What is looked for, by name (`cot 3`) or by the first word of names (`cot`, `answer`, `running_sum`); empty: everything.
     targets: list[str] = setting(factory=list)
     # Problems of the training split to fit probes on, at most; at least 20.
@@ -72,7 +74,7 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if self.run or not self.runs:
             require_run(self.run, "probe")
-        for key, least in (("problems", 20), ("scored", 10), ("prompt_places", 1), ("batch_size", 1)):
+        for key, least in (("problems", 20), ("scored", 10), ("prompt_places", 1), ("batch_size", 1), ("every", 1)):
             require(getattr(self, key) >= least, key, getattr(self, key), f"must be at least {least}")
         one_of("split", self.split, ("operands", "problems"))
         one_of("mlp", self.mlp, ("chosen", "all", "none"))
@@ -134,7 +136,7 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     from stepwise_pl.inside.reader import temporary_folder
 
     began = time.monotonic()
-    names = checkpoints_of(folder, config.checkpoint)
+    names = checkpoints_of(folder, config)
     look: Look | None = None
     rows: list[Probe] = []
     digests: dict[str, str | None] = {}
@@ -144,7 +146,7 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
             if look is None:
                 require_same_files(folder, run.config.task)
                 look = Look.of(run, config)
-                log.info("%s: %s", folder, look.line(len(names)))
+                log.info("%s: %s", folder, look.line(run, len(names)))
             digests[run.checkpoint.name] = digest_of(run.checkpoint)
             turn = f"{run.checkpoint.name}{f' ({number} of {len(names)})' if len(names) > 1 else ''}"
             rows += look.rows(run, states, partial(progress, turn))
@@ -162,11 +164,12 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     ]
 
 
-def checkpoints_of(folder: Path, asked: str) -> list[str]:
+def checkpoints_of(folder: Path, config: ProbeConfig) -> list[str]:
     """Return the names of the checkpoints to probe: for `all` those that the run kept of its stages, or the best one if it kept none."""
-    if asked != ALL:
-        return [asked]
-    return [path.stem for path in kept_checkpoints(folder / "checkpoints")] or ["best"]
+    if config.checkpoint != ALL:
+        return [config.checkpoint]
+    kept = [path.stem for path in kept_checkpoints(folder / "checkpoints")]
+    return list(dict.fromkeys([*kept[:: config.every], *kept[-1:]])) or ["best"]
 
 
 def load(folder: Path, checkpoint: str, config: ProbeConfig) -> "TrainedRun":

@@ -67,7 +67,9 @@ class RawTokens:
             source = column - position
             backwards = np.take_along_axis(self.tokens, source.clip(0), axis=1)
             found = np.concatenate([forwards, np.where(source >= 0, backwards, -1)], axis=1)
-        return np.maximum(found, -1)
+        # Positions at which no problem has a token say nothing, and the same tokens look the same behind thoughts.
+        found = np.maximum(found, -1)
+        return np.asarray(found[:, (found >= 0).any(0)])
 
 
 def one_hot(tokens: npt.NDArray[np.int64], num_fit: int) -> sparse.csr_array:

@@ -54,7 +54,6 @@ class Look:
         encoded: the problems as tokens.
         answer: the place of the first word of the answer.
         layers: those that are read.
-        width: of the states.
     """
 
     wanted: Wanted
@@ -64,7 +63,6 @@ class Look:
     bench: Bench
     answer: Place
     layers: Sequence[int]
-    width: int
 
     @classmethod
     def of(cls, run: TrainedRun, wanted: Wanted) -> "Look":
@@ -88,15 +86,17 @@ class Look:
         targets, answer = targets_of(task, subject, problems.num_fit, wanted.targets)
         bench = Bench(targets, Sides.of(problems.num_fit, problems.num_scored), wanted.mlp, wanted.code)
         layers = sorted(set(wanted.layers)) or range(subject.num_layers + 1)
-        width = num_bytes(subject, 1, 1) // (4 * len(problems.texts))
-        return cls(wanted, task, problems, subject.encoded, bench, answer, layers, width)
+        return cls(wanted, task, problems, subject.encoded, bench, answer, layers)
 
-    def line(self, checkpoints: int) -> str:
-        """Return how much is going to be read, for reading."""
+    def line(self, run: TrainedRun, checkpoints: int) -> str:
+        """Return how much is going to be read, for reading; `run` is at the first checkpoint."""
+        subject = self.subject(run)
+        places = self.places(subject)
+        on_disk = min(self.wanted.disk_gb, num_bytes(subject, len(places), len(self.layers)) / 1e9)
         names = dict.fromkeys(target.name.rpartition(" ")[0] for target in self.bench.targets)
         return (
-            f"{checkpoints} checkpoint{'s' * (checkpoints > 1)}, {len(self.layers)} layers of width {self.width}, "
-            f"{len(self.bench.targets)} targets ({', '.join(names)}); {self.problems.line(self.task)}"
+            f"{checkpoints} checkpoint{'s' * (checkpoints > 1)}; at the first {len(places)} places, {len(self.layers)} layers of width "
+            f"{num_bytes(subject, 1, 1) // (4 * len(subject.texts))} ({on_disk:.2g} GB on the disk), {len(self.bench.targets)} targets ({', '.join(names)}); {self.problems.line(self.task)}"
         )
 
     def about(self) -> dict[str, Any]:

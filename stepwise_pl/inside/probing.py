@@ -15,7 +15,7 @@ from stepwise_pl.inside.measures import Measure, measure
 from stepwise_pl.inside.mlp import mlp_probe
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.reader import StatesReader
-from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, Sides, linear_probes, standardised
+from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, Sides, groups_of, linear_probes, standardised
 from stepwise_pl.inside.targets import CLASS, Target, is_given, shuffled
 from stepwise_pl.runs.inside import CONSTANT, NO_LAYER, RAW, SHUFFLED, TRAINED, Probe
 
@@ -142,10 +142,11 @@ class Bench:
             beside: probes of the states, where a control gets a probe with a hidden layer, too; the better one is chosen.
         """
         labels = self.labels(with_shuffled)
+        groups = groups_of(labels, self.sides)
         found: list[Probed] = []
         for spot in source.spots:
             x = source.inputs(spot, self.sides)
-            probes = self._once((LINEAR, source.key(spot)), partial(linear_probes, x, labels, self.sides))
+            probes = self._once((LINEAR, source.key(spot)), partial(linear_probes, x, groups))
             found += [
                 self._probed(source, spot, LINEAR, label, fitted, given_from)
                 for label, fitted in zip(labels, probes, strict=True)

@@ -97,5 +97,9 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
         process = left.name.removeprefix(mine).partition("-")[0]
         if not (process.isdigit() and is_alive(int(process))):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{mine}{os.getpid()}-", dir=folder) as path:
-        yield Path(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{mine}{os.getpid()}-", dir=folder) as path:
+            yield Path(path)
+    finally:
+        with contextlib.suppress(OSError):  # A folder that was there before holds something.
+            folder.rmdir()

@@ -108,38 +108,64 @@ def standardised(states: npt.NDArray[np.float32], whole: Rows) -> npt.NDArray[np
     return np.where(is_constant, 0.0, (x - mean) / np.where(is_constant, 1.0, deviation))
 
 
-def linear_probes(x: Inputs, labels: Sequence[Labels], sides: Sides) -> list[Fitted]:
-    """Fit linear probes. Labels that the same problems have share their solves.
+@dataclass(frozen=True)
+class Group:
+    """Labels that the same problems have, so that they share their solves.
+
+    Attributes:
+        numbers: their places among all labels.
+        outputs: all columns of all of them, [problems, outputs].
+        own: the columns of each.
+        sides: the problems that have them.
+    """
+
+    numbers: list[int]
+    labels: list[Labels]
+    outputs: Floats
+    own: list[slice]
+    sides: Sides
+
+
+def groups_of(labels: Sequence[Labels], sides: Sides) -> list[Group]:
+    """Return the labels in groups."""
+    by_problems: dict[bytes, list[int]] = {}
+    for number, label in enumerate(labels):
+        by_problems.setdefault(label.target.has.tobytes(), []).append(number)
+    out = []
+    for numbers in by_problems.values():
+        group = [labels[number] for number in numbers]
+        columns = [label.columns for label in group]
+        ends = np.cumsum([each.shape[1] for each in columns]).tolist()
+        own = [slice(end - each.shape[1], end) for each, end in zip(columns, ends, strict=True)]
+        out.append(Group(numbers, group, np.concatenate(columns, axis=1), own, sides.where(group[0].target.has)))
+    return out
+
+
+def linear_probes(x: Inputs, groups: Sequence[Group]) -> list[Fitted]:
+    """Fit linear probes to all labels of some groups; return them in the order of the labels.
 
     A strength is chosen for each by the problems held back; the probe is then fitted to all problems to fit.
     """
-    groups: dict[bytes, list[int]] = {}
-    for number, label in enumerate(labels):
-        groups.setdefault(label.target.has.tobytes(), []).append(number)
-    out: dict[int, Fitted] = {}
-    for numbers in groups.values():
-        group = [labels[number] for number in numbers]
-        out |= dict(zip(numbers, _probes(x, group, sides.where(group[0].target.has)), strict=True))
-    return [out[number] for number in range(len(labels))]
+    out = {number: fitted for group in groups for number, fitted in zip(group.numbers, _probes(x, group), strict=True)}
+    return [out[number] for number in range(len(out))]
 
 
-def _probes(x: Inputs, labels: Sequence[Labels], sides: Sides) -> list[Fitted]:
-    y = np.concatenate([label.columns for label in labels], axis=1)  # [problems, outputs of all labels]
-    ends = np.cumsum([label.columns.shape[1] for label in labels]).tolist()
-    own = [slice(end - label.columns.shape[1], end) for label, end in zip(labels, ends, strict=True)]
-    held = ridge_outputs(x, y, sides.fit, sides.held, STRENGTHS)  # [strengths, held, outputs]
+def _probes(x: Inputs, group: Group) -> list[Fitted]:
+    sides = group.sides
+    held = ridge_outputs(x, group.outputs, sides.fit, sides.held, STRENGTHS)  # [strengths, held, outputs]
     scores = np.array([
         [score(label.target.kind, label.values[sides.held], label.decided(outputs[:, part])) for outputs in held]
-        for label, part in zip(labels, own, strict=True)
+        for label, part in zip(group.labels, group.own, strict=True)
     ])  # fmt: skip
     # Of equal strengths, the strongest.
     best = np.nan_to_num(scores, nan=-np.inf).argmax(1)
     used = np.unique(best)
-    outputs = ridge_outputs(x, y, sides.whole, sides.scored, [STRENGTHS[number] for number in used])
+    strengths = [STRENGTHS[number] for number in used]
+    outputs = ridge_outputs(x, group.outputs, sides.whole, sides.scored, strengths)
     place = np.searchsorted(used, best)
     return [
-        Fitted(float(scores[number, best[number]]), label.decided(outputs[place[number]][:, own[number]]))
-        for number, label in enumerate(labels)
+        Fitted(float(scores[number, best[number]]), label.decided(outputs[place[number]][:, group.own[number]]))
+        for number, label in enumerate(group.labels)
     ]
 
 

@@ -97,6 +97,8 @@ def test_tokens_that_were_read_are_those_of_the_view(run_folder: Path) -> None:
     places = [Place("prompt", -2), Place("prompt", -1), Place("cot", 1), Place("answer", 1)]
     raw = RawTokens(subject, places, 16)
     words_of = {place: raw.read(place) for place in places}
+    # From the beginning as many columns as the longest example has tokens, and as many backwards.
+    longest = {place: found.shape[1] // 2 for place, found in words_of.items()}
     eos = str(run.tokenizer.eos_token)
     for row, text in enumerate(texts):
         cot = text.cot.split()[1:]  # the first token is gone
@@ -105,7 +107,7 @@ def test_tokens_that_were_read_are_those_of_the_view(run_folder: Path) -> None:
             places[0]: prompt[:-1], places[1]: prompt, places[2]: [*prompt, cot[0]], places[3]: [*prompt, *cot, eos, "####"],
         }  # fmt: skip
         for place, expected in read.items():
-            forwards, backwards = np.split(words_of[place][row], 2)
+            forwards, backwards = np.split(words_of[place][row], [longest[place]])
             shown = [str(run.tokenizer.decode([token])) for token in forwards if token >= 0]
             assert shown == expected, place
             assert (forwards[len(expected) :] == -1).all() and (backwards[len(expected) :] == -1).all()

@@ -65,7 +65,10 @@ def test_a_run_gets_a_table_of_every_kept_stage_and_its_controls(run_folder: Pat
     leaks = [row for row in rows if (row.stage, row.place, row.target, row.source) == (0, "cot 4", "cot 4", "raw")]
     assert leaks[0].score == 1 and leaks[0].given and not leaks[0].chosen
     assert "300 problems to fit, 200 to score; split by problem (task=modular_sum names no operands)" in out.stdout
-    assert "3 checkpoints, 3 layers of width 32, 3 targets (cot, running_sum)" in out.stderr
+    assert (
+        "3 checkpoints; at the first 10 places, 3 layers of width 32 (0.0019 GB on the disk), 3 targets (cot, running_sum)"
+        in out.stderr
+    )
     for line in probe_lines(rows):
         assert line.rstrip() in out.stdout
     assert [path.name for path in sorted((run_folder / "inside").iterdir())] == ["probe.json", "probes.csv"]
@@ -138,6 +141,7 @@ def test_several_runs_and_folders_above_them_get_tables_of_their_own(
         ({"places": ["cot x"]}, "places=cot x: must be one of prompt, thought, cot, answer, or one with a number"),
         ({"places": ["thought"]}, "places=['thought']: no checkpoint of "),
         ({"layers": [3]}, "layers=3: must be at most 2"), ({"layers": [-1]}, "layers=[-1]: must be at least 0"),
+        ({"every": 0}, "every=0: must be at least 1"),
         ({"problems": 19}, "problems=19: must be at least 20"), ({"scored": 9}, "scored=9: must be at least 10"),
         ({"mlp": "some"}, "mlp=some: must be one of chosen, all, none"), ({"split": "none"}, "split=none: must be one of"),
         ({"disk_gb": 1e-9}, "disk_gb=1e-09: the states at one place after one layer take"),
@@ -151,7 +155,7 @@ def test_bad_input_is_one_line(settings: dict[str, object], line: str, run_folde
     with pytest.raises(UserError) as error:
         probe(config(run_folder, **settings))
     assert str(error.value).startswith(line)
-    assert not (run_folder / "inside" / "probes.csv").exists()
+    assert not (run_folder / "inside").exists()
 
 
 def test_places_and_layers_can_be_chosen_on_the_command_line(run_folder: Path) -> None:
@@ -166,6 +170,11 @@ def test_places_and_layers_can_be_chosen_on_the_command_line(run_folder: Path) -
     rows = read_rows(run_folder, Probe)
     assert {row.checkpoint for row in rows} == {"best"} and {row.layer for row in rows} == {-1, 0, 2}
     assert {row.place for row in rows if row.source == "raw"} == {"prompt -2", "prompt -1"}
+
+
+def test_every_second_checkpoint_and_the_last_can_be_asked_for(run_folder: Path) -> None:
+    rows = {every: probe(config(run_folder, targets=["cot 5"], every=every))[str(run_folder)] for every in (2, 5)}
+    assert [sorted({row.stage for row in found}) for found in rows.values()] == [[0, 6], [0, 6]]
 
 
 def test_a_run_that_kept_no_stage_is_probed_at_its_best_checkpoint(run_folder: Path) -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.inside.measures import measure
 from stepwise_pl.inside.places import Place
-from stepwise_pl.inside.ridge import Labels, Sides, linear_probes, ridge_outputs, score, standardised
+from stepwise_pl.inside.ridge import Labels, Sides, groups_of, linear_probes, ridge_outputs, score, standardised
 from stepwise_pl.inside.targets import CLASS, NUMBER, Target
 
 
@@ -52,7 +52,7 @@ def made(rng: np.random.Generator, count: int = 400, scored: int = 100) -> tuple
 
 def test_what_the_states_hold_is_read_and_nothing_else(rng: np.random.Generator) -> None:
     x, found, sides = made(rng)
-    digit, number, noise, some = linear_probes(x, found, sides)
+    digit, number, noise, some = linear_probes(x, groups_of(found, sides))
     assert score(CLASS, found[0].values[sides.scored], digit.predicted) > 0.8 and digit.held > 0.8
     assert 0.6 < score(NUMBER, found[1].values[sides.scored], number.predicted) < 0.9  # 4 / 5 of the variance
     assert score(CLASS, found[2].values[sides.scored], noise.predicted) < 0.4
@@ -63,16 +63,16 @@ def test_what_the_states_hold_is_read_and_nothing_else(rng: np.random.Generator)
 
 def test_labels_in_one_solve_are_probed_as_if_alone(rng: np.random.Generator) -> None:
     x, found, sides = made(rng)
-    together = linear_probes(x, found, sides)
+    together = linear_probes(x, groups_of(found, sides))
     for label, probe in zip(found, together, strict=True):
-        (alone,) = linear_probes(x, [label], sides)
+        (alone,) = linear_probes(x, groups_of([label], sides))
         assert alone.held == pytest.approx(probe.held)
         np.testing.assert_allclose(alone.predicted, probe.predicted, rtol=1e-8)
 
 
 def test_nothing_is_chosen_on_problems_to_score(rng: np.random.Generator) -> None:
     x, found, sides = made(rng)
-    before = [probe.held for probe in linear_probes(x, found, sides)]
+    before = [probe.held for probe in linear_probes(x, groups_of(found, sides))]
     other, mixed = x.copy(), rng.permutation(sides.scored)
     other[sides.scored] = rng.normal(size=(100, 12)) * 100
     changed = []
@@ -82,7 +82,7 @@ def test_nothing_is_chosen_on_problems_to_score(rng: np.random.Generator) -> Non
         # The problems that lack a label are the same.
         values = np.where(label.target.has, np.nan_to_num(values), np.nan)
         changed.append(Labels(label.target, values))
-    assert [probe.held for probe in linear_probes(other, changed, sides)] == before
+    assert [probe.held for probe in linear_probes(other, groups_of(changed, sides))] == before
 
 
 def test_sides_are_a_fifth_and_the_rest() -> None:

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import numpy.typing as npt
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.processes import is_alive
+from stepwise_pl.common.signals import is_free
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.states import States, num_bytes, write_states
 from stepwise_pl.inside.subject import Subject
@@ -89,6 +93,20 @@ def groups(
 
 
 @contextlib.contextmanager
+def _exit_at_sigterm() -> Iterator[None]:
+    """Inside of this context SIGTERM ends the process as an error does, so that what was begun is cleared away."""
+    number = signal.SIGTERM
+    if threading.current_thread() is not threading.main_thread() or not is_free(number):
+        yield
+        return
+    before = signal.signal(number, lambda *_: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextlib.contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """Make a folder for states inside another, and remove it afterwards. The remains of a process that was killed are removed, too."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +116,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
         if not (process.isdigit() and is_alive(int(process))):
             shutil.rmtree(left, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{mine}{os.getpid()}-", dir=folder) as path:
+        with _exit_at_sigterm(), tempfile.TemporaryDirectory(prefix=f"{mine}{os.getpid()}-", dir=folder) as path:
             yield Path(path)
     finally:
         with contextlib.suppress(OSError):  # A folder that was there before holds something.

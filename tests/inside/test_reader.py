@@ -1,8 +1,10 @@
 """States that do not fit on the disk together, and the folder in which they lie."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +68,21 @@ def test_a_disk_without_room_is_one_line(subject: Subject, tmp_path: Path, monke
         StatesReader(subject, [Place("prompt", -1)], [0], tmp_path, 1e9, 16)
 
 
+def test_the_folder_is_gone_after_a_signal_that_ends_the_process(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as error, temporary_folder(tmp_path / "inside") as folder:
+        (folder / "states").write_text("many")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert error.value.code == 143 and not (tmp_path / "inside").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_the_folder_is_gone_afterwards_and_so_is_that_of_a_process_that_was_killed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path / "inside") as folder:
         (folder / "states").write_text("many")
         raise KeyboardInterrupt
-    assert list((tmp_path / "inside").iterdir()) == []
+    assert not (tmp_path / "inside").exists()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     with temporary_folder(tmp_path / "inside") as mine:

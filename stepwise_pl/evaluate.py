@@ -217,12 +217,9 @@ def load(config: EvaluateConfig) -> "TrainedRun":
     Raises:
         UserError: they cannot be read, or this machine has no GPU to score them on.
     """
-    import torch
-
     from stepwise_pl.models import trained_run as runs
 
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
+    runs.device_of(config.accelerator)  # before the run is read
     return runs.load_run(config.run, config.checkpoint)
 
 

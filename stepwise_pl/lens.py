@@ -90,7 +90,9 @@ def lens(config: LensConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: no run can be looked at. If some of several cannot, that is a warning.
     """
-    device = _device(config.accelerator)
+    from stepwise_pl.models.trained_run import device_of
+
+    device = device_of(config.accelerator)
     folders = run_folders(config)
     found: list[dict[str, Any]] = []
     for folder in folders:
@@ -214,15 +216,6 @@ def held_out(run: "TrainedRun", count: int) -> "list[Example]":
             f"run={run.path}: the test split has {len(test)} problems; at least {LEAST_PROBLEMS} are needed"
         )
     return test.slice(0, min(count, len(test)))
-
-
-def _device(accelerator: str) -> "torch.device":
-    import torch
-
-    there = torch.cuda.is_available()
-    if accelerator == "gpu" and not there:
-        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
-    return torch.device("cuda" if there and accelerator != "cpu" else "cpu")
 
 
 def main() -> None:

@@ -106,8 +106,10 @@ def patch(config: PatchConfig) -> list[Path]:
     Raises:
         UserError: no run can be looked into.
     """
+    from stepwise_pl.models.trained_run import device_of
     from stepwise_pl.reporting.history import find_runs
 
+    device_of(config.accelerator)  # before any run is read
     folders, notes = find_runs(config.runs or [config.run])
     if not folders:
         raise UserError(f"nothing to patch: {'; '.join(notes)}. Give folders of runs, or folders above them")
@@ -211,16 +213,11 @@ def load(folder: Path, checkpoint: str, config: PatchConfig) -> "TrainedRun":
     Raises:
         UserError: it cannot be read, its data files have changed, or this machine has no GPU.
     """
-    import torch
+    from stepwise_pl.models.trained_run import device_of, load_run
 
-    from stepwise_pl.models.trained_run import load_run
-
-    has_gpu = torch.cuda.is_available()
-    if config.accelerator == "gpu" and not has_gpu:
-        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
     run = load_run(str(folder), checkpoint)
     require_same_files(run.path, run.config.task)
-    run.to("cuda" if has_gpu and config.accelerator != "cpu" else "cpu")
+    run.to(device_of(config.accelerator))
     return run
 
 

@@ -174,16 +174,11 @@ def checkpoints_of(folder: Path, config: ProbeConfig) -> list[str]:
 
 def load(folder: Path, checkpoint: str, config: ProbeConfig) -> "TrainedRun":
     """Load a checkpoint onto the device that is asked for. Raise `UserError` if it cannot be read, or there is no GPU."""
-    import torch
+    from stepwise_pl.models.trained_run import device_of, load_run
 
-    from stepwise_pl.models.trained_run import load_run
-
-    has_gpu = torch.cuda.is_available()
-    if config.accelerator == "gpu" and not has_gpu:
-        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
+    device = device_of(config.accelerator)
     run = load_run(str(folder), checkpoint)
-    if has_gpu and config.accelerator != "cpu":
-        run.to(torch.device("cuda"))
+    run.to(device)
     return run
 
 

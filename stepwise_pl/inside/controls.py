@@ -1,37 +1,15 @@
-"""What probes are compared with: the tokens themselves, and a model with random weights (arXiv 2606.12689)."""
-
-from dataclasses import replace
+"""What probes are compared with besides a model with random weights: the tokens themselves (arXiv 2606.12689)."""
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import sparse
 
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.subject import Subject
-from stepwise_pl.models.architecture import build
-from stepwise_pl.models.own import own_modules
-from stepwise_pl.models.trained_run import TrainedRun
 
-RANDOM_SEED = 20_251_209
 # A column of the one-hot matrix stands for a token that so many problems to fit have, in every thousand.
 RARE = 1
-
-
-def random_run(run: TrainedRun) -> TrainedRun:
-    """Return the run with fresh random weights: the model by its configuration, without adapters, and all that its method trains besides."""
-    config = run.model.config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        model = build(config, "model", run.model.dtype).eval()  # type: ignore[no-untyped-call]
-    extra, tokens = own_modules(run.config.method, model, run.limits, RANDOM_SEED)
-    for module in (extra, tokens):
-        if module is not None:
-            module.eval()
-    fresh = replace(run, model=model, extra=extra, tokens=tokens)
-    fresh.to(run.model.device)
-    return fresh
 
 
 class RawTokens:

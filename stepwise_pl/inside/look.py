@@ -12,7 +12,7 @@ import torch
 from stepwise_pl.common.errors import require
 from stepwise_pl.data.batch import Part
 from stepwise_pl.data.encoding import EncodedExamples
-from stepwise_pl.inside.controls import RawTokens, random_run
+from stepwise_pl.inside.controls import RawTokens
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.probing import Bench, RawSource, StatesSource
 from stepwise_pl.inside.problems import Problems, draw_problems
@@ -21,6 +21,7 @@ from stepwise_pl.inside.ridge import Sides
 from stepwise_pl.inside.states import num_bytes
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.inside.targets import targets_of
+from stepwise_pl.inside.untrained import untrained
 from stepwise_pl.models.architecture import check_positions
 from stepwise_pl.models.trained_run import TrainedRun
 from stepwise_pl.runs.inside import RANDOM, Probe
@@ -141,7 +142,7 @@ class Look:
         with progress(self.bench.num_pieces(spots, 3)) as self.bench.advance:
             own = StatesSource(self._reader(subject, places, folder))
             found = self.bench.probe(own, given_from, with_shuffled=True)
-            random = StatesSource(self._reader(self.subject(random_run(run)), places, folder), RANDOM)
+            random = StatesSource(self._reader(self.subject(untrained(run)), places, folder), RANDOM)
             raw = RawSource(RawTokens(subject, places, self.wanted.batch_size))
             found += [each for control in (random, raw) for each in self.bench.probe(control, given_from, beside=found)]
         found += self.bench.constant()

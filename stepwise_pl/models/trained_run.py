@@ -119,3 +119,15 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
         tokens,
         stepwise.get("tokens_read"),
     )
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Return the device of `cpu`, `gpu`, or `auto`, a GPU if there is one.
+
+    Raises:
+        UserError: `gpu`, and this machine has none.
+    """
+    is_there = torch.cuda.is_available()
+    if accelerator == "gpu" and not is_there:
+        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
+    return torch.device("cuda" if is_there and accelerator != "cpu" else "cpu")

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from stepwise_pl.common.statistics import wilson
-from stepwise_pl.inside.controls import RawTokens, one_hot, random_run
+from stepwise_pl.inside.controls import RawTokens, one_hot
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.untrained import untrained
 from stepwise_pl.models.trained_run import load_run
 from stepwise_pl.probe import probe
 from stepwise_pl.reporting.probe_text import findings
@@ -25,7 +26,7 @@ def test_the_random_control_has_fresh_weights_everywhere(kind: str, tmp_path: Pa
     run = tmp_path / "run"
     command("train", *SMALL, *needed(kind, tmp_path), "trainer.duration=12steps", "optimizer.decay=0", f"run_dir={run}")
     trained = load_run(str(run), "last")
-    one, other = random_run(trained), random_run(trained)
+    one, other = untrained(trained), untrained(trained)
     for name in ("model", "extra", "tokens"):
         module = getattr(trained, name)
         assert (module is None) == (getattr(one, name) is None)
@@ -45,7 +46,7 @@ def test_adapters_and_the_model_below_them_are_fresh_in_the_random_control(run_f
     lora = ("model.lora.rank=2", f"model.init_from={tmp_path / 'base'}", f"run_dir={tmp_path / 'lora'}")
     command("train", *MODULAR, *lora, f"model.tokenizer={tmp_path / 'base'}", "trainer.duration=4steps")
     trained = load_run(str(tmp_path / "lora"), "last")
-    fresh = random_run(trained).model.state_dict()
+    fresh = untrained(trained).model.state_dict()
     base = {
         key.replace(".base_layer", ""): weight
         for key, weight in trained.model.state_dict().items()
@@ -67,7 +68,7 @@ def test_a_model_without_training_holds_nothing_beyond_its_controls(run_folder: 
     path = run_folder / "checkpoints" / "removed-3.ckpt"
     state = torch.load(path, weights_only=True)
     generator = torch.Generator().manual_seed(5)
-    weights = random_run(load_run(str(run_folder), str(path))).model.state_dict()
+    weights = untrained(load_run(str(run_folder), str(path))).model.state_dict()
     for key, weight in weights.items():
         if weight.ndim > 1:
             order = torch.randperm(weight.numel(), generator=generator)

@@ -10,8 +10,9 @@ from stepwise_pl.models.build import model_setting
 from stepwise_pl.models.own import own_modules
 from stepwise_pl.models.trained_run import TrainedRun
 
-# The seeds of runs are below it. So the weights are not those that a run began with, which trained ones still resemble.
-SEED = 2**32
+# Hardly a seed of a run: the weights should not be those that the run began with, which trained ones still resemble. A seed of
+# more than 32 bits would not do: torch takes its lower 32 bits, so that 2**32 is 0.
+SEED = 20_251_209
 
 
 def untrained(run: TrainedRun) -> TrainedRun:

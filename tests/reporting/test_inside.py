@@ -141,6 +141,20 @@ def test_a_place_that_has_read_the_target_is_left_out(tmp_path: Path) -> None:
     assert draw("probes", read_run(run), 0) == draw("probes-layers", read_run(run), 0) == []
 
 
+def test_the_probe_that_was_chosen_on_problems_held_back_is_shown(tmp_path: Path) -> None:
+    """Though another has a better score by chance."""
+    run = make_run(tmp_path / "run")
+    rows = [row for row in look_inside.probes(random.Random(0)) if row.target == "cot 3" and row.place == "prompt -2"]
+    write_rows(
+        run, [replace(row, chosen=row.layer in (1, -1), score=0.4 if row.layer == 1 else 0.6) for row in rows], Probe
+    )
+    (figure,) = draw("probes", read_run(run), 0)
+    found = drawn(figure)
+    assert set(found["trained model"].values()) == {0.4} and set(found["raw input"].values()) == {0.6}
+    assert "chosen on problems that are not scored" in figure.caption
+    assert max(drawn(one("probes-layers", read_run(run)).figures["cot 3",])["trained model"].values()) == 0.6
+
+
 def test_the_line_stands_where_a_token_leaves(run: Path, history: History) -> None:
     tokens, quantity = draw("probes", history, 0)
     # Rows begin at the bottom, with the last token; token k is gone with k + 1 removed, the column of the same number.

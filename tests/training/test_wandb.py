@@ -6,6 +6,7 @@ import random
 import shutil
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import astuple, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -446,6 +447,10 @@ def test_a_look_inside_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Pat
     before = dict(os.environ)
     log_inside(folder, LoggerConfig(), "patch", [*rows, Probe], pictures, offline=True)
     assert dict(os.environ) == before
+    # W&B's own process lives on, and may write the end of the file a little later.
+    deadline = time.monotonic() + 60
+    while not records(folder, "exit") and time.monotonic() < deadline:
+        time.sleep(0.1)
     (run,) = {record.run_id: record for record in records(folder, "run")}.values()
     assert (run.job_type, run.project, run.display_name.split("/")[0]) == (
         "inside",
@@ -460,12 +465,14 @@ def test_a_look_inside_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Pat
         # W&B has the numbers of the tables on the disk, which have six digits.
         assert written["data"] == [[pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
                                     for value in astuple(row)] for row in found]  # fmt: skip
-    (row,) = logged(folder)[1]
-    shown = {key: value for key, value in row.items() if key.startswith("inside/")}
+    (row,) = records(folder, "history")
+    sent = {tuple(item.nested_key): json.loads(item.value_json) for item in row.item}
     names = {picture.stem for picture in pictures}
-    assert set(shown) == {"inside/swaps", "inside/fourier", *(f"inside/{name}" for name in names)} and names
+    shown = {key[0] for key in sent if key[0].startswith("inside/")}
+    assert names and shown == {"inside/swaps", "inside/fourier", *(f"inside/{name}" for name in names)}
     for name in names:
-        (image,) = folder.rglob(f"{name}_*.png")
+        assert sent[f"inside/{name}", "_type"] == "image-file"
+        (image,) = folder.rglob(Path(sent[f"inside/{name}", "path"]).name)
         assert image.read_bytes() == (tmp_path / "pictures" / f"{name}.png").read_bytes()
 
 

@@ -48,7 +48,7 @@ class Probes:
 
     Attributes:
         rows: the probes, constants included.
-        best: the best one of a target, stage and source.
+        best: the best one of a target, stage and source: the one that was chosen on problems held back from the fit, if there is one.
         best_of_layer: the best one of a target, stage, source and layer.
     """
 
@@ -68,7 +68,7 @@ class Probes:
         by_source = grouped(fair, lambda row: (row.target, stage_of(row), row.source))
         by_layer = grouped(fair, lambda row: (row.target, stage_of(row), row.source, row.layer))
         return cls(
-            fair, stages_of(rows), removal, {key: _best(found) for key, found in by_source.items()},
+            fair, stages_of(rows), removal, {key: _chosen(found) for key, found in by_source.items()},
             {key: _best(found) for key, found in by_layer.items()},
         )  # fmt: skip
 
@@ -113,6 +113,11 @@ def _best(rows: Sequence[Probe]) -> Probe:
     return max(rows, key=lambda row: row.score)
 
 
+def _chosen(rows: Sequence[Probe]) -> Probe:
+    """The probe that was chosen on problems held back from the fit; the best one if a table has none such."""
+    return _best([row for row in rows if row.chosen] or rows)
+
+
 def probe_maps(run: History, slug: str) -> list[HeatMap]:
     """Target by stage: the best probe over layers and places, beside its controls; a figure for each family of targets."""
     probes = Probes.of(run)
@@ -138,7 +143,11 @@ def _family(probes: Probes, slug: str, part: str, kind: str, targets: list[str])
 
     panels = [cells(source, title) for source, title in probes.sources(targets).items()]
     what = {"cot": "tokens of the CoT", "answer": "tokens of the answer"}.get(part, part.replace("_", " "))
-    caption = f"{_measure(kind)}, at the best layer and place. {FAIR} {CONTROLS}{_constant(probes, targets, kind)}"
+    is_chosen = all(row.chosen for key, row in probes.best.items() if key[0] in targets and key[2] != CONSTANT)
+    held_back = ", chosen on problems that are not scored" if is_chosen else ""
+    caption = (
+        f"{_measure(kind)}, at the best layer and place{held_back}. {FAIR} {CONTROLS}{_constant(probes, targets, kind)}"
+    )
     return HeatMap(
         slug, f"What can be read from the states: {what}", caption, f"Heat maps by target and stage. {ranges(panels, kind == 'class')}.",
         REMOVED, "", panels, label=_label(kind), percent=kind == "class", line=LEAVES if lines else "",

@@ -82,7 +82,7 @@ def ablation_map(run: History, slug: str) -> HeatMap | None:
     if not rows or is_empty(panels):
         return None
     caption = (
-        "Accuracy of the answer's tokens without the directions that the probe of a target reads, at the layer and place "
+        f"Accuracy of {_scored(rows)} without the directions that the probe of a target reads, at the layer and place "
         "where this costs most. Control: as many random directions, the least of all draws, with the same choice of layers and places. "
         "Dark on the left alone: the model uses what the probe reads."
     )
@@ -126,7 +126,7 @@ def _ablation_layers(rows: Sequence[Ablation], slug: str) -> HeatMap:
 
     panels = [cells("its directions taken out", "accuracy"), cells("random directions (mean)", "random_mean")]
     caption = (
-        f"Accuracy of {one.scored if one.scored not in ('answer', 'written') else f'{one.scored} tokens'} without the directions that the probe of {one.target} reads at one layer and place; "
+        f"Accuracy of {_scored(rows)} without the directions that the probe of {one.target} reads at one layer and place; "
         f"control: as many random directions. With nothing taken out: {percent(one.whole)} (n={one.num_scored}, {one.removed_tokens} CoT "
         "tokens removed)."
     )
@@ -134,6 +134,12 @@ def _ablation_layers(rows: Sequence[Ablation], slug: str) -> HeatMap:
         slug, f"Where taking {one.target} out costs accuracy", caption, f"Heat maps by layer and place. {ranges(panels)}.", "place", "layer",
         panels, columns=2,
     )  # fmt: skip
+
+
+def _scored(rows: Sequence[Ablation]) -> str:
+    """The tokens that the accuracies are about (`Ablation.scored`)."""
+    words = {"answer": "the answer's tokens", "written": "all tokens that are written"}
+    return " or ".join(words.get(name, name) for name in sorted({row.scored for row in rows}))
 
 
 def _ablation_text(row: Ablation) -> str:

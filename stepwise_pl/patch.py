@@ -58,7 +58,7 @@ class PatchConfig:
     fit_problems: int = 2000
     # Ablate each target where its linear probe is best (`best`), or at every place and layer (`all`).
     ablate: str = "best"
-    # The seed of pairs and random subspaces; at least 0.
+    # The seed of pairs and random changes; at least 0.
     seed: int = 0
     # Problems read at a time; at least 1.
     batch_size: int = 256

@@ -1,7 +1,7 @@
-"""Ablation: the directions that a linear probe reads are taken out of the states at one place and layer, and the answer is scored.
+"""Ablation: what a linear probe reads is taken out of the states at one place and layer, and the answer is scored.
 
-If the answer suffers more than without as many random directions, the model needs what the probe reads, there. If it does not
-suffer, the model does without: decodable is not used (amnesic probing, arXiv 2006.00995).
+If the answer suffers more than from random changes of the same size, the model needs what the probe reads, there. If it does
+not suffer, the model does without: decodable is not used (amnesic probing, arXiv 2006.00995).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepwise_pl.data.batch import CoTBatch
-from stepwise_pl.inside.directions import Problems, RidgeProbe, probes
+from stepwise_pl.inside.directions import Erasure, Problems, RidgeProbe, probes
 from stepwise_pl.inside.pairs import Ints
 from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.states import write_states
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 # Makes the edit of a view, given the whole batch and the view.
 EditOf = Callable[[CoTBatch, CoTBatch], Edit]
 
-# Random subspaces that the probe's is compared with.
+# Random changes that an erasure is compared with.
 RANDOM = 10
 
 
@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         scratch: a folder for the states, which are removed in the end.
-        seed: of the random subspaces.
+        seed: of the random changes.
         everywhere: ablate each target at every place and layer; otherwise where its probe is best.
         written: score the target itself if the model writes it, and otherwise all that it writes; not the answer alone.
     """
@@ -82,24 +82,15 @@ def accuracy(found: dict[Place, Floats], scored: str) -> float:
     return float(np.nanmean(np.concatenate(tokens)))
 
 
-def without(directions: Floats, mean: Floats, place: Place, layer: int, side: str) -> EditOf:
-    """Return the edit that takes directions, [width, dimensions], out of the states at a place before a block.
-
-    Their part of a state becomes that of the mean, [width], so that a state loses what tells it from others, and no more.
-    """
+def erased(erasure: Erasure, place: Place, layer: int, side: str) -> EditOf:
+    """Return the edit that makes an erasure at a place before a block."""
 
     def change(row: Tensor, number: Tensor, states: Tensor) -> Tensor:
-        basis, centre = (torch.from_numpy(each).to(states.device, torch.float32) for each in (directions, mean))
-        apart = states.float() - centre
-        return (states.float() - apart @ basis @ basis.T).to(states.dtype)
+        mean, reads, along = (torch.from_numpy(each).to(states.device) for each in erasure)
+        exact = states.double()  # a direction of small variance is read with large weights
+        return (exact - (exact - mean) @ reads @ along.T).to(states.dtype)
 
     return lambda whole, view: Edit(layer, columns(place, view, whole, side)[:, None], change)
-
-
-def random_directions(width: int, dimensions: int, seed: int) -> list[Floats]:
-    """Return orthonormal bases of random subspaces, `RANDOM` of [width, dimensions]."""
-    rng = np.random.default_rng([seed, dimensions])
-    return [np.linalg.qr(rng.standard_normal((width, dimensions)))[0] for _ in range(RANDOM)]
 
 
 @torch.inference_mode()
@@ -126,26 +117,21 @@ def ablations(
         ]
     progress(0.2)
     whole = hits(subject, problems.scored, batch_size)
-    controls: dict[tuple[Place, int, int], list[dict[Place, Floats]]] = {}
     out = []
     for probe, read in zip(found, decoded, strict=True):
-        basis = probe.directions()
-        width, dimensions = basis.shape
-
-        def hits_without(directions: Floats, probe: RidgeProbe = probe) -> dict[Place, Floats]:
-            edit = without(directions, probe.mean, probe.place, probe.layer, subject.side)
-            return hits(subject, problems.scored, batch_size, edit)
-
-        key = probe.place, probe.layer, dimensions
-        if key not in controls:
-            controls[key] = [hits_without(random) for random in random_directions(width, dimensions, settings.seed)]
         scored = _scored(probe.target, whole, settings.written)
-        random = [accuracy(each, scored) for each in controls[key]]
+
+        def left(erasure: Erasure, probe: RidgeProbe = probe, scored: str = scored) -> float:
+            edit = erased(erasure, probe.place, probe.layer, subject.side)
+            return accuracy(hits(subject, problems.scored, batch_size, edit), scored)
+
+        erasure, rng = probe.erasure(), np.random.default_rng(settings.seed)
+        random = [left(erasure.turned(rng)) for _ in range(RANDOM)]
         label = targets[probe.target][problems.scored]
         constant = float(np.unique(label, return_counts=True)[1].max() / len(label))
         out.append(
             Ablation(
-                *source, probe.layer, str(probe.place), str(probe.target), dimensions, accuracy(hits_without(basis), scored),
+                *source, probe.layer, str(probe.place), str(probe.target), erasure.dimensions, left(erasure),
                 float(np.mean(random)), min(random), max(random), accuracy(whole, scored), len(problems.scored), scored, read,
                 constant,
             )

@@ -1,8 +1,13 @@
-"""Linear probes by ridge regression, whose directions an ablation takes out of the states."""
+"""Linear probes by ridge regression, and the erasure of what they read from states.
+
+Taking the directions that a probe reads out of the states would not do. In trained models the same label shows in many directions:
+a second probe reads it as well as the first. Least-squares erasure (LEACE, arXiv 2306.03819) takes as many directions, along
+those in which the states differ by the label. Afterwards no linear probe reads the label from the states it was fitted on.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +62,7 @@ class RidgeProbe:
     Attributes:
         mean: of the states, [width].
         weight: [width, labels]; the prediction is the label with the largest output.
+        covariance: of the states with the one-hot labels, [width, labels].
         offset: [labels].
         labels: the labels as tokens, [labels].
         held_back: its accuracy on problems that it was not fitted on, but chosen by.
@@ -67,6 +73,7 @@ class RidgeProbe:
     layer: int
     mean: Floats
     weight: Floats
+    covariance: Floats
     offset: Floats
     labels: Ints
     held_back: float = 0.0
@@ -76,10 +83,45 @@ class RidgeProbe:
         outputs = (states - self.mean) @ self.weight + self.offset
         return float((self.labels[outputs.argmax(1)] == labels).mean())
 
-    def directions(self) -> Floats:
-        """Return an orthonormal basis of the directions that it reads, [width, dimensions]."""
-        basis, size, _ = np.linalg.svd(self.weight, full_matrices=False)
-        return np.asarray(basis[:, size > 1e-6 * max(size.max(), 1e-30)])
+    def erasure(self) -> "Erasure":
+        """Return the erasure of what linear probes read.
+
+        With the weights B of ridge regression and the covariance C it is x - C (B'C)^+ B'(x - mean). The covariance of the result
+        with the labels is C - C (B'C)^+ B'C = 0, whatever the penalty.
+        """
+        size, basis = np.linalg.eigh(self.weight.T @ self.covariance)  # symmetric: C' (covariance of the states)^-1 C
+        kept = size > 1e-6 * max(size.max(), 1e-30)
+        scaled = basis[:, kept] / np.sqrt(size[kept])
+        return Erasure(self.mean, self.weight @ scaled, self.covariance @ scaled)
+
+
+class Erasure(NamedTuple):
+    """A change of states, x - along reads'(x - mean), of as many dimensions as `reads` has columns.
+
+    Attributes:
+        mean: of the states, [width].
+        reads: the directions whose part of a state is taken out, [width, dimensions].
+        along: the directions along which a state moves, [width, dimensions].
+    """
+
+    mean: Floats
+    reads: Floats
+    along: Floats
+
+    @property
+    def dimensions(self) -> int:
+        """The number of directions."""
+        return int(self.reads.shape[1])
+
+    def turned(self, rng: np.random.Generator) -> "Erasure":
+        """Return a control: a state moves as far, and as far from the other states, but along random directions."""
+        basis, size = np.linalg.qr(self.along)  # [width, dimensions], [dimensions, dimensions]
+        random = np.linalg.qr(rng.standard_normal(basis.shape))[0]
+        return self._replace(along=random @ size)
+
+    def of(self, states: Floats) -> Floats:
+        """Return changed states; both [n, width]."""
+        return states - (states - self.mean) @ self.reads @ self.along.T
 
 
 def probes(problems: Problems, states: States, targets: Mapping[Place, Ints]) -> Iterator[RidgeProbe]:
@@ -126,10 +168,10 @@ class _Fit:
         centred = states - mean
         return cls(mean, centred, *np.linalg.eigh(centred.T @ centred / len(states)))
 
-    def solution(self, outputs: Floats, penalty: float) -> tuple[Floats, Floats]:
-        """Return weights, [width, labels], and offset, [labels], of ridge regression on outputs, [n, labels]."""
+    def solution(self, outputs: Floats, penalty: float) -> tuple[Floats, Floats, Floats]:
+        """Return weights and covariance, [width, labels], and offset, [labels], of ridge regression on outputs, [n, labels]."""
         offset = outputs.mean(0)
-        along = self.vectors.T @ (self.centred.T @ (outputs - offset)) / len(outputs)
+        covariance = self.centred.T @ (outputs - offset) / len(outputs)
         # States that are all the same have no variance.
         scale = self.values + max(penalty * self.values.mean(), 1e-30)
-        return self.vectors @ (along / scale[:, None]), offset
+        return self.vectors @ (self.vectors.T @ covariance / scale[:, None]), covariance, offset

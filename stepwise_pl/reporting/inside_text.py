@@ -86,12 +86,11 @@ def ablation_lines(ablations: Sequence[Ablation]) -> list[str]:
         ]
         for each in found.values()
     ]
-    head = ("ablations", "decoded", "place", "layer", "directions", "whole", "without", "without random [least, most]")
+    head = ("ablations", "decoded", "place", "layer", "directions", "whole", "without", "random change [least, most]")
     last = ablations[-1]
-    return [
-        *table(head, rows),
-        f"{last.checkpoint}; accuracy of the answer's tokens, teacher-forced, n={last.num_scored}.",
-    ]
+    of_answer = all(each.scored.startswith("answer") for each in found.values())
+    what = "the answer's tokens" if of_answer else "the target, or of all that is written if the target is gone"
+    return [*table(head, rows), f"{last.checkpoint}; accuracy of {what}, teacher-forced, n={last.num_scored}."]
 
 
 def swap_lines(swaps: Sequence[Swap]) -> list[str]:

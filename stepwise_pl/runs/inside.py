@@ -127,19 +127,19 @@ class Patch(Row):
 
 @dataclass(frozen=True)
 class Ablation(Row):
-    """The directions that a linear probe reads, taken out of the states at one layer and place.
+    """What a linear probe reads, taken out of the states at one layer and place by least-squares erasure (arXiv 2306.03819).
 
     Attributes:
         target: what the probe reads.
-        dimensions: the number of directions.
-        accuracy: of the tokens `scored`, teacher-forced, without these directions.
-        random_low, random_high: least and most of the same with as many random directions taken out instead.
+        dimensions: the number of directions that are read.
+        accuracy: of the tokens `scored`, teacher-forced, without what the probe reads.
+        random_low, random_high: least and most of the same after changes of the same size along random directions.
         random_mean: mean of the same.
         whole: accuracy with nothing taken out.
         num_scored: problems.
         scored: the tokens that the accuracies are about: one, as a place; or `answer`, the share of all its tokens; or `written`,
             that of the CoT that is left and the answer.
-        decoded: accuracy of the probe that reads these directions.
+        decoded: accuracy of the probe.
         constant: accuracy of the label that is most frequent.
     """
 

@@ -60,7 +60,7 @@ def _patch_text(row: Patch) -> str:
 
 
 def ablation_map(run: History, slug: str) -> HeatMap | None:
-    """Target by stage: least accuracy without the directions of the probe, without random ones, and with all; None if there is nothing."""
+    """Target by stage: least accuracy without what the probe reads, after random changes, and with nothing taken out; None if there is nothing."""
     rows = kept_rows(run.inside.ablations)
     targets = names(reversed(in_order(row.target for row in rows)))
     found = grouped(rows, lambda row: (stage_of(row), row.target))
@@ -82,8 +82,8 @@ def ablation_map(run: History, slug: str) -> HeatMap | None:
     if not rows or is_empty(panels):
         return None
     caption = (
-        f"Accuracy of {_scored(rows)} without the directions that the probe of a target reads, at the layer and place "
-        "where this costs most. Control: as many random directions, the least of all draws, with the same choice of layers and places. "
+        f"Accuracy of {_scored(rows)} without what linear probes of a target read, at the layer and place where this costs most. "
+        "Control: changes of the same size along random directions, the least of all draws, with the same choice of layers and places. "
         "Dark on the left alone: the model uses what the probe reads."
     )
     return HeatMap(
@@ -93,7 +93,7 @@ def ablation_map(run: History, slug: str) -> HeatMap | None:
 
 
 def ablation_menu(run: History, slug: str) -> Menu | None:
-    """Layer by place: accuracy without the directions of the probe and without random ones; for each stage and target.
+    """Layer by place: accuracy without what the probe reads, and after random changes; for each stage and target.
 
     None if no target was tried at more than one layer or place.
     """
@@ -126,8 +126,8 @@ def _ablation_layers(rows: Sequence[Ablation], slug: str) -> HeatMap:
 
     panels = [cells("its directions taken out", "accuracy"), cells("random directions (mean)", "random_mean")]
     caption = (
-        f"Accuracy of {_scored(rows)} without the directions that the probe of {one.target} reads at one layer and place; "
-        f"control: as many random directions. With nothing taken out: {percent(one.whole)} (n={one.num_scored}, {one.removed_tokens} CoT "
+        f"Accuracy of {_scored(rows)} without what linear probes of {one.target} read at one layer and place; control: changes of "
+        f"the same size along random directions. With nothing taken out: {percent(one.whole)} (n={one.num_scored}, {one.removed_tokens} CoT "
         "tokens removed)."
     )
     return HeatMap(
@@ -146,7 +146,7 @@ def _ablation_text(row: Ablation) -> str:
     probe = "" if math.isnan(row.decoded) else f"\nthe probe: {percent(row.decoded)}, constant {percent(row.constant)}"
     return (
         f"{row.target}, layer {row.layer}, place {row.place}\nwithout its {row.dimensions} directions: {percent(row.accuracy)}\n"
-        f"without random ones: {percent(row.random_mean)}, {percent(row.random_low)} to {percent(row.random_high)}\n"
+        f"after random changes of the same size: {percent(row.random_mean)}, {percent(row.random_low)} to {percent(row.random_high)}\n"
         f"nothing taken out: {percent(row.whole)}, n={row.num_scored}" + probe
     )
 

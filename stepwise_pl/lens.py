@@ -1,22 +1,18 @@
 """`python -m stepwise_pl.lens run=<folder>`: logit lens, attention, geometry of digits and similarity of a run's kept checkpoints."""
 
-import contextlib
-import logging
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.looks import LookConfig, checkpoints_of, look_at_each, run_folders
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import make_folder, write_json
-from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.disk import write_json
+from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.text import counted
-from stepwise_pl.runs.folder import kept_checkpoints
 from stepwise_pl.runs.inside import FOLDER, Attention, Fourier, Lens, Similarity, write_grids, write_rows
 from stepwise_pl.runs.saved_config import require_same_files
 
@@ -27,23 +23,13 @@ if TYPE_CHECKING:
     from stepwise_pl.models.trained_run import TrainedRun
     from stepwise_pl.tasks import Example
 
-log = logging.getLogger(__name__)
-
-ALL = "all"
 LEAST_PROBLEMS = 4  # for an unbiased CKA
 
 
 @dataclass
-class LensConfig:
+class LensConfig(LookConfig):
     """A look inside trained runs: `python -m stepwise_pl.lens run=<folder>`, or several run and sweep folders."""
 
-    # The run folder.
-    run: str = setting("", path=True)
-    # Several run folders, or folders above them, such as that of a sweep, instead.
-    runs: list[str] = setting(factory=list, path=True)
-    # `all`: every checkpoint of `trainer.keep_every_removed`, or the best if none was kept. Else `best`, `last`, `good`,
-    # `removed-<k>` (`stage-<k>` if stages have names), or a file.
-    checkpoint: str = setting(ALL, path=True)
     # Problems of the test split, from its start; at least 4.
     problems: int = 500
     # The first of them, whose lens is written word by word to lens.jsonl; 0: none.
@@ -60,25 +46,15 @@ class LensConfig:
     beside: list[str] = setting(factory=list, path=True)
     # Problems read at a time; at least 1.
     batch_size: int = 100
-    # The device: `cpu`, `gpu`, or `auto`: a GPU if there is one.
-    accelerator: str = "auto"
-    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
-    plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
-        if not self.run and not self.runs:
-            raise UserError("run is not set: python -m stepwise_pl.lens run=<run folder>")
-        if self.run and self.runs:
-            raise UserError(f"run={self.run} and {' '.join(self.runs)}: give all folders in one way")
-        for folder in self.runs:
-            require(self.runs.count(folder) == 1, "runs", folder, "is given twice")
+        self.check("lens")
         require(self.problems >= LEAST_PROBLEMS, "problems", self.problems, f"must be at least {LEAST_PROBLEMS}")
         require(self.shown >= 0, "shown", self.shown, "must be at least 0")
         require(self.prompt_places is None or self.prompt_places >= 1, "prompt_places", self.prompt_places,
                 "must be at least 1")  # fmt: skip
         for key in ("places", "tokens", "batch_size", "attention_rows"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
-        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
 
 
 def lens(config: LensConfig) -> list[dict[str, Any]]:
@@ -93,30 +69,7 @@ def lens(config: LensConfig) -> list[dict[str, Any]]:
     from stepwise_pl.models.trained_run import device_of
 
     device = device_of(config.accelerator)
-    folders = run_folders(config)
-    found: list[dict[str, Any]] = []
-    for folder in folders:
-        try:
-            found.append(look_at(folder, config, device))
-        except UserError as error:
-            if len(folders) == 1:
-                raise
-            log.warning("%s: %s; the others go on without it", folder, error)
-    if not found:
-        raise UserError(f"none of {len(folders)} runs could be looked at; the lines above say why")
-    return found
-
-
-def run_folders(config: LensConfig) -> list[Path]:
-    """Return the folders of the runs that are asked for. Raise `UserError` if there is none."""
-    from stepwise_pl.reporting.history import find_runs
-
-    paths, notes = find_runs(config.runs or [config.run])
-    if not paths:
-        raise UserError(f"no run to look at: {'; '.join(notes)}. Give folders of runs, or folders above them")
-    for note in notes:
-        log.warning("%s", note)
-    return paths
+    return list(look_at_each(run_folders(config), lambda folder: look_at(folder, config, device)).values())
 
 
 def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[str, Any]:
@@ -132,16 +85,17 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
 
     from stepwise_pl.evaluation.problems import digest
     from stepwise_pl.inside.overview import PHASES, Overview
+    from stepwise_pl.inside.scratch import temporary_folder
     from stepwise_pl.models.trained_run import load_run
     from stepwise_pl.reporting.lens_text import lens_lines
     from stepwise_pl.tasks import ExampleList
 
     began = time.monotonic()
-    names = checkpoints_of(folder, config.checkpoint)
+    names = checkpoints_of(folder, config)
     run = load_run(str(folder), names[0])
     texts = held_out(run, config.problems)
     with (
-        scratch_in(folder / FOLDER) as scratch,
+        temporary_folder(folder / FOLDER) as scratch,
         logging_redirect_tqdm(),
         tqdm(total=PHASES * len(names), file=sys.stderr, disable=None, leave=False) as bar,
     ):
@@ -171,19 +125,13 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
     head = f"{folder}: {counted(len(names), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
     lines = lens_lines(tables.lens, tables.fourier, tables.similarity, facts)
     say("\n".join([head, "", *lines, "", f"written to {folder / FOLDER}: {', '.join(path.name for path in written)}"]))
+    if config.wandb:
+        from stepwise_pl.reporting.inside_files import pictures_of
+        from stepwise_pl.training.wandb_inside import log_inside
+
+        with pictures_of(folder, "lens") as pictures:
+            log_inside(folder, "lens", pictures, config.offline)
     return facts
-
-
-@contextlib.contextmanager
-def scratch_in(folder: Path) -> Iterator[Path]:
-    """Make a temporary folder inside another. If nothing has been put into that one in the end, it goes, too."""
-    make_folder(folder, "run", probe=False)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".states-", dir=folder) as scratch:
-            yield Path(scratch)
-    finally:
-        with contextlib.suppress(OSError):  # it is not empty
-            folder.rmdir()
 
 
 def write_tables(folder: Path, tables: "Tables", facts: dict[str, Any]) -> list[Path]:
@@ -194,13 +142,6 @@ def write_tables(folder: Path, tables: "Tables", facts: dict[str, Any]) -> list[
     ]  # fmt: skip
     write_json(folder / FOLDER / "lens.json", facts)
     return [*files, folder / FOLDER / "lens.json"]
-
-
-def checkpoints_of(folder: Path, checkpoint: str) -> list[str]:
-    """Return the names of the checkpoints that are asked for. A run that kept none of its stages has its best, or its last."""
-    if checkpoint != ALL:
-        return [checkpoint]
-    return [path.stem for path in kept_checkpoints(folder / "checkpoints")] or ["best"]
 
 
 def held_out(run: "TrainedRun", count: int) -> "list[Example]":

@@ -11,11 +11,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.looks import (
+    ALL,
+    LookConfig,
+    checkpoints_of,
+    look_at_each,
+    require_places,
+    run_folders,
+)
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
-from stepwise_pl.common.settings import setting
-from stepwise_pl.runs.folder import kept_checkpoints, require_run
 from stepwise_pl.runs.inside import FOLDER, Ablation, Patch, Swap, write_rows
 from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files
@@ -26,24 +32,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stepwise_pl")
 
-# In the place of a checkpoint: every one that the run kept.
-ALL = "all"
-PARTS = ("prompt", "thought", "cot", "answer")
 BAR = "|{bar}| {desc}, {percentage:.0f}%, {elapsed}, left {remaining}"
 # The shares of a checkpoint's time, about.
 PATCHES, ABLATIONS = 0.65, 0.35
 
 
 @dataclass
-class PatchConfig:
+class PatchConfig(LookConfig):
     """Patches, ablations and swaps in trained runs: `python -m stepwise_pl.patch run=<folder>`."""
 
-    # The run folder.
-    run: str = setting("", path=True)
-    # Several run folders, or folders above them, such as that of a sweep. Words without a key are such folders.
-    runs: list[str] = setting(factory=list, path=True)
-    # `all`: every checkpoint of `trainer.keep_every_removed`, or `best` if the run kept none; or `best`, `last`, `removed-<k>`, a file.
-    checkpoint: str = setting(ALL, path=True)
     # The tokens that are scored: those of the `answer`, given the CoT that is left; or all that is `written`, CoT included.
     token: str = "answer"
     # Pairs of problems for each word of the prompt; at least 1.
@@ -62,27 +59,14 @@ class PatchConfig:
     seed: int = 0
     # Problems read at a time; at least 1.
     batch_size: int = 256
-    # The device: `cpu`, `gpu`, or `auto`, the GPU if there is one.
-    accelerator: str = "auto"
-    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
-    plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            require_run(self.run, "patch")
-        elif self.run:
-            raise UserError(f"run={self.run} and {', '.join(self.runs)}: give all folders in one way")
-        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        self.check("patch")
         one_of("token", self.token, ("answer", "written"))
         one_of("ablate", self.ablate, ("best", ALL))
         for key, least in (("pairs", 1), ("problems", 0), ("fit_problems", 2), ("seed", 0), ("batch_size", 1)):
             require(getattr(self, key) >= least, key, getattr(self, key), f"must be at least {least}")
-        for name in self.places:
-            part, _, number = name.partition(" ")
-            is_place = part in PARTS and (not number or number.lstrip("-").isdigit())
-            require(
-                is_place, "places", name, f"must be one of {', '.join(PARTS)}, or one of its tokens, as `prompt -1`"
-            )
+        require_places(self.places)
         for layer in self.layers:
             require(layer >= 0, "layers", layer, "must be at least 0")
 
@@ -107,27 +91,10 @@ def patch(config: PatchConfig) -> list[Path]:
         UserError: no run can be looked into.
     """
     from stepwise_pl.models.trained_run import device_of
-    from stepwise_pl.reporting.history import find_runs
 
     device_of(config.accelerator)  # before any run is read
-    folders, notes = find_runs(config.runs or [config.run])
-    if not folders:
-        raise UserError(f"nothing to patch: {'; '.join(notes)}. Give folders of runs, or folders above them")
-    for note in notes:
-        log.warning("%s", note)
     known: dict[str, Texts] = {}
-    done: list[Path] = []
-    for folder in folders:
-        try:
-            look_into(folder, config, known)
-            done.append(folder)
-        except UserError as error:
-            if len(folders) == 1:
-                raise
-            log.warning("%s: %s; the other runs go on", folder, error)
-    if not done:
-        raise UserError(f"none of the {len(folders)} runs can be looked into; the lines above say why")
-    return done
+    return list(look_at_each(run_folders(config), lambda folder: look_into(folder, config, known)))
 
 
 def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Findings:
@@ -154,6 +121,12 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> F
     lines = [patch_lines(found.patches, found.checkpoints), ablation_lines(found.ablations), swap_lines(found.swaps)]
     tables = "\n\n".join("\n".join(part) for part in lines if part)
     say(f"{folder}\n\n{tables}\n\nwritten to      {folder / FOLDER}\n")
+    if config.wandb:
+        from stepwise_pl.reporting.inside_files import pictures_of
+        from stepwise_pl.training.wandb_inside import log_inside
+
+        with pictures_of(folder, "patch") as pictures:
+            log_inside(folder, "patch", pictures, config.offline)
     return found
 
 
@@ -168,7 +141,7 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
     """
     from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
 
-    names, found = checkpoint_names(folder, config.checkpoint), Findings()
+    names, found = checkpoints_of(folder, config), Findings()
     with logging_redirect_tqdm(), tqdm(total=len(names), bar_format=BAR, disable=not sys.stderr.isatty()) as bar:
 
         def patched(share: float) -> None:
@@ -199,12 +172,6 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
     if not found.checkpoints:
         raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read")
     return found
-
-
-def checkpoint_names(folder: Path, asked: str) -> list[str]:
-    """Return the checkpoints to look into: those that the run kept, or else its best; or the one that is asked for."""
-    kept = [path.stem for path in kept_checkpoints(folder / "checkpoints")]
-    return (kept or ["best"]) if asked == ALL else [asked]
 
 
 def load(folder: Path, checkpoint: str, config: PatchConfig) -> "TrainedRun":

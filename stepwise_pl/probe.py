@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.looks import LookConfig, checkpoints_of, look_at_each, require_places, run_folders
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.text import duration
-from stepwise_pl.runs.folder import kept_checkpoints, require_run
 from stepwise_pl.runs.inside import FOLDER, Probe, write_rows
 from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files
@@ -26,24 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stepwise_pl")
 
-# In the place of a checkpoint: every one that the run kept of its stages.
-ALL = "all"
-PARTS = ("prompt", "thought", "cot", "answer")
-
 
 @dataclass
-class ProbeConfig:
+class ProbeConfig(LookConfig):
     """Probes of the hidden states of trained runs: `python -m stepwise_pl.probe run=<folder>`."""
 
-    # The run folder. Several are named without a key.
-    run: str = setting("", path=True)
-    # Run folders, or folders above them, such as that of a sweep; named without a key. Each run gets its own tables.
-    runs: list[str] = setting(factory=list, path=True)
-    # `all`: every checkpoint of `trainer.keep_every_removed`, or the best one if the run kept none; or `best`, `last`,
-    # `removed-<k>` (`stage-<k>` if stages have names), or a file.
-    checkpoint: str = setting(ALL, path=True)
-    # Of the kept checkpoints only every so many, from the first on, and the last; at least 1.
-    every: int = 1
     # What is looked for, by name (`cot 3`) or by the first word of names (`cot`, `answer`, `running_sum`); empty: everything.
     targets: list[str] = setting(factory=list)
     # Problems of the training split to fit probes on, at most; at least 20.
@@ -66,27 +53,16 @@ class ProbeConfig:
     disk_gb: float = 4.0
     # Problems that the model reads at a time; at least 1.
     batch_size: int = 200
-    # The device of the model: `cpu`, `gpu`, or `auto`: a GPU if there is one.
-    accelerator: str = "auto"
-    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
-    plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
-        if self.run or not self.runs:
-            require_run(self.run, "probe")
-        for key, least in (("problems", 20), ("scored", 10), ("prompt_places", 1), ("batch_size", 1), ("every", 1)):
+        self.check("probe")
+        for key, least in (("problems", 20), ("scored", 10), ("prompt_places", 1), ("batch_size", 1)):
             require(getattr(self, key) >= least, key, getattr(self, key), f"must be at least {least}")
         one_of("split", self.split, ("operands", "problems"))
         one_of("mlp", self.mlp, ("chosen", "all", "none"))
         one_of("code", self.code, ("chosen", "none"))
-        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         require(0 < self.disk_gb < float("inf"), "disk_gb", self.disk_gb, "must be above 0")
-        for name in self.places:
-            part, _, number = name.partition(" ")
-            is_place = part in PARTS and (not number or number.removeprefix("-").isdigit())
-            require(
-                is_place, "places", name, f"must be one of {', '.join(PARTS)}, or one with a number, such as 'cot 3'"
-            )
+        require_places(self.places)
         require(all(layer >= 0 for layer in self.layers), "layers", self.layers, "must be at least 0")
 
 
@@ -99,28 +75,25 @@ def probe(config: ProbeConfig) -> dict[str, list[Probe]]:
     Raises:
         UserError: there is nothing to probe in the run, or in none of several.
     """
-    from stepwise_pl.reporting.history import find_runs
     from stepwise_pl.reporting.probe_text import probe_lines
 
-    folders, notes = find_runs([*([config.run] if config.run else []), *config.runs])
-    for note in notes:
-        log.warning("%s", note)
-    if not folders:
-        raise UserError(f"nothing to probe: {'; '.join(notes)}. Give folders of runs, or folders above them")
-    done: dict[str, list[Probe]] = {}
-    for folder in folders:
-        try:
-            rows, lines = probe_run(folder, config)
-        except UserError as error:
-            if len(folders) == 1:
-                raise
-            log.warning("%s: %s; the other runs go on", folder, error)
-            continue
-        done[str(folder)] = rows
-        say("\n".join([*([""] if len(done) > 1 else []), *lines[:1], "", *probe_lines(rows), "", *lines[1:]]))
-    if not done:
-        raise UserError("no run could be probed")
-    return done
+    is_first = True
+
+    def probed(folder: Path) -> list[Probe]:
+        nonlocal is_first
+        rows, lines = probe_run(folder, config)
+        say("\n".join([*([] if is_first else [""]), *lines[:1], "", *probe_lines(rows), "", *lines[1:]]))
+        is_first = False
+        if config.wandb:
+            from stepwise_pl.reporting.inside_files import pictures_of
+            from stepwise_pl.training.wandb_inside import log_inside
+
+            with pictures_of(folder, "probe") as pictures:
+                log_inside(folder, "probe", pictures, config.offline)
+        return rows
+
+    found = look_at_each(run_folders(config), probed)
+    return {str(folder): rows for folder, rows in found.items()}
 
 
 def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]]:
@@ -133,13 +106,13 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
         UserError: a checkpoint or the data cannot be read, or there is nothing to probe.
     """
     from stepwise_pl.inside.look import Look
-    from stepwise_pl.inside.reader import temporary_folder
+    from stepwise_pl.inside.scratch import temporary_folder
 
     began = time.monotonic()
     names = checkpoints_of(folder, config)
     look: Look | None = None
     rows: list[Probe] = []
-    digests: dict[str, str | None] = {}
+    checkpoints: list[dict[str, Any]] = []
     with temporary_folder(folder / FOLDER) as states:
         for number, name in enumerate(names, start=1):
             run = load(folder, name, config)
@@ -147,7 +120,9 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
                 require_same_files(folder, run.config.task)
                 look = Look.of(run, config)
                 log.info("%s: %s", folder, look.line(run, len(names)))
-            digests[run.checkpoint.name] = digest_of(run.checkpoint)
+            checkpoints.append({
+                "checkpoint": run.checkpoint.stem, "digest": digest_of(run.checkpoint), "step": run.step
+            })  # fmt: skip
             turn = f"{run.checkpoint.name}{f' ({number} of {len(names)})' if len(names) > 1 else ''}"
             rows += look.rows(run, states, partial(progress, turn))
             del run  # The next checkpoint is read into the memory that this one leaves.
@@ -156,20 +131,12 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
         raise UserError(f"places={config.places}: no checkpoint of {folder} has such a place")
     seconds = time.monotonic() - began
     table = write_rows(folder, rows, Probe)
-    about = {"settings": asdict(config), "checkpoints": digests, **look.about(), "seconds": round(seconds, 1)}
+    about = {"settings": asdict(config), "checkpoints": checkpoints, **look.about(), "seconds": round(seconds, 1)}
     write_json(folder / FOLDER / "probe.json", about)
     return rows, [
         f"probes of {folder}: {look.problems.line(look.task)}",
         f"written to {table} ({len(rows):,} rows, {duration(seconds)})",
     ]
-
-
-def checkpoints_of(folder: Path, config: ProbeConfig) -> list[str]:
-    """Return the names of the checkpoints to probe: for `all` those that the run kept of its stages, or the best one if it kept none."""
-    if config.checkpoint != ALL:
-        return [config.checkpoint]
-    kept = [path.stem for path in kept_checkpoints(folder / "checkpoints")]
-    return list(dict.fromkeys([*kept[:: config.every], *kept[-1:]])) or ["best"]
 
 
 def load(folder: Path, checkpoint: str, config: ProbeConfig) -> "TrainedRun":

@@ -7,7 +7,6 @@ not suffer, the model does without: decodable is not used (amnesic probing, arXi
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.inside.directions import Erasure, Problems, RidgeProbe, probes
 from stepwise_pl.inside.pairs import Ints
 from stepwise_pl.inside.places import Place, columns
+from stepwise_pl.inside.scratch import temporary_folder
 from stepwise_pl.inside.states import write_states
 from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.models.edits import Edit
@@ -36,7 +36,7 @@ class Settings:
     """How an ablation is made.
 
     Attributes:
-        scratch: a folder for the states, which are removed in the end.
+        scratch: the folder in which the states lie for a time.
         seed: of the random changes.
         everywhere: ablate each target at every place and layer; otherwise where its probe is best.
         written: score the target itself if the model writes it, and otherwise all that it writes; not the answer alone.
@@ -107,8 +107,8 @@ def ablations(
     subject, targets, batch_size = problems.subject, problems.targets(), settings.batch_size
     if not (places and layers and targets):
         return []
-    with TemporaryDirectory(dir=settings.scratch, prefix=".states-") as scratch:
-        states = write_states(subject, places, layers, Path(scratch) / "states", batch_size)
+    with temporary_folder(settings.scratch) as scratch:
+        states = write_states(subject, places, layers, scratch / "states", batch_size)
         fitted = probes(problems, states, targets)
         found = list(fitted) if settings.everywhere else _best(fitted)
         decoded = [

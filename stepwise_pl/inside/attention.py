@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.inside.places import Place, columns
-from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import blocks
 from stepwise_pl.runs.inside import Attention
@@ -117,12 +117,12 @@ def no_attention(model: PreTrainedModel, why: str) -> UserError:
     )
 
 
-def attention_rows(attention: Tensor, places: Sequence[Place], where: tuple[str, int, int]) -> list[Attention]:
+def attention_rows(attention: Tensor, places: Sequence[Place], where: Source) -> list[Attention]:
     """Return the rows of a mean over problems: one for each place up to the query, and one for all other tokens together.
 
     Args:
         attention: [layers, heads, places, places].
-        where: checkpoint, removed tokens and stage.
+        where: the checkpoint.
     """
     rows: list[Attention] = []
     for layer, of_layer in enumerate(attention.tolist(), start=1):

@@ -1,4 +1,4 @@
-"""What `patch` does with a checkpoint: patches and swaps of pairs of problems, and ablations."""
+"""One checkpoint under `patch`: patches and swaps of pairs of problems, and ablations."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.swaps import swap_rows, swaps
 from stepwise_pl.models.trained_run import TrainedRun
-from stepwise_pl.runs.inside import Ablation, Patch, Swap
+from stepwise_pl.runs.inside import FOLDER, Ablation, Patch, Swap
 from stepwise_pl.tasks import Example, ExampleList
 
 log = logging.getLogger("stepwise_pl")
@@ -125,7 +125,9 @@ def ablations_of(run: TrainedRun, texts: Texts, wanted: Wanted, progress: Progre
     subject = Subject.of(run, [text for part in parts for text in part])
     problems = Problems(subject, *np.split(np.arange(ends[-1]), ends[:-1]))
     places = chosen(places_of(subject.batches(wanted.batch_size), subject.side), wanted.places)
-    settings = Settings(run.path, wanted.batch_size, wanted.seed, wanted.ablate == "all", wanted.token == "written")
+    settings = Settings(
+        run.path / FOLDER, wanted.batch_size, wanted.seed, wanted.ablate == "all", wanted.token == "written"
+    )
     return ablations(problems, Source.of(run), places, layers_of(run, wanted.layers), settings, progress)
 
 

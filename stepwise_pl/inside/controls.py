@@ -1,4 +1,4 @@
-"""What probes are compared with besides a model with random weights: the tokens themselves (arXiv 2606.12689)."""
+"""The tokens themselves as a control: probes of states are compared with probes of what has been read (arXiv 2606.12689)."""
 
 import numpy as np
 import numpy.typing as npt

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.inside.pairs import Ints, is_written, tokens_at
+from stepwise_pl.inside.pairs import Ints, is_written
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.states import States
 from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.tokens import tokens_at
 
 Floats = npt.NDArray[np.float64]
 

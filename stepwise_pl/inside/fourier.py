@@ -15,7 +15,7 @@ import torch
 
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.states import States
-from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.tokens import targets_at
 from stepwise_pl.runs.inside import Fourier
 
@@ -73,13 +73,13 @@ def _of_noise(name: str, digits: int, width: int) -> tuple[float, float]:
     return float(fits.mean()), float(np.quantile(fits, 0.95))
 
 
-def fourier_rows(vectors: Floats, what: str, where: tuple[str, int, int]) -> list[Fourier]:
+def fourier_rows(vectors: Floats, what: str, where: Source) -> list[Fourier]:
     """Return the fit of the vectors of digits in every basis; none if they are all equal.
 
     Args:
         vectors: [digits, width].
         what: names the vectors.
-        where: checkpoint, removed tokens and stage.
+        where: the checkpoint.
     """
     digits, width = vectors.shape
     rng = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def fourier_rows(vectors: Floats, what: str, where: tuple[str, int, int]) -> lis
     return rows
 
 
-def fourier_of_embeddings(subject: Subject, digits: Sequence[int], where: tuple[str, int, int]) -> list[Fourier]:
+def fourier_of_embeddings(subject: Subject, digits: Sequence[int], where: Source) -> list[Fourier]:
     """Return the fit of the digits' rows in the embedding, and in the output embedding if that is another."""
     model: Any = subject.learner.model
     tables = {"embedding": model.get_input_embeddings().weight.detach()}  # [vocabulary, width]
@@ -108,9 +108,7 @@ def fourier_of_embeddings(subject: Subject, digits: Sequence[int], where: tuple[
     return rows
 
 
-def fourier_of_states(
-    subject: Subject, states: States, digits: Sequence[int], where: tuple[str, int, int]
-) -> list[Fourier]:
+def fourier_of_states(subject: Subject, states: States, digits: Sequence[int], where: Source) -> list[Fourier]:
     """Return the fit of the mean states by the digit that the model has to say next, where it is each of them in enough problems."""
     following = targets_at(subject, states.places).numpy()  # [places, problems]
     rows: list[Fourier] = []

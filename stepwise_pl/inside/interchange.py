@@ -88,7 +88,7 @@ def read_states(learner: Learner, view: CoTBatch, column: Tensor, layers: Sequen
 
 @dataclass(frozen=True)
 class Moves:
-    """What a patch has done to some pairs; all [pairs].
+    """The effect of a patch on some pairs; all [pairs].
 
     Attributes:
         pair: their numbers.

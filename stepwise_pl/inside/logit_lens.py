@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.states import States
-from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.tokens import named_columns, targets_at, tokens_at, written
 from stepwise_pl.models.blocks import blocks, kept_states
 from stepwise_pl.models.forward import PLAIN_HEADS, model_inputs
@@ -103,20 +104,18 @@ def _final_norm(model: PreTrainedModel) -> nn.Module:
 
 
 @torch.inference_mode()
-def lens_rows(
-    subject: Subject, states: States, tokens: Sequence[Place], where: tuple[str, int, int], source: str
-) -> list[Lens]:
+def lens_rows(subject: Subject, states: States, tokens: Sequence[Place], where: Source, source: str) -> list[Lens]:
     """Return the lens at all places and layers of some states, for each token looked for, and for the next one.
 
     Args:
         tokens: places of the whole example that all problems have.
-        where: checkpoint, removed tokens and stage.
+        where: the checkpoint.
 
     Raises:
         UserError: see `Unembedding.of`.
     """
     unembedding = Unembedding.of(subject.learner.model)
-    wanted = tokens_at(subject, tokens)  # [tokens, problems]
+    wanted = torch.from_numpy(np.stack([tokens_at(subject, token) for token in tokens]))  # [tokens, problems]
     following = targets_at(subject, states.places)  # [places, problems]
     rows: list[Lens] = []
     for place, after in zip(states.places, following, strict=True):
@@ -156,7 +155,7 @@ def _chance(top: Tensor, ids: Tensor, size: int) -> float:
 
 
 @torch.inference_mode()
-def grids(subject: Subject, where: tuple[str, int, int], batch_size: int) -> list[Grid]:
+def grids(subject: Subject, where: Source, batch_size: int) -> list[Grid]:
     """Return the lens on each problem of a subject, word by word, at all of its places.
 
     Raises:

@@ -19,10 +19,9 @@ from stepwise_pl.inside.problems import Problems, draw_problems
 from stepwise_pl.inside.reader import StatesReader
 from stepwise_pl.inside.ridge import Sides
 from stepwise_pl.inside.states import num_bytes
-from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.targets import targets_of
 from stepwise_pl.inside.untrained import untrained
-from stepwise_pl.models.architecture import check_positions
 from stepwise_pl.models.trained_run import TrainedRun
 from stepwise_pl.runs.inside import RANDOM, Probe
 from stepwise_pl.tasks import Task
@@ -32,7 +31,7 @@ Progress = Callable[[int], AbstractContextManager[Callable[[], Any]]]
 
 
 class Wanted(Protocol):
-    """What is asked for (`ProbeConfig`)."""
+    """The settings of `probe` (`ProbeConfig`)."""
 
     targets: list[str]
     problems: int
@@ -118,13 +117,7 @@ class Look:
 
     def subject(self, run: TrainedRun) -> Subject:
         """Return the model of a checkpoint with the problems. Raise `UserError` if they are too long for it."""
-        method = run.config.method
-        stage = min(run.stage, method.last_stage(run.limits))
-        removed = method.removed(stage, run.limits)
-        everything = removed >= run.limits.max_removed
-        gone = 0 if method.keep_position else int(self.encoded.units.max()) if everything else removed
-        check_positions(run.model, self.encoded.longest(gone, method.side) + method.added(stage, run.limits))
-        return Subject(run.learner, run.tokenizer, run.limits, stage, self.problems.texts, self.encoded)
+        return Subject.of_encoded(run, self.problems.texts, self.encoded)
 
     def rows(self, run: TrainedRun, folder: Path, progress: Progress) -> list[Probe]:
         """Probe a checkpoint; none if it has no place that is wanted.
@@ -146,7 +139,7 @@ class Look:
             raw = RawSource(RawTokens(subject, places, self.wanted.batch_size))
             found += [each for control in (random, raw) for each in self.bench.probe(control, given_from, beside=found)]
         found += self.bench.constant()
-        return [self.bench.row(each, run.checkpoint.stem, run.removed_tokens, subject.stage) for each in found]
+        return [self.bench.row(each, Source.of(run)) for each in found]
 
     def _reader(self, subject: Subject, places: Sequence[Place], folder: Path) -> StatesReader:
         return StatesReader(subject, places, self.layers, folder, self.wanted.disk_gb * 1e9, self.wanted.batch_size)

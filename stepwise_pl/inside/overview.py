@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +17,9 @@ from stepwise_pl.inside.logit_lens import grids, lens_rows
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.similarity import similarity_rows
 from stepwise_pl.inside.states import States, num_bytes, write_states
-from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.tokens import BATCH_SIZE, copies, digit_tokens, gone, looked_for
 from stepwise_pl.inside.untrained import untrained
-from stepwise_pl.models.architecture import check_positions
 from stepwise_pl.models.trained_run import TrainedRun, load_run
 from stepwise_pl.runs.inside import Attention, Fourier, Grid, Lens, Similarity
 from stepwise_pl.runs.predictions import digest_of
@@ -47,7 +46,7 @@ class Asked(Protocol):
 
 @dataclass
 class Tables:
-    """What a look has found: the rows of all tables, and facts about them.
+    """The findings of a look: the rows of all tables, and facts about them.
 
     Attributes:
         checkpoints: an entry for each checkpoint: its name, digest, step, stage, places, and tokens that are gone.
@@ -110,8 +109,7 @@ class Overview:
         if other.tokenizer.get_vocab() != run.tokenizer.get_vocab():
             raise UserError(f"{where}: has another vocabulary; give a run of the same tokenizer")
         other.to(self.device)
-        subject = self._subject(other)
-        self.beside[name] = self._states(subject, f"beside-{len(self.beside)}")
+        self.beside[name] = self._states(Subject.of(other, self.texts), f"beside-{len(self.beside)}")
         return {"run": name, "checkpoint": other.checkpoint.name, "digest": digest_of(other.checkpoint)}
 
     def look(self, run: TrainedRun) -> None:
@@ -121,14 +119,14 @@ class Overview:
             UserError: the problems cannot be read by the model, or the disk does not hold its states.
         """
         run.to(self.device)
-        subject = self._subject(run)
-        where = (run.checkpoint.stem, run.removed_tokens, run.stage)
+        subject = Subject.of(run, self.texts)
+        where = Source.of(run)
         tokens = looked_for(subject, self.asked.tokens)
-        self.tick(f"{where[0]}: reading")
+        self.tick(f"{where.checkpoint}: reading")
         states = self._states(subject, "trained" if self.first else "first")
-        self.tick(f"{where[0]}: lens")
+        self.tick(f"{where.checkpoint}: lens")
         self._lens(subject, states, tokens, where, "trained")
-        self.tick(f"{where[0]}: attention")
+        self.tick(f"{where.checkpoint}: attention")
         self._attention(subject, states.places, where)
         self._fourier(subject, states, where)
         if self.first is not None:
@@ -136,7 +134,7 @@ class Overview:
         for name, others in self.beside.items():
             self.tables.similarity += similarity_rows(states, others, name, where)
         self.tables.checkpoints.append({
-            "checkpoint": where[0], "digest": digest_of(run.checkpoint), "step": run.step, "stage": run.stage,
+            "checkpoint": where.checkpoint, "digest": digest_of(run.checkpoint), "step": run.step, "stage": run.stage,
             "stage_name": run.stage_name, "removed_tokens": run.removed_tokens, "places": list(map(str, states.places)),
             "gone": list(map(str, gone(subject, tokens))),
         })  # fmt: skip
@@ -145,25 +143,15 @@ class Overview:
         self._look_at_random(run, subject, states, tokens, where)
 
     def _look_at_random(
-        self, run: TrainedRun, subject: Subject, states: States, tokens: Sequence[Place], where: tuple[str, int, int]
+        self, run: TrainedRun, subject: Subject, states: States, tokens: Sequence[Place], where: Source
     ) -> None:
         """Add what the same model shows with random weights."""
-        self.tick(f"{where[0]}: reading with random weights")
+        self.tick(f"{where.checkpoint}: reading with random weights")
         fresh = Subject.of(untrained(run), self.texts)
         of_random = write_states(fresh, states.places, states.layers, self.scratch / RANDOM, self.asked.batch_size)
-        self.tick(f"{where[0]}: lens with random weights")
+        self.tick(f"{where.checkpoint}: lens with random weights")
         self._lens(fresh, of_random, tokens, where, RANDOM)
         self.tables.similarity += similarity_rows(states, of_random, RANDOM, where)
-
-    def _subject(self, run: TrainedRun) -> Subject:
-        """Return the subject of a run. Raise `UserError` if its model has too few positions for the problems."""
-        subject = Subject.of(run, self.texts)
-        method = run.config.method
-        removed = 0 if method.keep_position else method.removed(subject.stage, run.limits)
-        check_positions(
-            run.model, subject.encoded.longest(removed, method.side) + method.added(subject.stage, run.limits)
-        )
-        return subject
 
     def _states(self, subject: Subject, name: str) -> States:
         """Read the problems; return the states at the places that all of them have, after all layers."""
@@ -180,17 +168,17 @@ class Overview:
             )
         return write_states(subject, places, layers, self.scratch / name, asked.batch_size)
 
-    def _lens(
-        self, subject: Subject, states: States, tokens: Sequence[Place], where: tuple[str, int, int], source: str
-    ) -> None:
+    def _lens(self, subject: Subject, states: States, tokens: Sequence[Place], where: Source, source: str) -> None:
         try:
             self.tables.lens += lens_rows(subject, states, tokens, where, source)
             if source != RANDOM and self.asked.shown:
-                self.tables.grids += grids(_first(subject, self.asked.shown), where, self.asked.batch_size)
+                self.tables.grids += grids(
+                    subject.take(np.arange(min(self.asked.shown, len(self.texts)))), where, self.asked.batch_size
+                )
         except UserError as error:
             self.tables.note(str(error))
 
-    def _attention(self, subject: Subject, places: Sequence[Place], where: tuple[str, int, int]) -> None:
+    def _attention(self, subject: Subject, places: Sequence[Place], where: Source) -> None:
         heads = num_heads(subject.learner.model)
         most = most_places(subject.num_layers, heads, self.num_checkpoints, self.asked.attention_rows)
         try:
@@ -203,7 +191,7 @@ class Overview:
             )
         self.tables.attention += attention_rows(found, places[-most:], where)
 
-    def _fourier(self, subject: Subject, states: States, where: tuple[str, int, int]) -> None:
+    def _fourier(self, subject: Subject, states: States, where: Source) -> None:
         digits = digit_tokens(subject)
         if len(digits) < LEAST_DIGITS:
             return self.tables.note(
@@ -211,12 +199,6 @@ class Overview:
             )
         self.tables.fourier += fourier_of_embeddings(subject, digits, where)
         self.tables.fourier += fourier_of_states(subject, states, digits, where)
-
-
-def _first(subject: Subject, count: int) -> Subject:
-    """Return the subject with its first problems alone."""
-    rows = np.arange(min(count, len(subject.texts)))
-    return replace(subject, texts=subject.texts[: len(rows)], encoded=subject.encoded.take(rows))
 
 
 def thinned(places: Sequence[Place], subject: Subject, most: int) -> list[Place]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.subject import Subject
+from stepwise_pl.inside.tokens import tokens_at
 from stepwise_pl.tasks.base import Example, Examples, Task, chunks
 
 Ints = npt.NDArray[np.int64]
@@ -148,17 +149,6 @@ class TokenPairs:
         by_length = rows[np.argsort(-self.first.encoded.length[rows], kind="stable")]
         for start in range(0, len(by_length), size):
             yield by_length[start : start + size]
-
-
-def tokens_at(subject: Subject, place: Place) -> Ints:
-    """Return the token at a place of the CoT or the answer in each problem; -1 where there is none; [problems]."""
-    encoded = subject.encoded
-    is_cot = place.part == "cot"
-    length = encoded.cot_length if is_cot else encoded.answer_length
-    begin = encoded.start[:-1] + (encoded.cot_start if is_cot else encoded.answer_start)
-    is_there = length > place.number
-    tokens = encoded.tokens[np.where(is_there, begin + place.number, 0)].astype(np.int64)
-    return np.where(is_there, tokens, -1)
 
 
 def tokens_of(pairs: Pairs, subject_of: Callable[[list[Example]], Subject], written: bool = False) -> TokenPairs:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from stepwise_pl.data.batch import CoTBatch, Part
-
-_PARTS = {"prompt": Part.PROMPT, "thought": Part.THOUGHT, "cot": Part.COT, "answer": Part.ANSWER}
+from stepwise_pl.runs.inside import PARTS
 
 
 class Place(NamedTuple):
@@ -34,13 +33,13 @@ class Place(NamedTuple):
     @property
     def rank(self) -> tuple[int, int]:
         """The place of a place among the places of an example, in the order in which they are read."""
-        return list(_PARTS).index(self.part), self.number
+        return PARTS.index(self.part), self.number
 
     @classmethod
     def parse(cls, text: str) -> "Place":
         """Return the place that is written as `str(place)`. Raise `ValueError` if the text is none."""
         part, _, number = text.partition(" ")
-        if part not in _PARTS:
+        if part not in PARTS:
             raise ValueError(f"{text!r} is no place")
         return cls(part, int(number))
 
@@ -53,7 +52,7 @@ def columns(place: Place, view: CoTBatch, whole: CoTBatch, side: str = "left") -
         whole: the same examples with the whole CoT.
         side: the side from which the CoT leaves (`Method.side`).
     """
-    part = _PARTS[place.part]
+    part = Part[place.part.upper()]
     length = view.length_of(part)
     index = torch.full_like(length, place.number)
     if part == Part.PROMPT:
@@ -94,9 +93,3 @@ def _candidates(view: CoTBatch, whole: CoTBatch, side: str, prompt: int | None) 
         yield Place("cot", index)
     for index in range(int(view.length_of(Part.ANSWER).min()) - 1):
         yield Place("answer", index)
-
-
-def before(place: Place, places: list[Place]) -> Place | None:
-    """Return the place before one in a list of neighbours: its state predicts the token of `place`. None: the list has none."""
-    number = places.index(place) if place in places else 0
-    return places[number - 1] if number else None

@@ -16,6 +16,7 @@ from stepwise_pl.inside.mlp import mlp_probe
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.reader import StatesReader
 from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, Sides, groups_of, linear_probes, standardised
+from stepwise_pl.inside.subject import Source
 from stepwise_pl.inside.targets import CLASS, Target, is_given, shuffled
 from stepwise_pl.runs.inside import CONSTANT, NO_LAYER, RAW, SHUFFLED, TRAINED, Probe
 
@@ -25,8 +26,8 @@ CHOSEN, ALL, NONE = "chosen", "all", "none"
 Spot = tuple[Place, int]
 
 
-class Source(Protocol):
-    """What a probe reads."""
+class Readable(Protocol):
+    """The inputs of a probe: states of a model, or tokens."""
 
     name: str
 
@@ -131,7 +132,7 @@ class Bench:
         return out
 
     def probe(
-        self, source: Source, given_from: Sequence[Place], with_shuffled: bool = False, beside: Iterable[Probed] = ()
+        self, source: Readable, given_from: Sequence[Place], with_shuffled: bool = False, beside: Iterable[Probed] = ()
     ) -> list[Probed]:
         """Probe a source everywhere. Of each target the best place and layer is chosen on problems held back from the fit,
         among the places that have not read the target; of equal ones the first.
@@ -162,7 +163,7 @@ class Bench:
         return found
 
     def _at_chosen(
-        self, source: Source, chosen: Sequence[Probed], beside: Sequence[Probed], given_from: Sequence[Place]
+        self, source: Readable, chosen: Sequence[Probed], beside: Sequence[Probed], given_from: Sequence[Place]
     ) -> Iterator[Probed]:
         """Compute the code lengths of chosen linear probes; yield probes with a hidden layer there, and where others stand."""
         # The states of a place are read again if they do not fit on the disk together.
@@ -185,7 +186,7 @@ class Bench:
                     yield self._mlp(source, spot, x, labels, given_from)
                     self.advance()
 
-    def _mlp(self, source: Source, spot: Spot, x: Inputs, labels: Labels, given_from: Sequence[Place]) -> Probed:
+    def _mlp(self, source: Readable, spot: Spot, x: Inputs, labels: Labels, given_from: Sequence[Place]) -> Probed:
         key = (MLP, labels.target.name, source.key(spot))
         fitted = self._once(key, partial(mlp_probe, x, labels, self.sides))
         return self._probed(source, spot, MLP, labels, fitted, given_from)
@@ -199,7 +200,7 @@ class Bench:
         return self._known[key]
 
     def _probed(
-        self, source: Source, spot: Spot, probe: str, labels: Labels, fitted: Fitted, given_from: Sequence[Place]
+        self, source: Readable, spot: Spot, probe: str, labels: Labels, fitted: Fitted, given_from: Sequence[Place]
     ) -> Probed:
         target = labels.target
         scored = self.sides.where(target.has).scored
@@ -226,11 +227,11 @@ class Bench:
             out.append(Probed(Place("", 0), NO_LAYER, CONSTANT, CONSTANT, labels, 0.0, measured, False, True))
         return out
 
-    def row(self, probed: Probed, checkpoint: str, removed_tokens: int, stage: int) -> Probe:
+    def row(self, probed: Probed, source: Source) -> Probe:
         """Return a probe as a row of the table."""
         target, found = probed.labels.target, probed.measure
         return Probe(
-            checkpoint, removed_tokens, stage, probed.layer, str(probed.place) if probed.place.part else "", target.name,
+            *source, probed.layer, str(probed.place) if probed.place.part else "", target.name,
             target.kind, probed.source, probed.probe, found.score, found.low, found.high, found.error, *probed.code,
             len(self.sides.where(target.has).whole), found.num_scored, probed.is_chosen, probed.is_given,
         )  # fmt: skip

@@ -1,27 +1,16 @@
 """States on demand: written to the disk for as many places and layers at a time as a bound allows."""
 
-import contextlib
-import os
 import shutil
-import signal
-import socket
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.common.processes import is_alive
-from stepwise_pl.common.signals import is_free
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.states import States, num_bytes, write_states
 from stepwise_pl.inside.subject import Subject
-
-_START = ".states-"
 
 
 class StatesReader:
@@ -90,34 +79,3 @@ def groups(
         return [(list(places[begin : begin + size]), list(layers)) for begin in range(0, len(places), size)]
     parts = [list(layers[begin : begin + room]) for begin in range(0, len(layers), room)]
     return [([place], part) for place in places for part in parts]
-
-
-@contextlib.contextmanager
-def _exit_at_sigterm() -> Iterator[None]:
-    """Inside of this context SIGTERM ends the process as an error does, so that what was begun is cleared away."""
-    number = signal.SIGTERM
-    if threading.current_thread() is not threading.main_thread() or not is_free(number):
-        yield
-        return
-    before = signal.signal(number, lambda *_: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-@contextlib.contextmanager
-def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder for states inside another, and remove it afterwards. The remains of a process that was killed are removed, too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mine = f"{_START}{socket.gethostname()}-"
-    for left in folder.glob(f"{mine}*"):
-        process = left.name.removeprefix(mine).partition("-")[0]
-        if not (process.isdigit() and is_alive(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        with _exit_at_sigterm(), tempfile.TemporaryDirectory(prefix=f"{mine}{os.getpid()}-", dir=folder) as path:
-            yield Path(path)
-    finally:
-        with contextlib.suppress(OSError):  # A folder that was there before holds something.
-            folder.rmdir()

@@ -12,7 +12,7 @@ from stepwise_pl.inside.targets import CLASS, Target
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Rows: TypeAlias = npt.NDArray[np.int64]
-# What a probe reads, [problems, width]: an array, or a sparse one of scipy, which has no types, for one-hot tokens.
+# Inputs of a probe, [problems, width]: an array, or for one-hot tokens a sparse one of scipy, which has no types.
 Inputs: TypeAlias = Any
 
 # The penalty on the squared weights, for each problem; the strongest comes first. States are standardised.
@@ -54,7 +54,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a probe is fitted to.
+    """The values that a probe is fitted to.
 
     Attributes:
         values: those of the target, or random ones, [problems].

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stepwise_pl.inside.states import States
+from stepwise_pl.inside.subject import Source
 from stepwise_pl.runs.inside import Similarity
 
 Floats = npt.NDArray[np.floating]
@@ -37,13 +38,13 @@ def _hsic(x: Floats, y: Floats) -> float:
     )
 
 
-def similarity_rows(states: States, others: States, name: str, where: tuple[str, int, int]) -> list[Similarity]:
+def similarity_rows(states: States, others: States, name: str, where: Source) -> list[Similarity]:
     """Return the similarity of the states of two models at all layers and places that both have; none where states are constant.
 
     Args:
         states, others: of the same problems in the same order.
         name: of the other model (`Similarity.other`).
-        where: checkpoint, removed tokens and stage.
+        where: the checkpoint.
     """
     rows: list[Similarity] = []
     for place in states.places:

@@ -57,13 +57,17 @@ class Subject:
         Raises:
             UserError: a problem cannot be encoded, or is longer than the model reads.
         """
-        method, stage = run.config.method, Source.of(run).stage
-        removed = method.removed(stage, run.limits)
+        method, limits = run.config.method, run.limits
         # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
-        by_step = method.unit == "step" and removed < run.limits.max_removed
-        encoded = encode(ExampleList(texts), run.tokenizer, "problems", by_step)
-        units = 0 if method.keep_position else int(Stage(removed, run.limits.max_removed).units[0])
-        longest = encoded.longest(units, method.side)
+        by_step = method.unit == "step" and method.removed(Source.of(run).stage, limits) < limits.max_removed
+        return cls.of_encoded(run, texts, encode(ExampleList(texts), run.tokenizer, "problems", by_step))
+
+    @classmethod
+    def of_encoded(cls, run: TrainedRun, texts: list[Example], encoded: EncodedExamples) -> "Subject":
+        """Return the same for problems that are encoded already. Raise `UserError` if one is longer than the model reads."""
+        method, stage = run.config.method, Source.of(run).stage
+        removed = Stage(method.removed(stage, run.limits), run.limits.max_removed)
+        longest = encoded.longest(0 if method.keep_position else int(removed.units[0]), method.side)
         check_positions(run.model, longest + method.added(stage, run.limits))
         return cls(run.learner, run.tokenizer, run.limits, stage, texts, encoded)
 

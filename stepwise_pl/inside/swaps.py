@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 
 from stepwise_pl.inside.interchange import logits_at
-from stepwise_pl.inside.pairs import Ints, TokenPairs, tokens_at
+from stepwise_pl.inside.pairs import Ints, TokenPairs
 from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.subject import Source
+from stepwise_pl.inside.tokens import tokens_at
 from stepwise_pl.runs.inside import Swap
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,15 +16,21 @@ from stepwise_pl.methods.base import LATENT, own
 # Problems whose tokens are looked at together; the model does not read them.
 BATCH_SIZE = 1000
 
+Ints = npt.NDArray[np.int64]
 
-def tokens_at(subject: Subject, places: Sequence[Place]) -> Tensor:
-    """Return the ids at places of the whole example that all problems have, [places, problems] int64."""
-    found = torch.zeros(len(places), len(subject.texts), dtype=torch.long)
-    for whole, _ in subject.batches(BATCH_SIZE):
-        for number, place in enumerate(places):
-            column = columns(place, whole, whole, subject.side)[:, None]
-            found[number, whole.draw] = whole.tokens.gather(1, column)[:, 0]
-    return found
+
+def tokens_at(subject: Subject, place: Place) -> Ints:
+    """Return the token at a place of the whole prompt, CoT or answer of each problem; -1 where there is none; [problems]."""
+    encoded = subject.encoded
+    if place.part == "prompt":
+        begin, length, number = encoded.cot_start * 0, encoded.cot_start, place.number + encoded.cot_start
+    elif place.part == "cot":
+        begin, length, number = encoded.cot_start, encoded.cot_length, encoded.cot_start * 0 + place.number
+    else:
+        begin, length, number = encoded.answer_start, encoded.answer_length, encoded.cot_start * 0 + place.number
+    is_there = (number >= 0) & (number < length)
+    tokens = encoded.tokens[np.where(is_there, encoded.start[:-1] + begin + number, 0)].astype(np.int64)
+    return np.where(is_there, tokens, -1)
 
 
 def targets_at(subject: Subject, places: Sequence[Place]) -> Tensor:
@@ -61,12 +68,12 @@ def copies(subject: Subject, places: Sequence[Place]) -> dict[Place, list[Place]
     """
     pairs = [(batch, batch) for batch, _ in subject.batches(BATCH_SIZE)]
     every = places_of(pairs, subject.side, prompt=None)
-    held = dict(zip(every, tokens_at(subject, every), strict=True))
+    held = {place: tokens_at(subject, place) for place in every}
     found: dict[Place, list[Place]] = {}
     for place in places:
         own_tokens = held[place]
-        if len(own_tokens.unique()) > 1:
-            found[place] = [other for other in every if other != place and torch.equal(held[other], own_tokens)]
+        if len(np.unique(own_tokens)) > 1:
+            found[place] = [other for other in every if other != place and np.array_equal(held[other], own_tokens)]
     return {place: others for place, others in found.items() if others}
 
 

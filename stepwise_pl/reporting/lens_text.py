@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stepwise_pl.common.text import counted, percent, table
-from stepwise_pl.runs.inside import Fourier, Lens, Similarity
+from stepwise_pl.runs.inside import PARTS, Fourier, Lens, Similarity
 
 TRAINED, RANDOM = "trained", "random"
-PARTS = ("prompt", "thought", "cot", "answer")
 MOST_PLACES = 24  # in a table of similarity
 # The bases that are printed; fourier.csv has all. Six functions on ten digits are published (arXiv 2510.00184).
 BASES = ("k 1", "k 2", "k 1-2", "k 1-2, (-1)^n")

@@ -26,6 +26,8 @@ from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import UserError, first_line
 
 FOLDER = "inside"
+# The parts of an example, in which places are numbered, in the order in which they are read.
+PARTS = ("prompt", "thought", "cot", "answer")
 
 # What a probe reads (`Probe.source`).
 TRAINED, RANDOM, RAW, CONSTANT, SHUFFLED = SOURCES = ("trained", "random", "raw", "constant", "shuffled")
@@ -281,6 +283,14 @@ class Similarity(Row):
     other: str
     cka: float
     problems: int
+
+
+# The tables of each command, by their rows.
+COMMANDS: dict[str, tuple[type[Row], ...]] = {
+    "probe": (Probe,),
+    "patch": (Patch, Ablation, Swap),
+    "lens": (Lens, Attention, Fourier, Similarity),
+}
 
 
 @dataclass(frozen=True)

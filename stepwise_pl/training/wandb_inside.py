@@ -8,9 +8,9 @@ from typing import Any
 
 from stepwise_pl.common.errors import go_on_without
 from stepwise_pl.config.plain import read_yaml
-from stepwise_pl.config.training import LoggerConfig
 from stepwise_pl.config.upgrade import upgraded
-from stepwise_pl.runs.inside import Row, read_rows
+from stepwise_pl.runs.inside import COMMANDS, Row, read_rows
+from stepwise_pl.runs.saved_config import saved_config
 from stepwise_pl.training.wandb_runs import environment_kept, start_run
 
 log = logging.getLogger(__name__)
@@ -19,26 +19,24 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 20_000
 
 
-def log_inside(
-    run_dir: Path, cfg: LoggerConfig, command: str, kinds: Sequence[type[Row]], pictures: Sequence[Path], offline: bool
-) -> None:
+def log_inside(run_dir: Path, command: str, pictures: Sequence[Path], offline: bool) -> None:
     """Log tables of `<run>/inside/` and pictures of them as a W&B run, with the project, name, group and tags of the run.
 
     Tables are called `inside/<table>`, pictures `inside/<name of the file>`. What the process had of W&B before is as it was.
 
     Args:
-        cfg: the logger of the run.
-        command: `probe`, `patch` or `lens`.
-        kinds: the tables, by their rows; one that is not there is left out.
+        command: `probe`, `patch` or `lens`. A table of it that is not there is left out.
         pictures: PNG files; files of other kinds are left out.
 
     Raises:
         UserError: W&B does not start, or a table cannot be read.
     """
-    tables = {kind: rows for kind in kinds if (rows := read_rows(run_dir, kind))}
+    tables = {kind: rows for kind in COMMANDS[command] if (rows := read_rows(run_dir, kind))}
     plain = upgraded(read_yaml(run_dir / "config.yaml"), run_dir / "config.yaml")
     with environment_kept():
-        run = start_run(run_dir, cfg, plain, job_type="inside", offline=offline, about={"inside": command})
+        run = start_run(
+            run_dir, saved_config(run_dir).logger, plain, job_type="inside", offline=offline, about={"inside": command}
+        )
         with go_on_without("W&B's copy of the look inside"):
             # One row of the run's history holds all.
             run.log({**_tables(tables), **_pictures(pictures)})

@@ -12,7 +12,7 @@ import pytest
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.lens import LensConfig
-from stepwise_pl.runs.inside import Attention, Fourier, Lens, Similarity, read_grids, read_rows
+from stepwise_pl.runs.inside import COMMANDS, Attention, Fourier, Lens, Similarity, read_grids, read_rows
 from tests import background
 from tests.conftest import SMALL, command, made_once
 from tests.methods.test_methods import needed
@@ -149,7 +149,7 @@ def test_several_runs_a_sweep_and_what_cannot_be_looked_at(kept: Path, tmp_path:
     shutil.rmtree(tmp_path / "sweep" / "c" / "model")
     out = command("lens", "a", "sweep", "checkpoint=removed-2", "problems=8", cwd=tmp_path)
     assert out.stdout.count("1 checkpoint, 8 test problems") == 2
-    assert "sweep/c: run=sweep/c/model: cannot be loaded" in out.stderr and "the others go on without it" in out.stderr
+    assert "sweep/c: run=sweep/c/model: cannot be loaded" in out.stderr and "the other runs go on" in out.stderr
     for name in ("a", "sweep/b"):
         assert {row.checkpoint for row in read_rows(tmp_path / name, Lens)} == {"removed-2"}
     broken = command("lens", "sweep/c", cwd=tmp_path, check=False)
@@ -228,16 +228,18 @@ def test_capped_logits_have_no_lens_and_all_else(tmp_path: Path) -> None:
     "settings,line",
     [
         ({}, "run is not set: python -m stepwise_pl.lens run=<run folder>"),
+        ({"run": "nowhere"}, "run=nowhere: no config.yaml there; give the folder of a training run"),
         ({"run": "a", "runs": ["b"]}, "run=a and b: give all folders in one way"),
-        ({"runs": ["b", "b"]}, "runs=b: is given twice"),
-        ({"run": "a", "problems": 3}, "problems=3: must be at least 4"),
-        ({"run": "a", "shown": -1}, "shown=-1: must be at least 0"),
-        ({"run": "a", "prompt_places": 0}, "prompt_places=0: must be at least 1"),
-        ({"run": "a", "places": 0}, "places=0: must be at least 1"),
-        ({"run": "a", "tokens": 0}, "tokens=0: must be at least 1"),
-        ({"run": "a", "attention_rows": 0}, "attention_rows=0: must be at least 1"),
-        ({"run": "a", "batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"run": "a", "accelerator": "tpu"}, "accelerator=tpu: must be one of auto, cpu, gpu"),
+        ({"runs": ["a"], "problems": 3}, "problems=3: must be at least 4"),
+        ({"runs": ["a"], "shown": -1}, "shown=-1: must be at least 0"),
+        ({"runs": ["a"], "prompt_places": 0}, "prompt_places=0: must be at least 1"),
+        ({"runs": ["a"], "places": 0}, "places=0: must be at least 1"),
+        ({"runs": ["a"], "tokens": 0}, "tokens=0: must be at least 1"),
+        ({"runs": ["a"], "attention_rows": 0}, "attention_rows=0: must be at least 1"),
+        ({"runs": ["a"], "batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"runs": ["a"], "accelerator": "tpu"}, "accelerator=tpu: must be one of auto, cpu, gpu"),
+        ({"runs": ["a"], "every": 0}, "every=0: must be at least 1"),
+        ({"runs": ["a"], "offline": True}, "offline=true: is about W&B; add wandb=true"),
     ],
 )
 def test_a_bad_setting_is_one_line(settings: dict[str, object], line: str) -> None:
@@ -249,9 +251,41 @@ def test_a_bad_setting_is_one_line(settings: dict[str, object], line: str) -> No
 def test_folders_and_checkpoints_that_are_not_there(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for words, line in (
-        (["run=nowhere"], "no run to look at: nowhere: no such folder. Give folders of runs, or folders above them"),
+        (["nowhere"], "no run to look at: nowhere: no such folder. Give folders of runs, or folders above them"),
         (["empty"], "no run to look at: empty: no run in this folder or below. Give folders of runs, or folders above them"),
         ([f"run={kept}", "checkpoint=removed-9"], "checkpoint=removed-9: no such checkpoint; give best, last or a file"),
     ):  # fmt: skip
         out = command("lens", *words, cwd=tmp_path, check=False)
         assert out.returncode == 2 and out.stderr.startswith(f"error: {line}") and out.stderr.count("\n") == 1
+
+
+def test_the_report_leaves_out_what_was_found_in_a_checkpoint_that_was_written_anew(kept: Path, tmp_path: Path) -> None:
+    from stepwise_pl.reporting.history import read_run
+
+    run = Path(shutil.copytree(kept, tmp_path / "run"))
+    whole = read_run(run)
+    assert not [note for note in whole.notes if "inside" in note]
+    shutil.copy(run / "checkpoints" / "removed-2.ckpt", run / "checkpoints" / "removed-1.ckpt")
+    (note,) = [note for note in read_run(run).notes if "inside" in note]
+    assert note == (
+        "inside/lens.json: removed-1.ckpt was written anew since; what was found there is left out. Run lens again"
+    )
+    found = read_run(run).inside
+    for name in ("lens", "attention", "fourier", "similarity", "grids"):
+        rows = getattr(found, name)
+        assert {row.checkpoint for row in rows} == {"removed-0", "removed-2"}
+        assert len(rows) == sum(row.checkpoint != "removed-1" for row in getattr(whole.inside, name))
+
+
+@pytest.mark.parametrize("name,settings", [
+    ("probe", ["targets=[cot 1]", "split=problems", "mlp=none", "code=none"]),
+    ("patch", ["pairs=2", "problems=5", "fit_problems=20"]),
+    ("lens", ["problems=10", "shown=1"]),
+])  # fmt: skip
+def test_tables_and_figures_go_to_wandb_when_asked(name: str, settings: list[str], kept: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(kept, tmp_path / "run"))
+    command(name, str(run), "checkpoint=best", *settings, "wandb=true", "offline=true")
+    assert list(run.glob("wandb/offline-run-*/run-*.wandb"))
+    sent = {file.name.rpartition("_")[0].rpartition("_")[0] for file in run.rglob("*.table.json")}
+    assert sent == {Path(kind.file).stem for kind in COMMANDS[name] if read_rows(run, kind)}
+    assert list(run.rglob("media/images/inside/*.png"))

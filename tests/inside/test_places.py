@@ -3,7 +3,7 @@
 import torch
 
 from stepwise_pl.data.batch import CoTBatch, Part
-from stepwise_pl.inside.places import Place, before, columns, places_of
+from stepwise_pl.inside.places import Place, columns, places_of
 from stepwise_pl.methods.base import LATENT
 
 
@@ -61,8 +61,6 @@ def test_places_of_are_those_of_every_example_in_their_order() -> None:
     assert list(map(str, places_of(pairs, prompt=None)))[:2] == ["prompt -2", "prompt -1"]
 
 
-def test_the_place_before_predicts() -> None:
-    places = [Place("prompt", -1), Place("cot", 0)]
-    assert before(places[1], places) == places[0]
-    assert before(places[0], places) is None
-    assert Place.parse(str(places[0])) == places[0]
+def test_a_place_is_read_back_from_its_text() -> None:
+    for place in (Place("prompt", -1), Place("cot", 0)):
+        assert Place.parse(str(place)) == place

@@ -36,7 +36,7 @@ def test_a_run_gets_a_table_of_every_kept_stage_and_its_controls(run_folder: Pat
     out = command("probe", str(run_folder), "targets=[cot 0,cot 4,running_sum]", "problems=300", "scored=200")
     rows = read_rows(run_folder, Probe)
     about = json.loads((run_folder / "inside" / "probe.json").read_text())
-    assert about["checkpoints"].keys() == {"removed-0.ckpt", "removed-3.ckpt", "removed-6.ckpt"}
+    assert [each["checkpoint"] for each in about["checkpoints"]] == ["removed-0", "removed-3", "removed-6"]
     assert (about["fit"], about["scored"], about["split"]) == (300, 200, "problems") and about["seconds"] > 0
     assert about["settings"]["targets"] == ["cot 0", "cot 4", "running_sum"]
     assert {row.removed_tokens for row in rows} == {0, 3, 6} == {row.stage for row in rows}
@@ -135,7 +135,7 @@ def test_several_runs_and_folders_above_them_get_tables_of_their_own(
     [
         ({"run": "nowhere"}, "run=nowhere: no config.yaml there; give the folder of a training run"),
         ({"run": ""}, "run is not set: python -m stepwise_pl.probe run=<run folder>"),
-        ({"run": "", "runs": ["nowhere"]}, "nothing to probe: nowhere: no such folder"),
+        ({"run": "", "runs": ["nowhere"]}, "no run to look at: nowhere: no such folder"),
         ({"checkpoint": "removed-5"}, "checkpoint=removed-5: no such checkpoint; give best, last or a file (there: "),
         ({"targets": ["carry"]}, "targets=carry: must be one of cot, answer, running_sum, cot 0"),
         ({"places": ["cot x"]}, "places=cot x: must be one of prompt, thought, cot, answer, or one with a number"),

@@ -9,6 +9,7 @@ import pytest
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.probing import Bench, Probed, Spot
 from stepwise_pl.inside.ridge import Inputs, Sides
+from stepwise_pl.inside.subject import Source
 from stepwise_pl.inside.targets import CLASS, NUMBER, Target
 from stepwise_pl.runs.inside import NO_LAYER, SHUFFLED
 
@@ -188,6 +189,6 @@ def test_a_probe_that_reads_nothing_says_the_most_frequent_class_or_the_mean(tar
             assert each.measure.score == (values == most).mean()
         else:
             assert each.measure.error == pytest.approx(np.abs(values - known.mean()).mean()) and each.measure.score <= 0
-    rows = [bench(targets).row(each, "best", 3, 3) for each in bench(targets).constant()]
+    rows = [bench(targets).row(each, Source("best", 3, 3)) for each in bench(targets).constant()]
     assert {(row.place, row.layer, row.source, row.chosen) for row in rows} == {("", NO_LAYER, "constant", True)}
     assert {(row.num_fit, row.num_scored) for row in rows} == {(FIT, SCORED)}

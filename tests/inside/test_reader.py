@@ -1,10 +1,6 @@
-"""States that do not fit on the disk together, and the folder in which they lie."""
+"""States that do not fit on the disk together."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +10,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.inside.places import Place, places_of
-from stepwise_pl.inside.reader import StatesReader, groups, temporary_folder
+from stepwise_pl.inside.reader import StatesReader, groups
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.tasks import ExampleList, Multiplication
 from tests.conftest import learner, small_model
@@ -66,27 +62,3 @@ def test_a_disk_without_room_is_one_line(subject: Subject, tmp_path: Path, monke
     )
     with pytest.raises(UserError, match=r"has 1e-08 GB free, the states need .*; free space, or set disk_gb"):
         StatesReader(subject, [Place("prompt", -1)], [0], tmp_path, 1e9, 16)
-
-
-def test_the_folder_is_gone_after_a_signal_that_ends_the_process(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as error, temporary_folder(tmp_path / "inside") as folder:
-        (folder / "states").write_text("many")
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
-    assert error.value.code == 143 and not (tmp_path / "inside").exists()
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_the_folder_is_gone_afterwards_and_so_is_that_of_a_process_that_was_killed(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path / "inside") as folder:
-        (folder / "states").write_text("many")
-        raise KeyboardInterrupt
-    assert not (tmp_path / "inside").exists()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with temporary_folder(tmp_path / "inside") as mine:
-        left = mine.with_name(mine.name.replace(str(os.getpid()), str(dead.pid)))
-        left.mkdir()
-        with temporary_folder(tmp_path / "inside") as other:
-            assert mine.is_dir() and other.is_dir() and not left.is_dir()

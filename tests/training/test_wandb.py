@@ -18,12 +18,12 @@ import pytest
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.training import LoggerConfig
 from stepwise_pl.reporting.inside_files import write_pictures
-from stepwise_pl.runs.inside import Fourier, Probe, Row, Swap, write_rows
+from stepwise_pl.runs.inside import Fourier, Row, Similarity, write_rows
 from stepwise_pl.runs.records import read_metrics
 from stepwise_pl.training.wandb_inside import log_inside
 from stepwise_pl.training.wandb_runs import CarefulWandbLogger, log_evaluation
 from tests.conftest import SMALL, command
-from tests.reporting.look_inside import fourier, swaps
+from tests.reporting.look_inside import fourier, similarity
 from tests.system.test_resume import assert_the_same, start
 
 OFFLINE = ("logger=wandb", "logger.offline=true")
@@ -440,12 +440,15 @@ def test_an_evaluation_that_wandb_does_not_take_is_refused(tmp_path: Path, monke
 def test_a_look_inside_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
-    rows: dict[type[Row], list[Row]] = {Swap: list(swaps(random.Random(0))), Fourier: list(fourier(random.Random(0)))}
+    rows: dict[type[Row], list[Row]] = {
+        Similarity: list(similarity(random.Random(0))),
+        Fourier: list(fourier(random.Random(0))),
+    }
     for kind, found in rows.items():
         write_rows(folder, found, kind)
     pictures = write_pictures(folder, list(rows), tmp_path / "pictures")
     before = dict(os.environ)
-    log_inside(folder, LoggerConfig(), "patch", [*rows, Probe], pictures, offline=True)
+    log_inside(folder, "lens", pictures, offline=True)
     assert dict(os.environ) == before
     # W&B's own process lives on, and may write the end of the file a little later.
     deadline = time.monotonic() + 60
@@ -457,7 +460,7 @@ def test_a_look_inside_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Pat
         "stepwise_pl",
         "mult2x2-tiny-stepwise",
     )
-    assert {item.key: json.loads(item.value_json) for item in run.config.update}["inside"] == "patch"
+    assert {item.key: json.loads(item.value_json) for item in run.config.update}["inside"] == "lens"
     for kind, found in rows.items():
         (file,) = folder.rglob(f"{Path(kind.file).stem}_*.table.json")
         written = json.loads(file.read_text())
@@ -469,7 +472,7 @@ def test_a_look_inside_is_a_run_of_its_own_in_wandb(run_dir: Path, tmp_path: Pat
     sent = {tuple(item.nested_key): json.loads(item.value_json) for item in row.item}
     names = {picture.stem for picture in pictures}
     shown = {key[0] for key in sent if key[0].startswith("inside/")}
-    assert names and shown == {"inside/swaps", "inside/fourier", *(f"inside/{name}" for name in names)}
+    assert names and shown == {"inside/similarity", "inside/fourier", *(f"inside/{name}" for name in names)}
     for name in names:
         assert sent[f"inside/{name}", "_type"] == "image-file"
         (image,) = folder.rglob(Path(sent[f"inside/{name}", "path"]).name)
@@ -482,8 +485,8 @@ def test_a_look_inside_that_wandb_does_not_take_is_refused(
     for name, value in {"WANDB_API_KEY": "", "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"^wandb=true: W&B does not start \(.*\); log in, or add offline=true$"):
-        log_inside(run_dir, LoggerConfig(), "patch", [Swap], [], offline=False)
+        log_inside(run_dir, "patch", [], offline=False)
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "swaps.csv").write_text("a\n1\n")
     with pytest.raises(UserError, match=r"swaps.csv: is no table of swap rows"):
-        log_inside(tmp_path, LoggerConfig(), "patch", [Swap], [], offline=True)
+        log_inside(tmp_path, "patch", [], offline=True)

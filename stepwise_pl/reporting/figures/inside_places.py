@@ -6,9 +6,8 @@ from typing import NamedTuple, TypeVar
 
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.folder import number_kept
-from stepwise_pl.runs.inside import Grid, Row
+from stepwise_pl.runs.inside import PARTS, Grid, Row
 
-PARTS = ("prompt", "thought", "cot", "answer")
 # Characters of a name beside an axis, at most.
 NAME = 22
 

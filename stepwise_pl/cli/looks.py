@@ -1,0 +1,104 @@
+"""The parts that `probe`, `patch` and `lens` share: settings, runs, checkpoints, and one run after the other."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.settings import setting
+from stepwise_pl.reporting.history import find_runs
+from stepwise_pl.runs.folder import kept_checkpoints, require_run
+from stepwise_pl.runs.inside import PARTS
+
+log = logging.getLogger("stepwise_pl")
+
+# In the place of a checkpoint: every one that the run kept of its stages.
+ALL = "all"
+
+T = TypeVar("T")
+
+
+@dataclass
+class LookConfig:
+    """The settings that all looks inside have."""
+
+    # The run folder.
+    run: str = setting("", path=True)
+    # Several run folders, or folders above them, such as that of a sweep. Words without a key are such folders. Each run
+    # gets its own tables.
+    runs: list[str] = setting(factory=list, path=True)
+    # `all`: every checkpoint of `trainer.keep_every_removed`, or the best one if the run kept none; or `best`, `last`,
+    # `good`, `removed-<k>` (`stage-<k>` if stages have names), or a file.
+    checkpoint: str = setting(ALL, path=True)
+    # Of the kept checkpoints only every so many, from the first on, and the last; at least 1.
+    every: int = 1
+    # The device of the model: `cpu`, `gpu`, or `auto`: a GPU if there is one.
+    accelerator: str = "auto"
+    # Log tables and figures as a W&B run of job type `inside`, in the project of the run's logger. offline=true needs no account.
+    wandb: bool = False
+    # Use W&B without network or account; needs wandb=true.
+    offline: bool = False
+    # Modules and files of one's own (docs/extending.md); those of the run are loaded anyway, if they are still in place.
+    plugins: list[str] = setting(factory=list, path=True)
+
+    def check(self, command: str) -> None:
+        """Check these settings for a command.
+
+        Raises:
+            UserError: one of them is wrong.
+        """
+        if not self.runs:
+            require_run(self.run, command)
+        elif self.run:
+            raise UserError(f"run={self.run} and {' '.join(self.runs)}: give all folders in one way")
+        require(self.every >= 1, "every", self.every, "must be at least 1")
+        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        if self.offline and not self.wandb:
+            raise UserError("offline=true: is about W&B; add wandb=true")
+
+
+def require_places(names: Sequence[str]) -> None:
+    """Raise `UserError` unless each name is a part of an example, or one of its tokens, such as `cot 3`."""
+    for name in names:
+        part, _, number = name.partition(" ")
+        is_place = part in PARTS and (not number or number.removeprefix("-").isdigit())
+        require(is_place, "places", name, f"must be one of {', '.join(PARTS)}, or one with a number, such as 'cot 3'")
+
+
+def checkpoints_of(folder: Path, config: LookConfig) -> list[str]:
+    """Return the names of the checkpoints that are asked for."""
+    if config.checkpoint != ALL:
+        return [config.checkpoint]
+    kept = [path.stem for path in kept_checkpoints(folder / "checkpoints")]
+    return list(dict.fromkeys([*kept[:: config.every], *kept[-1:]])) or ["best"]
+
+
+def run_folders(config: LookConfig) -> list[Path]:
+    """Return the folders of the runs that are asked for. Raise `UserError` if there is none."""
+    folders, notes = find_runs(config.runs or [config.run])
+    if not folders:
+        raise UserError(f"no run to look at: {'; '.join(notes)}. Give folders of runs, or folders above them")
+    for note in notes:
+        log.warning("%s", note)
+    return folders
+
+
+def look_at_each(folders: Sequence[Path], look: Callable[[Path], T]) -> dict[Path, T]:
+    """Look at one run after the other; return what is found, by folder. If there are several, a `UserError` of one is a warning.
+
+    Raises:
+        UserError: no run can be looked at.
+    """
+    found: dict[Path, T] = {}
+    for folder in folders:
+        try:
+            found[folder] = look(folder)
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            log.warning("%s: %s; the other runs go on", folder, error)
+    if not found:
+        raise UserError(f"none of the {len(folders)} runs can be looked at; the lines above say why")
+    return found

@@ -1,5 +1,6 @@
 """`python -m stepwise_pl.lens run=<folder>`: logit lens, attention, geometry of digits and similarity of a run's kept checkpoints."""
 
+import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.settings import setting
-from stepwise_pl.common.text import counted
+from stepwise_pl.common.text import counted, duration
 from stepwise_pl.runs.inside import FOLDER, Attention, Fourier, Lens, Similarity, write_grids, write_rows
 from stepwise_pl.runs.saved_config import require_same_files
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from stepwise_pl.inside.overview import Tables
     from stepwise_pl.models.trained_run import TrainedRun
     from stepwise_pl.tasks import Example
+
+log = logging.getLogger("stepwise_pl")
 
 LEAST_PROBLEMS = 4  # for an unbiased CKA
 
@@ -106,9 +109,14 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
 
         overview = Overview(config, texts, scratch, device, len(names), tick)
         beside = [overview.add_beside(other, run) for other in config.beside]
+        log.info(
+            "%s: %s, %s of the test split", folder, counted(len(names), "checkpoint"), counted(len(texts), "problem")
+        )
         for name in names:
             run = run if name == names[0] else load_run(str(folder), name)
+            started = time.monotonic()
             overview.look(run)
+            log.info("%s: %s", run.checkpoint.stem, duration(time.monotonic() - started))
         tables = overview.tables
         facts = {
             "settings": {key: value for key, value in asdict(config).items() if key not in ("run", "runs")},

@@ -22,6 +22,7 @@ from stepwise_pl.cli.looks import (
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.text import counted, duration
 from stepwise_pl.runs.inside import FOLDER, Ablation, Patch, Swap, write_rows
 from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files
@@ -161,6 +162,12 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
                 continue
             key = f"{run.config.task!r} {run.config.task.fingerprint()}"
             texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
+            if name == names[0]:
+                log.info(
+                    "%s: %s, %s of problems, %s for ablations", folder, counted(len(names), "checkpoint"),
+                    counted(len(texts.pairs), "pair"), counted(len(texts.scored), "problem"),
+                )  # fmt: skip
+            began = time.monotonic()
             patches, swaps, facts = patches_and_swaps(run, texts, config, patched)
             found.patches += patches
             found.swaps += swaps
@@ -168,6 +175,7 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
             about = {"digest": digest_of(run.checkpoint), "step": run.step, "device": run.model.device.type}
             found.checkpoints.append({**facts, **about})
             found.data_digest = texts.digest
+            log.info("%s: %s", run.checkpoint.stem, duration(time.monotonic() - began))
             del run  # The next checkpoint is read into the memory that this one leaves.
     if not found.checkpoints:
         raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read")

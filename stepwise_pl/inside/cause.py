@@ -104,8 +104,9 @@ def patches_and_swaps(
     rows = right_pairs(pairs, size)
     facts["right_pairs"] = len(rows)
     log.info(
-        "%s: %d pairs, %d with a token that differs, %d of these right on both sides",
-        source.checkpoint, len(pairs), facts["pairs_with_target"], len(rows),
+        "%s: %d pairs of problems; %s differ in %d, and the model gets both right in %d of these",
+        source.checkpoint, len(pairs), "their answers" if wanted.token == "answer" else "the texts to write",
+        facts["pairs_with_target"], len(rows),
     )  # fmt: skip
     places = chosen(patch_places(pairs, size), wanted.places)
     moves = interchange(pairs, rows, places, layers, size, progress)

@@ -7,6 +7,7 @@ from typing import Any
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, Menu
 from stepwise_pl.reporting.figures.inside import Figure
 from stepwise_pl.reporting.history import History
+from stepwise_pl.reporting.probe_text import conclusions, findings
 
 Frame = Callable[[Chart | HeatMap], dict[str, Any]]
 
@@ -29,10 +30,13 @@ def section(runs: Sequence[History], drawn: Sequence[Sequence[Figure]], frame: F
         frame: makes the frame of a figure.
     """
     return [
-        {"run": number, "parts": [_part(part, frame) for part in parts], "words": _words(run, number)}
+        {
+            "run": number, "said": conclusions(findings(run.inside.probes)),
+            "parts": [_part(part, frame) for part in parts], "words": _words(run, number),
+        }
         for number, (run, parts) in enumerate(zip(runs, drawn, strict=True))
         if parts or run.inside.grids
-    ]
+    ]  # fmt: skip
 
 
 def _part(part: Figure, frame: Frame) -> dict[str, Any]:

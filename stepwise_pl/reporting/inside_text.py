@@ -60,7 +60,15 @@ def patch_lines(patches: Sequence[Patch], checkpoints: Sequence[Mapping[str, Any
         count = f"{facts['right_pairs']} of {facts['pairs']}"
         rows.append([facts["checkpoint"], str(facts["removed_tokens"]), count, *where])
     head = ("patches", "removed tokens", "pairs right", "best place", "layer", "moved [95% Wilson]", "effect")
-    return [*table(head, rows), "From the end of the prompt on. moved: the answer becomes that of the other problem."]
+    lines = [
+        *table(head, rows),
+        "The place from the end of the prompt on at which most pairs move: the answer becomes that of the other problem.",
+    ]
+    if any(row[3].startswith("cot") for row in rows):
+        lines.append(
+            "A place of the CoT is best where the answer copies a token that is left: token=written asks where that token comes from."
+        )
+    return lines
 
 
 def ablation_lines(ablations: Sequence[Ablation]) -> list[str]:
@@ -77,6 +85,7 @@ def ablation_lines(ablations: Sequence[Ablation]) -> list[str]:
         [
             each.target,
             percent(each.decoded),
+            percent(each.constant),
             each.place,
             str(each.layer),
             str(each.dimensions),
@@ -86,11 +95,26 @@ def ablation_lines(ablations: Sequence[Ablation]) -> list[str]:
         ]
         for each in found.values()
     ]
-    head = ("ablations", "decoded", "place", "layer", "directions", "whole", "without", "random change [least, most]")
+    head = (
+        "ablations",
+        "decoded",
+        "constant",
+        "place",
+        "layer",
+        "directions",
+        "whole",
+        "without",
+        "random change [least, most]",
+    )
     last = ablations[-1]
     of_answer = all(each.scored.startswith("answer") for each in found.values())
     what = "the answer's tokens" if of_answer else "the target, or of all that is written if the target is gone"
-    return [*table(head, rows), f"{last.checkpoint}; accuracy of {what}, teacher-forced, n={last.num_scored}."]
+    return [
+        *table(head, rows),
+        f"{last.checkpoint}; whole, without: accuracy of {what}, teacher-forced, n={last.num_scored}.",
+        "without below the least random change: the model needs there what the probe reads. decoded no better than a constant guess: "
+        "the probe reads nothing there.",
+    ]
 
 
 def swap_lines(swaps: Sequence[Swap]) -> list[str]:

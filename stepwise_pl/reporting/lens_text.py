@@ -35,7 +35,7 @@ def gone_lines(lens: Sequence[Lens], facts: Mapping[str, Any]) -> list[str]:
         copies = _copies(checkpoint, facts)
         tokens = [token for token in checkpoint["gone"] if token not in copies]
         if cells := _cells(clearest, checkpoint["checkpoint"], tokens):
-            each.append([checkpoint["checkpoint"], str(len(tokens)), *cells])
+            each.append([checkpoint["checkpoint"], str(len(checkpoint["gone"])), str(len(copies)), *cells])
     last = facts["checkpoints"][-1]
     copies = _copies(last, facts)
     every = [
@@ -49,13 +49,18 @@ def gone_lines(lens: Sequence[Lens], facts: Mapping[str, Any]) -> list[str]:
         "The lens: share of the problems in which a gone token is the most probable word, at its best layer and place."
     ]
     if each:
-        lines += ["The clearest at each checkpoint:", *table(("checkpoint", "gone", "clearest", *head), each), ""]
+        lines += [
+            "The clearest at each checkpoint:",
+            *table(("checkpoint", "gone", "copies", "clearest", *head), each),
+            "",
+        ]
     return [
         *lines,
         f"All at {last['checkpoint']}:",
         *table(("gone token", *head, "also stands at"), every),
         "by chance: if the word said had nothing to do with the problem; random weights: their share, at best as well;",
-        "also stands at: the same token in every problem. Only places that have not read it there are looked at.",
+        "also stands at: this place holds the same token in every problem. Only places before it are looked at. Such copies are gone, too,",
+        "but are never the clearest.",
     ]
 
 

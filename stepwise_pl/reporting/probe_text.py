@@ -122,13 +122,17 @@ def conclusions(found: Sequence[Finding]) -> list[str]:
     }
     others = [name for name in of_target if name not in beyond and name not in linearly]
     groups = (
-        ("The states hold beyond every control: ", [f"{name} {when}" for name, when in beyond.items()], "; "),
         (
-            "Beyond the linear controls only, because a hidden layer reads as much in tokens or random states: ",
+            "Read better from the states than from every control: ",
+            [f"{name} {when}" for name, when in beyond.items()],
+            "; ",
+        ),
+        (
+            "Better than the linear controls only (a hidden layer reads as much in the tokens or in random states): ",
             [f"{name} {when}" for name, when in linearly.items()],
             "; ",
         ),
-        ("Not beyond their controls: ", others, ", "),
+        ("No better than their controls: ", others, ", "),
     )
     return [f"{lead}{between.join(names)}." for lead, names, between in groups if names]
 

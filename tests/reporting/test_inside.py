@@ -24,7 +24,7 @@ from stepwise_pl.reporting.history import History, read_run
 from stepwise_pl.reporting.inside_tables import KINDS
 from stepwise_pl.reporting.interactive import spec
 from stepwise_pl.reporting.page import Figures
-from stepwise_pl.runs.inside import Lens, Probe, Swap, write_grids, write_rows
+from stepwise_pl.runs.inside import Ablation, Lens, Patch, Probe, Swap, write_grids, write_rows
 from tests.conftest import REPO, command
 from tests.reporting import look_inside
 from tests.reporting.conftest import opened
@@ -253,6 +253,45 @@ def test_states_put_in_are_drawn_by_layer_and_place(run: Path, history: History)
         assert (column - 0.5, -0.5, column - 0.5, 3.5) in lines(figure)[0]
 
 
+def test_the_ways_of_all_words_are_one_figure(run: Path, history: History, tmp_path: Path) -> None:
+    menu = one("routes", history)
+    # At the last layer, the answers follow the end of the prompt, and no word itself.
+    assert len(menu.figures) == len(STAGES) * 4 and menu.first == (str(TOKENS), "3")
+    rows = [row for row in table(run, "patches") if (row["stage"], row["layer"]) == ("5", "1")]
+    figure = menu.figures["5", "1"]
+    found = drawn(figure)
+    assert found["answers as B"] == pytest.approx(cells_of(rows, "place", "changed", "moved"))
+    assert found["answers as A"] == pytest.approx(cells_of(rows, "place", "changed", "kept"))
+    # The first word stands at the top. Each word has its frame, of four lines.
+    words = PROMPT[:-1]
+    x, y = figure.x.index(words[0]), len(words) - 1
+    assert (x - 0.5, y + 0.5, x + 0.5, y + 0.5) in lines(figure)[0] and len(lines(figure)[0]) == 4 * len(words)
+    # Pairs with different targets count as many times as they are.
+    few, many = (
+        Patch("removed-0", 0, 0, 1, "prompt -1", "prompt -3", f"answer {number}", moved, 0, 1, 0.0, moved, pairs)
+        for number, moved, pairs in ((1, 1.0, 10), (2, 0.0, 30))
+    )
+    folder = make_run(tmp_path / "two")
+    write_rows(folder, [few, many, replace(few, changed="prompt -2", target="answer 1")], Patch)
+    shown = drawn(one("routes", read_run(folder)).figures["0", "1"])["answers as B"]
+    assert shown == {("prompt -1", "prompt -3"): 0.25, ("prompt -1", "prompt -2"): 1.0}
+    # One word has no ways to compare: its own figure says all.
+    write_rows(folder, [few, many], Patch)
+    assert draw("routes", read_run(folder), 0) == [] and draw("patches", read_run(folder), 0)
+
+
+def test_what_the_probe_of_an_ablation_reads_stands_beside_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    unread = Ablation("removed-1", 1, 1, 1, "prompt -1", "cot 0", 4, 1.0, 1.0, 1.0, 1.0, 1.0, 250, "answer", 0.21, 0.24)
+    used = replace(unread, target="cot 1", accuracy=0.3, decoded=0.9)
+    elsewhere = replace(used, layer=2, accuracy=0.8, decoded=1.0)
+    write_rows(folder, [unread, used, elsewhere], Ablation)
+    figure = one("ablations", read_run(folder))
+    # The probe is that of the place and layer at which the ablation costs most.
+    assert drawn(figure)["what the probe reads"] == {("1", "cot 0"): 0.21, ("1", "cot 1"): 0.9}
+    assert "a constant guess: 24.0% at most" in figure.caption
+
+
 def test_directions_taken_out_stand_beside_random_ones(run: Path, history: History) -> None:
     rows = table(run, "ablations")
     found = drawn(one("ablations", history))
@@ -461,7 +500,7 @@ def test_a_lens_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_the_page_has_every_figure_and_the_words(run: Path, page: Page) -> None:
     assert len(page.ids) == len(set(page.ids)) and set(page.figures) <= set(page.ids)
     parts = [part for part in Figures.of([read_run(run)]).inside[0] if isinstance(part, Menu)]
-    assert sum(len(part.figures) for part in parts) == 72 + 72 + 9 + 80 + 9 + 4 + 2 + 2
+    assert sum(len(part.figures) for part in parts) == 72 + 72 + 36 + 9 + 80 + 9 + 4 + 2 + 2
     assert "inside" in page.ids and "inside-1-words" in page.ids
 
 

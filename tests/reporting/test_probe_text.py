@@ -28,11 +28,11 @@ def test_a_target_is_beyond_its_controls_only_if_every_interval_is_below() -> No
         (False, False), (True, False), (True, True), (True, True),
     ]  # fmt: skip
     lines = probe_lines(rows)
-    assert "The states hold beyond every control: cot 1 since stage 2 (prompt -1, layer 1)." in lines
+    assert "Read better from the states than from every control: cot 1 since stage 2 (prompt -1, layer 1)." in lines
     assert [line.split()[-1] for line in lines[2:5]] == ["+", "*", "*"]
     lines = probe_lines([*at(0, 0.9, 0.5, 0.2), *at(1, 0.8, 0.6, 0.78), *at(2, 0.3, 0.5, 0.6)])
-    assert "The states hold beyond every control: cot 1 at stage 0 (prompt -1, layer 1)." in lines
-    assert "Not beyond their controls: cot 1." in probe_lines(at(0, 0.2, 0.5, 0.2))
+    assert "Read better from the states than from every control: cot 1 at stage 0 (prompt -1, layer 1)." in lines
+    assert "No better than their controls: cot 1." in probe_lines(at(0, 0.2, 0.5, 0.2))
     assert not Finding("cot 1", "best").is_beyond
 
 

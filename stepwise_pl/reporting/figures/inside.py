@@ -6,7 +6,7 @@ from stepwise_pl.reporting.figures.data import Chart, HeatMap, Menu
 from stepwise_pl.reporting.figures.inside_lens import lens_map, lens_menu
 from stepwise_pl.reporting.figures.inside_probes import layer_menu, probe_maps
 from stepwise_pl.reporting.figures.inside_shape import attention_menu, fourier_menu, similarity_menu
-from stepwise_pl.reporting.figures.inside_use import ablation_map, ablation_menu, patch_menu, swap_menu
+from stepwise_pl.reporting.figures.inside_use import ablation_map, ablation_menu, patch_menu, route_menu, swap_menu
 from stepwise_pl.reporting.figures.inside_when import when_chart
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.inside import Ablation, Attention, Fourier, Lens, Patch, Probe, Row, Similarity, Swap
@@ -18,6 +18,7 @@ PARTS: dict[str, tuple[type[Row], Callable[[History, str], Sequence[Figure] | Fi
     "probes": (Probe, probe_maps),
     "probes-when": (Probe, when_chart),
     "probes-layers": (Probe, layer_menu),
+    "routes": (Patch, route_menu),
     "patches": (Patch, patch_menu),
     "ablations": (Ablation, ablation_map),
     "ablations-layers": (Ablation, ablation_menu),

@@ -13,6 +13,64 @@ from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.inside import Ablation, Patch, Swap
 
 
+def route_menu(run: History, slug: str) -> Menu | None:
+    """Changed word by place: answers that follow the state put in, and answers that do not; for each stage and layer.
+
+    The figure shows the ways of all words at once. `patch_menu` has each word by itself, at all layers. None if there is one
+    word only.
+    """
+    rows = kept_rows(run.inside.patches)
+    stages = stages_of(rows)
+    if len({row.changed for row in rows}) < 2:
+        return None
+    found = grouped(rows, lambda row: (stage_of(row), row.layer))
+    by_choice: dict[Choice, list[Patch]] = {
+        (stages[stage], str(layer)): found[stage, layer] for stage, layer in sorted(found)
+    }
+    # Of the last stage, the layer at which most has left the changed words is shown first.
+    last = [choice for choice in by_choice if choice[0] == list(stages.values())[-1]]
+    first = max(last, key=lambda choice: _moved_elsewhere(by_choice[choice]))
+    return menu_of(slug, (REMOVED, "layer"), by_choice, _route_map, first)
+
+
+def _moved_elsewhere(rows: Sequence[Patch]) -> float:
+    """The number of pairs that move at other places than the changed word, summed over places."""
+    return sum(row.moved * row.pairs for row in rows if row.place != row.changed)
+
+
+def _route_map(rows: Sequence[Patch], slug: str) -> HeatMap:
+    one = rows[0]
+    columns = names(in_order(row.place for row in rows))
+    words = names(reversed(in_order(row.changed for row in rows)))
+    at = grouped(rows, lambda row: (row.place, row.changed))
+    own = [line for y, word in enumerate(words) if word in columns for line in box(list(columns).index(word), y, y)]
+
+    def cells(title: str, value: str) -> Cells:
+        def cell(place: str, changed: str) -> Cell | None:
+            here = at.get((place, changed), [])
+            if not here:
+                return None
+            # The pairs of a word may have different targets.
+            mean = sum(getattr(row, value) * row.pairs for row in here) / sum(row.pairs for row in here)
+            return share(
+                mean, "\n".join([f"{changed} replaced", *(f"{row.target}: {_patch_text(row)}" for row in here)])
+            )
+
+        return panel(columns, words, cell, title, own)
+
+    panels = [cells("answers as B", "moved"), cells("answers as A", "kept")]
+    caption = (
+        f"Problem B differs from A in one word (row). The state of B at layer {one.layer} and one place (column) is put into A. Bright on "
+        "the left: the answer now follows B, so it comes through this place. Bright on the right: nothing changes, because another place "
+        f"still holds the word of A, or because nothing of the word is there. {one.removed_tokens} CoT tokens removed."
+    )
+    return HeatMap(
+        slug, "Through which place does each word reach the answer?", caption,
+        f"Heat maps by changed word and place, layer {one.layer}. {ranges(panels)}.", "place", "changed word", panels,
+        label="share of pairs", columns=2, line="frame: the changed word itself" if own else "",
+    )  # fmt: skip
+
+
 def patch_menu(run: History, slug: str) -> Menu | None:
     """Layer by place: answers that follow the state put in, and answers that do not; for each stage, changed word and answer token."""
     rows = kept_rows(run.inside.patches)
@@ -60,35 +118,38 @@ def _patch_text(row: Patch) -> str:
 
 
 def ablation_map(run: History, slug: str) -> HeatMap | None:
-    """Target by stage: least accuracy without what the probe reads, after random changes, and with nothing taken out; None if there is nothing."""
+    """Target by stage: what the probe reads; least accuracy without it, after random changes, and with nothing taken out; None if there is nothing."""
     rows = kept_rows(run.inside.ablations)
     targets = names(reversed(in_order(row.target for row in rows)))
     found = grouped(rows, lambda row: (stage_of(row), row.target))
 
-    def cells(title: str, value: str) -> Cells:
+    def cells(title: str, value: str, least: str) -> Cells:
         def cell(stage: Stage, target: str) -> Cell | None:
             at = [row for row in found.get((stage, target), []) if not math.isnan(getattr(row, value))]
             if not at:
                 return None
-            row = min(at, key=lambda row: float(getattr(row, value)))
+            row = min(at, key=lambda row: float(getattr(row, least)))
             return share(getattr(row, value), _ablation_text(row))
 
         return panel(stages_of(rows), targets, cell, title)
 
     panels = [
-        cells("its directions taken out", "accuracy"), cells("random directions (least)", "random_low"),
-        cells("nothing taken out", "whole"),
+        cells("its directions taken out", "accuracy", "accuracy"), cells("random directions (least)", "random_low", "random_low"),
+        cells("nothing taken out", "whole", "whole"), cells("what the probe reads", "decoded", "accuracy"),
     ]  # fmt: skip
-    if not rows or is_empty(panels):
+    panels = [cells for cells in panels if not is_empty([cells])]
+    if not panels:
         return None
+    constants = [row.constant for row in rows if not math.isnan(row.constant)]
+    guess = f" (a constant guess: {percent(max(constants))} at most)" if constants else ""
     caption = (
         f"Accuracy of {_scored(rows)} without what linear probes of a target read, at the layer and place where this costs most. "
         "Control: changes of the same size along random directions, the least of all draws, with the same choice of layers and places. "
-        "Dark on the left alone: the model uses what the probe reads."
+        f"Dark on the left alone: the model uses what the probe reads. Dark on the right: the probe reads nothing{guess}, so that nothing follows."
     )
     return HeatMap(
         slug, "Is it used? Directions taken out", caption, f"Heat maps by target and stage. {ranges(panels)}.", REMOVED, "", panels,
-        columns=3,
+        columns=4,
     )  # fmt: skip
 
 

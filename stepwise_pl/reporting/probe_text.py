@@ -9,9 +9,10 @@ from stepwise_pl.runs.inside import RANDOM, RAW, SHUFFLED, TRAINED, Probe
 CONTROLS = (RAW, RANDOM, SHUFFLED)
 KINDS = LINEAR, MLP = "linear", "mlp"
 # Lines of the table, unless two for each target are more.
-MOST_LINES = 80
+MOST_LINES = 100
 EXPLANATION = """\
 Accuracy of classes, R² of numbers, on the problems to score; [95% interval over these]. Controls: linear / one hidden layer.
+gone: the token has left the CoT at this stage.
 Place and layer are the best on problems held back from the fit, for each control as well, among those that have not read the target.
 *: above every control of both kinds.  +: the linear probe above the linear controls."""
 
@@ -21,11 +22,13 @@ class Finding:
     """The chosen probes of a target at one checkpoint.
 
     Attributes:
+        is_gone: whether the target is a token of the CoT that has left.
         by: the chosen probe of each source and kind.
     """
 
     target: str
     checkpoint: str
+    is_gone: bool = False
     by: dict[tuple[str, str], Probe] = field(default_factory=dict)
 
     def is_above(self, kind: str, kinds: Sequence[str]) -> bool:
@@ -55,24 +58,44 @@ class Finding:
 def findings(rows: Sequence[Probe]) -> list[Finding]:
     """The chosen probes of each target at each checkpoint, target by target, in the order of the rows."""
     targets = list(dict.fromkeys(row.target for row in rows))
+    is_gone = _gone(rows)
     found: dict[tuple[str, str], Finding] = {}
     for row in rows:
         if row.chosen:
-            finding = found.setdefault((row.target, row.checkpoint), Finding(row.target, row.checkpoint))
+            finding = found.setdefault((row.target, row.checkpoint), Finding(row.target, row.checkpoint, is_gone(row)))
             finding.by[row.source, row.probe] = row
     with_states = [finding for finding in found.values() if (TRAINED, LINEAR) in finding.by]
     return sorted(with_states, key=lambda finding: targets.index(finding.target))
+
+
+def _gone(rows: Sequence[Probe]) -> Callable[[Probe], bool]:
+    """Return whether the target of a row has left the CoT at its checkpoint.
+
+    A token that is left is a place, too. A table whose places were chosen may have no place of the CoT; then the tokens are gone if
+    as many have left as the CoT has.
+    """
+    places = {(row.checkpoint, row.place) for row in rows}
+    has_places = any(place.startswith("cot ") for _, place in places)
+    numbers = [int(row.target.split()[1]) for row in rows if row.target.startswith("cot ")]
+    length = max(numbers, default=0) + 1
+
+    def is_gone(row: Probe) -> bool:
+        if not row.target.startswith("cot "):
+            return False
+        return (row.checkpoint, row.target) not in places if has_places else row.removed_tokens >= length
+
+    return is_gone
 
 
 def probe_lines(rows: Sequence[Probe]) -> list[str]:
     """The table of the chosen probes, and the targets that can be read beyond their controls."""
     found = findings(rows)
     checkpoints = shown_checkpoints(found)
-    left_out = len({finding.checkpoint for finding in found}) - len(checkpoints)
-    head = ("target", "stage", "place", "layer", "linear", "one hidden layer", *CONTROLS, "")
+    left_out = {finding.checkpoint: finding.stage for finding in found if finding.checkpoint not in checkpoints}
+    head = ("target", "stage", "", "place", "layer", "linear", "one hidden layer", *CONTROLS, "")
     return [
         *table(head, [_cells(finding) for finding in found if finding.checkpoint in checkpoints]),
-        *([f"(The table of the folder has {left_out} more checkpoints.)"] if left_out else []),
+        *([f"(Left out here: stage{'s' * (len(left_out) > 1)} {', '.join(left_out.values())}.)"] if left_out else []),
         "",
         *EXPLANATION.splitlines(),
         "",
@@ -94,7 +117,8 @@ def _cells(finding: Finding) -> list[str]:
     controls = (" / ".join(shown(probe) for kind in KINDS if (probe := finding.by.get((of, kind)))) for of in CONTROLS)
     trained = (with_interval(probe) if (probe := finding.by.get((TRAINED, kind))) else "" for kind in KINDS)
     mark = "*" if finding.is_beyond else "+" if finding.is_linearly_beyond else ""
-    return [finding.target, finding.stage, own.place, str(own.layer), *trained, *controls, mark]
+    gone = "gone" if finding.is_gone else ""
+    return [finding.target, finding.stage, gone, own.place, str(own.layer), *trained, *controls, mark]
 
 
 def shown(row: Probe) -> str:
@@ -110,20 +134,26 @@ def with_interval(row: Probe) -> str:
 
 
 def conclusions(found: Sequence[Finding]) -> list[str]:
-    """A sentence on the targets that can be read beyond every control, one on those beyond the linear ones, and one on the others."""
+    """Sentences on the targets that can be read beyond every control: after they have left, and before; on those beyond the linear ones; and the others."""
     of_target: dict[str, list[Finding]] = {}
     for finding in found:
         of_target.setdefault(finding.target, []).append(finding)
-    beyond = _since(of_target, lambda finding: finding.is_beyond)
+    gone = _since(of_target, lambda finding: finding.is_beyond and finding.is_gone)
+    beyond = _since(of_target, lambda finding: finding.is_beyond and not finding.is_gone)
     linearly = {
         name: when
         for name, when in _since(of_target, lambda finding: finding.is_linearly_beyond).items()
-        if name not in beyond
+        if name not in beyond and name not in gone
     }
-    others = [name for name in of_target if name not in beyond and name not in linearly]
+    others = [name for name in of_target if name not in beyond and name not in gone and name not in linearly]
     groups = (
         (
-            "Read better from the states than from every control: ",
+            "Gone from the CoT, and read better from the states than from every control: ",
+            [f"{name} {when}" for name, when in gone.items()] or ["none"] * any(finding.is_gone for finding in found),
+            "; ",
+        ),
+        (
+            "Not gone, and read better from the states than from every control: ",
             [f"{name} {when}" for name, when in beyond.items()],
             "; ",
         ),
@@ -138,14 +168,23 @@ def conclusions(found: Sequence[Finding]) -> list[str]:
 
 
 def _since(of_target: dict[str, list[Finding]], is_met: Callable[[Finding], bool]) -> dict[str, str]:
-    """Say for each target that meets a condition at some stage at which stages, and where the first time."""
+    """Say for each target that meets a condition at some stage at which stages, where the first time, and the scores of its best probes."""
     out = {}
     for target, stages in of_target.items():
         met = [finding for finding in stages if is_met(finding)]
         if met:
             own = met[0].by[TRAINED, LINEAR]
-            out[target] = f"{_stages(stages, met)} ({own.place}, layer {own.layer})"
+            best = [
+                max((finding.by[TRAINED, kind] for kind in KINDS if (TRAINED, kind) in finding.by), key=_score)
+                for finding in met
+            ]
+            ends = dict.fromkeys(shown(end(best, key=_score)) for end in (min, max))
+            out[target] = f"{_stages(stages, met)} ({own.place}, layer {own.layer}: {' to '.join(ends)})"
     return out
+
+
+def _score(row: Probe) -> float:
+    return row.score
 
 
 def _stages(stages: Sequence[Finding], met: Sequence[Finding]) -> str:

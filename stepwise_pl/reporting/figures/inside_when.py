@@ -1,4 +1,4 @@
-"""The figure of when each token of the CoT leaves, and when it can first be read."""
+"""The figure of when each token of the CoT leaves, and when it can be read."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ WRITTEN, PROMPT = "where it would be written", "at the end of the prompt"
 
 
 def when_chart(run: History, slug: str) -> Chart | None:
-    """When each token of the CoT leaves, and the first stage at which a probe beats its controls; None if no token is probed."""
+    """When each token of the CoT leaves, and the stages at which a probe beats its controls; None if no token is probed."""
     probes = Probes.of(run)
     tokens = {Spot.of(target).number: target for target in probes.kinds if Spot.of(target).part == "cot"}
     if not tokens or not probes.removal.length:
@@ -29,21 +29,24 @@ def when_chart(run: History, slug: str) -> Chart | None:
     )]  # fmt: skip
     said = []
     for cell, (name, parts) in enumerate(((WRITTEN, ("prompt", "thought", "cot")), (PROMPT, ("prompt", "thought")))):
-        first = {
-            token: next(
-                (stage for stage in probes.stages if is_above(_at_last(rows.get((target, stage), []), parts))), None
-            )
+        read = {
+            token: [
+                stage.removed_tokens
+                for stage in probes.stages
+                if is_above(_at_last(rows.get((target, stage), []), parts))
+            ]
             for token, target in tokens.items()
         }
-        series += _dots(cell, name, first, leaves, top)
+        series += _dots(cell, name, read, leaves, top)
         said += [
-            f"token {token}, {name}: {'at no stage' if stage is None else f'from {stage.removed_tokens} removed on'}, leaves at {leaves[token]}"
-            for token, stage in first.items()
+            f"token {token}, {name}: {f'at {', '.join(map(str, counts))} removed' if counts else 'at no stage'}, leaves at {leaves[token]}"
+            for token, counts in read.items()
         ]
     caption = (
-        "Line: the number of removed tokens at which a token leaves. Dot: the first kept stage at which a linear probe reads the token better than "
+        "Line: the number of removed tokens at which a token leaves. Dot: a kept stage at which a linear probe reads the token better than "
         "every control at the same place (95% intervals apart): where it is written, or would be, and at the end of the prompt, before "
-        "any token of the CoT is read. Below the line: before it leaves. ×: at no kept stage."
+        "any token of the CoT is read. Dots below the line: before it leaves. Dots on the line or above: it has left, and can be read. "
+        "×: at no kept stage."
     )
     return Chart(
         slug, "When a token leaves, and when it can be read", caption, f"Chart by token of the CoT. {listed(said)}.", "token of the CoT",
@@ -74,20 +77,24 @@ def is_above(rows: Sequence[Probe]) -> bool:
     return model is not None and bool(controls) and model.low > max(*controls, *constants, 0.0)
 
 
-def _dots(cell: int, name: str, first: dict[int, Stage | None], leaves: dict[int, int], top: int) -> list[Series]:
-    """A dot for each token at its first stage, and a cross at the top for each that has none."""
-    found = {token: stage.removed_tokens for token, stage in first.items() if stage is not None}
+def _dots(cell: int, name: str, read: dict[int, list[int]], leaves: dict[int, int], top: int) -> list[Series]:
+    """A dot for each token and stage at which it can be read, and a cross at the top for each token that never can.
+
+    Args:
+        read: the removed tokens at these stages, by token.
+    """
+    found = [(token, count) for token, counts in read.items() for count in counts]
     aside = ASIDE * (2 * cell - 1)
     series = []
     if found:
         hover = [
-            f"token {token}, {name}:\ncan be read from {count} removed on, {_before(leaves[token] - count)}"
-            for token, count in found.items()
+            f"token {token}, {name}:\ncan be read with {count} removed, {_before(leaves[token] - count)}"
+            for token, count in found
         ]
         series.append(Series(
-            [token + aside for token in found], list(found.values()), [], cell, name, hover, line="none", marker="run", key=name,
+            [token + aside for token, _ in found], [count for _, count in found], [], cell, name, hover, line="none", marker="run", key=name,
         ))  # fmt: skip
-    if never := [token for token in first if token not in found]:
+    if never := [token for token, counts in read.items() if not counts]:
         hover = [f"token {token}, {name}:\ncan be read at no kept stage" for token in never]
         series.append(Series(
             [token + aside for token in never], [top] * len(never), [], cell, f"{name}: never", hover, line="none", marker="x", key=name,

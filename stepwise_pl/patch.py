@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwise_pl")
 
 BAR = "|{bar}| {desc}, {percentage:.0f}%, {elapsed}, left {remaining}"
-# The shares of a checkpoint's time, about.
+# The shares of a checkpoint's time, about: of a short CoT the ablations take most, of a long one the patches.
 PATCHES, ABLATIONS = 0.65, 0.35
 
 
@@ -46,8 +46,11 @@ class PatchConfig(LookConfig):
     token: str = "answer"
     # Pairs of problems for each word of the prompt; at least 1.
     pairs: int = 32
-    # The places to patch and to ablate: parts (`prompt`, `thought`, `cot`, `answer`) or tokens (`prompt -1`, `answer 0`); none: all.
+    # The places to patch and to ablate: parts (`prompt`, `thought`, `cot`, `answer`) or tokens (`prompt -1`, `answer 0`); none: see
+    # `most_places`.
     places: list[str] = field(default_factory=list)
+    # If `places` names none: thoughts, places of the CoT and places of the answer, each at most so many, evenly spaced; at least 1.
+    most_places: int = 24
     # The layers to patch and to ablate, by the number of their state: 0 is the sum of the embeddings; none: all but the last.
     layers: list[int] = field(default_factory=list)
     # Problems that an ablation is scored on, from the start of the test split; 0: no ablations.
@@ -65,7 +68,14 @@ class PatchConfig(LookConfig):
         self.check("patch")
         one_of("token", self.token, ("answer", "written"))
         one_of("ablate", self.ablate, ("best", ALL))
-        for key, least in (("pairs", 1), ("problems", 0), ("fit_problems", 2), ("seed", 0), ("batch_size", 1)):
+        for key, least in (
+            ("pairs", 1),
+            ("most_places", 1),
+            ("problems", 0),
+            ("fit_problems", 2),
+            ("seed", 0),
+            ("batch_size", 1),
+        ):
             require(getattr(self, key) >= least, key, getattr(self, key), f"must be at least {least}")
         require_places(self.places)
         for layer in self.layers:

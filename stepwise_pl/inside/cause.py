@@ -13,6 +13,7 @@ from stepwise_pl.evaluation.problems import digest
 from stepwise_pl.inside.ablation import Settings, ablations
 from stepwise_pl.inside.directions import Problems
 from stepwise_pl.inside.interchange import interchange, patch_places, patch_rows, right_pairs
+from stepwise_pl.inside.overview import thinned
 from stepwise_pl.inside.pairs import Pairs, find_pairs, tokens_of
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.subject import Source, Subject
@@ -32,6 +33,7 @@ class Wanted(Protocol):
     token: str
     pairs: int
     places: list[str]
+    most_places: int
     layers: list[int]
     problems: int
     fit_problems: int
@@ -108,7 +110,7 @@ def patches_and_swaps(
         source.checkpoint, len(pairs), "their answers" if wanted.token == "answer" else "the texts to write",
         facts["pairs_with_target"], len(rows),
     )  # fmt: skip
-    places = chosen(patch_places(pairs, size), wanted.places)
+    places = chosen(patch_places(pairs, size), pairs.first, wanted)
     moves = interchange(pairs, rows, places, layers, size, progress)
     return patch_rows(moves, pairs, source), swap_rows(swaps(pairs, size), pairs, source), facts
 
@@ -125,7 +127,7 @@ def ablations_of(run: TrainedRun, texts: Texts, wanted: Wanted, progress: Progre
     ends = np.cumsum(list(map(len, parts)))
     subject = Subject.of(run, [text for part in parts for text in part])
     problems = Problems(subject, *np.split(np.arange(ends[-1]), ends[:-1]))
-    places = chosen(places_of(subject.batches(wanted.batch_size), subject.side), wanted.places)
+    places = chosen(places_of(subject.batches(wanted.batch_size), subject.side), subject, wanted)
     settings = Settings(
         run.path / FOLDER, wanted.batch_size, wanted.seed, wanted.ablate == "all", wanted.token == "written"
     )
@@ -145,6 +147,8 @@ def layers_of(run: TrainedRun, asked: Sequence[int]) -> list[int]:
     return sorted(set(asked)) or list(range(last + 1))
 
 
-def chosen(places: Sequence[Place], names: Sequence[str]) -> list[Place]:
-    """Return the places that have one of the names, or are in one of the parts that are named; all if there are no names."""
-    return [place for place in places if not names or str(place) in names or place.part in names]
+def chosen(places: Sequence[Place], subject: Subject, wanted: Wanted) -> list[Place]:
+    """Return the places that have one of the names asked for, or are in one of the parts; some of each part if no names are asked for."""
+    if not wanted.places:
+        return thinned(places, subject, wanted.most_places)
+    return [place for place in places if str(place) in wanted.places or place.part in wanted.places]

@@ -196,6 +196,10 @@ def test_the_settings_choose_places_layers_and_checkpoints(two_layers: Path, tmp
     assert len({(row.target, row.place) for row in ablated}) == len(ablated) > len({row.target for row in ablated})
     with pytest.raises(UserError, match="layers=2: must be at most 1: the model has 2 layers"):
         patch(PatchConfig(run=str(folder), layers=[2]))
+    # One place of the CoT and one of the answer at most; all of the prompt from the changed word on.
+    patch(PatchConfig(run=str(folder), checkpoint="removed-0", pairs=17, most_places=1, layers=[1], problems=0))
+    found = {row.place for row in read_rows(folder, Patch)}
+    assert {"prompt -1", "cot 0", "answer 0"} <= found and not found & {"cot 1", "answer 1", "answer 2"}
 
 
 def test_a_stopped_command_leaves_earlier_tables_as_they_were(two_layers: Path, tmp_path: Path, monkeypatch) -> None:

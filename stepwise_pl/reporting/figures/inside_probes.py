@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting.figures.data import Cells, HeatMap, Menu
@@ -89,8 +90,15 @@ class Probes:
     def at_layer(self, target: str, stage: Stage, source: str, layer: int) -> Probe | None:
         """The best probe at a layer. A source that has only one layer, as the raw input, stands at each layer."""
         found = self.best_of_layer.get((target, stage, source, layer))
-        has_layers = len({row.layer for row in self.rows if row.source == source}) > 1
+        has_layers = len(self._layers_by_source.get(source, ())) > 1
         return found if found is not None or has_layers else self.best.get((target, stage, source))
+
+    @cached_property
+    def _layers_by_source(self) -> dict[str, set[int]]:
+        """The layers of each source."""
+        return {
+            source: {row.layer for row in rows} for source, rows in grouped(self.rows, lambda row: row.source).items()
+        }
 
     def lead(self, target: str) -> float:
         """How far the model's probe of a target lies above each control at the last stage."""

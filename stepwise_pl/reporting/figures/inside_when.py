@@ -39,7 +39,7 @@ def when_chart(run: History, slug: str) -> Chart | None:
         }
         series += _dots(cell, name, read, leaves, top)
         said += [
-            f"token {token}, {name}: {f'at {', '.join(map(str, counts))} removed' if counts else 'at no stage'}, leaves at {leaves[token]}"
+            f"token {token}, {name}: at {', '.join(map(str, counts)) or 'none'} removed, leaves at {leaves[token]}"
             for token, counts in read.items()
         ]
     caption = (

@@ -29,6 +29,7 @@ MOST_ABREAST = 12
 CONTROLS = (
     "Controls: random weights; and chance, the share in which the word said in one problem is the token of another."
 )
+COPIES = "A token that also stands in the prompt or in the answer is bright without any reasoning, at its copy or one place before."
 
 
 def lens_map(run: History, slug: str) -> HeatMap | None:
@@ -58,7 +59,7 @@ def lens_map(run: History, slug: str) -> HeatMap | None:
     caption = (
         "The state after a layer is turned into words as if the model stopped there: share of problems in which the token is the most "
         "probable word, at the best layer and place that has read neither the token nor one after it. "
-        f"{CONTROLS}"
+        f"{CONTROLS} {COPIES}"
     )
     return HeatMap(
         slug, "Would the model say a token that is gone?", caption, f"Heat maps by token and stage. {ranges(panels)}.", REMOVED, "", panels,
@@ -97,7 +98,7 @@ def _layers(found: tuple[str, Sequence[Lens]], slug: str) -> HeatMap:
     which = {ANY: "the gone token that is so most often there", NEXT: "the right next one"}.get(token, token)
     caption = (
         f"Share of problems in which {which} is the most probable word, if the model stopped after the layer. {CONTROLS} "
-        f"{rows[0].removed_tokens} CoT tokens removed, {rows[0].problems} problems."
+        f"{f'{COPIES} ' if token == ANY else ''}{rows[0].removed_tokens} CoT tokens removed, {rows[0].problems} problems."
     )
     titles = {ANY: "tokens that are gone", NEXT: "the right next token"}
     return HeatMap(

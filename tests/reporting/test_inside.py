@@ -484,7 +484,7 @@ def test_a_figure_that_fails_costs_the_others_nothing(run: Path) -> None:
     history.inside.swaps = [SimpleNamespace()]  # type: ignore[list-item]
     found = Figures.of([history])
     (note,) = found.notes
-    assert note.startswith("the figure of inside/swaps of ") and len(found.inside[0]) == 12
+    assert note.startswith("the figure of inside/swaps of ") and len(found.inside[0]) == 13
 
 
 def test_a_lens_of_another_shape_is_refused(tmp_path: Path) -> None:

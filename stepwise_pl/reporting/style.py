@@ -31,6 +31,8 @@ class Line(NamedTuple):
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # The colour of what belongs to no cell.
 GREY = "#777777"
+# The colour of a filled area, behind lines and points. It is seen on light and on dark pages.
+BAND = "rgba(119, 119, 119, 0.35)"
 MARKERS = (
     Marker("o", "circle", '<circle r="4.5"/>'),
     Marker("s", "square", '<rect x="-4" y="-4" width="8" height="8"/>'),

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.config.keys import flat
+from stepwise_pl.reporting.figures.marks import said
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.provenance import changed_text
 from stepwise_pl.runs.records import Sample, StageRecord
 
+RECIPE = "recipe's band"
 HEAD = (
-    "run", "task", "model", "method", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", "steps",
+    "run", "task", "model", "method", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", RECIPE, "steps",
     "examples", "tokens read", "examples per removed token", "seconds", "outcome",
 )  # fmt: skip
 CELL_HEAD = (
@@ -40,6 +42,7 @@ def key_numbers(run: History) -> list[str]:
         removed_of(run),
         percent(summary["test_accuracy"]) if tested else NONE,
         f"{percents(interval)} n={summary.get('test_examples', '?')}{any_length(run)}" if tested and interval else NONE,
+        recipe_of(run),
         number(summary.get("steps", run.rows[-1]["step"] if run.rows else None)),
         number(summary.get("examples_seen")),
         number(run.tokens_read),
@@ -47,6 +50,17 @@ def key_numbers(run: History) -> list[str]:
         number(summary.get("seconds")),
         outcome(run),
     ]
+
+
+def recipe_of(run: History) -> str:
+    """`99.0% to 100.0%: inside`: the band of test accuracy that the run's recipe states, and whether the run came to it."""
+    if run.band is None:
+        return NONE
+    low, high = run.band
+    if run.tested is None:
+        return said(run.band)
+    accuracy = run.tested[0]
+    return f"{said(run.band)}: {'BELOW' if accuracy < low else 'above' if accuracy > high else 'inside'}"
 
 
 def any_length(run: History) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -117,11 +118,10 @@ def watch(config: ReportConfig) -> "tuple[list[History], Figures]":
     from stepwise_pl.reporting.history import find_runs
     from stepwise_pl.reporting.watching import have_ended, state_of
 
-    if is_free(signal.SIGTERM):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a shell starts what runs behind it deaf to Ctrl-C
     seen: State | None = None
     is_first = True
     try:
+        stop_by_signal()
         while True:
             took = 0.0
             if (now := state_of(find_runs(config.runs)[0])) != seen or is_first:
@@ -141,6 +141,15 @@ def watch(config: ReportConfig) -> "tuple[list[History], Figures]":
     except KeyboardInterrupt:
         say("stopped: the page does not load itself again any more")
     return write_page(config, is_first=False)
+
+
+def stop_by_signal() -> None:
+    """Let SIGINT and SIGTERM end the loop as Ctrl-C does. A shell starts what runs in its background deaf to Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread ask for signals.
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if is_free(number):
+            signal.signal(number, signal.default_int_handler)
 
 
 def write_figures(runs: "list[History]", drawn: "Figures", folder: Path) -> None:

@@ -332,9 +332,7 @@ def test_another_model_is_tested_against_a_run_as_a_second_run_is(tmp_path, caps
     result = compare(CompareConfig(run=run, predictions=file, out=str(tmp_path / "out.json")))
     out = capsys.readouterr().out
     assert out.splitlines()[0] == f"{file}: one prediction for each of the 100 problems"
-    assert [{**test, "second": ""} for test in result["pairs"]] == [
-        {**test, "second": ""} for test in of_runs["pairs"]
-    ]
+    assert [{**test, "second": ""} for test in result["pairs"]] == [{**test, "second": ""} for test in of_runs["pairs"]]
     assert (result["pairs"][0]["second"], result["pairs"][0]["difference"]) == (file, pytest.approx(0.15))
     assert [one["accuracy"] for one in result["runs"]] == [0.85, 0.7]
     assert result["runs"][1]["interval"] == pytest.approx(

@@ -56,7 +56,7 @@ DASHES = (
     Line((0, (7, 2, 1, 2)), "longdashdot", "8 2 1 2"),
 )
 # These lines have a meaning, which does not depend on the run.
-LINES = {"dotted": Line(":", "dot", "1 2"), "dashed": DASHES[1]}
+LINES = {"dotted": Line(":", "dot", "1 2"), "dashed": DASHES[1], "long dashes": Line((0, (10, 4)), "longdash", "8 3")}
 
 
 def style_of(cell: int | None) -> tuple[str, Marker]:

@@ -49,7 +49,7 @@ def test_each_baseline_is_a_line_at_its_last_validation(with_baselines: list[His
         ([0, 2], [0.8, 0.8], ["", "explicit CoT"], [1]),
         ([0, 2], [0.2, 0.2], ["", "no CoT"], [2]),
     ]
-    assert chart is not None and "Dashed, across the chart" in chart.caption
+    assert chart is not None and "Long dashes, across the chart" in chart.caption
     # Over examples a baseline is a line already, with its name at the end.
     over_examples = examples_chart(with_baselines)
     assert over_examples is not None
@@ -62,7 +62,7 @@ def test_each_baseline_is_a_line_at_its_last_validation(with_baselines: list[His
 
 def test_without_a_baseline_no_line_is_explained(tmp_path: Path) -> None:
     chart = accuracy_chart(read_runs([write_run(tmp_path / "run")]))
-    assert chart is not None and "ashed" not in chart.caption and not series(chart, "level of a baseline")
+    assert chart is not None and "dashes" not in chart.caption and not series(chart, "level of a baseline")
 
 
 def test_accuracy_over_examples_has_every_validation_and_marks_where_tokens_left(tmp_path: Path) -> None:

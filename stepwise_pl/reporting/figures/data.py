@@ -26,7 +26,7 @@ class Series:
         cell: number of the runs' cell, which decides colour and shape. None: the series belongs to no cell and is grey.
         hover: a text for each point.
         low, high: interval of each y; empty: none.
-        line: solid, dotted, dashed, steps, none, or `band`: the area between low and high is filled.
+        line: solid, dotted, dashed, long dashes, steps, none, or `band`: the area between low and high is filled.
         marker: `run` for the shape of the cell's runs, `x`, `|`, `bar`, or none.
         labels: a text at each point; empty: none.
         label_side: where the labels stand: left or right of their points and above, `below left`, or center.

@@ -57,7 +57,7 @@ def levels(runs: Sequence[History], ends: Sequence[float]) -> list[Series]:
             continue
         accuracy = last_at_each(run.stages)[-1].accuracy
         found.append(Series(
-            list(ends), [accuracy] * 2, [number], run.cell, f"{run.label}: level", line="dashed", thin=True, meaning=LEVEL,
+            list(ends), [accuracy] * 2, [number], run.cell, f"{run.label}: level", line="long dashes", thin=True, meaning=LEVEL,
             labels=[] if run.baseline in named else ["", run.baseline], label_side="left",
         ))  # fmt: skip
         named.add(run.baseline)

@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Figure)
 
 HERE = Path(__file__).parent
 # Columns of words.
-WIDE = ("task", "model", "schedule", "95% Wilson interval", tables.RECIPE)
+WIDE = ("task", "model", "schedule", "95% Wilson interval")
 # These two figures stand side by side on a wide screen.
 BESIDE = ("accuracy", "accuracy-examples")
 
@@ -160,13 +160,12 @@ def heading(runs: Sequence[History], sweep: str = "") -> tuple[str, str]:
     if len(runs) == 1:
         (run,) = runs
         name = str(run.summary.get("name") or run.derived.get("name") or run.path.name)
-        parts = [what, tables.model_of(run.config), f"method {run.method}", tables.schedule_of(run), f"seed {run.seed}"]
+        parts = [what, tables.model_of(run.config), tables.schedule_of(run), f"seed {run.seed}"]
         return name, f"{'; '.join(parts)}. {run.path}"
     title = f"{len(runs)} runs of {what}"
     models = _several("Models", [tables.model_of(run.config) for run in runs])
-    methods = _several("Methods", [run.method for run in runs])
     schedules = _several("Schedules", [tables.schedule_of(run) for run in runs])
-    return f"{sweep}: {title}" if sweep else title, f"{models} {methods} {schedules} Seeds: {', '.join(_seeds(runs))}."
+    return f"{sweep}: {title}" if sweep else title, f"{models} {schedules} Seeds: {', '.join(_seeds(runs))}."
 
 
 def kicker(runs: Sequence[History]) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.processes import is_alive
 from stepwise_pl.reporting.history import History
-from stepwise_pl.runs.sweep_folder import RUNNING, WAITING, holds_sweep, read_sweep
+from stepwise_pl.runs.sweep_folder import RUNNING, WAITING, Sweep, holds_sweep, process_here, read_sweep
 
 # Folders of a run whose files a report reads, besides the files of the run folder itself.
 READ = ("evaluations", "inside", "checkpoints")
@@ -39,6 +40,13 @@ def have_ended(runs: Sequence[History], given: Sequence[str]) -> bool:
                 sweep = read_sweep(folder)
             except UserError:
                 continue
-            if any(job.outcome in (RUNNING, WAITING) for job in sweep.jobs):
+            if sweep.count(RUNNING, WAITING) or _more_will_come(sweep):
                 return False
     return all(run.summary or run.error for run in runs)
+
+
+def _more_will_come(sweep: Sweep) -> bool:
+    """Whether the sweep's process is still there, and hands out jobs that are not known yet."""
+    process = process_here(sweep.process)
+    is_complete = sweep.total is not None and len(sweep.jobs) >= sweep.total
+    return not is_complete and process is not None and is_alive(process)

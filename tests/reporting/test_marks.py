@@ -47,7 +47,7 @@ def test_each_baseline_is_a_line_at_its_last_validation(with_baselines: list[His
     found = series(chart, "level of a baseline")
     assert [(list(one.x), list(one.y), one.labels, one.runs) for one in found] == [
         ([0, 2], [0.8, 0.8], ["", "explicit CoT"], [1]),
-        ([0, 2], [0.2, 0.2], ["", "no CoT"], [2]),
+        ([0, 2], [0.2, 0.2], ["no CoT", ""], [2]),
     ]
     assert chart is not None and "Long dashes, across the chart" in chart.caption
     # Over examples a baseline is a line already, with its name at the end.
@@ -199,7 +199,7 @@ def test_a_long_name_stands_in_full_once(tmp_path: Path) -> None:
 def test_the_page_is_called_after_the_methods_of_its_runs(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", method=Auxiliary())])
     assert (kicker(runs), kicker(runs[1:])) == ("methods stepwise, auxiliary", "method auxiliary")
-    assert '<p class="kicker">method auxiliary</p>' in page_of(runs[1:])
+    assert '<p class="kicker">method auxiliary</p>' in page_of(read_runs([tmp_path / "b"]))
 
 
 def test_only_a_page_that_is_watched_loads_itself_again(tmp_path: Path) -> None:

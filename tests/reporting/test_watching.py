@@ -13,7 +13,7 @@ from stepwise_pl.methods import Auxiliary
 from stepwise_pl.reporting.history import read_runs
 from stepwise_pl.reporting.page import Figures, render
 from stepwise_pl.reporting.watching import have_ended, state_of
-from stepwise_pl.runs.sweep_folder import FINISHED, RUNNING, Job, Sweep, write_sweep
+from stepwise_pl.runs.sweep_folder import FINISHED, WAITING, Job, Sweep, this_process, write_sweep
 from tests import background
 from tests.reporting.conftest import opened
 from tests.reporting.handmade import BAND, append_validation, end, write_evaluation, write_run
@@ -61,10 +61,19 @@ def test_runs_have_ended_when_nothing_more_will_come(tmp_path: Path) -> None:
     assert not have_ended(read_runs([over, under_way]), [str(tmp_path)])
     (under_way / "job.json").write_text('{"outcome": "failed", "error": "no luck"}')
     assert have_ended(read_runs([over, under_way]), [str(tmp_path)])
-    # A job of the sweep has no folder yet.
-    jobs = [Job("a", [], {"seed": "0"}, FINISHED), Job("c", [], {"seed": "1"}, RUNNING)]
-    write_sweep(Sweep(tmp_path, "a", ["-m"], ["seed"], "1 on another-machine", 2, jobs, []))
-    assert not have_ended(read_runs([over]), [str(tmp_path)])
+
+
+def test_a_sweep_has_ended_when_no_job_waits_runs_or_is_yet_to_come(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    done = Job("a", [], {"seed": "0"}, FINISHED)
+    for jobs, total, process, ended in (
+        ([done], 1, "1 on another-machine", True),
+        ([done, Job("b", [], {"seed": "1"}, WAITING)], 2, "1 on another-machine", False),
+        ([done], None, this_process(), False),  # the sweeper decides as it goes
+        ([done], None, "1 on another-machine", True),
+    ):
+        write_sweep(Sweep(tmp_path, "a", ["-m"], ["seed"], process, total, jobs, []))
+        assert have_ended(read_runs([run]), [str(tmp_path)]) is ended
 
 
 def test_the_page_follows_its_runs_until_they_have_ended(tmp_path: Path) -> None:

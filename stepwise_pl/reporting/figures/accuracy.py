@@ -6,7 +6,7 @@ from statistics import fmean
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting.figures.data import LEGEND, Chart, Panel, Series, listed
-from stepwise_pl.reporting.figures.marks import LEVEL, band_sentence, bands, levels
+from stepwise_pl.reporting.figures.marks import LEVEL, band_sentence, bands, levels, name_of_level
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy, last_at_each
@@ -169,14 +169,15 @@ def _levels(means: Sequence[Series], baselines: Mapping[int, str]) -> list[Serie
         baselines: names by number of the cell.
     """
     ends = _ends(means)
-    return [
-        Series(
-            ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="long dashes", thin=True, meaning=LEVEL,
-            labels=["", baselines[mean.cell]], label_side="left",
-        )
-        for mean in means
-        if mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2
-    ]  # fmt: skip
+    found = []
+    for mean in means:
+        if mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2:
+            labels, side = name_of_level(baselines[mean.cell], mean.x[0], ends)
+            found.append(Series(
+                ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="long dashes", thin=True, meaning=LEVEL,
+                labels=labels, label_side=side,
+            ))  # fmt: skip
+    return found
 
 
 def _ends(means: Sequence[Series]) -> list[float]:

@@ -55,10 +55,19 @@ def levels(runs: Sequence[History], ends: Sequence[float]) -> list[Series]:
     for number, run in enumerate(runs):
         if not run.baseline or not run.stages:
             continue
-        accuracy = last_at_each(run.stages)[-1].accuracy
+        last = last_at_each(run.stages)[-1]
+        name = "" if run.baseline in named else run.baseline
+        labels, side = name_of_level(name, last.removed_tokens, ends)
         found.append(Series(
-            list(ends), [accuracy] * 2, [number], run.cell, f"{run.label}: level", line="long dashes", thin=True, meaning=LEVEL,
-            labels=[] if run.baseline in named else ["", run.baseline], label_side="left",
+            list(ends), [last.accuracy] * 2, [number], run.cell, f"{run.label}: level", line="long dashes", thin=True, meaning=LEVEL,
+            labels=labels, label_side=side,
         ))  # fmt: skip
         named.add(run.baseline)
     return found
+
+
+def name_of_level(name: str, point: float, ends: Sequence[float]) -> tuple[list[str], str]:
+    """The labels and `label_side` of a line from one end of x to the other: its name stands away from the baseline's own point."""
+    if not name:
+        return [], "right"
+    return (["", name], "left") if point - ends[0] < ends[1] - point else ([name, ""], "right")

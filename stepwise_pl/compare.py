@@ -109,8 +109,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     matching = [f"{run.outside.line()}\n" for run in evaluated if run.outside is not None]
     means = means_over_seeds([run for run in evaluated if run.outside is None])
     tests, names = pairs(evaluated), [run.run for run in evaluated]
+    # A table of means over seeds says nothing of one run that is compared with another model.
+    seeds = ["", *seed_lines(means, names)] if len(config.runs) > 1 else []
     result = {"runs": [_record(run) for run in evaluated], "pairs": tests, "seeds": means}
-    say("\n".join([*matching, *run_lines(evaluated), "", *pair_lines(tests, names), "", *seed_lines(means, names)]))
+    say("\n".join([*matching, *run_lines(evaluated), "", *pair_lines(tests, names), *seeds]))
     if config.out:
         Path(config.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(config.out), result)

@@ -69,4 +69,6 @@
     location.reload();
   }
   setTimeout(look, 1000 * Number(live.dataset.every));
+  // Who wants it again need not wait.
+  live.addEventListener("change", () => { if (live.checked) look(); });
 })();

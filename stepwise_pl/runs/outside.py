@@ -66,10 +66,14 @@ class Matched:
             return f"{self.path}: one prediction for each of the {whole} problems"
         counts = [
             f"{self.missing} without one, left out for every model" if self.missing else "",
-            f"{self.extra} lines about other problems" if self.extra else "",
-            f"{self.repeated} lines too many for their problem, of which the first counts" if self.repeated else "",
+            f"{_lines(self.extra)} about other problems" if self.extra else "",
+            f"{_lines(self.repeated)} too many for their problem, of which the first counts" if self.repeated else "",
         ]
         return f"{self.path}: predictions for {len(self.kept)} of {whole} problems; {'; '.join(filter(None, counts))}"
+
+
+def _lines(count: int) -> str:
+    return f"{count} line{'s' * (count > 1)}"
 
 
 def read_outside(path: Path) -> list[OutsidePrediction]:

@@ -115,16 +115,20 @@ def write_page(path: Path, *runs: Path, every: float | None = None) -> Path:
 @pytest.mark.long
 def test_a_reader_finds_everything_as_it_was_left(browser: Any, tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a", ended=False), write_run(tmp_path / "b", method=Auxiliary())]
-    page = write_page(tmp_path / "page.html", *runs, every=1)
+    page = write_page(tmp_path / "page.html", *runs, every=1000)
     found = opened(browser, page)
     tab = found.tab
+    tab.locator("#live").uncheck()
     tab.locator("[data-shows='1']").uncheck()
     tab.locator("#configuration details").evaluate("(part) => { part.open = false; }")
+    tab.locator("#accuracy").scroll_into_view_if_needed()
+    tab.locator("#accuracy .main-svg").first.wait_for()
     tab.evaluate("Plotly.relayout('accuracy', {'xaxis.range[0]': 0.5, 'xaxis.range[1]': 1.5})")
     tab.evaluate("scrollTo(0, 700)")
     place = tab.evaluate("scrollY")
     append_validation(runs[0], 80, 0.123, 2)
-    write_page(page, *runs, every=1)
+    write_page(page, *runs, every=1000)
+    tab.locator("#live").evaluate("(box) => { box.checked = true; box.dispatchEvent(new Event('change')); }")
     tab.wait_for_function("document.body.textContent.includes('12.3%')")
     tab.wait_for_function(f"Math.abs(scrollY - {place}) < 2")
     assert place > 400
@@ -133,16 +137,25 @@ def test_a_reader_finds_everything_as_it_was_left(browser: Any, tmp_path: Path) 
     assert not tab.locator("#configuration details").evaluate("(part) => part.open")
     tab.locator("#accuracy").scroll_into_view_if_needed()
     tab.wait_for_function("document.getElementById('accuracy')._fullLayout?.xaxis?.range[0] === 0.5")
-    # Nothing is loaded any more once the reader says so.
-    tab.locator("#live").uncheck()
-    write_page(page, runs[0])
-    tab.wait_for_timeout(2500)
-    assert tab.locator("#live").count() == 1
-    # The last page rests, and is as the reader left it.
-    tab.locator("#live").check()
-    tab.locator("#live").wait_for(state="detached")
-    tab.wait_for_timeout(2500)
     assert found.said == [] and {url.partition(":")[0] for url in found.asked} == {"file"}
+    tab.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_the_page_loads_itself_again_as_long_as_the_reader_wants_it(
+    browser: Any, is_wanted: bool, tmp_path: Path
+) -> None:
+    page = write_page(tmp_path / "page.html", write_run(tmp_path / "a", ended=False), every=1)
+    tab, loads = browser.new_page(), []
+    tab.on("framenavigated", lambda frame: loads.append(frame.url))
+    if not is_wanted:
+        tab.add_init_script(
+            "addEventListener('DOMContentLoaded', () => { document.getElementById('live').checked = false; })"
+        )
+    tab.goto(page.as_uri())
+    tab.wait_for_timeout(10_000)
+    assert (len(loads) > 1) is is_wanted
     tab.close()
 
 

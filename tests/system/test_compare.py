@@ -350,8 +350,8 @@ def test_what_does_not_match_is_left_out_and_told_in_one_line(tmp_path, capsys) 
     file = outside_file(tmp_path / "other.jsonl", lines)
     result = compare(CompareConfig(runs=[run, same], predictions=file))
     assert capsys.readouterr().out.splitlines()[0] == (
-        f"{file}: predictions for 90 of 100 problems; 10 without one, left out for every model; 1 lines about other problems; "
-        "1 lines too many for their problem, of which the first counts"
+        f"{file}: predictions for 90 of 100 problems; 10 without one, left out for every model; 1 line about other problems; "
+        "1 line too many for their problem, of which the first counts"
     )
     assert [one["n"] for one in result["runs"]] == [90, 90, 90]
     assert result["runs"][0]["accuracy"] == RIGHT[:90].count("1") / 90

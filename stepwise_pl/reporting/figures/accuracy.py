@@ -171,7 +171,7 @@ def _levels(means: Sequence[Series], baselines: Mapping[int, str]) -> list[Serie
     ends = _ends(means)
     found = []
     for mean in means:
-        if mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2:
+        if mean.cell is not None and mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2:
             labels, side = name_of_level(baselines[mean.cell], mean.x[0], ends)
             found.append(Series(
                 ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="long dashes", thin=True, meaning=LEVEL,

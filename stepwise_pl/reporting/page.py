@@ -240,7 +240,7 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
 def _of_test(cell: dict[str, str]) -> str:
     """The interval of the test accuracy, and the band that the recipe states."""
     recipe = cell[tables.RECIPE].strip(tables.NONE)
-    found = [cell["95% Wilson interval"].strip(tables.NONE), f"recipe: {recipe}" if recipe else ""]
+    found = [cell["95% Wilson interval"].strip(tables.NONE), f"{recipe} of the recipe" if recipe else ""]
     return "; ".join(filter(None, found))
 
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.config.keys import flat
-from stepwise_pl.reporting.figures.marks import said
 from stepwise_pl.reporting.history import History
 from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.provenance import changed_text
@@ -53,14 +52,15 @@ def key_numbers(run: History) -> list[str]:
 
 
 def recipe_of(run: History) -> str:
-    """`99.0% to 100.0%: inside`: the band of test accuracy that the run's recipe states, and whether the run came to it."""
+    """`inside 99.0–100.0%`: whether the test came to the band that the run's recipe states; the band alone before the test."""
     if run.band is None:
         return NONE
     low, high = run.band
+    band = f"{percent(low).removesuffix('%')}–{percent(high)}"
     if run.tested is None:
-        return said(run.band)
+        return band
     accuracy = run.tested[0]
-    return f"{said(run.band)}: {'BELOW' if accuracy < low else 'above' if accuracy > high else 'inside'}"
+    return f"{'BELOW' if accuracy < low else 'above' if accuracy > high else 'inside'} {band}"
 
 
 def any_length(run: History) -> str:

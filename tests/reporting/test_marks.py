@@ -96,7 +96,7 @@ def test_the_band_of_the_recipe_is_drawn_if_the_run_is_that_of_the_recipe(
         assert [(one.low, one.high, one.runs) for one in found] == ([([0.9] * 2, [1.0] * 2, [0])] if shown else [])
         assert chart is not None and ("Grey area" in chart.caption) is shown
     cell = dict(zip(HEAD, key_numbers(run), strict=True))[RECIPE]
-    assert cell == ("90.0% to 100.0%: inside" if shown and ended else "90.0% to 100.0%" if shown else "–")
+    assert cell == ("inside 90.0–100.0%" if shown and ended else "90.0–100.0%" if shown else "–")
     assert (RECIPE.replace("'", "&#39;") in page_of([run])) is shown
 
 
@@ -106,7 +106,7 @@ def test_a_run_outside_the_band_says_so(tmp_path: Path) -> None:
         write_run(tmp_path / "b", (0.9, 0.5, 0.95), expected=ExpectedConfig(accuracy=[0.5, 0.9], source="a table")),
     ])  # fmt: skip
     texts = [dict(zip(HEAD, key_numbers(run), strict=True))[RECIPE] for run in runs]
-    assert texts == ["90.0% to 100.0%: BELOW", "50.0% to 90.0%: above"]
+    assert texts == ["BELOW 90.0–100.0%", "above 50.0–90.0%"]
     assert len(series(accuracy_chart(runs), "band of the recipe")) == 2
 
 

@@ -1,5 +1,7 @@
 """The marks in figures that accuracy is compared with, names on the page, and captions that explain only what is drawn."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,23 @@ def test_only_a_page_that_is_watched_loads_itself_again(tmp_path: Path) -> None:
     for every in (0, 0.5, float("nan"), float("inf")):
         with pytest.raises(UserError, match="^every="):
             ReportConfig(runs=["a"], every=every)
+
+
+def test_a_stage_with_a_name_is_called_a_stage_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", method=Auxiliary())
+    sample = {"prompt": "1 * 1", "target": "1", "prediction": "1", "right": True}
+    records = [
+        {
+            "step": STEPS * number, "attempt": 0, "removed_tokens": removed, "stage": name, "examples": 100, "accuracy": 0.9,
+            "digits": [0.9], "samples": [sample],
+        }
+        for number, (removed, name) in enumerate(((0, "read"), (1, "emulate"), (2, "couple")), start=1)
+    ]  # fmt: skip
+    (run / "stages.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    histories = read_runs([run])
+    text = re.sub(r"<[^>]+>|\s+", " ", page_of(histories).partition('<script type="application/json"')[0])
+    assert re.search(r"Stage +read, 0 removed", text) and not re.search(
+        r"(?i)\bstage +stage +(read|emulate|couple)", text
+    )
+    hover = json.dumps(Figures.of(histories).specs)
+    assert "stage read" in hover and not re.search(r"(?i)stage stage", hover)

@@ -1,7 +1,7 @@
-"""`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or is it chance?"""
+"""`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or a run and another model, or is it chance?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from stepwise_pl.common.disk import read_json_or_empty, require_own_or_new, writ
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.statistics import holm, mcnemar, paired_difference
-from stepwise_pl.common.text import percent, percents, table
+from stepwise_pl.common.text import table
+from stepwise_pl.reporting.compare_text import pair_lines, seed_lines
 from stepwise_pl.runs.cells import cells_of
 from stepwise_pl.runs.folder import require_run
+from stepwise_pl.runs.outside import Matched, matched, read_outside
 from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, read_predictions, why_stale
 from stepwise_pl.runs.saved_config import comparable_config
 
@@ -25,6 +27,10 @@ class CompareConfig:
 
     # The run folders.
     runs: list[str] = setting(factory=list, path=True)
+    # One run folder more, for `compare run=<folder> predictions=<file>`.
+    run: str | None = setting(None, path=True)
+    # The predictions of any other model for the same problems, as JSON Lines (docs/evaluation.md); null: runs alone.
+    predictions: str | None = setting(None, path=True)
     # The checkpoint whose evaluation is compared, with as many tokens removed as the checkpoint was trained with.
     checkpoint: str = setting("best", path=True)
     # The split of that evaluation: `train`, `validation` or `test`.
@@ -37,8 +43,14 @@ class CompareConfig:
     out: str | None = setting(None, path=True)
 
     def __post_init__(self) -> None:
-        if len(self.runs) < 2:
-            raise UserError("two or more runs are needed: python -m stepwise_pl.compare <run folder> <run folder> ...")
+        self.runs = [*self.runs, *([self.run] if self.run else [])]
+        if self.predictions is None and len(self.runs) < 2:
+            raise UserError(
+                "two or more runs are needed: python -m stepwise_pl.compare <run folder> <run folder> ...; or a run and "
+                "the predictions of another model: run=<run folder> predictions=<file>"
+            )
+        if not self.runs:
+            raise UserError("run is not set: python -m stepwise_pl.compare run=<run folder> predictions=<file>")
         for run in self.runs:
             require_run(run, "compare")
             require(self.runs.count(run) == 1, "runs", run, "is given twice")
@@ -47,18 +59,20 @@ class CompareConfig:
 
 @dataclass
 class Evaluated:
-    """The predictions of a run, and its configuration.
+    """The predictions of a run, and its configuration; or those of another model.
 
     Attributes:
-        run: the run folder.
-        summary: the summary of the evaluation.
-        config: dotted keys.
+        run: the run folder; of another model the file.
+        summary: the summary of the evaluation; of another model empty.
+        config: dotted keys; of another model empty.
+        outside: how the file of another model was matched with the problems.
     """
 
     run: str
     summary: dict[str, Any]
     predictions: list[Prediction]
     config: dict[str, Any]
+    outside: Matched | None = None
 
     @property
     def seed(self) -> int:
@@ -82,16 +96,23 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         The numbers that `config.out` gets as JSON.
 
     Raises:
-        UserError: a run has no such predictions, two runs have answered different problems, or `out` is another file.
+        UserError: a run has no such predictions, two runs have answered different problems, the file of another model
+            cannot be matched with them, or `out` is another file.
     """
     if config.out:
         require_own_or_new(Path(config.out), "out", b'{\n  "runs": [')
     evaluated = [load(run, config) for run in config.runs]
     for other in evaluated[1:]:
         require_same_problems(evaluated[0], other)
-    tests, means = pairs(evaluated), means_over_seeds(evaluated)
+    if config.predictions is not None:
+        evaluated = with_outside(evaluated, config.predictions)
+    matching = [f"{run.outside.line()}\n" for run in evaluated if run.outside is not None]
+    means = means_over_seeds([run for run in evaluated if run.outside is None])
+    tests, names = pairs(evaluated), [run.run for run in evaluated]
+    # A table of means over seeds says nothing of one run that is compared with another model.
+    seeds = ["", *seed_lines(means, names)] if len(config.runs) > 1 else []
     result = {"runs": [_record(run) for run in evaluated], "pairs": tests, "seeds": means}
-    say("\n".join([*run_lines(evaluated), "", *pair_lines(tests, config.runs), "", *seed_lines(means, config.runs)]))
+    say("\n".join([*matching, *run_lines(evaluated), "", *pair_lines(tests, names), *seeds]))
     if config.out:
         Path(config.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(config.out), result)
@@ -131,6 +152,22 @@ def load(run: str, config: CompareConfig) -> Evaluated:
         raise UserError(f"{path}: {why}; evaluate it again: {again}")
     predictions = _of_part(read_predictions(path), config.part, path)
     return Evaluated(run, summary, predictions, comparable_config(Path(run)))
+
+
+def with_outside(evaluated: Sequence[Evaluated], path: str) -> list[Evaluated]:
+    """The runs and, last, another model, all on the problems that the file has predictions for.
+
+    Args:
+        path: the file of the other model's predictions.
+
+    Raises:
+        UserError: the file cannot be read, or no problem of it is one of the runs'.
+    """
+    from stepwise_pl.data.layout import normalize_answer
+
+    found = matched(path, read_outside(Path(path)), evaluated[0].predictions, normalize_answer)
+    runs = [replace(run, predictions=[run.predictions[place] for place in found.kept]) for run in evaluated]
+    return [*runs, Evaluated(path, {}, found.predictions, {}, found)]
 
 
 def _of_part(predictions: list[Prediction], part: str | None, path: Path) -> list[Prediction]:
@@ -208,6 +245,8 @@ def means_over_seeds(evaluated: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
 
 def _record(run: Evaluated) -> dict[str, Any]:
+    if run.outside is not None:
+        return {"run": run.run, **run.outside.record(), **run.share.record()}
     kept = ("checkpoint", "step", "split", "file", "suite", "data_digest", "removed_tokens", "stage")
     known = {key: run.summary[key] for key in kept if key in run.summary}
     any_length = Share.of(prediction.right_any_length for prediction in run.predictions)
@@ -219,68 +258,14 @@ def run_lines(evaluated: Sequence[Evaluated]) -> list[str]:
     rows = [
         [
             f"{number}  {run.run}",
-            str(run.summary.get("step", "?")),
-            ", ".join(str(run.summary[key]) for key in ("removed_tokens", "stage") if key in run.summary) or "?",
+            str(run.summary.get("step", "?" if run.outside is None else "-")),
+            ", ".join(str(run.summary[key]) for key in ("removed_tokens", "stage") if key in run.summary)
+            or ("?" if run.outside is None else "-"),
             *run.share.row(),
         ]
         for number, run in enumerate(evaluated, start=1)
     ]
     return table(("run", "step", "removed tokens", *HEAD), rows)
-
-
-def pair_lines(tests: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str]:
-    """The table of McNemar's tests. If there are just two runs, the table of right and wrong answers stands above it."""
-    number = {run: str(place) for place, run in enumerate(runs, start=1)}
-    lines = []
-    if len(tests) == 1:
-        counts = {
-            key: str(tests[0][key]) for key in ("both_right", "only_first_right", "only_second_right", "both_wrong")
-        }
-        lines += table(("problems", "2 right", "2 wrong"), [
-            ("1 right", counts["both_right"], counts["only_first_right"]),
-            ("1 wrong", counts["only_second_right"], counts["both_wrong"]),
-        ])  # fmt: skip
-        lines.append("")
-    head = ["runs", "only first right", "only second right", "difference", "95% interval", "p", "p, Holm"]
-    rows = [
-        [
-            f"{number[test['first']]} - {number[test['second']]}",
-            str(test["only_first_right"]),
-            str(test["only_second_right"]),
-            f"{test['difference']:+.1%}",
-            percents(test["interval"]),
-            f"{test['p']:.2g}",
-            f"{test['p_holm']:.2g}",
-        ]
-        for test in tests
-    ]
-    columns = len(head) - (len(tests) == 1)  # A single test needs no correction.
-    lines += table(head[:columns], (row[:columns] for row in rows))
-    how = "p: McNemar's exact test, two-sided; interval: adjusted Wald (Bonett and Price 2012). Both are about these runs on"
-    lines.append(f"{how} problems like these, not about other seeds.")
-    if len(tests) > 1:
-        lines.append(f"p, Holm: corrected for {len(tests)} tests.")
-    return lines
-
-
-def seed_lines(means: Sequence[dict[str, Any]], runs: Sequence[str]) -> list[str]:
-    """The table of configurations: mean accuracy, and the keys in which they differ."""
-    number = {run: str(place) for place, run in enumerate(runs, start=1)}
-    rows = []
-    for mean in means:
-        count = len(mean["runs"])
-        why = "one seed: no interval" if count == 1 else "seeds not different: no interval"
-        rows.append([
-            ", ".join(number[run] for run in mean["runs"]),
-            ", ".join(map(str, mean["seeds"])),
-            percent(mean["mean"]),
-            f"{percents(mean['interval'])} {mean['interval_is']}" if mean["interval"] else why,
-            " ".join(f"{key}={value}" for key, value in mean["apart"].items()),
-        ])  # fmt: skip
-    lines = table(("runs that differ in the seed alone", "seeds", "mean", "95% interval", ""), rows)
-    if any(mean["interval"] for mean in means):
-        lines.append("t: Student's, about other seeds; Wilson: about other problems, where all seeds agree.")
-    return lines
 
 
 def main() -> None:

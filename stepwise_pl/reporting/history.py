@@ -29,7 +29,8 @@ class History:
     """One run. An attribute is empty if its file is missing; `notes` then says so.
 
     Attributes:
-        label: name of the run on the page.
+        label: name of the run on the page; a long one is shortened.
+        full_label: the same name, not shortened.
         cell: number of its cell (`runs.cells`).
         turn: place of the run in its cell.
         error: why the run failed, if it is a failed job of a sweep.
@@ -50,6 +51,7 @@ class History:
 
     path: Path
     label: str = ""
+    full_label: str = ""
     cell: int = 0
     turn: int = 0
     error: str = ""
@@ -95,6 +97,19 @@ class History:
         if self.config.get("schedule.remove_all_beyond") == 0:
             return "no CoT"
         return "explicit CoT" if self.config.get("schedule.remove_at_most") == 0 else None
+
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """The band of test accuracy that the run's recipe states; None if it states none, or if the command line has made another run of it."""
+        judged = self.summary.get("expected")
+        if judged is None:
+            # The run has not ended yet. Its test counts whole answers, and no other band is about them.
+            is_about_answers = self.config.get("expected.counts", "answer") == "answer"
+            unchanged = is_about_answers and self.derived.get("changed") == []
+            found = self.config.get("expected.accuracy") if unchanged else None
+        else:
+            found = None if judged.get("changed") else judged.get("accuracy")
+        return None if found is None else (float(found[0]), float(found[1]))
 
     @property
     def method(self) -> str:
@@ -193,11 +208,9 @@ def read_runs(paths: Sequence[Path]) -> list[History]:
     for cell in cells_of(runs):
         for turn, run in enumerate(cell.runs):
             run.cell, run.turn = cell.number, turn
-    if len(runs) == 1:
-        runs[0].label = str(runs[0].path)
-        return runs
-    for run, label in zip(runs, labels([run.path.resolve() for run in runs]), strict=True):
-        run.label = label
+    full = labels([run.path.resolve() for run in runs]) if len(runs) > 1 else [str(run.path) for run in runs]
+    for run, label, short in zip(runs, full, shortened(full), strict=True):
+        run.full_label, run.label = label, short
     return runs
 
 
@@ -234,6 +247,36 @@ def _short_names(names: set[str]) -> dict[str, str]:
     # The name of an experiment says enough.
     short = {name: one.removeprefix("experiment-") for name, one in short.items()}
     return short if len(set(short.values())) == len(names) else {name: name for name in names}
+
+
+def shortened(names: Sequence[str], part: int = 48, whole: int = 96) -> list[str]:
+    """The names, with the middle of long ones left out: a name of 200 characters would make a row of a table 20 lines high.
+
+    Args:
+        part: characters of a folder's name, at most.
+        whole: characters of a name, at most; folders in its middle are left out.
+
+    Returns:
+        Names that differ where the given ones do: all of them are longer if they would not.
+    """
+
+    def of_part(text: str) -> str:
+        # The end of a folder's name has the key that was swept last.
+        return text if len(text) <= part else f"{text[: part // 2]}…{text[-(part // 2 - 1) :]}"
+
+    def of_name(name: str) -> str:
+        parts = [of_part(text) for text in name.split("/")]
+        if len("/".join(parts)) <= whole or len(parts) <= 3:
+            return "/".join(parts)
+        last = 2
+        while len("/".join([parts[0], "…", *parts[-last - 1 :]])) <= whole:
+            last += 1
+        return "/".join([parts[0], "…", *parts[-last:]])
+
+    short = [of_name(name) for name in names]
+    if len(set(short)) == len(set(names)):
+        return short
+    return shortened(names, 2 * part, 2 * whole)
 
 
 def read_run(path: Path) -> History:

@@ -5,9 +5,11 @@ from html import escape
 from typing import Any
 
 from stepwise_pl.reporting.figures.data import Cells, Chart, HeatMap, Panel, Series, log_ticks
-from stepwise_pl.reporting.style import ink_on
+from stepwise_pl.reporting.style import BAND, ink_on
 
-MARGIN = {"l": 64, "r": 16, "t": 12, "b": 52}
+# Plotly's buttons stand in the upper margin, where they cover no point.
+BUTTONS = 34
+MARGIN = {"l": 64, "r": 16, "t": BUTTONS, "b": 52}
 
 
 def spec(figure: Chart | HeatMap) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def _log_axis(values: list[float]) -> dict[str, Any]:
 
 
 def _series(series: Series) -> dict[str, Any]:
+    if series.line == "band":
+        return _band(series)
     color, shape, dashes = series.color, series.shape, series.dashes
     modes = [*["lines"] * (dashes is not None), *["markers"] * (shape is not None), *["text"] * bool(series.labels)]
     out: dict[str, Any] = {
@@ -98,6 +102,16 @@ def _series(series: Series) -> dict[str, Any]:
     return out
 
 
+def _band(series: Series) -> dict[str, Any]:
+    """A filled area without an edge."""
+    return {
+        "type": "scatter", "mode": "lines", "name": text_of(series.name), "meta": {"runs": series.runs},
+        "x": [*series.x, *reversed(series.x)], "y": [*series.low, *reversed(series.high)],
+        "fill": "toself", "fillcolor": BAND, "line": {"width": 0, "color": series.color}, "hoveron": "fills",
+        "hoverinfo": "text", "text": text_of(series.hover[0]),
+    }  # fmt: skip
+
+
 def panel_height(figure: HeatMap) -> int:
     """The height of a panel on the page, in pixels."""
     if len(figure.panels) == 1:
@@ -119,7 +133,7 @@ def frame_width(figure: HeatMap) -> int:
 def frame_height(figure: HeatMap) -> int:
     """The height of the whole figure on a wide page, in pixels; `page.js` measures the same."""
     turned = 7 * max(map(len, figure.x)) if len(figure.panels) > 1 else 0
-    return figure.down * (panel_height(figure) + 36) + 60 + turned
+    return figure.down * (panel_height(figure) + 36) + 52 + BUTTONS + turned
 
 
 def _heat_map(figure: HeatMap) -> dict[str, Any]:

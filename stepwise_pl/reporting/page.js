@@ -23,7 +23,7 @@
     const down = Math.ceil(panels / across);
     const wide = (width - left - right - GAP * (across - 1)) / across;
     const turned = letters(x[1]) + 6 > wide / x[0];
-    const top = (narrow ? 62 : 8) + (title ? HEAD : 4), bottom = 40 + (turned ? letters(x[1]) : 16);
+    const top = (narrow ? 62 : 34) + (title ? HEAD : 4), bottom = 40 + (turned ? letters(x[1]) : 16);
     const gap = title ? HEAD + 12 : GAP, tall = (printing ? 0.7 : 1) * height;
     return {
       width, narrow, left, right, top, bottom, across, down, turned, panels,
@@ -109,10 +109,13 @@
     if (element.dataset.laidOut && element.dataset.laidOut !== laidOut) Plotly.purge(element);
     element.dataset.laidOut = laidOut;
     if (is) element.style.setProperty("--height", `${is.height / (printing ? 0.7 : 1)}px`); // paper has 0.7 of it
-    return Plotly.react(element, data(figure, is?.hasRoom), layout(figure, element, is), {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    const drawn = Plotly.react(element, data(figure, is?.hasRoom), layout(figure, element, is), {
+      responsive: true, displaylogo: false,
+      // Few buttons stand side by side, so that they fit into the upper margin of a narrow figure.
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
       toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
     });
+    return drawn.then(() => element.dispatchEvent(new Event("drawn", { bubbles: true })));
   }
 
   // A figure is drawn when it is about to be seen, so that a page of many runs opens at once.

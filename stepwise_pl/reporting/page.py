@@ -13,7 +13,7 @@ from stepwise_pl.common.errors import first_line
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting import tables
 from stepwise_pl.reporting.figures.accuracy import accuracy_chart, mean_accuracy_chart
-from stepwise_pl.reporting.figures.budget import budget_chart
+from stepwise_pl.reporting.figures.budget import budget_chart, examples_chart
 from stepwise_pl.reporting.figures.data import Chart, HeatMap, listed
 from stepwise_pl.reporting.figures.digits import digits_map
 from stepwise_pl.reporting.figures.inside import PARTS, Figure, draw
@@ -31,6 +31,8 @@ F = TypeVar("F", bound=Figure)
 HERE = Path(__file__).parent
 # Columns of words.
 WIDE = ("task", "model", "schedule", "95% Wilson interval")
+# These two figures stand side by side on a wide screen.
+BESIDE = ("accuracy", "accuracy-examples")
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Figures:
             drawn("mean accuracy", lambda: mean_accuracy_chart(runs)),
             [
                 *drawn("accuracy", lambda: accuracy_chart(runs)),
+                *drawn("accuracy over examples", lambda: examples_chart(runs)),
                 *drawn("accuracy over tokens read", lambda: budget_chart(runs)),
             ],
             drawn("loss", lambda: loss_chart(runs)), drawn("speed", lambda: speed_charts(runs)),
@@ -98,8 +101,9 @@ class Figures:
 
 
 def render(
-    runs: Sequence[History], drawn: Figures, notes: Sequence[str], written: str, command: str, sweep: str = ""
-) -> str:
+    runs: Sequence[History], drawn: Figures, notes: Sequence[str], written: str, command: str, *, sweep: str = "",
+    every: float | None = None,
+) -> str:  # fmt: skip
     """The HTML of the whole file.
 
     Args:
@@ -107,6 +111,7 @@ def render(
         written: when the page is written.
         command: the command that writes the page.
         sweep: the name of the sweep that the page is about, if it is about one.
+        every: seconds after which the page loads itself again; None: it does not.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -122,14 +127,16 @@ def render(
     title, lead = heading(runs, sweep)
     texts = [dict(zip(tables.HEAD, run["texts"], strict=True)) for run in shown]
     same = [name for name in tables.SAID_ABOVE if len({of_run[name] for of_run in texts}) == 1]
+    same += [tables.RECIPE] * all(of_run[tables.RECIPE] == tables.NONE for of_run in texts)
     columns = [place for place, name in enumerate(tables.HEAD) if name not in same]
     head = [tables.HEAD[place] for place in columns]
     several = any(len(cell.runs) > 1 for cell in cells)
     context: dict[str, Any] = {
-        "title": title, "lead": lead, "tiles": tiles(runs), "head": head, "columns": columns, "wide": WIDE, "runs": shown,
+        "title": title, "kicker": kicker(runs), "lead": lead, "every": every, "tiles": tiles(runs), "head": head, "columns": columns, "wide": WIDE, "runs": shown,
         "notes": [*notes, *drawn.notes, *_noted(runs)],
         "cell_head": tables.CELL_HEAD, "cells": list(map(_shown_cell, cells)) if several else [],
         **{name: list(map(figure, getattr(drawn, name))) for name in ("means", "accuracy", "loss", "speed", "sweeps", "digits")},
+        "beside": BESIDE, "shortened": {run.label: run.full_label for run in runs if run.full_label != run.label},
         "inside": section(runs, drawn.inside, figure),
         "stages": any(run["stages"] for run in shown), "examples": any(run["examples"] for run in shown),
         "unmeasured": [run.label for number, run in enumerate(runs) if number not in measured],
@@ -138,7 +145,7 @@ def render(
         "environment": tables.apart([tables.environment(run) for run in runs]),
         "percent": percent, "percents": percents, "written": written, "command": command, "version": __version__,
         "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        "script": Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "inside.js"))),
+        "script": Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "inside.js", "live.js"))),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
         # Without this character, no text can end the script element.
         "figures": Markup(json.dumps(drawn.specs).replace("<", "\\u003c")),
@@ -153,13 +160,19 @@ def heading(runs: Sequence[History], sweep: str = "") -> tuple[str, str]:
     if len(runs) == 1:
         (run,) = runs
         name = str(run.summary.get("name") or run.derived.get("name") or run.path.name)
-        parts = [what, tables.model_of(run.config), f"method {run.method}", tables.schedule_of(run), f"seed {run.seed}"]
+        parts = [what, tables.model_of(run.config), tables.schedule_of(run), f"seed {run.seed}"]
         return name, f"{'; '.join(parts)}. {run.path}"
     title = f"{len(runs)} runs of {what}"
     models = _several("Models", [tables.model_of(run.config) for run in runs])
-    methods = _several("Methods", [run.method for run in runs])
     schedules = _several("Schedules", [tables.schedule_of(run) for run in runs])
-    return f"{sweep}: {title}" if sweep else title, f"{models} {methods} {schedules} Seeds: {', '.join(_seeds(runs))}."
+    return f"{sweep}: {title}" if sweep else title, f"{models} {schedules} Seeds: {', '.join(_seeds(runs))}."
+
+
+def kicker(runs: Sequence[History]) -> str:
+    """The words above the title: the methods of the runs."""
+    methods = list(dict.fromkeys(run.method for run in runs))
+    more = f" and {len(methods) - 6} more" if len(methods) > 6 else ""
+    return f"method{'s' * (len(methods) > 1)} {', '.join(methods[:6])}{more}"
 
 
 def _several(name: str, values: Sequence[str]) -> str:
@@ -190,7 +203,7 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
     if len(runs) == 1:
         cell = dict(zip(tables.HEAD, tables.key_numbers(runs[0]), strict=True))
         return [
-            tile("test accuracy", cell["test accuracy"], cell["95% Wilson interval"].strip(tables.NONE)),
+            tile("test accuracy", cell["test accuracy"], _of_test(cell)),
             tile("CoT tokens removed", cell["CoT tokens removed"]),
             tile("steps", cell["steps"], f"{cell['examples']} examples"),
             tile("examples per removed token", cell["examples per removed token"].split()[0], "the paper: 101,000"),
@@ -224,6 +237,13 @@ def tiles(runs: Sequence[History]) -> list[dict[str, str]]:
     ]
 
 
+def _of_test(cell: dict[str, str]) -> str:
+    """The interval of the test accuracy, and the band that the recipe states."""
+    recipe = cell[tables.RECIPE].strip(tables.NONE)
+    found = [cell["95% Wilson interval"].strip(tables.NONE), f"{recipe} of the recipe" if recipe else ""]
+    return "; ".join(filter(None, found))
+
+
 def _swatch(cell: int, turn: int = 0) -> dict[str, Any]:
     from markupsafe import Markup
 
@@ -253,7 +273,7 @@ def _figure(figure: Chart | HeatMap, labels: Sequence[str]) -> dict[str, Any]:
         height, width, line = frame_height(figure), f"{frame_width(figure)}px", figure.line
     else:
         keys = figure.legend(labels)
-        height, width, line = round(120 + max(180, 320 * len(figure.panels) ** 0.6)), "none", ""
+        height, width, line = round(142 + max(180, 320 * len(figure.panels) ** 0.6)), "none", ""
     return {
         "slug": figure.slug, "title": figure.title, "caption": figure.caption, "alt": figure.alt, "height": height, "width": width,
         "run": getattr(figure, "run", None), "line": line,

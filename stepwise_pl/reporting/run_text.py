@@ -21,7 +21,7 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
 
     stages, given_up = read_stages(run_dir / "metrics.csv", summary.get("stage_names", ()))
     with go_on_without("accuracy.png"):
-        _draw(run_dir, summary["name"], stages, given_up)
+        _draw(run_dir, summary, stages, given_up)
     accuracy = with_wilson(summary["test_accuracy"], summary["test_examples"])
     stage = f", stage {summary['stage']}" if "stage" in summary else ""
     if asked.job:
@@ -62,12 +62,16 @@ next            python -m stepwise_pl.evaluate run={run_dir}
 """
 
 
-def _draw(run_dir: Path, name: str, stages: "list[StageAccuracy]", given_up: "list[list[StageAccuracy]]") -> None:
-    """The run's own figure, from its validations alone; nothing else of the folder is read."""
+def _draw(
+    run_dir: Path, summary: dict[str, Any], stages: "list[StageAccuracy]", given_up: "list[list[StageAccuracy]]"
+) -> None:
+    """The run's own figure, from its validations and its summary; nothing else of the folder is read."""
     from stepwise_pl.reporting.figures.accuracy import accuracy_chart
     from stepwise_pl.reporting.history import History
     from stepwise_pl.reporting.static import write_figure
 
-    chart = accuracy_chart([History(run_dir, name, stages=stages, stages_given_up=given_up)], title=name)
+    name = summary["name"]
+    run = History(run_dir, name, summary=summary, stages=stages, stages_given_up=given_up)
+    chart = accuracy_chart([run], title=name)
     if chart is not None:
         write_figure(chart, [name], run_dir)

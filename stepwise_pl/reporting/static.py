@@ -140,6 +140,9 @@ def _aside(panel: Panel) -> dict[int | None, float]:
 
 
 def _draw(series: Series, axes: Any, aside: float, on_its_side: bool) -> None:
+    if series.line == "band":
+        axes.fill_between(series.x, series.low, series.high, color=series.color, alpha=0.35, linewidth=0)
+        return
     x = [value + aside for value in series.x]
     y = [float("nan") if value is None else value for value in series.y]
     points = (y, x) if on_its_side else (x, y)
@@ -174,14 +177,18 @@ def _style(series: Series) -> dict[str, Any]:
 def _write_legend(figure: Any, chart: Chart, labels: Sequence[str]) -> None:
     """Write what cells, lines and markers are, below the axes, where the legend hides nothing."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    handles = []
+    handles: list[Any] = []
     for cell, label in chart.legend(labels).items():
         color, marker = style_of(cell)
         handles.append(
             Line2D([], [], label=label, color=color, marker=marker.matplotlib, markersize=POINTS * marker.size)
         )
     for meaning, series in chart.meanings().items():
+        if series[0].line == "band":
+            handles.append(Patch(label=meaning, color=series[0].color, alpha=0.35, linewidth=0))
+            continue
         style = _style(series[0])
         # A line that several cells have is explained in no cell's colour.
         style["color"] = series[0].color if len({one.cell for one in series}) == 1 else GREY

@@ -31,6 +31,8 @@ class Line(NamedTuple):
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # The colour of what belongs to no cell.
 GREY = "#777777"
+# The colour of a filled area, behind lines and points. It is seen on light and on dark pages.
+BAND = "rgba(119, 119, 119, 0.35)"
 MARKERS = (
     Marker("o", "circle", '<circle r="4.5"/>'),
     Marker("s", "square", '<rect x="-4" y="-4" width="8" height="8"/>'),
@@ -54,7 +56,7 @@ DASHES = (
     Line((0, (7, 2, 1, 2)), "longdashdot", "8 2 1 2"),
 )
 # These lines have a meaning, which does not depend on the run.
-LINES = {"dotted": Line(":", "dot", "1 2"), "dashed": DASHES[1]}
+LINES = {"dotted": Line(":", "dot", "1 2"), "dashed": DASHES[1], "long dashes": Line((0, (10, 4)), "longdash", "8 3")}
 
 
 def style_of(cell: int | None) -> tuple[str, Marker]:

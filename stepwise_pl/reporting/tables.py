@@ -10,8 +10,9 @@ from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.provenance import changed_text
 from stepwise_pl.runs.records import Sample, StageRecord
 
+RECIPE = "recipe's band"
 HEAD = (
-    "run", "task", "model", "method", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", "steps",
+    "run", "task", "model", "method", "schedule", "seed", "CoT tokens removed", "test accuracy", "95% Wilson interval", RECIPE, "steps",
     "examples", "tokens read", "examples per removed token", "seconds", "outcome",
 )  # fmt: skip
 CELL_HEAD = (
@@ -40,6 +41,7 @@ def key_numbers(run: History) -> list[str]:
         removed_of(run),
         percent(summary["test_accuracy"]) if tested else NONE,
         f"{percents(interval)} n={summary.get('test_examples', '?')}{any_length(run)}" if tested and interval else NONE,
+        recipe_of(run),
         number(summary.get("steps", run.rows[-1]["step"] if run.rows else None)),
         number(summary.get("examples_seen")),
         number(run.tokens_read),
@@ -47,6 +49,18 @@ def key_numbers(run: History) -> list[str]:
         number(summary.get("seconds")),
         outcome(run),
     ]
+
+
+def recipe_of(run: History) -> str:
+    """`inside 99.0–100.0%`: whether the test came to the band that the run's recipe states; the band alone before the test."""
+    if run.band is None:
+        return NONE
+    low, high = run.band
+    band = f"{percent(low).removesuffix('%')}–{percent(high)}"
+    if run.tested is None:
+        return band
+    accuracy = run.tested[0]
+    return f"{'BELOW' if accuracy < low else 'above' if accuracy > high else 'inside'} {band}"
 
 
 def any_length(run: History) -> str:

@@ -309,3 +309,120 @@ def test_a_key_that_came_later_does_not_set_runs_apart(tmp_path, capsys) -> None
         save_yaml({**older, group: {**older[group], "gone": 1}}, path)
         _, result = compared(capsys, one, other)
         assert [mean["apart"].get(f"{group}.gone") for mean in result["seeds"]] == [1, None]
+
+
+# Another model.
+
+
+def outside_file(path: Path, lines: Sequence[dict[str, Any] | str]) -> str:
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines))
+    return str(path)
+
+
+def predicted(right: str) -> list[dict[str, Any]]:
+    return [{"prompt": f"problem {i}", "prediction": one} for i, one in enumerate(right)]
+
+
+def test_another_model_is_tested_against_a_run_as_a_second_run_is(tmp_path, capsys) -> None:
+    """A run with the same answers gives the same numbers, in whatever order the file has them."""
+    other = "1" * 60 + "0" * 25 + "1" * 10 + "0" * 5
+    run = run_folder(tmp_path / "a", "1" * 60 + "1" * 25 + "0" * 10 + "0" * 5)
+    _, of_runs = compared(capsys, run, run_folder(tmp_path / "b", other, task=Multiplication(digits=5)))
+    file = outside_file(tmp_path / "other.jsonl", predicted(other)[::-1])
+    result = compare(CompareConfig(run=run, predictions=file, out=str(tmp_path / "out.json")))
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"{file}: one prediction for each of the 100 problems"
+    assert [{**test, "second": ""} for test in result["pairs"]] == [{**test, "second": ""} for test in of_runs["pairs"]]
+    assert (result["pairs"][0]["second"], result["pairs"][0]["difference"]) == (file, pytest.approx(0.15))
+    assert [one["accuracy"] for one in result["runs"]] == [0.85, 0.7]
+    assert result["runs"][1]["interval"] == pytest.approx(
+        tuple(stats.binomtest(70, 100).proportion_ci(method="wilson")), abs=1e-6
+    )
+    # The other model has no seed, so that no mean is about it.
+    assert [mean["runs"] for mean in result["seeds"]] == [[run]]
+    assert json.loads((tmp_path / "out.json").read_text())["runs"][1]["matched"] == 100
+
+
+def test_what_does_not_match_is_left_out_and_told_in_one_line(tmp_path, capsys) -> None:
+    run, same = run_folder(tmp_path / "a", RIGHT), run_folder(tmp_path / "b", "1" * 100, seed=1)
+    lines = predicted("1" * 90)  # nothing about the last ten problems
+    lines += [{"prompt": "problem 5", "prediction": "0"}, {"prompt": "problem 500", "prediction": "1"}]
+    file = outside_file(tmp_path / "other.jsonl", lines)
+    result = compare(CompareConfig(runs=[run, same], predictions=file))
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"{file}: predictions for 90 of 100 problems; 10 without one, left out for every model; 1 line about other problems; "
+        "1 line too many for their problem, of which the first counts"
+    )
+    assert [one["n"] for one in result["runs"]] == [90, 90, 90]
+    assert result["runs"][0]["accuracy"] == RIGHT[:90].count("1") / 90
+    assert [result["runs"][2][key] for key in ("matched", "missing", "extra", "repeated", "accuracy")] == [
+        90,
+        10,
+        1,
+        1,
+        1,
+    ]
+    assert len(result["pairs"]) == 3 and all(test["p_holm"] >= test["p"] for test in result["pairs"])
+
+
+def test_answers_are_compared_as_those_of_runs_are(tmp_path, capsys) -> None:
+    run = run_folder(tmp_path / "a", "1" * 8)
+    lines = [
+        {"prompt": "  problem   0 ", "prediction": " 1 "},  # blanks do not matter
+        {"prompt": "problem 1", "prediction": 1, "target": "1", "more": [2]},
+        {"prompt": "problem 2", "prediction": "6 + 5 is 11 #### 1"},
+        {"prompt": "problem 3", "prediction": "one", "right": True},  # the file says so
+        {"prompt": "problem 4", "prediction": "1", "right": False},
+        {"prompt": "problem 5", "prediction": None},
+        {"prompt": "problem 6", "prediction": "1."},
+        {"prompt": "problem 7", "prediction": ""},
+    ]
+    file = outside_file(tmp_path / "other.jsonl", ["", *lines])
+    result = compare(CompareConfig(run=run, predictions=file))
+    assert result["runs"][1]["accuracy"] == 4 / 8
+    # The file of an evaluation is such a file as well.
+    again = compare(CompareConfig(run=run, predictions=str(tmp_path / "a/evaluations/best-test-removed2.jsonl")))
+    assert (again["runs"][1]["accuracy"], again["pairs"][0]["p"]) == (1, 1)
+    capsys.readouterr()
+
+
+def test_a_prompt_that_a_run_has_twice_is_answered_twice(tmp_path, capsys) -> None:
+    run = run_folder(tmp_path / "a", "1111")
+    predictions = tmp_path / "a" / "evaluations" / "best-test-removed2.jsonl"
+    predictions.write_text(predictions.read_text().replace("problem 1", "problem 0"))
+    lines = [{"prompt": "problem 0", "prediction": one} for one in "10"] + predicted("1111")[2:]
+    result = compare(CompareConfig(run=run, predictions=outside_file(tmp_path / "two.jsonl", lines)))
+    assert (result["runs"][1]["matched"], result["runs"][1]["repeated"], result["runs"][1]["accuracy"]) == (4, 0, 0.75)
+    result = compare(CompareConfig(run=run, predictions=outside_file(tmp_path / "one.jsonl", lines[1:])))
+    assert (result["runs"][1]["missing"], result["runs"][1]["accuracy"]) == (0, 0.5)
+    capsys.readouterr()
+
+
+def test_a_file_that_is_about_something_else_is_refused_in_one_line(tmp_path) -> None:
+    run = run_folder(tmp_path / "a")
+    good = predicted("1")[0]
+    for lines, message in (
+        ([], "holds no prediction"),
+        ([good, "{"], 'line 2 is no prediction; a line is a JSON object such as {"prompt"'),
+        ([good, "3"], "line 2 is no prediction"),
+        ([{"prompt": "problem 0"}], "line 1 is no prediction"),
+        ([{**good, "prediction": True}], "line 1 is no prediction"),
+        ([{**good, "right": "yes"}], "line 1 is no prediction"),
+        (
+            [{"prompt": "2 * 2", "prediction": "4"}],
+            "no prompt is one of the run's; the first of the file is '2 * 2', the first of the run 'problem 0'",
+        ),
+        ([{**good, "target": "7"}], "line 1: the answer to 'problem 0' is '7' here, '1' in the run"),
+    ):
+        file = outside_file(tmp_path / "other.jsonl", lines)
+        out = command("compare", f"run={run}", f"predictions={file}", check=False)
+        assert (out.returncode, len(out.stderr.strip().splitlines())) == (2, 1), out.stderr
+        assert f"predictions={file}: " in out.stderr and message in out.stderr
+    for arguments, message in (
+        ((f"run={run}", f"predictions={tmp_path / 'none.jsonl'}"), "No such file"),
+        (("predictions=x.jsonl",), "run is not set: python -m stepwise_pl.compare run=<run folder> predictions=<file>"),
+        ((f"run={run}",), "two or more runs are needed"),
+    ):
+        out = command("compare", *arguments, check=False)
+        assert (out.returncode, len(out.stderr.strip().splitlines())) == (2, 1), out.stderr
+        assert message in out.stderr

@@ -1,11 +1,12 @@
 """Accuracy against removed tokens: every run, and means over seeds."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percent, percents
 from stepwise_pl.reporting.figures.data import LEGEND, Chart, Panel, Series, listed
+from stepwise_pl.reporting.figures.marks import LEVEL, band_sentence, bands, levels, name_of_level
 from stepwise_pl.reporting.history import History, labelled_cells
 from stepwise_pl.runs.cells import Cell
 from stepwise_pl.runs.stages import ANY_LENGTH, StageAccuracy, last_at_each
@@ -35,6 +36,10 @@ def accuracy_chart(runs: Sequence[History], title: str = "Accuracy while tokens 
         )
     if not series:
         return None
+    removed = [x for one in series for x in one.x]
+    ends = (min(removed), max(removed))
+    recipe, baselines = bands(runs, ends), levels(runs, ends)
+    series = [*recipe, *series, *baselines]
     caption = "The last validation at each number of removed CoT tokens, with its 95% Wilson interval."
     if any(stage.differs for run in runs for stage in run.stages):
         caption += " Thin dashes: answers that are right at any length, also beyond the tokens that targets take."
@@ -42,6 +47,9 @@ def accuracy_chart(runs: Sequence[History], title: str = "Accuracy while tokens 
         caption += " Runs that differ in the seed alone share colour and shape, and differ in their dashes."
     if any(run.stages_given_up for run in runs):
         caption += " Dotted, ending in ×: attempts that were given up when the guard went back."
+    caption += " Long dashes, across the chart: the last validation of a baseline." * bool(baselines) + band_sentence(
+        recipe
+    )
     if rugs:
         caption += " Ticks below: the optimizer was reset because tokens left."
     elif with_resets:
@@ -132,8 +140,11 @@ def mean_accuracy_chart(runs: Sequence[History]) -> Chart | None:
             series.append(mean)
             first, last = (f"{percent(mean.y[end] or 0)} with {mean.x[end]}" for end in (0, -1))
             lines.append(f"{cell.label}: {first} tokens removed, {last}")
-    baselines = {cell.number for cell, validated_runs in validated if validated_runs and validated_runs[0].baseline}
-    levels = _levels(series, baselines)
+    baselines = {
+        cell.number: name for cell, of_cell in validated if of_cell and (name := of_cell[0].baseline) is not None
+    }
+    across = _levels(series, baselines)
+    recipe = bands(runs, _ends(series))
     seeds = [
         seed for cell, validated_runs in validated if len(validated) <= LEGEND for seed in _seeds(cell, validated_runs)
     ]
@@ -143,21 +154,35 @@ def mean_accuracy_chart(runs: Sequence[History]) -> Chart | None:
         "were validated at, with its 95% interval: Student's t, about other seeds; for one seed (dashed), or where all agree, "
         "Wilson's, about other problems. "
         + "Thin: each seed. " * bool(seeds)
-        + "Thin dashes: the level of a baseline, which has one number of removed tokens only. " * bool(levels)
-        + "Hiding some of the runs does not change their mean.",
+        + "Long dashes: the level of a baseline, which has one number of removed tokens only. " * bool(across)
+        + "Hiding some of the runs does not change their mean."
+        + band_sentence(recipe),
         f"Line chart of mean answer accuracy against removed CoT tokens. {listed(lines)}.", "CoT tokens removed",
-        [Panel("answer accuracy (validation)", series + levels + seeds, (-0.05, 1.04), percent=True)], whole_x=True,
+        [Panel("answer accuracy (validation)", recipe + series + across + seeds, (-0.05, 1.04), percent=True)], whole_x=True,
     )  # fmt: skip
 
 
-def _levels(means: Sequence[Series], baselines: Collection[int]) -> list[Series]:
-    """A line across the chart for each baseline, which has one number of removed tokens alone."""
-    ends = [end(x for mean in means for x in mean.x) for end in (min, max)] if means else []
-    return [
-        Series(ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="dashed", thin=True, meaning="level of a baseline")
-        for mean in means
-        if mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2
-    ]  # fmt: skip
+def _levels(means: Sequence[Series], baselines: Mapping[int, str]) -> list[Series]:
+    """A line across the chart for each baseline, which has one number of removed tokens alone.
+
+    Args:
+        baselines: names by number of the cell.
+    """
+    ends = _ends(means)
+    found = []
+    for mean in means:
+        if mean.cell is not None and mean.cell in baselines and len(mean.x) == 1 and len({*ends}) == 2:
+            labels, side = name_of_level(baselines[mean.cell], mean.x[0], ends)
+            found.append(Series(
+                ends, [mean.y[0]] * 2, mean.runs, mean.cell, f"{mean.name}: level", line="long dashes", thin=True, meaning=LEVEL,
+                labels=labels, label_side=side,
+            ))  # fmt: skip
+    return found
+
+
+def _ends(means: Sequence[Series]) -> list[float]:
+    """The least and the most x of all means."""
+    return [end(x for mean in means for x in mean.x) for end in (min, max)] if means else []
 
 
 def _seeds(cell: Cell[History], runs: Sequence[History]) -> list[Series]:

@@ -26,7 +26,7 @@ class Series:
         cell: number of the runs' cell, which decides colour and shape. None: the series belongs to no cell and is grey.
         hover: a text for each point.
         low, high: interval of each y; empty: none.
-        line: solid, dotted, dashed, steps, or none.
+        line: solid, dotted, dashed, long dashes, steps, none, or `band`: the area between low and high is filled.
         marker: `run` for the shape of the cell's runs, `x`, `|`, `bar`, or none.
         labels: a text at each point; empty: none.
         label_side: where the labels stand: left or right of their points and above, `below left`, or center.
@@ -73,7 +73,7 @@ class Series:
     @property
     def dashes(self) -> Line | None:
         """The line through the points, if they have one."""
-        return None if self.line == "none" else line_of(self.line, self.turn)
+        return None if self.line in ("none", "band") else line_of(self.line, self.turn)
 
 
 @dataclass

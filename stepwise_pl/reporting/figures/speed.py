@@ -109,7 +109,9 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
     slowest, fastest = (choose(point.speed for point in points) for choose in (min, max))
     log_x = fastest > 8 * slowest
     series = []
+    has_frontier = False
     if len({point.run for point in points}) > 1 and len(front := frontier(points)) > 1:
+        has_frontier = True
         series.append(Series(
             [point.speed for point in front], [point.accuracy for point in front], [], None, "frontier of all runs",
             ["frontier: no run is faster without being less accurate"] * len(front), line="dashed", meaning="frontier of all runs",
@@ -133,14 +135,23 @@ def _chart(runs: Sequence[History], batch: int, points: Sequence[Measured]) -> C
     how = "one problem at a time" if batch == 1 else f"{batch} at a time"
     caption = (
         f"Problems answered per second, {how} ({devices}), and accuracy with its 95% Wilson interval, as evaluate measured "
-        "them; lines join the evaluations of a run (dotted: on the validation split), and numbers are removed CoT tokens. "
-        "Dashed: the frontier. Speeds compare on the same machine only."
+        f"them.{_drawn(series)}{' Dashed: the frontier of all runs.' if has_frontier else ''} Speeds compare on the same machine only."
     )
     return Chart(
         f"speed-batch{batch}", f"Accuracy against speed, {how}", caption,
         f"Scatter chart of accuracy against problems per second, {how}. {listed(lines)}.", f"problems per second ({devices})",
         [Panel(f"answer accuracy{of_split}, 95% interval", series, (-0.06, 1.08), percent=True)], log_x=log_x,
     )  # fmt: skip
+
+
+def _drawn(series: Sequence[Series]) -> str:
+    """Sentences on the lines and numbers of a chart. Only what is there is explained."""
+    of_runs = [one for one in series if one.runs]
+    joined = [one for one in of_runs if len(one.x) > 1]
+    said = [" Lines join the evaluations of a run."] * bool(joined)
+    said += [" Dotted: on the validation split."] * any(one.line == "dotted" for one in joined)
+    said += [" Numbers are removed CoT tokens."] * any(NUMBERS in one.meaning for one in of_runs)
+    return "".join(said)
 
 
 def _line(run: History, points: Sequence[Measured], texts: list[str], is_right: bool) -> Series:

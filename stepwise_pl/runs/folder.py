@@ -26,6 +26,9 @@ from stepwise_pl.runs.marks import has_no_checkpoint_yet, holds_run, is_taken, m
 from stepwise_pl.runs.numbering import first_free, newest
 from stepwise_pl.runs.resumed_config import differences
 
+# In the place of a checkpoint: every one that the run kept of its stages. In the place of removed tokens or steps: every number of them.
+ALL = "all"
+
 
 def choose_run_dir(config: Config, asked: Request) -> Path:
     """The run's folder, which need not be there yet.

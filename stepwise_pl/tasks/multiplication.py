@@ -155,10 +155,14 @@ class Multiplication(Task):
 
     def prompt_of(self, text: str) -> str:
         """Return the prompt of `38 * 57` or `what is 38 times 57?`. The digits of the text stand in their usual order."""
-        example = " * ".join(first[:most].ljust(most, "2") for first, (_, most) in zip(("38", "57"), self.lengths(), strict=True))
+        example = " * ".join(
+            first[:most].ljust(most, "2") for first, (_, most) in zip(("38", "57"), self.lengths(), strict=True)
+        )
         factors = numbers_between(text, ("*", "x", "×", "·", "times", "multiplied by", "by", "and"), example)
         if len(factors) != 2:
-            raise UserError(f"{printed(text)}: has {len(factors)} factors, and a problem of this task has two; write {example}")
+            raise UserError(
+                f"{printed(text)}: has {len(factors)} factors, and a problem of this task has two; write {example}"
+            )
         return " * ".join(map(least_first, factors))
 
     def readable(self, text: str) -> str:

@@ -34,7 +34,11 @@ def test_a_prompt_comes_back_from_its_readable_form(task: Task) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 10**12), st.integers(1, 10**12), st.sampled_from(["*", " * ", "x", " × ", " times ", " multiplied by "]))
+@given(
+    st.integers(1, 10**12),
+    st.integers(1, 10**12),
+    st.sampled_from(["*", " * ", "x", " × ", " times ", " multiplied by "]),
+)
 def test_a_product_is_read_with_its_digits_in_their_usual_order(first: int, second: int, sign: str) -> None:
     task = Multiplication(digits=13)
     for typed in (f"{first}{sign}{second}", f"What is {first}{sign}{second}?", f" {first:,}{sign}{second:,} = "):

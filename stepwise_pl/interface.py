@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -49,15 +49,16 @@ class Hidden(NamedTuple):
     places: list[list[str]]
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
     """A figure. A notebook shows it.
 
     Attributes:
         png, svg: the content of its files.
     """
 
-    png: bytes
-    svg: bytes
+    png: bytes = field(repr=False)
+    svg: bytes = field(repr=False)
 
     def _repr_png_(self) -> bytes:
         return self.png

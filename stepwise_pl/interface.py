@@ -193,7 +193,11 @@ class Run:
         return table([asdict(reply) for reply in found])
 
     def hidden(
-        self, problems: "str | Example | Sequence[str | Example]", stage: int | str = "best", *, layers: Sequence[int] = ()
+        self,
+        problems: "str | Example | Sequence[str | Example]",
+        stage: int | str = "best",
+        *,
+        layers: Sequence[int] = (),
     ) -> Hidden:
         """Return the hidden states of a checkpoint over problems, at the stage of the checkpoint.
 
@@ -208,16 +212,19 @@ class Run:
 
         from stepwise_pl.inside.subject import Subject
         from stepwise_pl.inside.tokens import named_columns, written
+        from stepwise_pl.tasks import Example
 
         run = self._cached(self._checkpoint(stage))
         task = run.config.task
-        given = [problems] if isinstance(problems, str) or hasattr(problems, "prompt") else list(problems)
+        given: list[str | Example] = [problems] if isinstance(problems, str | Example) else list(problems)
         texts: list[Example] = []
         for one in given:
             known = task.solved([task.prompt_of(one)])[0] if isinstance(one, str) else one
             if known is None:
-                raise UserError(f"{one}: the task does not know CoT and answer, which the model reads too; give an Example")
-            texts.append(known)  # type: ignore[arg-type]
+                raise UserError(
+                    f"{one}: the task does not know CoT and answer, which the model reads too; give an Example"
+                )
+            texts.append(known)
         subject = Subject.of(run, texts)
         wanted = list(layers) or list(range(subject.num_layers + 1))
         if bad := [layer for layer in wanted if not 0 <= layer <= subject.num_layers]:
@@ -308,7 +315,9 @@ class Sweep:
 
         keys = ("seed", "test_accuracy", "test_examples", "removed_tokens", "max_cot_tokens", "steps", "seconds")
         found = read_runs([run.path for run in self.runs])
-        return table([{"run": run.label, **{key: run.summary.get(key) for key in keys}, "seed": run.seed} for run in found])
+        return table(
+            [{"run": run.label, **{key: run.summary.get(key) for key in keys}, "seed": run.seed} for run in found]
+        )
 
     @property
     def cells(self) -> Table:

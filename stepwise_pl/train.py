@@ -22,7 +22,7 @@ from stepwise_pl.runs.expected import judge
 from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothing
 from stepwise_pl.runs.marks import holds_run
 from stepwise_pl.runs.resumed_config import changes_of, finished, resumed_config
-from stepwise_pl.runs.saved_config import derived_of, located
+from stepwise_pl.runs.saved_config import derived_of, located, require_same_files
 from stepwise_pl.training.stopping import stop_explained
 
 if TYPE_CHECKING:
@@ -232,21 +232,22 @@ def keep_predictions(parts: "Parts", fitted: "Fitted", checkpoint: Path, step: i
     Args:
         step: optimizer steps of the checkpoint.
     """
-    from types import SimpleNamespace
-
     from stepwise_pl.evaluation.answers import Answers
-    from stepwise_pl.evaluation.problems import problems_of
+    from stepwise_pl.evaluation.problems import WholeSplit, problems_of
     from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
     from stepwise_pl.evaluation.verifier import Bounds
 
+    run_dir = checkpoint.parent.parent
     config, limits, module, metrics = parts.config, parts.data.limits, fitted.module, fitted.trainer.callback_metrics
-    wanted = SimpleNamespace(split="test", file=None, suite=None, suite_size=0, limit=None)
-    problems = problems_of(wanted, config.task, (str(parts.tokenizer.eos_token),))
+    # Training read tokens. The texts are read again, and a file may have changed meanwhile.
+    require_same_files(run_dir, config.task)
+    problems = problems_of(WholeSplit("test"), config.task, (str(parts.tokenizer.eos_token),))
     answered = Answers(module.tested[index] for index in range(len(problems.examples)))
     bounds = Bounds.of(limits, config.method.removed(module.stage, limits))
+    device = fitted.trainer.strategy.root_device.type  # Lightning has moved the model back to the CPU.
     source = Source(
-        checkpoint.parent.parent, config, checkpoint, step, limits, module.stage, module.stage, bounds,
-        config.data.eval_batch_size, "gpu" if module.device.type == "cuda" else module.device.type,
+        run_dir, config, checkpoint, step, limits, module.stage, module.stage, bounds,
+        config.data.eval_batch_size, device.replace("cuda", "gpu"),
     )  # fmt: skip
     predictions = predictions_of(problems, answered)
     found = {key.removeprefix("test/"): float(value) for key, value in metrics.items() if key.startswith("test/")}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,7 +154,8 @@ def _with_question(words: Sequence[str], keys: set[str]) -> list[str]:
         key = word.partition("=")[0].lstrip("+~").strip()
         return "=" in word and (key in keys or bool(re.match(r"hydra[./]", key)))
 
-    asked = [word for word in words if not (is_setting(word) or Path(word).expanduser().is_dir())]
+    # A question may be longer than a path can be; os.path takes that for no folder.
+    asked = [word for word in words if not (is_setting(word) or os.path.isdir(os.path.expanduser(word)))]  # noqa: PTH111, PTH112
     left = [word for word in words if word not in asked]
     if not asked:
         return left

@@ -79,10 +79,14 @@ def load_export(folder: Path) -> Exported:
 def _task_of(about: Mapping[str, Any], folder: Path) -> Task:
     """Return the task of an export; a plain one, and a warning, if it is not known."""
     if not about:
-        log.warning("%s: has no %s; the question is given to the model as it stands, and not checked", folder, EXPORT_FACTS)
+        log.warning(
+            "%s: has no %s; the question is given to the model as it stands, and not checked", folder, EXPORT_FACTS
+        )
         return Task()
     try:
         return config_from({"task": about["task"]}, _OfTask).task
     except (UserError, KeyError) as error:
-        log.warning("%s: its task is not known here (%s); the question is given to the model as it stands", folder, error)
+        log.warning(
+            "%s: its task is not known here (%s); the question is given to the model as it stands", folder, error
+        )
         return Task()

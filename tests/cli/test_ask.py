@@ -15,7 +15,6 @@ from stepwise_pl.evaluate import EvaluateConfig, evaluate
 from stepwise_pl.evaluation.asking import Speaker
 from stepwise_pl.evaluation.levels import load, stage_of
 from stepwise_pl.models.export import write_model
-from stepwise_pl.models.trained_run import load_run
 from stepwise_pl.reporting.reply_text import reply_lines
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.replies import Reply
@@ -96,7 +95,9 @@ def test_a_problem_unlike_those_of_the_run_is_answered_and_not_checked(run: Path
 def test_a_word_that_the_tokenizer_does_not_know_is_one_line(run: Path) -> None:
     asked = speaker(run)
     asked.task = Task()  # a task that takes any text
-    with pytest.raises(UserError, match=r"^the question: the tokenizer does not know '\?'; its words are \( \) \* \+ 0 1 2"):
+    with pytest.raises(
+        UserError, match=r"^the question: the tokenizer does not know '\?'; its words are \( \) \* \+ 0 1 2"
+    ):
         asked.ask("7 * 8 ?")
     assert asked.ask("7 * 8").prompt == "7 * 8"
     with pytest.raises(UserError, match="the question has .* tokens, and the model reads"):
@@ -109,7 +110,17 @@ def test_an_exported_folder_answers_as_its_run(run: Path, tmp_path: Path, caplog
         of_run, of_export = speaker(run, checkpoint), Speaker.of_export(out)
         for question in ("7 * 8", "3 * 4", "9x9", "2 times 6"):
             one, other = of_run.ask(question), of_export.ask(question)
-            same = ("prompt", "answer", "right", "wanted", "cot", "cot_tokens", "removed_tokens", "max_cot_tokens", "step")
+            same = (
+                "prompt",
+                "answer",
+                "right",
+                "wanted",
+                "cot",
+                "cot_tokens",
+                "removed_tokens",
+                "max_cot_tokens",
+                "step",
+            )
             assert [getattr(one, key) for key in same] == [getattr(other, key) for key in same]
     facts = json.loads((out / "stepwise_pl.json").read_text())
     assert facts["task"]["kind"] == "multiplication" and str(tmp_path) not in json.dumps(facts)
@@ -126,6 +137,7 @@ def test_words_without_a_key_are_the_question(run: Path, tmp_path: Path) -> None
         ([str(run), "7", "x", "8"], ["question='7 x 8'"]),
         ([f"run={run}", "what is 7 * 8 = ?", "checkpoint=all"], ["checkpoint=all", "question='what is 7 * 8 = ?'"]),
         ([f"run={run}", "checkpoint=all"], ["checkpoint=all"]),
+        ([f"run={run}", "7 " * 3000], [f"question='{'7 ' * 3000}'"]),
     ):
         found = positional(words, AskConfig)
         assert [word for word in found if not word.startswith("run=")] == wanted

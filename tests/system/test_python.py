@@ -56,7 +56,9 @@ def test_a_run_has_what_its_files_hold(folder: Path, monkeypatch: pytest.MonkeyP
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in run.metrics] == [int(row["step"]) for row in rows]
-    assert [row["train/loss"] for row in run.metrics] == [float(row["train/loss"]) if row["train/loss"] else None for row in rows]
+    assert [row["train/loss"] for row in run.metrics] == [
+        float(row["train/loss"]) if row["train/loss"] else None for row in rows
+    ]
     last = {row["schedule/removed_tokens"]: row["val/answer_accuracy"] for row in rows if row["val/answer_accuracy"]}
     assert {row["removed_tokens"]: row["accuracy"] for row in run.stages} == {
         int(float(removed)): float(accuracy) for removed, accuracy in last.items()
@@ -177,13 +179,17 @@ def test_types_are_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_blocks_of_the_page_run_in_their_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_the_page_run_in_their_order(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "python.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     for block in blocks:
-        short = block.replace('overrides=["name=mine"]', 'overrides=["name=mine", "debug=true", "trainer.keep_every_removed=1"]')
+        short = block.replace(
+            'overrides=["name=mine"]', 'overrides=["name=mine", "debug=true", "trainer.keep_every_removed=1"]'
+        )
         exec(compile(short, "docs/python.md", "exec"), names)
     assert len(blocks) >= 3 and names["run"].summary["steps"] == 12
 

@@ -116,14 +116,15 @@ class Run:
         from stepwise_pl.runs.stages import read_stages
 
         kept = {number_kept(name): name for name in self.checkpoints}
-        found, _ = read_stages(self.path / "metrics.csv", derived_of(self.path).get("stage_names") or ())
+        names = derived_of(self.path).get("stage_names") or []
+        found, _ = read_stages(self.path / "metrics.csv", names)
         rows = []
         for stage in found:
             low, high = stage.interval
             rows.append({
                 "removed_tokens": stage.removed_tokens, **({"stage": stage.stage} if stage.stage else {}), "step": stage.step,
                 "accuracy": stage.accuracy, "interval_low": low, "interval_high": high, "examples": stage.examples,
-                "checkpoint": kept.get(stage.removed_tokens),
+                "checkpoint": kept.get(names.index(stage.stage) if stage.stage in names else stage.removed_tokens),
             })  # fmt: skip
         return table(rows)
 

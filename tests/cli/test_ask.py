@@ -60,7 +60,8 @@ def test_a_question_is_answered_in_lines(run: Path, capsys: pytest.CaptureFixtur
     (reply,) = ask(AskConfig(run=str(run), question="7 * 8"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["answer", "CoT", "time", "model"]
-    assert lines[0].split()[1:3] == [reply.answer, reply.verdict] and reply.verdict in ("right", "wrong")
+    assert lines[0].split()[1:3] == [reply.answer, f"{reply.verdict}{'' if reply.right else ';'}"]
+    assert reply.verdict in ("right", "wrong")
     assert "best.ckpt, step" in lines[3] and "2 of 2 CoT tokens removed" in lines[3]
     assert ("right is 56" in lines[0]) == (reply.answer != "56")
 

@@ -145,7 +145,10 @@ def load(run: str, config: CompareConfig) -> Evaluated:
                 f"run {run} has no predictions for split={config.split}; make them with: "
                 f"python -m stepwise_pl.evaluate run={run}{more} split={config.split}"
             )
-        path = fitting[0]
+        # A run that has gone on may have predictions of earlier checkpoints. Those of the present one come first.
+        path = min(
+            fitting, key=lambda file: bool(why_stale(Path(run), file, read_json_or_empty(file.with_suffix(".json"))))
+        )
     summary = read_json_or_empty(path.with_suffix(".json"))
     if why := why_stale(Path(run), path, summary):
         again = f"python -m stepwise_pl.evaluate run={run} checkpoint={Path(str(summary['checkpoint'])).stem}"

@@ -1,52 +1,41 @@
-"""`python -m stepwise_pl.evaluate run=<folder>`: accuracy and speed of a trained run, and every prediction."""
+"""`python -m stepwise_pl.evaluate run=<folder>`: accuracy and speed of trained runs, and every prediction."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
+from stepwise_pl.cli.looks import asks_for_several, check_levels, look_at_each, run_folders
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import read_json, write_json
+from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.text import with_wilson
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
-from stepwise_pl.evaluation.problems import Problems, digest, problems_of
-from stepwise_pl.reporting.evaluation_text import result_lines, suite_lines, written_lines
+from stepwise_pl.reporting.evaluation_text import result_lines, runs_table, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
-from stepwise_pl.runs.folder import kept_checkpoints, kept_name, require_run
-from stepwise_pl.runs.predictions import (
-    Prediction,
-    Share,
-    by_last_number,
-    by_position,
-    by_stratum,
-    digest_of,
-    write_predictions,
-)
+from stepwise_pl.runs.folder import ALL, require_run
 from stepwise_pl.runs.saved_config import derived_of, require_same_files
 
 if TYPE_CHECKING:
+    from stepwise_pl.evaluation.problems import Problems
     from stepwise_pl.evaluation.scorer import Scorer
-    from stepwise_pl.methods import Method
     from stepwise_pl.models.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
 
-# In the place of a checkpoint: every one that the run kept. In the place of removed tokens or steps: every number of them.
-ALL = "all"
-
 
 @dataclass
 class EvaluateConfig:
-    """One evaluation of a trained run: `python -m stepwise_pl.evaluate run=<folder>`."""
+    """An evaluation of a trained run, or of several: `python -m stepwise_pl.evaluate run=<folder>`."""
 
     # The run folder.
     run: str = setting("", path=True)
+    # Several run folders, or folders above them, such as that of a sweep. Words without a key are such folders.
+    runs: list[str] = setting(factory=list, path=True)
     # `best`, `last`, `good`, `removed-<k>` (`stage-<k>` if stages have names), a file, or `all`: the checkpoints of `trainer.keep_every_removed`, as one table and figure.
     checkpoint: str = setting("best", path=True)
     # The problems: a split of the run's task, `train`, `validation` or `test`. Give only one of split, file and
@@ -80,7 +69,10 @@ class EvaluateConfig:
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
-        require_run(self.run, "evaluate")
+        if not self.runs:
+            require_run(self.run, "evaluate")
+        elif self.run:
+            raise UserError(f"run={self.run} and {' '.join(self.runs)}: give all folders in one way")
         given = [f"{key}={value}" for key in ("split", "file", "suite") if (value := getattr(self, key)) is not None]
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)}: give one of split, file and suite")
@@ -96,25 +88,16 @@ class EvaluateConfig:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
         require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
-        for key in ("removed_tokens", "removed_steps"):
-            value = getattr(self, key)
-            is_level = value in (None, ALL) or (type(value) is int and value >= 0)
-            require(is_level, key, value, f"must be a whole number, at least 0, or {ALL}")
-            if value == ALL and self.suite is not None:
-                raise UserError(f"suite={self.suite}: is not for {key}={ALL}; give a number")
-        if self.checkpoint == ALL:
-            for key in ("removed_tokens", "removed_steps", "suite"):
-                value = getattr(self, key)
-                require(value is None, key, value, f"is not for checkpoint={ALL}; name one checkpoint")
-
-    @property
-    def is_tradeoff(self) -> bool:
-        """Whether several evaluations are asked for, as one table of accuracy against speed."""
-        return ALL in (self.checkpoint, self.removed_tokens, self.removed_steps)
+        check_levels(self)
+        if self.suite is not None:
+            for key in ("checkpoint", "removed_tokens", "removed_steps"):
+                if getattr(self, key) == ALL:
+                    what = "name one checkpoint" if key == "checkpoint" else "give a number"
+                    raise UserError(f"suite={self.suite}: is not for {key}={ALL}; {what}")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Answer problems with a checkpoint, as configured; write the summary and predictions into the run folder.
+    """Answer problems with a checkpoint, as configured; write the summary and predictions into the run folder, and print them.
 
     Returns:
         The summary.
@@ -122,17 +105,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: the run, the checkpoint or the file cannot be read, or the task has no such suite.
     """
-    run = load(config)
-    problems = problems_for(config, run)
-    summary, lines = score(config, run, problems)
+    summary, lines = evaluate_one(config)
     say("\n".join(lines))
     return summary
 
 
+def evaluate_one(config: EvaluateConfig) -> tuple[dict[str, Any], list[str]]:
+    """Do the work of `evaluate` without a word. Return the summary, and the same as lines for reading."""
+    from stepwise_pl.evaluation.levels import load
+
+    run = load(config)
+    return score(config, run, problems_for(config, run))
+
+
 def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
     """Evaluate every kept checkpoint, or one at every level; print and write one table, and draw its figure.
-
-    A checkpoint is evaluated as it would be alone. Whatever was scored stays in the run folder if the command is stopped.
 
     Returns:
         The summaries, in the order of removed tokens.
@@ -140,12 +127,23 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: there is nothing to evaluate, or `evaluate` would raise it.
     """
+    summaries, lines = evaluate_each(config)
+    say("\n".join(lines))
+    return summaries
+
+
+def evaluate_each(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[str]]:
+    """Do the work of `evaluate_all` without a word. Return the summaries, and lines for reading.
+
+    A checkpoint is evaluated as it would be alone. Whatever was scored stays in the run folder if the command is stopped.
+    """
+    from stepwise_pl.evaluation.levels import each_of
     from stepwise_pl.reporting import tradeoff
 
     folder = Path(config.run)
     problems: Problems | None = None
     summaries: list[dict[str, Any]] = []
-    for asked, run in kept_stages(config) if config.checkpoint == ALL else levels(config):
+    for asked, run in each_of(config):
         problems = problems or problems_for(asked, run)
         summary, _ = score(asked, run, problems)
         summaries.append(summary)
@@ -160,81 +158,58 @@ def evaluate_all(config: EvaluateConfig) -> list[dict[str, Any]]:
     else:
         checkpoint = Path(summaries[0]["checkpoint"])
         kind, scored = f"levels-{checkpoint.stem}", f"{checkpoint.name} at every level"
-    files = tradeoff.write(summaries, folder, folder / "evaluations" / f"{kind}-{problems.name}{first(config)}")
+    first = f"-first{config.limit}" if config.limit else ""
+    files = tradeoff.write(summaries, folder, folder / "evaluations" / f"{kind}-{problems.name}{first}")
     head = f"{problems.title} of {folder}, {scored} ({config.accelerator})"
     written = [f"{'written to' * (not place):16}{file}" for place, file in enumerate(files)]
     unmeasured = [] if config.speed_problems else ["no figure       speed was not measured (speed_problems=0)"]
-    say("\n".join([head, "", *tradeoff.lines(summaries), "", *unmeasured, *written]))
-    return summaries
+    return summaries, [head, "", *tradeoff.lines(summaries), "", *unmeasured, *written]
 
 
-def kept_stages(config: EvaluateConfig) -> Iterator[tuple[EvaluateConfig, "TrainedRun"]]:
-    """Yield every checkpoint that the run kept, one after the other, with the settings of its evaluation.
+def evaluate_runs(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate one run after the other, each as it would be alone; print the result of each, and one table of all at the end.
 
-    The best checkpoint comes last, if none was kept of its stage. A checkpoint that cannot be read is a warning.
+    Returns:
+        The summary of each run by its folder; a list of them where several checkpoints or levels are asked for.
 
     Raises:
-        UserError: the run kept no checkpoint.
+        UserError: no run can be evaluated. If some of several cannot, that is a warning.
     """
-    folder = Path(config.run) / "checkpoints"
-    kept = kept_checkpoints(folder)
-    if not kept:
-        raise UserError(
-            f"checkpoint={ALL}: run {config.run} kept no checkpoint of its stages; train with trainer.keep_every_removed=1"
+    several = asks_for_several(config)
+    is_first = True
+
+    def one(folder: Path) -> Any:
+        nonlocal is_first
+        asked = replace(config, run=str(folder), runs=[])
+        result, lines = evaluate_each(asked) if several else evaluate_one(asked)
+        say("\n".join([*([] if is_first else [""]), *lines]))
+        is_first = False
+        return result
+
+    found = look_at_each(run_folders(config), one, "evaluated")
+    if len(found) > 1 and config.suite is None:
+        say(
+            "\n".join(
+                ["", *runs_table({str(folder): result if several else [result] for folder, result in found.items()})]
+            )
         )
-    names = [path.stem for path in kept]
-    for name in [*names, *["best"] * (folder / "best.ckpt").is_file()]:
-        asked = replace(config, checkpoint=name)
-        try:
-            run = load(asked)
-        except UserError as error:
-            log.warning("%s; the table goes without it", error)
-            continue
-        if name != "best" or kept_name(run.stage, run.stage_name, run.removed_tokens) not in names:
-            yield asked, run
-        del run
+    return {str(folder): result for folder, result in found.items()}
 
 
-def levels(config: EvaluateConfig) -> Iterator[tuple[EvaluateConfig, "TrainedRun"]]:
-    """Yield one checkpoint, loaded once, with the settings of an evaluation at every level: at every number of removed units.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or its stages are no numbers of removed units.
-    """
-    run = load(config)
-    key, method = key_of_units(config, run), run.config.method
-    if method.stage_names:
-        raise no_level(method, key, ALL)
-    stages = range(method.last_stage(run.limits) + 1)
-    for removed in sorted({method.removed(stage, run.limits) for stage in stages}):
-        level: dict[str, Any] = {key: removed}
-        yield replace(config, **level), run
-
-
-def load(config: EvaluateConfig) -> "TrainedRun":
-    """Load the run with its checkpoint.
-
-    Raises:
-        UserError: they cannot be read, or this machine has no GPU to score them on.
-    """
-    from stepwise_pl.models import trained_run as runs
-
-    runs.device_of(config.accelerator)  # before the run is read
-    return runs.load_run(config.run, config.checkpoint)
-
-
-def problems_for(config: EvaluateConfig, run: "TrainedRun") -> Problems:
+def problems_for(config: EvaluateConfig, run: "TrainedRun") -> "Problems":
     """The problems that are asked for.
 
     Raises:
         UserError: they cannot be read, or the run's own files have changed.
     """
+    from stepwise_pl.evaluation.problems import problems_of
+
     if config.file is None:
         require_same_files(run.path, run.config.task)
     return problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
 
 
-def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tuple[dict[str, Any], list[str]]:
+def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tuple[dict[str, Any], list[str]]:
     """Answer the problems with the run's checkpoint; write the summary and predictions into the run folder, and to W&B.
 
     Returns:
@@ -243,47 +218,25 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     Raises:
         UserError: the problems do not fit the run.
     """
+    from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
+
     scorer = scorer_of(config, run, problems)
     metrics, answered = scorer.evaluate(config.batch_size)
-    places = zip(problems.places, problems.examples, problems.strata, answered, strict=True)
-    predictions = [
-        Prediction(
-            place, example.prompt, answer.target or "", answer.predicted, answer.right, strata, answer.within_length,
-            answer.cot_tokens, answer.unfinished,
-        )
-        for place, example, strata, answer in places
-    ]  # fmt: skip
-    summary = {
-        **about(config, run, problems, scorer),
-        "examples": len(predictions),
-        "unfinished_answers": sum(
-            prediction.prediction is None or not prediction.within_length for prediction in predictions
-        ),
-        "cot_tokens_written": span([answer.cot_tokens for answer in answered]),
-        "cot_tokens_of_targets": span([answer.target_cot_tokens for answer in answered]),
-    }
-    if config.suite is None:  # the parts of a suite are too unlike for one accuracy
-        whole = Share.of(prediction.right for prediction in predictions)
-        summary |= {**metrics, "examples": whole.n, "answer_interval": whole.interval}
-        if (by_number := by_last_number(predictions)) is not None:
-            summary |= {"last_number_accuracy": by_number.accuracy, "last_number_interval": by_number.interval}
-        summary["answer_positions"] = [share.record() for share in by_position(predictions)]
+    source = Source.of(
+        run, scorer.stage, scorer.bounds, config.batch_size, accelerator=config.accelerator, limit=config.limit
+    )
+    predictions = predictions_of(problems, answered)
+    summary = summary_of(source, problems, answered, predictions, metrics)
+    if config.suite is None:
         if (judged := judged_by_recipe(config, run, summary)) is not None:
             summary["expected"] = judged
         # A batch size of 1 is measured once, on `speed_problems`.
         speeds = {config.batch_size: config.batch_size, 1: config.speed_problems} if config.speed_problems else {}
         for batch_size in sorted(speeds):
             summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, speeds[batch_size])
-    summary["strata"] = {
-        name: {value: share.record() for value, share in shares.items()}
-        for name, shares in by_stratum(predictions).items()
-    }
-    path = (
-        run.path / "evaluations" / f"{run.checkpoint.stem}-{problems.name}{first(config)}-removed{scorer.removed}.json"
-    )
-    path.parent.mkdir(exist_ok=True)
-    write_predictions(predictions, path.with_suffix(".jsonl"))
-    write_json(path, summary)
+    summary["strata"] = strata_of(predictions)
+    path = source.file(problems.name)
+    write(path, summary, predictions)
     if config.wandb:
         from stepwise_pl.training import wandb_runs
 
@@ -301,7 +254,7 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> tupl
     ]
 
 
-def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> "Scorer":
+def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> "Scorer":
     """The scorer of the run's model on the problems, on the device asked for.
 
     Raises:
@@ -310,6 +263,7 @@ def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> 
     import torch
 
     from stepwise_pl.data.encoding import encode
+    from stepwise_pl.evaluation.levels import stage_of
     from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models.architecture import check_positions
 
@@ -325,39 +279,6 @@ def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: Problems) -> 
     return scorer
 
 
-def about(config: EvaluateConfig, run: "TrainedRun", problems: Problems, scorer: "Scorer") -> dict[str, Any]:
-    """The part of a summary that says what is scored, and how."""
-    method, limits, stage = run.config.method, run.limits, stage_of(config, run)
-    removed = method.removed(stage, limits)
-    return {
-        "checkpoint": run.checkpoint.name,
-        "checkpoint_digest": digest_of(run.checkpoint),
-        "step": run.step,
-        **problems.asked,
-        "data_digest": digest(problems.examples),
-        "limit": config.limit,
-        "removed_tokens": limits.removed_tokens(removed),
-        **({"removed_steps": removed} if method.unit == "step" else {}),
-        **({"stage": name} if (name := method.stage_name(stage)) else {}),
-        "as_trained": stage == min(run.stage, method.last_stage(limits)),
-        "max_cot_tokens": limits.max_cot,
-        "batch_size": config.batch_size,
-        "accelerator": config.accelerator,
-        "max_new_tokens": scorer.bound,
-        "decoded_up_to": scorer.bounds.whole,
-    }
-
-
-def first(config: EvaluateConfig) -> str:
-    """The part of a file's name that says how many problems were scored; empty for all."""
-    return f"-first{config.limit}" if config.limit else ""
-
-
-def span(counts: Sequence[int]) -> dict[str, float]:
-    """Mean, least and most of the counts."""
-    return {"mean": fmean(counts), "least": min(counts), "most": max(counts)}
-
-
 def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of a finished run against the band of its recipe; None if the band is about other problems or checkpoints."""
     asked = config.file is None and config.split in (None, "test") and config.limit is None
@@ -370,36 +291,11 @@ def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping
     return judge(run.config.expected, summary[counted], seconds, changed) if counted in summary else None
 
 
-def stage_of(config: EvaluateConfig, run: "TrainedRun") -> int:
-    """The first stage with as many units (tokens, or reasoning steps) removed as asked for; else the checkpoint's stage."""
-    key, method, limits = key_of_units(config, run), run.config.method, run.limits
-    wanted = getattr(config, key)
-    last = method.last_stage(limits)
-    own = min(run.stage, last)
-    if wanted is None or method.removed(own, limits) == min(wanted, limits.max_removed):
-        return own
-    if method.stage_names:
-        raise no_level(method, key, wanted)
-    return next((stage for stage in range(last + 1) if method.removed(stage, limits) >= wanted), last)
-
-
-def key_of_units(config: EvaluateConfig, run: "TrainedRun") -> str:
-    """The setting that counts removed units for the run, `removed_tokens` or `removed_steps`. Raise `UserError` if the other is given."""
-    unit = run.config.method.unit
-    key, other = ("removed_steps", "removed_tokens") if unit == "step" else ("removed_tokens", "removed_steps")
-    if getattr(config, other) is not None:
-        raise UserError(f"{other}={getattr(config, other)}: the run has method.unit={unit}; give {key}")
-    return key
-
-
-def no_level(method: "Method", key: str, wanted: object) -> UserError:
-    """The error for a method whose stages are no numbers of removed units."""
-    return UserError(f"{key}={wanted}: the stages of method={method.kind} are no removed {method.unit}s; leave it out")
-
-
 def run_command(config: EvaluateConfig) -> Any:
-    """Evaluate one checkpoint at one level, or several."""
-    return evaluate_all(config) if config.is_tradeoff else evaluate(config)
+    """Evaluate one checkpoint at one level, or several; of one run, or of several."""
+    if config.runs:
+        return evaluate_runs(config)
+    return evaluate_all(config) if asks_for_several(config) else evaluate(config)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from stepwise_pl.runs.expected import judge
 from stepwise_pl.runs.folder import choose_run_dir, require_checkpoint_or_nothing
 from stepwise_pl.runs.marks import holds_run
 from stepwise_pl.runs.resumed_config import changes_of, finished, resumed_config
-from stepwise_pl.runs.saved_config import derived_of, located
+from stepwise_pl.runs.saved_config import derived_of, located, require_same_files
 from stepwise_pl.training.stopping import stop_explained
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
         fitted = fit(parts, run_dir, plain, asked, changes)
         # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
         derived["examples_per_token"] = examples_per_token(parts)
-        tested = test(parts, fitted, run_dir / "checkpoints")
+        tested = test(parts, fitted, run_dir)
         derived["can_export"] = config.method.can_export(parts.data.limits)
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:
@@ -196,13 +196,15 @@ def fit(
     )  # fmt: skip
 
 
-def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
-    """Read the test set, once, with the checkpoint chosen on validation."""
+def test(parts: "Parts", fitted: "Fitted", run_dir: Path) -> dict[str, Any]:
+    """Read the test set, once, with the checkpoint chosen on validation. Its predictions go into the run folder, as `evaluate` writes them."""
+    from stepwise_pl.common.errors import go_on_without
     from stepwise_pl.common.statistics import wilson
     from stepwise_pl.models.checkpoint import read_checkpoint
 
+    checkpoints = run_dir / "checkpoints"
     best = next(path for path in (checkpoints / "best.ckpt", checkpoints / "last.ckpt") if path.is_file())
-    read_checkpoint(best)  # says so if it is damaged
+    step = int(read_checkpoint(best)["global_step"])  # says so if it is damaged
     trainer, module = fitted.trainer, fitted.module
     module.steps = fitted.steps
     trainer.test(module, parts.data, ckpt_path=best, weights_only=True, verbose=False)
@@ -210,6 +212,9 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
         float(trainer.callback_metrics[f"test/{key}"])
         for key in ("answer_accuracy", "answer_accuracy_any_length", "examples")
     )
+    if trainer.is_global_zero:
+        with go_on_without("the file of the test's predictions"):
+            keep_predictions(parts, fitted, best, step)
     return {
         "removed_tokens": module.removed_tokens,
         **({"stage": name} if (name := module.method.stage_name(module.stage)) else {}),
@@ -219,6 +224,35 @@ def test(parts: "Parts", fitted: "Fitted", checkpoints: Path) -> dict[str, Any]:
         "test_examples": round(examples),
         "checkpoint": best.name,
     }
+
+
+def keep_predictions(parts: "Parts", fitted: "Fitted", checkpoint: Path, step: int) -> None:
+    """Write the answers of the test as an evaluation, so that `compare` finds them. Its speed is not measured.
+
+    Args:
+        step: optimizer steps of the checkpoint.
+    """
+    from stepwise_pl.evaluation.answers import Answers
+    from stepwise_pl.evaluation.problems import WholeSplit, problems_of
+    from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
+    from stepwise_pl.evaluation.verifier import Bounds
+
+    run_dir = checkpoint.parent.parent
+    config, limits, module, metrics = parts.config, parts.data.limits, fitted.module, fitted.trainer.callback_metrics
+    # Training read tokens. The texts are read again, and a file may have changed meanwhile.
+    require_same_files(run_dir, config.task)
+    problems = problems_of(WholeSplit("test"), config.task, (str(parts.tokenizer.eos_token),))
+    answered = Answers(module.tested[index] for index in range(len(problems.examples)))
+    bounds = Bounds.of(limits, config.method.removed(module.stage, limits))
+    device = fitted.trainer.strategy.root_device.type  # Lightning has moved the model back to the CPU.
+    source = Source(
+        run_dir, config, checkpoint, step, limits, module.stage, module.stage, bounds,
+        config.data.eval_batch_size, device.replace("cuda", "gpu"),
+    )  # fmt: skip
+    predictions = predictions_of(problems, answered)
+    found = {key.removeprefix("test/"): float(value) for key, value in metrics.items() if key.startswith("test/")}
+    summary = summary_of(source, problems, answered, predictions, found)
+    write(source.file(problems.name), {**summary, "strata": strata_of(predictions)}, predictions)
 
 
 def on_validation(run_dir: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +113,9 @@ def _refuse_place(given: Setting) -> None:
 
 
 def positional(words: Sequence[str], schema: type) -> list[str]:
-    """Return the words with folders that are named without a key turned into `runs=[...]`, `run=` or `sweep=`.
+    """Return the words with folders without a key turned into `runs=[...]`, `run=` or `sweep=`.
+
+    In a command that has a question, all other words without a key are its words.
 
     A folder's name may contain an equals sign, as the folders of a sweep do.
 
@@ -124,6 +127,8 @@ def positional(words: Sequence[str], schema: type) -> list[str]:
         UserError: folders are given both with and without a key, or too many folders are given.
     """
     keys = {field.name for field in dataclasses.fields(schema)}
+    if "question" in keys:
+        words = _with_question(words, keys)
     key = next((name for name in ("runs", "run", "sweep") if name in keys), None)
     if key is None:
         return list(words)
@@ -136,6 +141,27 @@ def positional(words: Sequence[str], schema: type) -> list[str]:
         raise UserError(f"{' and '.join([*folders, *given])}: give {how}")
     value = f"[{','.join(map(quoted, folders))}]" if key == "runs" else quoted(folders[0])
     return [f"{key}={value}", *(word for word in words if word not in folders)]
+
+
+def _with_question(words: Sequence[str], keys: set[str]) -> list[str]:
+    """Return the words with those of a question turned into `question=`: all that are neither settings nor folders.
+
+    Raises:
+        UserError: the question is given with a key as well.
+    """
+
+    def is_setting(word: str) -> bool:
+        key = word.partition("=")[0].lstrip("+~").strip()
+        return "=" in word and (key in keys or bool(re.match(r"hydra[./]", key)))
+
+    # A question may be longer than a path can be; os.path takes that for no folder.
+    asked = [word for word in words if not (is_setting(word) or os.path.isdir(os.path.expanduser(word)))]  # noqa: PTH111, PTH112
+    left = [word for word in words if word not in asked]
+    if not asked:
+        return left
+    if given := [word for word in left if word.startswith("question=")]:
+        raise UserError(f"{' '.join(asked)} and {given[0]}: give one question")
+    return [*left, f"question={quoted(' '.join(asked))}"]
 
 
 def _is_folder(word: str, keys: set[str], key: str) -> bool:

@@ -1,21 +1,18 @@
-"""The parts that `probe`, `patch` and `lens` share: settings, runs, checkpoints, and one run after the other."""
+"""The parts that commands on run folders share: settings, levels, runs, checkpoints, and one run after the other."""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.reporting.history import find_runs
-from stepwise_pl.runs.folder import kept_checkpoints, require_run
+from stepwise_pl.runs.folder import ALL, kept_checkpoints, require_run
 from stepwise_pl.runs.inside import PARTS
 
 log = logging.getLogger("stepwise_pl")
-
-# In the place of a checkpoint: every one that the run kept of its stages.
-ALL = "all"
 
 T = TypeVar("T")
 
@@ -59,6 +56,36 @@ class LookConfig:
             raise UserError("offline=true: is about W&B; add wandb=true")
 
 
+class Levels(Protocol):
+    """The settings of a checkpoint, and of a number of removed units (`evaluate`, `ask`)."""
+
+    checkpoint: str
+    removed_tokens: Any
+    removed_steps: Any
+
+
+def check_levels(config: Levels) -> None:
+    """Raise `UserError` if a number of removed units is none, or stands beside `checkpoint=all`."""
+    for key in ("removed_tokens", "removed_steps"):
+        value = getattr(config, key)
+        is_level = value in (None, ALL) or (type(value) is int and value >= 0)
+        require(is_level, key, value, f"must be a whole number, at least 0, or {ALL}")
+        if config.checkpoint == ALL:
+            require(value is None, key, value, f"is not for checkpoint={ALL}; name one checkpoint")
+
+
+def asks_for_several(config: Levels) -> bool:
+    """Whether all kept checkpoints are asked for, or one at all levels."""
+    return ALL in (config.checkpoint, config.removed_tokens, config.removed_steps)
+
+
+class Folders(Protocol):
+    """The settings of run folders: one, or several with folders above them."""
+
+    run: str
+    runs: list[str]
+
+
 def require_places(names: Sequence[str]) -> None:
     """Raise `UserError` unless each name is a part of an example, or one of its tokens, such as `cot 3`."""
     for name in names:
@@ -75,7 +102,7 @@ def checkpoints_of(folder: Path, config: LookConfig) -> list[str]:
     return list(dict.fromkeys([*kept[:: config.every], *kept[-1:]])) or ["best"]
 
 
-def run_folders(config: LookConfig) -> list[Path]:
+def run_folders(config: Folders) -> list[Path]:
     """Return the folders of the runs that are asked for. Raise `UserError` if there is none."""
     folders, notes = find_runs(config.runs or [config.run])
     if not folders:
@@ -85,8 +112,11 @@ def run_folders(config: LookConfig) -> list[Path]:
     return folders
 
 
-def look_at_each(folders: Sequence[Path], look: Callable[[Path], T]) -> dict[Path, T]:
+def look_at_each(folders: Sequence[Path], look: Callable[[Path], T], doing: str = "looked at") -> dict[Path, T]:
     """Look at one run after the other; return what is found, by folder. If there are several, a `UserError` of one is a warning.
+
+    Args:
+        doing: what is done with a run, for messages.
 
     Raises:
         UserError: no run can be looked at.
@@ -100,5 +130,5 @@ def look_at_each(folders: Sequence[Path], look: Callable[[Path], T]) -> dict[Pat
                 raise
             log.warning("%s: %s; the other runs go on", folder, error)
     if not found:
-        raise UserError(f"none of the {len(folders)} runs can be looked at; the lines above say why")
+        raise UserError(f"none of the {len(folders)} runs can be {doing}; the lines above say why")
     return found

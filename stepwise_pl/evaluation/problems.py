@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +45,17 @@ class Wanted(Protocol):
     suite: str | None
     suite_size: int
     limit: int | None
+
+
+@dataclass
+class WholeSplit:
+    """All problems of a split are wanted."""
+
+    split: str | None
+    file: Any = None
+    suite: str | None = None
+    suite_size: int = 0
+    limit: int | None = None
 
 
 def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Problems:

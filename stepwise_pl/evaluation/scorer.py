@@ -1,20 +1,21 @@
 """Scores a trained model on examples: accuracy, every answer, speed."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from stepwise_pl.data.batch import CoTBatch, continuation
+from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.stream import EvalBatches
-from stepwise_pl.evaluation.answers import Answers, Decoded, answers
+from stepwise_pl.evaluation.answers import Answers
 from stepwise_pl.evaluation.metrics import EvaluationMetrics
 from stepwise_pl.evaluation.validation import Validation
-from stepwise_pl.evaluation.verifier import Bounds, cot_tokens
+from stepwise_pl.evaluation.verifier import Bounds
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.schedules.spread import Stage
 
@@ -64,17 +65,12 @@ class Scorer:
     def evaluate(self, batch_size: int) -> tuple[dict[str, float], Answers]:
         """Return the metrics by name (`EvaluationMetrics.compute`), and the answers in the order of the examples."""
         metrics = EvaluationMetrics().to(self.learner.model.device)
-        validation = Validation(self.learner, self.tokenizer, metrics, batch_size)
-        found: dict[int, Decoded] = {}
+        validation = Validation(self.learner, self.tokenizer, metrics, batch_size, keeps_answers=True)
         for batch in EvalBatches(self.examples, batch_size):
-            view, proved = validation.add(batch, self._stage)
-            all_targets = continuation(view)
-            targets = [all_targets[row] for row in proved]
-            written = cot_tokens(targets, self.learner.eos)
-            for row, target, count in zip(proved, answers(targets, self.tokenizer), written, strict=True):
-                found[int(view.draw[row])] = Decoded(target, target, True, count, count)
-        found.update(validation.decode(self.bounds))
-        out = Answers(found[index] for index in range(len(self.examples)))
+            validation.add(batch, self._stage)
+        deque(validation.decode(self.bounds), maxlen=0)
+        assert validation.answers is not None
+        out = Answers(validation.answers[index] for index in range(len(self.examples)))
         return {name: float(value) for name, value in metrics.compute().items()}, out
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from stepwise_pl.data.batch import CoTBatch, Part, continuation
 from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.evaluation.answers import Decoded, answers
 from stepwise_pl.evaluation.metrics import DigitAccuracy, EvaluationMetrics
-from stepwise_pl.evaluation.verifier import Bounds, Verifier
+from stepwise_pl.evaluation.verifier import Bounds, Verifier, cot_tokens
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.runs.records import Sample, StageRecord
 from stepwise_pl.schedules.spread import Stage
@@ -26,27 +26,41 @@ class Validation:
         tokenizer: its tokenizer.
         metrics: cleared first, because an earlier evaluation may have been interrupted.
         batch_size: examples decoded at a time.
+        keeps_answers: whether every answer is kept.
+
+    Attributes:
+        answers: by `draw`, every answer so far; None: they are not kept.
     """
 
     def __init__(
-        self, learner: Learner, tokenizer: PreTrainedTokenizerBase, metrics: EvaluationMetrics, batch_size: int
-    ) -> None:
+        self, learner: Learner, tokenizer: PreTrainedTokenizerBase, metrics: EvaluationMetrics, batch_size: int, *,
+        keeps_answers: bool = False,
+    ) -> None:  # fmt: skip
         self.learner, self.metrics = learner, metrics
         self.verifier = Verifier(learner, tokenizer, batch_size)
+        self.answers: dict[int, Decoded] | None = {} if keeps_answers else None
         metrics.reset()
 
-    def add(self, batch: CoTBatch, stage: Stage) -> tuple[CoTBatch, list[int]]:
-        """Verify a batch, given with the whole CoT in place, at a stage. Return its view, and the rows proved right."""
+    def add(self, batch: CoTBatch, stage: Stage) -> None:
+        """Verify a batch, given with the whole CoT in place, at a stage."""
         view = self.learner.method.view(self.learner, batch, stage)
         scored, proved = self.verifier.verify(view)
         self.metrics.update(scored)
         self.metrics.update_answers([True] * len(proved))
-        return view, proved
+        if self.answers is not None:
+            all_targets = continuation(view)
+            targets = [all_targets[row] for row in proved]
+            written = cot_tokens(targets, self.learner.eos)
+            texts = answers(targets, self.verifier.tokenizer)
+            for row, text, count in zip(proved, texts, written, strict=True):
+                self.answers[int(view.draw[row])] = Decoded(text, text, True, count, count)
 
     def decode(self, bounds: Bounds) -> Iterator[tuple[int, Decoded]]:
         """Decode the examples that were not proved right. Yield the `draw` and the answer of each."""
         for draw, decoded in self.verifier.decode(bounds.whole, bounds.asked):
             self.metrics.update_answers([decoded.right], [decoded.right_any_length])
+            if self.answers is not None:
+                self.answers[draw] = decoded
             yield draw, decoded
 
     def record(

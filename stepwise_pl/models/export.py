@@ -4,9 +4,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepwise_pl.common.disk import in_one_go, read_json
+from stepwise_pl.common.disk import in_one_go, read_json, write_json
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.models.older_transformers import make_readable
+from stepwise_pl.runs.folder import EXPORT_FACTS
 from stepwise_pl.tasks import Task
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def example_prompt(task: Task) -> str:
 
 
 def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
-    """Write model, tokenizer, generation settings and a README with the prompt format to `out`; return it.
+    """Write model, tokenizer, generation settings, the facts of the run and a README with the prompt format to `out`; return it.
 
     Raises:
         UserError: the run cannot be read; or its answers need more than a plain Hugging Face
@@ -73,6 +74,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
 
     from stepwise_pl.data.encoding import export_prompt
     from stepwise_pl.models import trained_run as runs
+    from stepwise_pl.models.exported import facts_of
     from stepwise_pl.models.lora import merge_adapters
 
     run = runs.load_run(str(run_dir), checkpoint)
@@ -116,6 +118,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         if not run.config.model.pretrained:
             require_same_weights(folder, run.model)
         (folder / "README.md").write_text(readme, encoding="utf-8")
+        write_json(folder / EXPORT_FACTS, facts_of(run))
     return out
 
 

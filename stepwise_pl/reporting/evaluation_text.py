@@ -1,9 +1,10 @@
 """The result of an evaluation, for reading."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from stepwise_pl.common.text import percent, table, with_wilson
+from stepwise_pl.common.text import percent, percents, table, with_wilson
 from stepwise_pl.runs.expected import judged_lines
 from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, by_last_number, by_position, by_stratum
 
@@ -57,6 +58,21 @@ def result_lines(predictions: list[Prediction], summary: dict[str, Any]) -> list
         if len(shares) > 1:
             lines += ["", *table((name, *HEAD), ([value, *share.row()] for value, share in shares.items()))]
     return [*lines, ""] if summary["strata"] else lines
+
+
+def runs_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The evaluations of several runs as one table, a row for each; `found`: the summaries of each run, by its folder."""
+    rows = []
+    for folder, summaries in found.items():
+        for summary in summaries:
+            where = ", ".join(str(summary[key]) for key in ("removed_tokens", "stage") if key in summary)
+            accuracy = [
+                percent(summary["answer_accuracy"]),
+                percents(summary["answer_interval"]),
+                str(summary["examples"]),
+            ]
+            rows.append([folder, Path(summary["checkpoint"]).stem, str(summary["step"]), where, *accuracy])
+    return table(("run", "checkpoint", "step", "removed tokens", "accuracy", "95% Wilson interval", "n"), rows)
 
 
 def any_length_lines(whole: Share, predictions: Sequence[Prediction], summary: Mapping[str, Any]) -> list[str]:

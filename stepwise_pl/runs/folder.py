@@ -26,6 +26,12 @@ from stepwise_pl.runs.marks import has_no_checkpoint_yet, holds_run, is_taken, m
 from stepwise_pl.runs.numbering import first_free, newest
 from stepwise_pl.runs.resumed_config import differences
 
+# In the place of a checkpoint: every one that the run kept of its stages. In the place of removed tokens or steps: every number of them.
+ALL = "all"
+
+# The file of an exported folder that holds the task and the stage of its run.
+EXPORT_FACTS = "stepwise_pl.json"
+
 
 def choose_run_dir(config: Config, asked: Request) -> Path:
     """The run's folder, which need not be there yet.
@@ -157,3 +163,8 @@ def require_run(run: str, command: str) -> None:
         raise UserError(f"run is not set: python -m stepwise_pl.{command} run=<run folder>")
     if not (Path(run) / "config.yaml").is_file():
         raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds a model as `export` writes it, and no run."""
+    return (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()

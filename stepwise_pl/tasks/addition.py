@@ -12,6 +12,7 @@ from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
 from stepwise_pl.tasks.long_multiplication import carried
+from stepwise_pl.tasks.questions import in_usual_order, least_first, numbers_between
 from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, in_places, read_digits, spaced
 
 
@@ -45,6 +46,14 @@ class Addition(SampledTask):
 
     def symbols(self) -> tuple[str, ...]:
         return (*"0123456789", "+", ";")
+
+    def prompt_of(self, text: str) -> str:
+        """Return the prompt of `123 + 456 + 789`, with digits in their usual order."""
+        example = " + ".join(["1234567890"[: self.digits].ljust(self.digits, "2")] * self.operands)
+        return " + ".join(map(least_first, numbers_between(text, ("+", "plus", "and"), example)))
+
+    def readable(self, text: str) -> str:
+        return in_usual_order(text)
 
     def cot_length_known(self) -> bool:
         return True

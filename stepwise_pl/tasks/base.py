@@ -222,6 +222,24 @@ class Task:
         """
         return [None] * len(prompts)
 
+    def prompt_of(self, text: str) -> str:
+        """Return the prompt of a problem that a person types; by default the text itself, in one line. `ask` uses it.
+
+        Raises:
+            UserError: the task cannot read the text.
+        """
+        prompt = " ".join(text.split())
+        if not prompt:
+            raise UserError("the question is empty; type a problem")
+        return prompt
+
+    def readable(self, text: str) -> str:
+        """Return a prompt or an answer of the task as people write it; by default the text itself.
+
+        `prompt_of` gives the prompt back: `prompt_of(readable(prompt)) == prompt`.
+        """
+        return text
+
     def cot_length_known(self) -> bool:
         """Whether the CoT's length follows from the task alone. Generation with keep_position needs that."""
         return False

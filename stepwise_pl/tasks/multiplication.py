@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.common.errors import one_of, require
+from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks import multiplication_ood
 from stepwise_pl.tasks.base import EASY, Example, Examples, Splits, Task, shortages
@@ -21,6 +21,7 @@ from stepwise_pl.tasks.long_multiplication import (
     render,
     row_results,
 )
+from stepwise_pl.tasks.questions import in_usual_order, least_first, numbers_between, printed
 from stepwise_pl.tasks.sampling import in_places
 
 ENUMERATED = 2_000_000  # if there are no more ordered pairs than this, all are listed, so that none is missed
@@ -151,6 +152,21 @@ class Multiplication(Task):
                     operands[row, number, : len(digits)] = list(map(int, digits))
                 rows.append(row)
         return in_places(rows, render(operands[rows]), len(prompts))
+
+    def prompt_of(self, text: str) -> str:
+        """Return the prompt of `38 * 57` or `what is 38 times 57?`. The digits of the text stand in their usual order."""
+        example = " * ".join(
+            first[:most].ljust(most, "2") for first, (_, most) in zip(("38", "57"), self.lengths(), strict=True)
+        )
+        factors = numbers_between(text, ("*", "x", "×", "·", "times", "multiplied by", "by", "and"), example)
+        if len(factors) != 2:
+            raise UserError(
+                f"{printed(text)}: has {len(factors)} factors, and a problem of this task has two; write {example}"
+            )
+        return " * ".join(map(least_first, factors))
+
+    def readable(self, text: str) -> str:
+        return in_usual_order(text)
 
     def cot_length_known(self) -> bool:
         return True

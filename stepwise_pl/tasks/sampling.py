@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.common.errors import require
+from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
+from stepwise_pl.tasks.questions import digits_in, printed
 
 Problems = npt.NDArray[Any]  # [problems, ...]; the task decides what a row means
 Keys = npt.NDArray[np.uint64]
@@ -94,6 +95,14 @@ class DigitSumTask(SampledTask):
                 problems[row, : len(digits)] = digits
                 rows.append(row)
         return in_places(rows, self.render(problems[rows]), len(prompts))
+
+    def prompt_of(self, text: str) -> str:
+        """Return the prompt of `3 4 1 2`, `3412` or `3 + 4 + 1 + 2`."""
+        modulus, least, _ = self.shape()
+        digits, given = digits_in(text, " ".join(str(place % modulus) for place in range(1, least + 1)))
+        if given not in (None, modulus):
+            raise UserError(f"{printed(text)}: this task adds modulo {modulus}, not {given}")
+        return " ".join(digits)
 
     def cot_length_known(self) -> bool:
         return True

@@ -1,6 +1,7 @@
 """Arithmetic stories in plain English. The chain of thought is their equations."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks.base import Example
 from stepwise_pl.tasks.equations import step_results
+from stepwise_pl.tasks.questions import joined_digits
 from stepwise_pl.tasks.sampling import Keys, Problems, SampledTask
 from stepwise_pl.tasks.story_phrases import COMPARISON, LEADS, SCENES, WORDS, Holder, Phrase
 
@@ -64,6 +66,13 @@ class WordProblems(SampledTask):
 
     def symbols(self) -> tuple[str, ...]:
         return vocabulary()
+
+    def prompt_of(self, text: str) -> str:
+        """Return the prompt of a story as people write it: digits and marks become words of their own."""
+        return super().prompt_of(" ".join(re.findall(r"[0-9]|[A-Za-z'-]+|[^\sA-Za-z0-9]", text)))
+
+    def readable(self, text: str) -> str:
+        return re.sub(r" (?=[.,?])", "", joined_digits(text))
 
     def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
         """Return the right side of each equation as `result`."""

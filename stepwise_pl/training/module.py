@@ -17,6 +17,7 @@ from stepwise_pl.config.training import OptimizerConfig
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.module import CoTDataModule
+from stepwise_pl.evaluation.answers import Decoded
 from stepwise_pl.evaluation.metrics import DigitAccuracy, EvaluationMetrics
 from stepwise_pl.evaluation.validation import Validation
 from stepwise_pl.evaluation.verifier import Bounds
@@ -90,6 +91,7 @@ class StepwiseModule(L.LightningModule):
         self.trained: Mapping[str, Tensor] = {}  # loss and further terms of the last step
         self.evaluation = EvaluationMetrics()
         self.record: StageRecord | None = None  # the record of the last validation
+        self.tested: dict[int, Decoded] = {}  # the answers of the last test, by the index of the problem
         self.sums = StepSums(self.learner)
         self.step_mean = StepMean(self.learner, self.method, schedule, seed)
         self.stop = Stop()
@@ -262,7 +264,10 @@ class StepwiseModule(L.LightningModule):
             self.average.put_in_place()
         if self.sharded:
             sharding.gather(self.model)
-        self.validation = Validation(self.learner, self.tokenizer, self.evaluation, self.data.data.eval_batch_size)
+        self.validation = Validation(
+            self.learner, self.tokenizer, self.evaluation, self.data.data.eval_batch_size,
+            keeps_answers=self.trainer.state.fn == "test",
+        )  # fmt: skip
 
     def on_validation_epoch_end(self) -> None:
         step, metrics = self.trainer.global_step, self._evaluated("val")
@@ -288,6 +293,7 @@ class StepwiseModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))
+        self.tested = dict(everywhere(self.trainer, list((self.validation.answers or {}).items())))
 
     def _evaluated(self, split: str) -> dict[str, Any]:
         list(self.validation.decode(Bounds.of(self.data.limits, self.method.removed(self.stage, self.data.limits))))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from stepwise_pl import evaluate as module
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_all
+from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_all, evaluate_runs
+from stepwise_pl.evaluation import levels, problems
 from stepwise_pl.evaluation.scorer import Scorer
 from stepwise_pl.reporting.history import read_run
 from stepwise_pl.runs.folder import kept_checkpoints
@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command(
             "train", *SMALL, "trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'kept'}"
         )
+        shutil.rmtree(folder / "kept" / "evaluations")  # These tests compare all files that `evaluate` writes.
 
     return made_once("kept", make, tmp_path_factory) / "kept"
 
@@ -83,7 +84,7 @@ def test_one_checkpoint_at_every_level_is_evaluated_as_at_each_level_alone(
     evaluated(copy, limit=9)
     of_checkpoints = files_of(copy)
     calls = []
-    for name in ("load", "problems_of"):
+    for module, name in ((levels, "load"), (problems, "problems_of")):
         was = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, name=name, was=was: (calls.append(name), was(*given))[1])
     out = evaluated(copy, checkpoint="best", removed_tokens="all", limit=9)
@@ -184,3 +185,38 @@ def test_what_does_not_go_with_all_is_one_line(run: Path, tmp_path: Path) -> Non
     out = command("evaluate", f"run={without}", "checkpoint=all", check=False)
     assert (out.returncode, out.stderr.strip().count("\n")) == (2, 0)
     assert "kept no checkpoint of its stages; train with trainer.keep_every_removed=1" in out.stderr
+
+
+def test_the_runs_below_a_folder_are_evaluated_one_after_the_other(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "damaged"):
+        shutil.copytree(run, tmp_path / "many" / name, ignore=shutil.ignore_patterns("evaluations"))
+    for checkpoint in (tmp_path / "many" / "damaged" / "checkpoints").glob("*.ckpt"):
+        checkpoint.write_bytes(b"")
+    found = evaluate_runs(EvaluateConfig(runs=[str(tmp_path / "many")], limit=9, speed_problems=0))
+    out = capsys.readouterr().out
+    assert list(found) == [str(tmp_path / "many" / name) for name in "ab"]
+    assert len([line for line in caplog.messages if "damaged" in line and "the other runs go on" in line]) == 1
+    rows = [line.split() for line in out.splitlines()[-2:]]
+    alone = evaluate(EvaluateConfig(run=str(tmp_path / "many" / "a"), limit=9, speed_problems=0))
+    for row, (folder, summary) in zip(rows, found.items(), strict=True):
+        assert row[:2] == [folder, "best"] and row[4] == f"{summary['answer_accuracy']:.1%}" and row[-1] == "9"
+        assert summary == alone and (Path(folder) / "evaluations" / "best-test-first9-removed2.jsonl").is_file()
+    several = evaluate_runs(EvaluateConfig(runs=[str(tmp_path / "many")], checkpoint="all", limit=9, speed_problems=0))
+    assert [[one["removed_tokens"] for one in summaries] for summaries in several.values()] == [[0, 1, 2]] * 2
+    for settings, message in (
+        ({"runs": [str(tmp_path / "many" / "damaged")]}, "damaged"),
+        ({"runs": [str(tmp_path / "none")]}, "no run to look at: .*none: no such folder"),
+        ({"runs": [str(run)], "run": str(run)}, "give all folders in one way"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_runs(EvaluateConfig(**settings))
+
+
+@pytest.mark.long
+def test_a_folder_without_a_key_is_evaluated_with_all_runs_below(run: Path, tmp_path: Path) -> None:
+    for name in ("seed0", "seed1"):
+        shutil.copytree(run, tmp_path / "many" / name)
+    out = command("evaluate", str(tmp_path / "many"), "limit=5", "speed_problems=0").stdout
+    assert out.count("answer accuracy") == 2 and out.splitlines()[-3].startswith("run ")

@@ -1,0 +1,50 @@
+"""A reply: the answer of a model to one question, as `ask` and the Python interface give it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a model to one question.
+
+    Attributes:
+        question: the question as it was typed.
+        prompt: the prompt that the model read.
+        answer: the answer as people write it; None if the model finished none.
+        right: whether it is right; None if the task cannot tell.
+        wanted: the right answer as people write it; None if the task does not know it.
+        cot: the CoT that the model wrote, as it wrote it; empty if none.
+        cot_tokens: tokens of that CoT.
+        unfinished: the text in the place of an answer, if none was finished; else empty.
+        milliseconds: from the prompt to the last token, on a model that has answered before.
+        checkpoint: the name of the checkpoint, or of the exported folder.
+        removed_tokens: CoT tokens gone at the stage at which it was asked.
+        max_cot_tokens: tokens in the longest CoT of the training set; None if that is not known.
+        stage: the name of the stage; empty if stages have none.
+        step: optimizer steps of the checkpoint; None if that is not known.
+    """
+
+    question: str
+    prompt: str
+    answer: str | None
+    right: bool | None
+    wanted: str | None
+    cot: str
+    cot_tokens: int
+    unfinished: str
+    milliseconds: float
+    checkpoint: str
+    removed_tokens: int
+    max_cot_tokens: int | None = None
+    stage: str = ""
+    step: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`right`, `wrong`, `no answer`, or `not checked`."""
+        if self.answer is None:
+            return "no answer"
+        return {None: "not checked", True: "right", False: "wrong"}[self.right]
+
+    def __str__(self) -> str:
+        return f"{self.answer} ({self.verdict})" if self.answer is not None else self.verdict

@@ -3,11 +3,13 @@
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import LookConfig, checkpoints_of, look_at_each, run_folders
+from stepwise_pl.cli.looks import LookConfig, checkpoints_of, each_that_loads, look_at_each, run_folders
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, require
@@ -92,7 +94,8 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
 
     began = time.monotonic()
     names = checkpoints_of(folder, config)
-    run = load_run(str(folder), names[0])
+    runs = each_that_loads(folder, names, partial(load_run, str(folder)))
+    run = next(runs)
     texts = held_out(run, config.problems)
     with (
         temporary_folder(folder / FOLDER) as scratch,
@@ -106,9 +109,9 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
 
         overview = Overview(config, texts, scratch, device, len(names), tick)
         beside = [overview.add_beside(other, run) for other in config.beside]
-        for name in names:
-            run = run if name == names[0] else load_run(str(folder), name)
+        for run in chain([run], runs):
             overview.look(run)
+            del run  # The next checkpoint is read into the memory that this one leaves.
         tables = overview.tables
         facts = {
             "settings": {key: value for key, value in asdict(config).items() if key not in ("run", "runs")},
@@ -122,7 +125,7 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
             "seconds": round(time.monotonic() - began, 1),
         }
         written = [path.replace(folder / FOLDER / path.name) for path in write_tables(scratch, tables, facts)]
-    head = f"{folder}: {counted(len(names), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
+    head = f"{folder}: {counted(len(tables.checkpoints), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
     lines = lens_lines(tables.lens, tables.fourier, tables.similarity, facts)
     say("\n".join([head, "", *lines, "", f"written to {folder / FOLDER}: {', '.join(path.name for path in written)}"]))
     if config.wandb:

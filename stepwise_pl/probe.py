@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import LookConfig, checkpoints_of, look_at_each, require_places, run_folders
+from stepwise_pl.cli.looks import LookConfig, checkpoints_of, each_that_loads, look_at_each, require_places, run_folders
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
@@ -61,7 +61,7 @@ class ProbeConfig(LookConfig):
         one_of("split", self.split, ("operands", "problems"))
         one_of("mlp", self.mlp, ("chosen", "all", "none"))
         one_of("code", self.code, ("chosen", "none"))
-        require(0 < self.disk_gb < float("inf"), "disk_gb", self.disk_gb, "must be above 0")
+        require(0 < self.disk_gb <= 1e9, "disk_gb", self.disk_gb, "must be above 0, and at most a billion")
         require_places(self.places)
         require(all(layer >= 0 for layer in self.layers), "layers", self.layers, "must be at least 0")
 
@@ -114,8 +114,8 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     rows: list[Probe] = []
     checkpoints: list[dict[str, Any]] = []
     with temporary_folder(folder / FOLDER) as states:
-        for number, name in enumerate(names, start=1):
-            run = load(folder, name, config)
+        runs = each_that_loads(folder, names, lambda name: load(folder, name, config))
+        for number, run in enumerate(runs, start=1):
             if look is None:
                 require_same_files(folder, run.config.task)
                 look = Look.of(run, config)

@@ -1,11 +1,12 @@
 """The parts that `probe`, `patch` and `lens` share: settings, runs, checkpoints, and one run after the other."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from stepwise_pl.common.disk import disk_error
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.reporting.history import find_runs
@@ -75,6 +76,41 @@ def checkpoints_of(folder: Path, config: LookConfig) -> list[str]:
     return list(dict.fromkeys([*kept[:: config.every], *kept[-1:]])) or ["best"]
 
 
+def each_that_loads(folder: Path, names: Sequence[str], load: Callable[[str], T]) -> Iterator[T]:
+    """Yield the run with each of its checkpoints. If there are several, one that cannot be read is a warning, because the work on
+    the others would be lost.
+
+    Args:
+        names: of the checkpoints.
+        load: loads the run with a checkpoint.
+
+    Raises:
+        UserError: no checkpoint can be read.
+    """
+    num_read = 0
+    errors: list[UserError] = []  # said once it is clear that not all fail, probably for the same reason
+
+    def warn() -> None:
+        while errors:
+            log.warning("%s; the tables go without it", errors.pop(0))
+
+    for name in names:
+        try:
+            run = load(name)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            errors.append(error)
+        else:
+            num_read += 1
+            warn()
+            yield run
+            del run  # The next checkpoint is read into the memory that this one leaves.
+    if not num_read:
+        raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read; the first: {errors[0]}")
+    warn()
+
+
 def run_folders(config: LookConfig) -> list[Path]:
     """Return the folders of the runs that are asked for. Raise `UserError` if there is none."""
     folders, notes = find_runs(config.runs or [config.run])
@@ -86,7 +122,9 @@ def run_folders(config: LookConfig) -> list[Path]:
 
 
 def look_at_each(folders: Sequence[Path], look: Callable[[Path], T]) -> dict[Path, T]:
-    """Look at one run after the other; return what is found, by folder. If there are several, a `UserError` of one is a warning.
+    """Look at one run after the other; return what is found, by folder.
+
+    If there are several, an error of one is a warning: a `UserError`, or one of the disk.
 
     Raises:
         UserError: no run can be looked at.
@@ -95,10 +133,11 @@ def look_at_each(folders: Sequence[Path], look: Callable[[Path], T]) -> dict[Pat
     for folder in folders:
         try:
             found[folder] = look(folder)
-        except UserError as error:
-            if len(folders) == 1:
+        except (UserError, OSError) as error:
+            line = str(error) if isinstance(error, UserError) else disk_error(error)
+            if len(folders) == 1 or line is None:
                 raise
-            log.warning("%s: %s; the other runs go on", folder, error)
+            log.warning("%s: %s; the other runs go on", folder, line)
     if not found:
         raise UserError(f"none of the {len(folders)} runs can be looked at; the lines above say why")
     return found

@@ -15,9 +15,8 @@ from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.inside.controls import RawTokens
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.probing import Bench, RawSource, StatesSource
-from stepwise_pl.inside.problems import Problems, draw_problems
+from stepwise_pl.inside.problems import Problems, Sides, draw_problems
 from stepwise_pl.inside.reader import StatesReader
-from stepwise_pl.inside.ridge import Sides
 from stepwise_pl.inside.states import num_bytes
 from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.targets import targets_of

@@ -1,9 +1,11 @@
 """The problems of a probe: some to fit it on, and others to score it on, which share no operand with them."""
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, islice, zip_longest
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ from stepwise_pl.tasks import Example, Examples, Task
 BLOCK = 1000
 FEWEST_FIT, FEWEST_SCORED = 20, 10
 OPERANDS, PROBLEMS = "operands", "problems"
+
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,37 @@ class Problems:
         return f"{self.num_fit:,} problems to fit, {self.num_scored:,} to score; {how[self.split]}"
 
 
+@dataclass(frozen=True)
+class Sides:
+    """The problems on each side, by number.
+
+    Attributes:
+        fit: those that a probe is fitted on at first.
+        held: those held back from the fit, a fifth; they choose strengths, places and layers.
+        scored: those that nothing is chosen on.
+    """
+
+    fit: Rows
+    held: Rows
+    scored: Rows
+
+    @classmethod
+    def of(cls, num_fit: int, num_scored: int, seed: int = 0) -> "Sides":
+        """Return the sides of problems of which the first `num_fit` are to fit."""
+        order = np.random.default_rng([seed, 1]).permutation(num_fit)
+        held = max(1, num_fit // 5)
+        return cls(np.sort(order[held:]), np.sort(order[:held]), np.arange(num_fit, num_fit + num_scored))
+
+    @property
+    def whole(self) -> Rows:
+        """All problems to fit, with those held back."""
+        return np.sort(np.concatenate([self.fit, self.held]))
+
+    def where(self, has: npt.NDArray[np.bool_]) -> "Sides":
+        """Return the sides without the problems for which `has` is false."""
+        return Sides(*(rows[has[rows]] for rows in (self.fit, self.held, self.scored)))
+
+
 def has_operands(task: Task, example: Example) -> bool:
     """Whether the task names the operands of a problem."""
     return bool(task.operands_of(example))
@@ -73,6 +108,7 @@ def draw_problems(
     Raises:
         UserError: there are too few problems.
     """
+    fit, scored = (min(most, sys.maxsize) for most in (fit, scored))
     rng = np.random.default_rng(seed)
     first = next(_drawn(splits["train"], np.random.default_rng(seed)), None)
     operands = len(task.operands_of(first)) if first is not None and split == OPERANDS else 0

@@ -382,7 +382,7 @@ def read_rows(folder: Path, kind: type[R]) -> list[R]:
                 kind(**{field.name: _value(row[field.name], types[field.name]) for field in fields(kind)})
                 for row in csv.DictReader(file)
             ]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: is no table of {kind.__name__.lower()} rows ({error}); make it again") from None
 
 

@@ -19,6 +19,7 @@ from stepwise_pl.cli.looks import (
     look_at_each,
     require_places,
     run_folders,
+    warn_of_absent_places,
 )
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
@@ -114,8 +115,7 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> F
     # A folder that cannot be written is found before the work, not after it.
     with temporary_folder(folder / FOLDER):
         found = findings(folder, config, known)
-    if config.places and not (found.patches or found.ablations):
-        log.warning("%s: no checkpoint has a place of places=%s to patch or ablate", folder, config.places)
+    warn_of_absent_places(folder, config.places, [row.place for row in (*found.patches, *found.ablations)])
     for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
         write_rows(folder, table, kind)
     settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}

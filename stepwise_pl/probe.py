@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import LookConfig, checkpoints_of, each_that_loads, look_at_each, require_places, run_folders
+from stepwise_pl.cli.looks import (
+    LookConfig, checkpoints_of, each_that_loads, look_at_each, require_places, run_folders, warn_of_absent_places,
+)  # fmt: skip
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
@@ -39,9 +41,9 @@ class ProbeConfig(LookConfig):
     scored: int = 2000
     # `operands`: no operand of a problem to fit is in a problem to score, if the task names operands; `problems`: split by problem.
     split: str = "operands"
-    # Places to read at, by name (`answer 1`) or by part (`prompt`, `thought`, `cot`, `answer`); empty: all.
+    # Places to read at, by name (`answer 1`, `prompt -3`) or by part (`prompt`, `thought`, `cot`, `answer`); empty: all.
     places: list[str] = setting(factory=list)
-    # Places at the end of the prompts; at least 1.
+    # Places at the end of the prompts that are read without being named; at least 1.
     prompt_places: int = 1
     # Layers to read after: 0 is the sum of the embeddings; empty: all.
     layers: list[int] = setting(factory=list)
@@ -129,6 +131,7 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     assert look is not None
     if not rows:
         raise UserError(f"places={config.places}: no checkpoint of {folder} has such a place")
+    warn_of_absent_places(folder, config.places, [row.place for row in rows])
     seconds = time.monotonic() - began
     table = write_rows(folder, rows, Probe)
     about = {"settings": asdict(config), "checkpoints": checkpoints, **look.about(), "seconds": round(seconds, 1)}

@@ -1,7 +1,7 @@
 """The parts that `probe`, `patch` and `lens` share: settings, runs, checkpoints, and one run after the other."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -64,8 +64,20 @@ def require_places(names: Sequence[str]) -> None:
     """Raise `UserError` unless each name is a part of an example, or one of its tokens, such as `cot 3`."""
     for name in names:
         part, _, number = name.partition(" ")
-        is_place = part in PARTS and (not number or number.removeprefix("-").isdigit())
+        is_place = part in PARTS and (not number or number.removeprefix("-").isdecimal())
         require(is_place, "places", name, f"must be one of {', '.join(PARTS)}, or one with a number, such as 'cot 3'")
+
+
+def warn_of_absent_places(folder: Path, names: Sequence[str], places: Iterable[str]) -> None:
+    """Warn of places that were asked for, by name or by part, and that no row of a table is about.
+
+    Args:
+        names: what was asked for.
+        places: those of all rows.
+    """
+    found = {name for place in set(places) for name in (place, place.partition(" ")[0])}
+    if absent := [name for name in names if name not in found]:
+        log.warning("%s: places=[%s]: no table has a row about it", folder, ",".join(absent))
 
 
 def checkpoints_of(folder: Path, config: LookConfig) -> list[str]:

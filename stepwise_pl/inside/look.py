@@ -111,7 +111,11 @@ class Look:
     def places(self, subject: Subject) -> list[Place]:
         """Return the places that are read at the stage of a subject; none if it has none of those that are wanted."""
         wanted = self.wanted.places
-        found = places_of(subject.batches(self.wanted.batch_size), subject.side, self.wanted.prompt_places)
+        # Who names a word of the prompt need not count how many words to read.
+        named = [-Place.parse(name).number for name in wanted if name.startswith("prompt ")]
+        num_prompt = max([self.wanted.prompt_places, *named])
+        found = places_of(subject.batches(self.wanted.batch_size), subject.side, num_prompt)
+        found = [place for place in found if place.part != "prompt" or -place.number <= self.wanted.prompt_places or str(place) in wanted]
         return [place for place in found if not wanted or str(place) in wanted or place.part in wanted]
 
     def subject(self, run: TrainedRun) -> Subject:

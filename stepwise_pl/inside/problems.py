@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, islice, zip_longest
 from typing import TypeAlias
@@ -46,7 +46,7 @@ class Problems:
         """Raise `UserError` if there are too few problems; `advice` ends the message."""
         if self.num_fit < FEWEST_FIT or self.num_scored < FEWEST_SCORED:
             raise UserError(
-                f"too few problems for a probe: {self.num_fit} to fit and {self.num_scored} to score, at least {FEWEST_FIT} and "
+                f"too few different problems for a probe: {self.num_fit} to fit and {self.num_scored} to score, at least {FEWEST_FIT} and "
                 f"{FEWEST_SCORED} are needed{advice}"
             )
 
@@ -117,14 +117,26 @@ def draw_problems(
     def is_fit(example: Example) -> set[bool]:
         return {_fraction(operand) < share for operand in task.operands_of(example)} if operands else set()
 
-    to_fit = list(islice((each for each in _drawn(splits["train"], rng) if False not in is_fit(each)), fit))
-    prompts = {example.prompt for example in to_fit}
+    prompts: set[str] = set()
+    of_train = (each for each in _drawn(splits["train"], rng) if False not in is_fit(each))
+    to_fit = list(islice(_new(of_train, prompts), fit))
     held_out = zip_longest(*(_drawn(splits[name], rng) for name in ("validation", "test")))
-    others = (each for each in chain.from_iterable(held_out) if each is not None and each.prompt not in prompts)
-    to_score = list(islice((each for each in others if True not in is_fit(each)), scored))
+    others = (each for each in chain.from_iterable(held_out) if each is not None and True not in is_fit(each))
+    to_score = list(islice(_new(others, prompts), scored))
     found = Problems([*to_fit, *to_score], len(to_fit), OPERANDS if operands else PROBLEMS)
     found.require_enough(f"; split={PROBLEMS} lets them share operands" if operands else "")
     return found
+
+
+def _new(examples: Iterable[Example], prompts: set[str]) -> Iterator[Example]:
+    """Yield the examples whose prompts have not come before, and add these to `prompts`.
+
+    A problem that comes twice could be fitted and held back, or would count twice.
+    """
+    for example in examples:
+        if example.prompt not in prompts:
+            prompts.add(example.prompt)
+            yield example
 
 
 def _share_of_fit(there: int, wanted: int, operands: int) -> float:

@@ -95,8 +95,8 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
     began = time.monotonic()
     names = checkpoints_of(folder, config)
     runs = each_that_loads(folder, names, partial(load_run, str(folder)))
-    run = next(runs)
-    texts = held_out(run, config.problems)
+    first = next(runs)
+    texts = held_out(first, config.problems)
     with (
         temporary_folder(folder / FOLDER) as scratch,
         logging_redirect_tqdm(),
@@ -108,8 +108,10 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
             bar.update()
 
         overview = Overview(config, texts, scratch, device, len(names), tick)
-        beside = [overview.add_beside(other, run) for other in config.beside]
-        for run in chain([run], runs):
+        beside = [overview.add_beside(other, first) for other in config.beside]
+        runs = chain([first], runs)
+        del first
+        for run in runs:
             overview.look(run)
             del run  # The next checkpoint is read into the memory that this one leaves.
         tables = overview.tables

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.looks import (
-    LookConfig, checkpoints_of, each_that_loads, look_at_each, require_places, run_folders, warn_of_absent_places,
-)  # fmt: skip
+    LookConfig,
+    checkpoints_of,
+    each_that_loads,
+    look_at_each,
+    require_places,
+    run_folders,
+    warn_of_absent_places,
+)
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require

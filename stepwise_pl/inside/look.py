@@ -115,8 +115,12 @@ class Look:
         named = [-Place.parse(name).number for name in wanted if name.startswith("prompt ")]
         num_prompt = max([self.wanted.prompt_places, *named])
         found = places_of(subject.batches(self.wanted.batch_size), subject.side, num_prompt)
-        found = [place for place in found if place.part != "prompt" or -place.number <= self.wanted.prompt_places or str(place) in wanted]
-        return [place for place in found if not wanted or str(place) in wanted or place.part in wanted]
+
+        def is_wanted(place: Place) -> bool:
+            is_near = place.part != "prompt" or -place.number <= self.wanted.prompt_places
+            return str(place) in wanted or (is_near and (not wanted or place.part in wanted))
+
+        return [place for place in found if is_wanted(place)]
 
     def subject(self, run: TrainedRun) -> Subject:
         """Return the model of a checkpoint with the problems. Raise `UserError` if they are too long for it."""

@@ -113,7 +113,9 @@ def _can_be_probed(target: Target, num_fit: int) -> bool:
     if any(len(rows) < least for rows, least in fewest) or len(np.unique(target.values[sides.whole])) < 2:
         return False
     # R² on problems that all have the same number means nothing.
-    return target.num_classes <= MOST_CLASSES if target.kind == CLASS else len(np.unique(target.values[sides.scored])) > 1
+    return (
+        target.num_classes <= MOST_CLASSES if target.kind == CLASS else len(np.unique(target.values[sides.scored])) > 1
+    )
 
 
 def _tokens(part: str, start: Ints, encoded: EncodedExamples, numbers: Collection[int]) -> Iterator[Target]:

@@ -297,4 +297,6 @@ def test_a_first_checkpoint_that_cannot_be_read_costs_the_others_nothing(kept: P
     lens(LensConfig(run=str(folder), problems=8, shown=1, tokens=2))
     assert {row.checkpoint for row in read_rows(folder, Lens)} == {"removed-1", "removed-2"}
     assert {row.other for row in read_rows(folder, Similarity)} == {"stage 1", "random"}
-    assert [line for line in caplog.messages if "removed-0.ckpt" in line and line.endswith("; the tables go without it")]
+    assert [
+        line for line in caplog.messages if "removed-0.ckpt" in line and line.endswith("; the tables go without it")
+    ]

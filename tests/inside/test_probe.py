@@ -257,7 +257,8 @@ def test_problems_longer_than_those_trained_on_are_left_out(run_folder: Path) ->
     saved["data"]["max_tokens"] = 14  # an example has 6 + 1, 6 and 4 tokens
     save_yaml(saved, run_folder / "config.yaml")
     with pytest.raises(
-        UserError, match="too few different problems for a probe: 0 to fit and 0 to score.* of at most data.max_tokens=14 tokens"
+        UserError,
+        match="too few different problems for a probe: 0 to fit and 0 to score.* of at most data.max_tokens=14 tokens",
     ):
         probe(config(run_folder))
 
@@ -274,7 +275,9 @@ def test_a_checkpoint_that_cannot_be_read_costs_the_others_nothing(
     for path in (run_folder / "checkpoints").glob("*.ckpt"):
         path.write_bytes(b"no checkpoint")
     caplog.clear()
-    with pytest.raises(UserError, match=r"^checkpoint=all: no checkpoint of .* can be read; the first: .*removed-0.ckpt"):
+    with pytest.raises(
+        UserError, match=r"^checkpoint=all: no checkpoint of .* can be read; the first: .*removed-0.ckpt"
+    ):
         probe(asked)
     assert not caplog.messages
 
@@ -299,6 +302,8 @@ def test_a_disk_that_fails_in_one_run_costs_the_others_nothing(caplog: pytest.Lo
         return 1
 
     assert look_at_each([Path("full"), Path("good")], look) == {Path("good"): 1}
-    assert caplog.messages == ["full: full/inside: No space left on device; choose another folder; the other runs go on"]
+    assert caplog.messages == [
+        "full: full/inside: No space left on device; choose another folder; the other runs go on"
+    ]
     with pytest.raises(OSError, match="No space"):
         look_at_each([Path("full")], look)

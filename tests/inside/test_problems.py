@@ -75,7 +75,9 @@ def test_large_splits_are_drawn_from_all_over() -> None:
 
 def test_too_few_problems_are_one_line() -> None:
     task = Multiplication(digits=1, train_size=40, validation_size=8, test_size=8)
-    with pytest.raises(UserError, match=r"too few different problems for a probe: \d+ to fit and \d+ to score, .*split=problems"):
+    with pytest.raises(
+        UserError, match=r"too few different problems for a probe: \d+ to fit and \d+ to score, .*split=problems"
+    ):
         draw_problems(task, task.load(), 100, 100)
     empty = {"train": ExampleList(), "validation": ExampleList(), "test": ExampleList()}
     with pytest.raises(UserError, match="0 to fit and 0 to score, at least 20 and 10 are needed$"):

@@ -84,7 +84,9 @@ def test_states_for_which_the_disk_has_no_room_are_one_line_and_not_a_signal(sub
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(UserError, match=r"has no room for .* GB of states \(File too large\); free space, or ask for"):
+        with pytest.raises(
+            UserError, match=r"has no room for .* GB of states \(File too large\); free space, or ask for"
+        ):
             write_states(subject, [Place("prompt", -1)], [0], tmp_path / "states")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

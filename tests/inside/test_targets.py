@@ -161,7 +161,9 @@ def test_a_target_that_no_problems_held_back_have_is_left_out(is_held: bool, cou
     fit, scored = 200, 40
     there = Sides.of(fit, scored)
     has = {*there.fit[:100].tolist(), *there.scored.tolist(), *(there.held[:count].tolist() if is_held else ())}
-    texts = [Example("1", str(number % 7) if number in has else "-", "ab"[number % 2]) for number in range(fit + scored)]
+    texts = [
+        Example("1", str(number % 7) if number in has else "-", "ab"[number % 2]) for number in range(fit + scored)
+    ]
     tokenizer = build_tokenizer("symbols", (*"0123456", "-", "a", "b"))
     targets, _ = targets_of(Numbered(), subject_of(texts, tokenizer), fit)
     assert ("result 0" in [target.name for target in targets]) == is_there

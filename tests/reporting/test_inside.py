@@ -458,6 +458,26 @@ def test_a_lens_of_another_shape_is_refused(tmp_path: Path) -> None:
         assert note.startswith("inside/lens.jsonl cannot be read (line 2")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stage", "x"), ("removed_tokens", None), ("checkpoint", 1e308), ("problem", [1]), ("prompt", {}), ("layers", ["1"]),
+        ("words", [[None]]), ("probabilities", [["1"]]), ("places", "cot 1"), ("problem", True),
+    ],
+)  # fmt: skip
+def test_a_lens_whose_values_have_other_types_is_one_note(tmp_path: Path, name: str, value: object) -> None:
+    run = make_run(tmp_path / "run")
+    grid = next(iter(look_inside.grids(random.Random(0))))
+    write_grids(run, [grid, replace(grid, **{name: value})])  # type: ignore[arg-type]
+    found = read_run(run)
+    (note,) = [note for note in found.notes if "inside" in note]
+    assert (
+        note
+        == f"inside/lens.jsonl cannot be read (holds no lens on problems (line 2: {name} has another type); make it again)"
+    )
+    assert not found.inside.grids
+
+
 def test_the_page_has_every_figure_and_the_words(run: Path, page: Page) -> None:
     assert len(page.ids) == len(set(page.ids)) and set(page.figures) <= set(page.ids)
     parts = [part for part in Figures.of([read_run(run)]).inside[0] if isinstance(part, Menu)]

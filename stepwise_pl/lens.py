@@ -4,11 +4,13 @@ import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import LookConfig, checkpoints_of, look_at_each, run_folders
+from stepwise_pl.cli.looks import LookConfig, checkpoints_of, each_that_loads, look_at_each, run_folders
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, require
@@ -95,8 +97,9 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
 
     began = time.monotonic()
     names = checkpoints_of(folder, config)
-    run = load_run(str(folder), names[0])
-    texts = held_out(run, config.problems)
+    runs = each_that_loads(folder, names, partial(load_run, str(folder)))
+    first = next(runs)
+    texts = held_out(first, config.problems)
     with (
         temporary_folder(folder / FOLDER) as scratch,
         logging_redirect_tqdm(),
@@ -108,15 +111,17 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
             bar.update()
 
         overview = Overview(config, texts, scratch, device, len(names), tick)
-        beside = [overview.add_beside(other, run) for other in config.beside]
+        beside = [overview.add_beside(other, first) for other in config.beside]
         log.info(
             "%s: %s, %s of the test split", folder, counted(len(names), "checkpoint"), counted(len(texts), "problem")
         )
-        for name in names:
-            run = run if name == names[0] else load_run(str(folder), name)
+        runs = chain([first], runs)
+        del first
+        for run in runs:
             started = time.monotonic()
             overview.look(run)
             log.info("%s: %s", run.checkpoint.stem, duration(time.monotonic() - started))
+            del run  # The next checkpoint is read into the memory that this one leaves.
         tables = overview.tables
         facts = {
             "settings": {key: value for key, value in asdict(config).items() if key not in ("run", "runs")},
@@ -130,7 +135,7 @@ def look_at(folder: Path, config: LensConfig, device: "torch.device") -> dict[st
             "seconds": round(time.monotonic() - began, 1),
         }
         written = [path.replace(folder / FOLDER / path.name) for path in write_tables(scratch, tables, facts)]
-    head = f"{folder}: {counted(len(names), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
+    head = f"{folder}: {counted(len(tables.checkpoints), 'checkpoint')}, {len(texts)} test problems ({device.type}, {facts['seconds']:.0f} s)"
     lines = lens_lines(tables.lens, tables.fourier, tables.similarity, facts)
     say("\n".join([head, "", *lines, "", f"written to {folder / FOLDER}: {', '.join(path.name for path in written)}"]))
     if config.wandb:

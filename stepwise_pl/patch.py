@@ -12,17 +12,19 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.looks import (
-    ALL,
     LookConfig,
     checkpoints_of,
+    each_that_loads,
     look_at_each,
     require_places,
     run_folders,
+    warn_of_absent_places,
 )
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
-from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.common.errors import one_of, require
 from stepwise_pl.common.text import counted, duration
+from stepwise_pl.runs.folder import ALL
 from stepwise_pl.runs.inside import FOLDER, Ablation, Patch, Swap, write_rows
 from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files
@@ -117,12 +119,16 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> F
     Raises:
         UserError: the run or a checkpoint cannot be read, or has no such layer.
     """
+    from stepwise_pl.inside.scratch import temporary_folder
     from stepwise_pl.reporting.inside_text import ablation_lines, patch_lines, swap_lines
 
     started = time.monotonic()
-    found = findings(folder, config, known)
-    if config.places and not (found.patches or found.ablations):
-        log.warning("%s: no checkpoint has a place of places=%s to patch or ablate", folder, config.places)
+    # A folder that cannot be written is found before the work, not after it.
+    with temporary_folder(folder / FOLDER):
+        found = findings(folder, config, known)
+    warn_of_absent_places(
+        folder, config.places, [row.place for rows in (found.patches, found.ablations) for row in rows]
+    )
     for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
         write_rows(folder, table, kind)
     settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}
@@ -148,7 +154,7 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
         known: see `look_into`.
 
     Raises:
-        UserError: no checkpoint can be read, or the model has no such layer.
+        UserError: no checkpoint can be read, the data files have changed, or the model has no such layer.
     """
     from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
 
@@ -161,18 +167,13 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
         def ablated(share: float) -> None:
             bar.update(ABLATIONS * share)
 
-        for name in names:
-            bar.set_description_str(f"{folder.name}, {name}")
-            try:
-                run = load(folder, name, config)
-            except UserError as error:
-                if len(names) == 1:
-                    raise
-                log.warning("%s; the tables go without it", error)
-                continue
+        for run in each_that_loads(folder, names, lambda name: load(folder, name, config)):
+            bar.set_description_str(f"{folder.name}, {run.checkpoint.stem}")
+            if not found.checkpoints:
+                require_same_files(folder, run.config.task)
             key = f"{run.config.task!r} {run.config.task.fingerprint()}"
             texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
-            if name == names[0]:
+            if not found.checkpoints:
                 log.info(
                     "%s: %s, %s of problems, %s for ablations", folder, counted(len(names), "checkpoint"),
                     counted(len(texts.pairs), "pair"), counted(len(texts.scored), "problem"),
@@ -187,8 +188,6 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
             found.data_digest = texts.digest
             log.info("%s: %s", run.checkpoint.stem, duration(time.monotonic() - began))
             del run  # The next checkpoint is read into the memory that this one leaves.
-    if not found.checkpoints:
-        raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read")
     return found
 
 
@@ -196,12 +195,11 @@ def load(folder: Path, checkpoint: str, config: PatchConfig) -> "TrainedRun":
     """Load a run with a checkpoint, on the device asked for.
 
     Raises:
-        UserError: it cannot be read, its data files have changed, or this machine has no GPU.
+        UserError: it cannot be read, or this machine has no GPU.
     """
     from stepwise_pl.models.trained_run import device_of, load_run
 
     run = load_run(str(folder), checkpoint)
-    require_same_files(run.path, run.config.task)
     run.to(device_of(config.accelerator))
     return run
 

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import LookConfig, checkpoints_of, look_at_each, require_places, run_folders
+from stepwise_pl.cli.looks import (
+    LookConfig,
+    checkpoints_of,
+    each_that_loads,
+    look_at_each,
+    require_places,
+    run_folders,
+    warn_of_absent_places,
+)
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
@@ -39,9 +47,9 @@ class ProbeConfig(LookConfig):
     scored: int = 2000
     # `operands`: no operand of a problem to fit is in a problem to score, if the task names operands; `problems`: split by problem.
     split: str = "operands"
-    # Places to read at, by name (`answer 1`) or by part (`prompt`, `thought`, `cot`, `answer`); empty: all.
+    # Places to read at, by name (`answer 1`, `prompt -3`) or by part (`prompt`, `thought`, `cot`, `answer`); empty: all.
     places: list[str] = setting(factory=list)
-    # Places at the end of the prompts; at least 1.
+    # Places at the end of the prompts that are read without being named; at least 1.
     prompt_places: int = 1
     # Layers to read after: 0 is the sum of the embeddings; empty: all.
     layers: list[int] = setting(factory=list)
@@ -61,7 +69,7 @@ class ProbeConfig(LookConfig):
         one_of("split", self.split, ("operands", "problems"))
         one_of("mlp", self.mlp, ("chosen", "all", "none"))
         one_of("code", self.code, ("chosen", "none"))
-        require(0 < self.disk_gb < float("inf"), "disk_gb", self.disk_gb, "must be above 0")
+        require(0 < self.disk_gb <= 1e9, "disk_gb", self.disk_gb, "must be above 0, and at most a billion")
         require_places(self.places)
         require(all(layer >= 0 for layer in self.layers), "layers", self.layers, "must be at least 0")
 
@@ -114,8 +122,8 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     rows: list[Probe] = []
     checkpoints: list[dict[str, Any]] = []
     with temporary_folder(folder / FOLDER) as states:
-        for number, name in enumerate(names, start=1):
-            run = load(folder, name, config)
+        runs = each_that_loads(folder, names, lambda name: load(folder, name, config))
+        for number, run in enumerate(runs, start=1):
             if look is None:
                 require_same_files(folder, run.config.task)
                 look = Look.of(run, config)
@@ -129,6 +137,7 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     assert look is not None
     if not rows:
         raise UserError(f"places={config.places}: no checkpoint of {folder} has such a place")
+    warn_of_absent_places(folder, config.places, [row.place for row in rows])
     seconds = time.monotonic() - began
     table = write_rows(folder, rows, Probe)
     about = {"settings": asdict(config), "checkpoints": checkpoints, **look.about(), "seconds": round(seconds, 1)}

@@ -1,11 +1,12 @@
 """The parts that commands on run folders share: settings, levels, runs, checkpoints, and one run after the other."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from stepwise_pl.common.disk import disk_error
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.reporting.history import find_runs
@@ -90,8 +91,20 @@ def require_places(names: Sequence[str]) -> None:
     """Raise `UserError` unless each name is a part of an example, or one of its tokens, such as `cot 3`."""
     for name in names:
         part, _, number = name.partition(" ")
-        is_place = part in PARTS and (not number or number.removeprefix("-").isdigit())
+        is_place = part in PARTS and (not number or number.removeprefix("-").isdecimal())
         require(is_place, "places", name, f"must be one of {', '.join(PARTS)}, or one with a number, such as 'cot 3'")
+
+
+def warn_of_absent_places(folder: Path, names: Sequence[str], places: Iterable[str]) -> None:
+    """Warn of places that were asked for, by name or by part, and that no row of a table is about.
+
+    Args:
+        names: what was asked for.
+        places: those of all rows.
+    """
+    found = {name for place in set(places) for name in (place, place.partition(" ")[0])}
+    if absent := [name for name in names if name not in found]:
+        log.warning("%s: places=[%s]: no table has a row about it", folder, ",".join(absent))
 
 
 def checkpoints_of(folder: Path, config: LookConfig) -> list[str]:
@@ -100,6 +113,41 @@ def checkpoints_of(folder: Path, config: LookConfig) -> list[str]:
         return [config.checkpoint]
     kept = [path.stem for path in kept_checkpoints(folder / "checkpoints")]
     return list(dict.fromkeys([*kept[:: config.every], *kept[-1:]])) or ["best"]
+
+
+def each_that_loads(folder: Path, names: Sequence[str], load: Callable[[str], T]) -> Iterator[T]:
+    """Yield the run with each of its checkpoints. If there are several, one that cannot be read is a warning, because the work on
+    the others would be lost.
+
+    Args:
+        names: of the checkpoints.
+        load: loads the run with a checkpoint.
+
+    Raises:
+        UserError: no checkpoint can be read.
+    """
+    num_read = 0
+    errors: list[UserError] = []  # said once it is clear that not all fail, probably for the same reason
+
+    def warn() -> None:
+        while errors:
+            log.warning("%s; the tables go without it", errors.pop(0))
+
+    for name in names:
+        try:
+            run = load(name)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            errors.append(error)
+        else:
+            num_read += 1
+            warn()
+            yield run
+            del run  # The next checkpoint is read into the memory that this one leaves.
+    if not num_read:
+        raise UserError(f"checkpoint={ALL}: no checkpoint of {folder} can be read; the first: {errors[0]}")
+    warn()
 
 
 def run_folders(config: Folders) -> list[Path]:
@@ -113,7 +161,9 @@ def run_folders(config: Folders) -> list[Path]:
 
 
 def look_at_each(folders: Sequence[Path], look: Callable[[Path], T], doing: str = "looked at") -> dict[Path, T]:
-    """Look at one run after the other; return what is found, by folder. If there are several, a `UserError` of one is a warning.
+    """Look at one run after the other; return what is found, by folder.
+
+    If there are several, an error of one is a warning: a `UserError`, or one of the disk.
 
     Args:
         doing: what is done with a run, for messages.
@@ -125,10 +175,11 @@ def look_at_each(folders: Sequence[Path], look: Callable[[Path], T], doing: str 
     for folder in folders:
         try:
             found[folder] = look(folder)
-        except UserError as error:
-            if len(folders) == 1:
+        except (UserError, OSError) as error:
+            line = str(error) if isinstance(error, UserError) else disk_error(error)
+            if len(folders) == 1 or line is None:
                 raise
-            log.warning("%s: %s; the other runs go on", folder, error)
+            log.warning("%s: %s; the other runs go on", folder, line)
     if not found:
         raise UserError(f"none of the {len(folders)} runs can be {doing}; the lines above say why")
     return found

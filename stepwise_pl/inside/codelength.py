@@ -14,7 +14,8 @@ from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
-from stepwise_pl.inside.ridge import STRENGTHS, Inputs, Labels, Rows, Sides
+from stepwise_pl.inside.problems import Rows, Sides
+from stepwise_pl.inside.ridge import STRENGTHS, Inputs, Labels
 from stepwise_pl.inside.targets import CLASS
 
 PORTIONS = 9

@@ -53,7 +53,8 @@ class RawTokens:
 def one_hot(tokens: npt.NDArray[np.int64], num_fit: int) -> sparse.csr_array:
     """Return a column for each token at each position; [problems, columns] float32.
 
-    A token that hardly any problem to fit has gets no column, and neither has a position at which all of these have the same.
+    A token that hardly any problem to fit has gets no column, and neither has a position at which all of these have the same token,
+    or each a rare one.
 
     Args:
         tokens: [problems, positions].
@@ -64,7 +65,7 @@ def one_hot(tokens: npt.NDArray[np.int64], num_fit: int) -> sparse.csr_array:
     for position in tokens.T:
         known, counts = np.unique(position[:num_fit], return_counts=True)
         known = known[counts >= fewest]
-        if len(known) == 1 and counts.max() == num_fit:
+        if not len(known) or (len(known) == 1 and counts.max() == num_fit):
             continue
         index = np.searchsorted(known, position).clip(max=len(known) - 1)
         rows = np.flatnonzero(known[index] == position)

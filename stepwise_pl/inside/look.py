@@ -15,9 +15,8 @@ from stepwise_pl.data.encoding import EncodedExamples
 from stepwise_pl.inside.controls import RawTokens
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.probing import Bench, RawSource, StatesSource
-from stepwise_pl.inside.problems import Problems, draw_problems
+from stepwise_pl.inside.problems import Problems, Sides, draw_problems
 from stepwise_pl.inside.reader import StatesReader
-from stepwise_pl.inside.ridge import Sides
 from stepwise_pl.inside.states import num_bytes
 from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.targets import targets_of
@@ -112,8 +111,16 @@ class Look:
     def places(self, subject: Subject) -> list[Place]:
         """Return the places that are read at the stage of a subject; none if it has none of those that are wanted."""
         wanted = self.wanted.places
-        found = places_of(subject.batches(self.wanted.batch_size), subject.side, self.wanted.prompt_places)
-        return [place for place in found if not wanted or str(place) in wanted or place.part in wanted]
+        # Who names a word of the prompt need not count how many words to read.
+        named = [-Place.parse(name).number for name in wanted if name.startswith("prompt ")]
+        num_prompt = max([self.wanted.prompt_places, *named])
+        found = places_of(subject.batches(self.wanted.batch_size), subject.side, num_prompt)
+
+        def is_wanted(place: Place) -> bool:
+            is_near = place.part != "prompt" or -place.number <= self.wanted.prompt_places
+            return str(place) in wanted or (is_near and (not wanted or place.part in wanted))
+
+        return [place for place in found if is_wanted(place)]
 
     def subject(self, run: TrainedRun) -> Subject:
         """Return the model of a checkpoint with the problems. Raise `UserError` if they are too long for it."""

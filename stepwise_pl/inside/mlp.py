@@ -5,7 +5,8 @@ from copy import deepcopy
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, Sides, dense_of, score
+from stepwise_pl.inside.problems import Sides
+from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, dense_of, score
 from stepwise_pl.inside.targets import CLASS
 
 HIDDEN = 128

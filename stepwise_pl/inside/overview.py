@@ -1,7 +1,6 @@
 """Lens, attention, geometry of digits and similarity of a run: one kept checkpoint after the other, on the same problems."""
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from stepwise_pl.inside.fourier import LEAST_DIGITS, fourier_of_embeddings, four
 from stepwise_pl.inside.logit_lens import grids, lens_rows
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.similarity import similarity_rows
-from stepwise_pl.inside.states import States, num_bytes, write_states
+from stepwise_pl.inside.states import States, num_bytes, room, write_states
 from stepwise_pl.inside.subject import Source, Subject
 from stepwise_pl.inside.tokens import BATCH_SIZE, copies, digit_tokens, gone, looked_for
 from stepwise_pl.inside.untrained import untrained
@@ -160,8 +159,9 @@ class Overview:
             places_of(subject.batches(BATCH_SIZE), subject.side, asked.prompt_places), subject, asked.places
         )
         layers = range(subject.num_layers + 1)
-        needed, free = num_bytes(subject, len(places), len(layers)), shutil.disk_usage(self.scratch).free
-        if needed > free // 4:  # the first, the present and the random ones are there together
+        needed, free = num_bytes(subject, len(places), len(layers)), room(self.scratch)
+        # The first, the present and the random ones are there together, and those of other runs.
+        if needed > free // (4 + len(self.beside)):
             raise UserError(
                 f"problems={len(self.texts)}: their states take {needed / 2**30:.1f} GiB at a time, several times, and {free / 2**30:.1f} GiB "
                 "are free; give fewer problems=, places= or prompt_places="

@@ -14,8 +14,9 @@ from stepwise_pl.inside.controls import RawTokens, one_hot
 from stepwise_pl.inside.measures import Measure, measure
 from stepwise_pl.inside.mlp import mlp_probe
 from stepwise_pl.inside.places import Place
+from stepwise_pl.inside.problems import Sides
 from stepwise_pl.inside.reader import StatesReader
-from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, Sides, groups_of, linear_probes, standardised
+from stepwise_pl.inside.ridge import Fitted, Inputs, Labels, groups_of, linear_probes, standardised
 from stepwise_pl.inside.subject import Source
 from stepwise_pl.inside.targets import CLASS, Target, is_given, shuffled
 from stepwise_pl.runs.inside import CONSTANT, NO_LAYER, RAW, SHUFFLED, TRAINED, Probe

@@ -1,9 +1,11 @@
 """The problems of a probe: some to fit it on, and others to score it on, which share no operand with them."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, islice, zip_longest
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ from stepwise_pl.tasks import Example, Examples, Task
 BLOCK = 1000
 FEWEST_FIT, FEWEST_SCORED = 20, 10
 OPERANDS, PROBLEMS = "operands", "problems"
+
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Problems:
         """Raise `UserError` if there are too few problems; `advice` ends the message."""
         if self.num_fit < FEWEST_FIT or self.num_scored < FEWEST_SCORED:
             raise UserError(
-                f"too few problems for a probe: {self.num_fit} to fit and {self.num_scored} to score, at least {FEWEST_FIT} and "
+                f"too few different problems for a probe: {self.num_fit} to fit and {self.num_scored} to score, at least {FEWEST_FIT} and "
                 f"{FEWEST_SCORED} are needed{advice}"
             )
 
@@ -53,6 +57,37 @@ class Problems:
             PROBLEMS: f"split by problem{'' if has_operands(task, self.texts[0]) else f' (task={task.kind} names no operands)'}",
         }
         return f"{self.num_fit:,} problems to fit, {self.num_scored:,} to score; {how[self.split]}"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The problems on each side, by number.
+
+    Attributes:
+        fit: those that a probe is fitted on at first.
+        held: those held back from the fit, a fifth; they choose strengths, places and layers.
+        scored: those that nothing is chosen on.
+    """
+
+    fit: Rows
+    held: Rows
+    scored: Rows
+
+    @classmethod
+    def of(cls, num_fit: int, num_scored: int, seed: int = 0) -> "Sides":
+        """Return the sides of problems of which the first `num_fit` are to fit."""
+        order = np.random.default_rng([seed, 1]).permutation(num_fit)
+        held = max(1, num_fit // 5)
+        return cls(np.sort(order[held:]), np.sort(order[:held]), np.arange(num_fit, num_fit + num_scored))
+
+    @property
+    def whole(self) -> Rows:
+        """All problems to fit, with those held back."""
+        return np.sort(np.concatenate([self.fit, self.held]))
+
+    def where(self, has: npt.NDArray[np.bool_]) -> "Sides":
+        """Return the sides without the problems for which `has` is false."""
+        return Sides(*(rows[has[rows]] for rows in (self.fit, self.held, self.scored)))
 
 
 def has_operands(task: Task, example: Example) -> bool:
@@ -73,6 +108,7 @@ def draw_problems(
     Raises:
         UserError: there are too few problems.
     """
+    fit, scored = (min(most, sys.maxsize) for most in (fit, scored))
     rng = np.random.default_rng(seed)
     first = next(_drawn(splits["train"], np.random.default_rng(seed)), None)
     operands = len(task.operands_of(first)) if first is not None and split == OPERANDS else 0
@@ -81,14 +117,26 @@ def draw_problems(
     def is_fit(example: Example) -> set[bool]:
         return {_fraction(operand) < share for operand in task.operands_of(example)} if operands else set()
 
-    to_fit = list(islice((each for each in _drawn(splits["train"], rng) if False not in is_fit(each)), fit))
-    prompts = {example.prompt for example in to_fit}
+    prompts: set[str] = set()
+    of_train = (each for each in _drawn(splits["train"], rng) if False not in is_fit(each))
+    to_fit = list(islice(_new(of_train, prompts), fit))
     held_out = zip_longest(*(_drawn(splits[name], rng) for name in ("validation", "test")))
-    others = (each for each in chain.from_iterable(held_out) if each is not None and each.prompt not in prompts)
-    to_score = list(islice((each for each in others if True not in is_fit(each)), scored))
+    others = (each for each in chain.from_iterable(held_out) if each is not None and True not in is_fit(each))
+    to_score = list(islice(_new(others, prompts), scored))
     found = Problems([*to_fit, *to_score], len(to_fit), OPERANDS if operands else PROBLEMS)
     found.require_enough(f"; split={PROBLEMS} lets them share operands" if operands else "")
     return found
+
+
+def _new(examples: Iterable[Example], prompts: set[str]) -> Iterator[Example]:
+    """Yield the examples whose prompts have not come before, and add these to `prompts`.
+
+    A problem that comes twice could be fitted and held back, or would count twice.
+    """
+    for example in examples:
+        if example.prompt not in prompts:
+            prompts.add(example.prompt)
+            yield example
 
 
 def _share_of_fit(there: int, wanted: int, operands: int) -> float:

@@ -1,6 +1,5 @@
 """States on demand: written to the disk for as many places and layers at a time as a bound allows."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy.typing as npt
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.inside.places import Place
-from stepwise_pl.inside.states import States, num_bytes, write_states
+from stepwise_pl.inside.states import States, num_bytes, room, write_states
 from stepwise_pl.inside.subject import Subject
 
 
@@ -39,7 +38,7 @@ class StatesReader:
         self.groups = groups(places, layers, num_bytes(subject, 1, 1), most)
         self.states: States | None = None
         needed = max(num_bytes(subject, len(some), len(of_layers)) for some, of_layers in self.groups)
-        if needed > (free := shutil.disk_usage(folder).free):
+        if needed > (free := room(folder)):
             raise UserError(
                 f"{folder.parent}: has {free / 1e9:.2g} GB free, the states need {needed / 1e9:.2g}; free space, or set disk_gb"
             )

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
+from stepwise_pl.inside.problems import Rows, Sides
 from stepwise_pl.inside.targets import CLASS, Target
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-Rows: TypeAlias = npt.NDArray[np.int64]
 # Inputs of a probe, [problems, width]: an array, or for one-hot tokens a sparse one of scipy, which has no types.
 Inputs: TypeAlias = Any
 
@@ -19,37 +19,6 @@ Inputs: TypeAlias = Any
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # A state that varies by less, beside its size, is constant up to rounding.
 ROUNDING = 1e-5
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The problems on each side, by number.
-
-    Attributes:
-        fit: those that a probe is fitted on at first.
-        held: those held back from the fit, a fifth; they choose strengths, places and layers.
-        scored: those that nothing is chosen on.
-    """
-
-    fit: Rows
-    held: Rows
-    scored: Rows
-
-    @classmethod
-    def of(cls, num_fit: int, num_scored: int, seed: int = 0) -> "Sides":
-        """Return the sides of problems of which the first `num_fit` are to fit."""
-        order = np.random.default_rng([seed, 1]).permutation(num_fit)
-        held = max(1, num_fit // 5)
-        return cls(np.sort(order[held:]), np.sort(order[:held]), np.arange(num_fit, num_fit + num_scored))
-
-    @property
-    def whole(self) -> Rows:
-        """All problems to fit, with those held back."""
-        return np.sort(np.concatenate([self.fit, self.held]))
-
-    def where(self, has: npt.NDArray[np.bool_]) -> "Sides":
-        """Return the sides without the problems for which `has` is false."""
-        return Sides(*(rows[has[rows]] for rows in (self.fit, self.held, self.scored)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from stepwise_pl.common.disk import make_folder
+from stepwise_pl.common.disk import make_folder, why
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.processes import is_alive
 from stepwise_pl.common.signals import is_free
 
@@ -32,6 +33,13 @@ def _exit_at_sigterm() -> Iterator[None]:
         signal.signal(number, before)
 
 
+def _made(start: str, folder: Path) -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix=start, dir=folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({why(error, folder)}); copy the run to another folder") from None
+
+
 @contextlib.contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """Make a folder for states inside another, and remove it afterwards. The remains of a process that was killed are removed, too.
@@ -39,7 +47,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     The outer folder goes as well if it was made here and nothing else is in it in the end.
 
     Raises:
-        UserError: the outer folder cannot be made.
+        UserError: the outer folder cannot be made or written to.
     """
     was_there = folder.exists()
     make_folder(folder, "run", probe=False)
@@ -49,7 +57,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
         if not (process.isdigit() and is_alive(int(process))):
             shutil.rmtree(left, ignore_errors=True)
     try:
-        with _exit_at_sigterm(), tempfile.TemporaryDirectory(prefix=f"{mine}{os.getpid()}-", dir=folder) as path:
+        with _exit_at_sigterm(), _made(f"{mine}{os.getpid()}-", folder) as path:
             yield Path(path)
     finally:
         if not was_there:

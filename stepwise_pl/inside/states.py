@@ -1,5 +1,8 @@
 """Hidden states on disk: the residual stream of all problems at some places and layers, streamed from the model to a file."""
 
+import errno
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.inside.places import Place, columns
 from stepwise_pl.inside.subject import Subject
 
@@ -41,13 +45,42 @@ def _width(subject: Subject) -> int:
     return int(subject.learner.model.config.get_text_config().hidden_size)
 
 
+def room(folder: Path) -> int:
+    """Return the bytes that states may take in a temporary folder: those that are free, and those of states that lie there and go."""
+    return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Make a file of so many bytes that the disk has room for. A mapped file without room would end the process by a signal."""
+    with file.open("wb") as out:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                return os.posix_fallocate(out.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise UserError(
+                    f"{file.parent.parent}: has no room for {size / 1e9:.2g} GB of states ({error.strerror}); free space, or ask for "
+                    "fewer problems, places or layers"
+                ) from None
+            # Some file systems cannot reserve.
+        out.truncate(size)
+
+
 @torch.inference_mode()
 def write_states(
     subject: Subject, places: Sequence[Place], layers: Sequence[int], file: Path, batch_size: int = 256
 ) -> States:
-    """Read all problems, teacher-forced, and write the states at some places after some layers (`Learner.hidden`) to a file."""
+    """Read all problems, teacher-forced, and write the states at some places after some layers (`Learner.hidden`) to a file.
+
+    Args:
+        file: in a temporary folder; an earlier one is replaced.
+
+    Raises:
+        UserError: the disk has no room for them.
+    """
     shape = len(places), len(layers), len(subject.texts), _width(subject)
-    mapped = np.memmap(file, np.float32, "w+", shape=shape)
+    _reserve(file, num_bytes(subject, len(places), len(layers)))
+    mapped = np.memmap(file, np.float32, "r+", shape=shape)
     for whole, view in subject.batches(batch_size):
         states = subject.learner.hidden(view, layers).float().cpu()  # [layers, batch, seq - 1, width]
         row = torch.arange(len(view))

@@ -9,12 +9,16 @@ import numpy.typing as npt
 from stepwise_pl.common.errors import UserError, one_of
 from stepwise_pl.data.encoding import EncodedExamples, Ints, answer_frame
 from stepwise_pl.inside.places import Place
-from stepwise_pl.inside.problems import FEWEST_FIT, FEWEST_SCORED
+from stepwise_pl.inside.problems import FEWEST_FIT, FEWEST_SCORED, Sides
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.tasks import Task
 
 CLASS, NUMBER = "class", "number"
 MOST_CLASSES = 64
+# The least problems held back that have a target: on a single one nothing can be chosen.
+FEWEST_HELD = 2
+# Squares of larger numbers cannot be summed in float64, so that they have no R².
+LARGEST = 1e100
 
 Values = npt.NDArray[np.float64]
 
@@ -69,7 +73,8 @@ def is_given(place: Place, given_from: Place) -> bool:
 def targets_of(task: Task, subject: Subject, num_fit: int, wanted: Sequence[str] = ()) -> tuple[list[Target], Place]:
     """Return the targets that all problems of a subject have, or enough of them, and the place of the first word of the answer.
 
-    A constant target is left out, and so is a token with more than `MOST_CLASSES` values.
+    A constant target is left out, and so is a token with more than `MOST_CLASSES` values, and one that too few problems have of
+    those to fit, held back or scored.
 
     Args:
         num_fit: the first problems are those to fit.
@@ -103,11 +108,14 @@ def targets_of(task: Task, subject: Subject, num_fit: int, wanted: Sequence[str]
 
 
 def _can_be_probed(target: Target, num_fit: int) -> bool:
-    fit, scored = (values[~np.isnan(values)] for values in np.split(target.values, [num_fit]))
-    if len(fit) < FEWEST_FIT or len(scored) < FEWEST_SCORED or len(np.unique(fit)) < 2:
+    sides = Sides.of(num_fit, len(target.values) - num_fit).where(target.has)
+    fewest = ((sides.whole, FEWEST_FIT), (sides.held, FEWEST_HELD), (sides.scored, FEWEST_SCORED))
+    if any(len(rows) < least for rows, least in fewest) or len(np.unique(target.values[sides.whole])) < 2:
         return False
     # R² on problems that all have the same number means nothing.
-    return target.num_classes <= MOST_CLASSES if target.kind == CLASS else len(np.unique(scored)) > 1
+    return (
+        target.num_classes <= MOST_CLASSES if target.kind == CLASS else len(np.unique(target.values[sides.scored])) > 1
+    )
 
 
 def _tokens(part: str, start: Ints, encoded: EncodedExamples, numbers: Collection[int]) -> Iterator[Target]:
@@ -136,11 +144,11 @@ def _results(task: Task, subject: Subject) -> Iterator[Target]:
 
 
 def _columns(numbers: Sequence[Values]) -> list[Values]:
-    """Return number k of every problem for each k, [problems]; nan for a problem that has fewer."""
+    """Return number k of every problem for each k, [problems]; nan for a problem that has fewer, or a number that is too large."""
     out = np.full((len(numbers), max(map(len, numbers), default=0)), np.nan)
     for row, values in enumerate(numbers):
         out[row, : len(values)] = values
-    return list(out.T)
+    return list(np.where(np.abs(out) <= LARGEST, out, np.nan).T)
 
 
 def shuffled(target: Target, rng: np.random.Generator) -> Values:

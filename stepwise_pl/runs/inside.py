@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import UserError, first_line
@@ -346,9 +346,26 @@ def read_grids(folder: Path) -> list[Grid]:
         return []
     try:
         with path.open(encoding="utf-8") as file:
-            return [Grid(**json.loads(line)) for line in file]
+            return [_grid(json.loads(line), number) for number, line in enumerate(file, start=1)]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: holds no lens on problems ({first_line(error)}); make it again") from None
+
+
+def _grid(fields_of: Any, number: int) -> Grid:
+    """Return a line of lens.jsonl. Raise `TypeError` or `ValueError` if it is none; `number`: of the line, from 1."""
+    grid = Grid(**fields_of)
+    for name, kind in get_type_hints(Grid).items():
+        if not _has_type(getattr(grid, name), kind):
+            raise ValueError(f"line {number}: {name} has another type")
+    return grid
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        return isinstance(value, list) and all(_has_type(each, of) for each in value)
+    kinds = (int, float) if kind is float else (kind,)
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def write_rows(folder: Path, rows: Sequence[Row], kind: type[Row]) -> Path:
@@ -382,7 +399,7 @@ def read_rows(folder: Path, kind: type[R]) -> list[R]:
                 kind(**{field.name: _value(row[field.name], types[field.name]) for field in fields(kind)})
                 for row in csv.DictReader(file)
             ]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: is no table of {kind.__name__.lower()} rows ({error}); make it again") from None
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stepwise_pl.inside.codelength import EVEN, PORTIONS, code_length, portions
-from stepwise_pl.inside.ridge import Sides
+from stepwise_pl.inside.problems import Sides
 from tests.inside.test_ridge import labels
 
 COUNT = 2048

@@ -121,3 +121,11 @@ def test_one_hot_tokens_have_a_column_for_each_token_at_each_position() -> None:
     # Position 1 is constant in the problems to fit, and token 3 is in none of them.
     assert found.tolist() == [[1, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1]]
     assert one_hot(np.ones((4, 2), np.int64), 3).toarray().tolist() == [[0]] * 4
+
+
+def test_a_position_at_which_every_token_is_rare_has_no_column() -> None:
+    """As the numbers of problems, if each is a token of its own. Of 3,000 problems a token must be in three."""
+    numbers = np.arange(3000)
+    found = one_hot(np.stack([numbers, numbers % 2], axis=1), 3000).toarray()
+    assert found.tolist() == [[1, 0] if number % 2 == 0 else [0, 1] for number in numbers]
+    assert one_hot(numbers[:, None], 3000).toarray().tolist() == [[0]] * 3000

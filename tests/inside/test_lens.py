@@ -11,7 +11,7 @@ import pytest
 
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.lens import LensConfig
+from stepwise_pl.lens import LensConfig, lens
 from stepwise_pl.runs.inside import COMMANDS, Attention, Fourier, Lens, Similarity, read_grids, read_rows
 from tests import background
 from tests.conftest import SMALL, command, made_once
@@ -289,3 +289,14 @@ def test_tables_and_figures_go_to_wandb_when_asked(name: str, settings: list[str
     sent = {file.name.rpartition("_")[0].rpartition("_")[0] for file in run.rglob("*.table.json")}
     assert sent == {Path(kind.file).stem for kind in COMMANDS[name] if read_rows(run, kind)}
     assert list(run.rglob("media/images/inside/*.png"))
+
+
+def test_a_first_checkpoint_that_cannot_be_read_costs_the_others_nothing(kept: Path, tmp_path: Path, caplog) -> None:
+    folder = Path(shutil.copytree(kept, tmp_path / "run"))
+    (folder / "checkpoints" / "removed-0.ckpt").write_bytes(b"no checkpoint")
+    lens(LensConfig(run=str(folder), problems=8, shown=1, tokens=2))
+    assert {row.checkpoint for row in read_rows(folder, Lens)} == {"removed-1", "removed-2"}
+    assert {row.other for row in read_rows(folder, Similarity)} == {"stage 1", "random"}
+    assert [
+        line for line in caplog.messages if "removed-0.ckpt" in line and line.endswith("; the tables go without it")
+    ]

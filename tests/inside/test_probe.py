@@ -1,5 +1,6 @@
 """The command: real runs of every method, their tables, and what it does if it is stopped or asked for what is not there."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stepwise_pl.cli.looks import look_at_each
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml, save_yaml
@@ -145,7 +147,8 @@ def test_several_runs_and_folders_above_them_get_tables_of_their_own(
         ({"problems": 19}, "problems=19: must be at least 20"), ({"scored": 9}, "scored=9: must be at least 10"),
         ({"mlp": "some"}, "mlp=some: must be one of chosen, all, none"), ({"split": "none"}, "split=none: must be one of"),
         ({"disk_gb": 1e-9}, "disk_gb=1e-09: the states at one place after one layer take"),
-        ({"disk_gb": 0.0}, "disk_gb=0.0: must be above 0"),
+        ({"disk_gb": 0.0}, "disk_gb=0.0: must be above 0"), ({"disk_gb": 1e300}, "disk_gb=1e+300: must be above 0, and at most"),
+        ({"places": ["cot ²"]}, "places=cot ²: must be one of"),
         ({"accelerator": "gpu"}, "accelerator=gpu: this machine has no CUDA device"),
     ],
 )  # fmt: skip
@@ -254,6 +257,53 @@ def test_problems_longer_than_those_trained_on_are_left_out(run_folder: Path) ->
     saved["data"]["max_tokens"] = 14  # an example has 6 + 1, 6 and 4 tokens
     save_yaml(saved, run_folder / "config.yaml")
     with pytest.raises(
-        UserError, match="too few problems for a probe: 0 to fit and 0 to score.* of at most data.max_tokens=14 tokens"
+        UserError,
+        match="too few different problems for a probe: 0 to fit and 0 to score.* of at most data.max_tokens=14 tokens",
     ):
         probe(config(run_folder))
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_the_others_nothing(
+    run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_folder / "checkpoints" / "removed-3.ckpt").write_bytes(b"no checkpoint")
+    asked = config(run_folder, targets=["answer 2"], layers=[2], places=["answer"], problems=60, scored=30)
+    probe(asked)
+    assert {row.checkpoint for row in read_rows(run_folder, Probe)} == {"removed-0", "removed-6"}
+    (line,) = [line for line in caplog.messages if "removed-3.ckpt" in line]
+    assert line.endswith("; the tables go without it")
+    for path in (run_folder / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"no checkpoint")
+    caplog.clear()
+    with pytest.raises(
+        UserError, match=r"^checkpoint=all: no checkpoint of .* can be read; the first: .*removed-0.ckpt"
+    ):
+        probe(asked)
+    assert not caplog.messages
+
+
+def test_words_of_the_prompt_are_read_by_name_and_places_that_are_nowhere_are_named(
+    run_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = ["prompt -3", "cot 9"]
+    asked = config(
+        run_folder, checkpoint="removed-6", targets=["answer 2"], layers=[0], places=places, problems=60, scored=30
+    )
+    (rows,) = probe(asked).values()
+    assert {row.place for row in rows} == {"prompt -3", ""}
+    (line,) = [line for line in caplog.messages if "places=" in line]
+    assert line == f"{run_folder}: places=[cot 9]: no table has a row about it"
+
+
+def test_a_disk_that_fails_in_one_run_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def look(folder: Path) -> int:
+        if folder.name == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder / "inside"))
+        return 1
+
+    assert look_at_each([Path("full"), Path("good")], look) == {Path("good"): 1}
+    assert caplog.messages == [
+        "full: full/inside: No space left on device; choose another folder; the other runs go on"
+    ]
+    with pytest.raises(OSError, match="No space"):
+        look_at_each([Path("full")], look)

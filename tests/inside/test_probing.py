@@ -8,7 +8,8 @@ import pytest
 
 from stepwise_pl.inside.places import Place
 from stepwise_pl.inside.probing import Bench, Probed, Spot
-from stepwise_pl.inside.ridge import Inputs, Sides
+from stepwise_pl.inside.problems import Sides
+from stepwise_pl.inside.ridge import Inputs
 from stepwise_pl.inside.subject import Source
 from stepwise_pl.inside.targets import CLASS, NUMBER, Target
 from stepwise_pl.runs.inside import NO_LAYER, SHUFFLED

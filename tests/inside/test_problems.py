@@ -75,8 +75,26 @@ def test_large_splits_are_drawn_from_all_over() -> None:
 
 def test_too_few_problems_are_one_line() -> None:
     task = Multiplication(digits=1, train_size=40, validation_size=8, test_size=8)
-    with pytest.raises(UserError, match=r"too few problems for a probe: \d+ to fit and \d+ to score, .*split=problems"):
+    with pytest.raises(
+        UserError, match=r"too few different problems for a probe: \d+ to fit and \d+ to score, .*split=problems"
+    ):
         draw_problems(task, task.load(), 100, 100)
     empty = {"train": ExampleList(), "validation": ExampleList(), "test": ExampleList()}
     with pytest.raises(UserError, match="0 to fit and 0 to score, at least 20 and 10 are needed$"):
         draw_problems(task, empty, 100, 100)
+
+
+def test_a_problem_that_comes_twice_is_fitted_or_scored_once() -> None:
+    train = ExampleList(Example(str(number % 60), "", "1") for number in range(200))
+    other = ExampleList(Example(f"other {number % 30}", "", "1") for number in range(50))
+    found = draw_problems(Task(), {"train": train, "validation": other, "test": other}, 100, 100)
+    fit, scored = sides(found)
+    assert len(fit) == len({each.prompt for each in fit}) == 60
+    assert len(scored) == len({each.prompt for each in scored}) == 30
+
+
+def test_more_problems_than_a_machine_counts_are_all_problems() -> None:
+    train = ExampleList(Example(str(number), "", "1") for number in range(30))
+    other = ExampleList(Example(f"other {number}", "", "1") for number in range(10))
+    found = draw_problems(Task(), {"train": train, "validation": other, "test": ExampleList()}, 10**30, 10**30)
+    assert (found.num_fit, found.num_scored) == (30, 10)

@@ -1,6 +1,7 @@
 """States that do not fit on the disk together."""
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.inside.places import Place, places_of
 from stepwise_pl.inside.reader import StatesReader, groups
+from stepwise_pl.inside.states import write_states
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.tasks import ExampleList, Multiplication
 from tests.conftest import learner, small_model
@@ -62,3 +64,29 @@ def test_a_disk_without_room_is_one_line(subject: Subject, tmp_path: Path, monke
     )
     with pytest.raises(UserError, match=r"has 1e-08 GB free, the states need .*; free space, or set disk_gb"):
         StatesReader(subject, [Place("prompt", -1)], [0], tmp_path, 1e9, 16)
+
+
+def test_states_that_are_replaced_count_as_room(subject: Subject, tmp_path: Path, monkeypatch) -> None:
+    """Those of the model with random weights, and of the next checkpoint, take the place of those that lie there."""
+    size = 4 * 40 * 32
+    disk = type("Usage", (), {"free": size + 100})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: disk)
+    place = Place("prompt", -1)
+    StatesReader(subject, [place], [0], tmp_path, 1e9, 16).at(place, 0)
+    disk.free = 100
+    assert np.isfinite(StatesReader(subject, [place], [1], tmp_path, 1e9, 16).at(place, 1)).all()
+    with pytest.raises(UserError, match="the states need"):
+        StatesReader(subject, [place], [0, 1], tmp_path, 1e9, 16)
+
+
+def test_states_for_which_the_disk_has_no_room_are_one_line_and_not_a_signal(subject: Subject, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk. A mapped file would end the process by SIGBUS."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"has no room for .* GB of states \(File too large\); free space, or ask for"
+        ):
+            write_states(subject, [Place("prompt", -1)], [0], tmp_path / "states")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

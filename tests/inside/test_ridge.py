@@ -9,7 +9,8 @@ from sklearn.metrics import r2_score
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.inside.measures import measure
 from stepwise_pl.inside.places import Place
-from stepwise_pl.inside.ridge import Labels, Sides, groups_of, linear_probes, ridge_outputs, score, standardised
+from stepwise_pl.inside.problems import Sides
+from stepwise_pl.inside.ridge import Labels, groups_of, linear_probes, ridge_outputs, score, standardised
 from stepwise_pl.inside.targets import CLASS, NUMBER, Target
 
 

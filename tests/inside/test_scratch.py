@@ -1,5 +1,6 @@
 """The folder of hidden states: it is gone, however the command ends."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.inside.scratch import temporary_folder
 
 
@@ -34,3 +36,15 @@ def test_the_folder_is_gone_afterwards_and_so_is_that_of_a_process_that_was_kill
         left.mkdir()
         with temporary_folder(tmp_path / "inside") as other:
             assert mine.is_dir() and other.is_dir() and not left.is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path))
+
+    (tmp_path / "inside").touch()
+    with pytest.raises(UserError, match="inside is a file, no folder"), temporary_folder(tmp_path / "inside"):
+        pass
+    monkeypatch.setattr("os.mkdir", refuse)
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)"), temporary_folder(tmp_path):
+        pass

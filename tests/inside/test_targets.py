@@ -1,6 +1,9 @@
 """The targets of a task: which there are, what they are, and from where on they are given away."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from transformers import PreTrainedTokenizerBase
 
@@ -9,6 +12,7 @@ from stepwise_pl.data.encoding import encode
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.tokenizers import build_tokenizer, load_tokenizer, tokenizer_for
 from stepwise_pl.inside.places import Place
+from stepwise_pl.inside.problems import Sides
 from stepwise_pl.inside.subject import Subject
 from stepwise_pl.inside.targets import CLASS, NUMBER, Target, is_given, targets_of
 from stepwise_pl.tasks import Example, ExampleList, Files, ModularSum, Multiplication, Task, WordProblems
@@ -142,3 +146,32 @@ def test_where_a_target_is_given_away(target: Target, in_view: range, expected: 
     ]
     for place in order:
         assert is_given(place, first) == (order.index(place) >= order.index(first))
+
+
+class Numbered(Task):
+    """A task whose problems have a result each, named by their CoT; `-` is none."""
+
+    def results(self, examples: Sequence[Example]) -> dict[str, list[npt.NDArray[np.float64]]]:
+        return {"result": [np.array([np.nan if text.cot == "-" else float(text.cot)]) for text in examples]}
+
+
+@pytest.mark.parametrize(("is_held", "count", "is_there"), [(True, 40, True), (False, 40, False), (True, 1, False)])
+def test_a_target_that_no_problems_held_back_have_is_left_out(is_held: bool, count: int, is_there: bool) -> None:
+    """Nothing could choose its probe. Many of those to fit have it in all cases."""
+    fit, scored = 200, 40
+    there = Sides.of(fit, scored)
+    has = {*there.fit[:100].tolist(), *there.scored.tolist(), *(there.held[:count].tolist() if is_held else ())}
+    texts = [
+        Example("1", str(number % 7) if number in has else "-", "ab"[number % 2]) for number in range(fit + scored)
+    ]
+    tokenizer = build_tokenizer("symbols", (*"0123456", "-", "a", "b"))
+    targets, _ = targets_of(Numbered(), subject_of(texts, tokenizer), fit)
+    assert ("result 0" in [target.name for target in targets]) == is_there
+
+
+def test_a_number_that_is_too_large_to_square_is_none() -> None:
+    words = ("9" * 400, "1" + "0" * 200, "3", "4")
+    texts = [Example("1", words[number % 4], "ab"[number % 2]) for number in range(200)]
+    targets, _ = targets_of(Numbered(), subject_of(texts, build_tokenizer("symbols", (*words, "1", "a", "b"))), 150)
+    (target,) = [target for target in targets if target.name == "result 0"]
+    assert np.isfinite(np.square(target.values[target.has])).all() and target.has.sum() == 100

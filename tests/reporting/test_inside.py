@@ -463,7 +463,7 @@ BROKEN = [*(kind.file for kind in KINDS.values()), "lens.jsonl"]
 
 
 @pytest.mark.parametrize("file", BROKEN)
-@pytest.mark.parametrize("damage", ["a,b\n1,2\n", "\0\udcff", None])  # None: a line too much
+@pytest.mark.parametrize("damage", ["a,b\n1,2\n", "\0\udcff", "a" * 200_000, None])  # None: a line too much
 def test_a_damaged_table_is_one_note(run: Path, tmp_path: Path, file: str, damage: str | None) -> None:
     other = make_run(tmp_path / "run")
     write_tables(other)
@@ -497,6 +497,26 @@ def test_a_lens_of_another_shape_is_refused(tmp_path: Path) -> None:
         write_grids(run, [grid, wrong])
         (note,) = [note for note in read_run(run).notes if "inside" in note]
         assert note.startswith("inside/lens.jsonl cannot be read (line 2")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stage", "x"), ("removed_tokens", None), ("checkpoint", 1e308), ("problem", [1]), ("prompt", {}), ("layers", ["1"]),
+        ("words", [[None]]), ("probabilities", [["1"]]), ("places", "cot 1"), ("problem", True),
+    ],
+)  # fmt: skip
+def test_a_lens_whose_values_have_other_types_is_one_note(tmp_path: Path, name: str, value: object) -> None:
+    run = make_run(tmp_path / "run")
+    grid = next(iter(look_inside.grids(random.Random(0))))
+    write_grids(run, [grid, replace(grid, **{name: value})])  # type: ignore[arg-type]
+    found = read_run(run)
+    (note,) = [note for note in found.notes if "inside" in note]
+    assert (
+        note
+        == f"inside/lens.jsonl cannot be read (holds no lens on problems (line 2: {name} has another type); make it again)"
+    )
+    assert not found.inside.grids
 
 
 def test_the_page_has_every_figure_and_the_words(run: Path, page: Page) -> None:

@@ -12,7 +12,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.looks import (
-    ALL,
     LookConfig,
     checkpoints_of,
     look_at_each,
@@ -22,6 +21,7 @@ from stepwise_pl.cli.looks import (
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, one_of, require
+from stepwise_pl.runs.folder import ALL
 from stepwise_pl.runs.inside import FOLDER, Ablation, Patch, Swap, write_rows
 from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files

@@ -67,7 +67,7 @@ def load_export(folder: Path) -> Exported:
     if tokenizer.eos_token_id is None:
         raise UserError(f"run={folder}: its tokenizer has no end token, so it is no model of stepwise_pl")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"run={folder}: holds no model that transformers reads ({first_line(error)})") from None
     settings = folder / "generation_config.json"

@@ -1,5 +1,6 @@
 """Figures as files, drawn by matplotlib."""
 
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,10 +33,14 @@ def write_figure(figure: Chart | HeatMap, labels: Sequence[str], folder: Path) -
 
 @contextmanager
 def pyplot() -> Iterator[Any]:
-    """Matplotlib's pyplot for figures that become files: no display, text taken literally, every figure closed at the end."""
+    """Matplotlib's pyplot for figures that become files: no display, text taken literally, every figure closed at the end.
+
+    A notebook, or a script that draws by itself, keeps its backend, by which its own figures are shown.
+    """
     import matplotlib
 
-    matplotlib.use("Agg")
+    if not {"matplotlib.pyplot", "ipykernel"} & sys.modules.keys():
+        matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     before = plt.get_fignums()

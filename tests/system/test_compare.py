@@ -15,7 +15,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.compare import CompareConfig, compare
 from stepwise_pl.config.plain import read_yaml, save_yaml, to_plain
 from stepwise_pl.config.run import Config
-from stepwise_pl.evaluate import EvaluateConfig
+from stepwise_pl.export import ExportConfig
 from stepwise_pl.methods import Stepwise
 from stepwise_pl.report import ReportConfig, report
 from stepwise_pl.runs.predictions import Prediction, write_predictions
@@ -243,7 +243,7 @@ def test_a_missing_evaluation_is_named(tmp_path, capsys) -> None:
 def test_a_folder_may_have_the_name_of_a_key(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
-    assert positional([name, "split=test"], EvaluateConfig) == [f"run='{name}'", "split=test"]
+    assert positional([name, "split=test"], ExportConfig) == [f"run='{name}'", "split=test"]
     assert positional([name, "other", "out=x"], CompareConfig) == [f"runs=['{name}','other']", "out=x"]
     assert positional([name], SweepConfig) == [f"sweep='{name}'"]
 
@@ -262,14 +262,14 @@ def test_folders_of_any_name_become_a_list(tmp_path, monkeypatch) -> None:
     assert [str(getattr(value, "text", value)) for value in parsed.value()] == names  # type: ignore[union-attr]
     assert positional(["runs=[a,b]", "nowhere=3"], CompareConfig) == ["runs=[a,b]", "nowhere=3"]
     assert positional(["missing"], CompareConfig) == ["runs=['missing']"]
-    assert positional(["it's", "split=test"], EvaluateConfig) == ["run='it\\'s'", "split=test"]
+    assert positional(["it's", "split=test"], ExportConfig) == ["run='it\\'s'", "split=test"]
     assert positional(["schedule.delta=1_2"], SweepConfig) == ["sweep='schedule.delta=1_2'"]
     assert positional(["not/there=1"], SweepConfig) == ["sweep='not/there=1'"]
-    assert positional(["run=plain"], EvaluateConfig) == ["run=plain"]
+    assert positional(["run=plain"], ExportConfig) == ["run=plain"]
     assert positional(["task=mult4x4", "plain"], Config) == ["task=mult4x4", "plain"]
     for arguments, schema in (
-        (["plain", "it's"], EvaluateConfig),
-        (["plain", "run=x"], EvaluateConfig),
+        (["plain", "it's"], ExportConfig),
+        (["plain", "run=x"], ExportConfig),
         (["plain", "runs=[x]"], CompareConfig),
     ):
         with pytest.raises(UserError):

@@ -144,7 +144,11 @@ def test_a_sweep_lists_its_runs(folder: Path, tmp_path: Path) -> None:
 
 
 def test_figures_are_pictures(folder: Path, tmp_path: Path) -> None:
+    matplotlib, pyplot = pytest.importorskip("matplotlib"), pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("svg")  # as a notebook has its own
     picture = sp.load_run(folder).figure()
+    assert matplotlib.get_backend() == "svg"
+    pyplot.switch_backend("agg")
     assert picture._repr_png_().startswith(b"\x89PNG") and repr(picture) == "Picture()"
     assert b"<svg" in picture.save(tmp_path / "x.svg").read_bytes()
     with pytest.raises(UserError, match="is written as .png or .svg"):

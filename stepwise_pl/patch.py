@@ -126,9 +126,8 @@ def look_into(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> F
     # A folder that cannot be written is found before the work, not after it.
     with temporary_folder(folder / FOLDER):
         found = findings(folder, config, known)
-    warn_of_absent_places(
-        folder, config.places, [row.place for rows in (found.patches, found.ablations) for row in rows]
-    )
+    places = [*(row.place for row in found.patches), *(row.place for row in found.ablations)]
+    warn_of_absent_places(folder, config.places, places)
     for table, kind in ((found.patches, Patch), (found.ablations, Ablation), (found.swaps, Swap)):
         write_rows(folder, table, kind)
     settings = {key: value for key, value in asdict(config).items() if key not in ("run", "runs", "plugins")}

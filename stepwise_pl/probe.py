@@ -83,8 +83,10 @@ def probe(config: ProbeConfig) -> dict[str, list[Probe]]:
     Raises:
         UserError: there is nothing to probe in the run, or in none of several.
     """
+    from stepwise_pl.models.trained_run import device_of
     from stepwise_pl.reporting.probe_text import probe_lines
 
+    device_of(config.accelerator)  # before any run is read
     is_first = True
 
     def probed(folder: Path) -> list[Probe]:

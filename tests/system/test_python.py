@@ -191,9 +191,9 @@ def test_the_blocks_of_the_page_run_in_their_order(
     blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "python.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     for block in blocks:
-        short = block.replace(
-            'overrides=["name=mine"]', 'overrides=["name=mine", "debug=true", "trainer.keep_every_removed=1"]'
-        )
+        # In a run of 12 steps several tokens leave at once, and no stage has 4 of them removed.
+        short = block.replace("stage=4", "stage=3")
+        short = short.replace('["name=mine"]', '["name=mine", "debug=true", "trainer.keep_every_removed=1"]')
         exec(compile(short, "docs/python.md", "exec"), names)
     assert len(blocks) >= 3 and names["run"].summary["steps"] == 12
 

@@ -155,7 +155,7 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
     Raises:
         UserError: no checkpoint can be read, the data files have changed, or the model has no such layer.
     """
-    from stepwise_pl.inside.cause import ablations_of, patches_and_swaps, texts_of
+    from stepwise_pl.inside.cause import ablations_of, layers_of, patches_and_swaps, texts_of
 
     names, found = checkpoints_of(folder, config), Findings()
     with logging_redirect_tqdm(), tqdm(total=len(names), bar_format=BAR, disable=not sys.stderr.isatty()) as bar:
@@ -168,8 +168,9 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
 
         for run in each_that_loads(folder, names, lambda name: load(folder, name, config)):
             bar.set_description_str(f"{folder.name}, {run.checkpoint.stem}")
-            if not found.checkpoints:
+            if not found.checkpoints:  # Mistakes are told before the work.
                 require_same_files(folder, run.config.task)
+                layers_of(run, config.layers)
             key = f"{run.config.task!r} {run.config.task.fingerprint()}"
             texts = known[key] if key in known else known.setdefault(key, texts_of(run, config))
             if not found.checkpoints:

@@ -241,7 +241,7 @@ def keep_predictions(parts: "Parts", fitted: "Fitted", checkpoint: Path, step: i
     config, limits, module, metrics = parts.config, parts.data.limits, fitted.module, fitted.trainer.callback_metrics
     # Training read tokens. The texts are read again, and a file may have changed meanwhile.
     require_same_files(run_dir, config.task)
-    problems = problems_of(WholeSplit("test"), config.task, (str(parts.tokenizer.eos_token),))
+    problems = problems_of(WholeSplit("test"), config.task, (str(parts.tokenizer.eos_token),), notes=False)
     answered = Answers(module.tested[index] for index in range(len(problems.examples)))
     bounds = Bounds.of(limits, config.method.removed(module.stage, limits))
     device = fitted.trainer.strategy.root_device.type  # Lightning has moved the model back to the CPU.

@@ -58,8 +58,11 @@ class WholeSplit:
     limit: int | None = None
 
 
-def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Problems:
+def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...], notes: bool = True) -> Problems:
     """Return the problems that are wanted.
+
+    Args:
+        notes: log what the splits lack.
 
     Raises:
         UserError: the problems cannot be read, there is none, or the task has no suite.
@@ -79,7 +82,7 @@ def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...]) -> Proble
         sizes = {part: len(problems) for part, problems in parts.items()}
         of_suite = {"suite": wanted.suite, "suite_size": wanted.suite_size, "suite_sizes": sizes}
         return Problems(wanted.suite, f"suite {wanted.suite}", of_suite, *_listed(parts, task, None))
-    for note in splits.notes:
+    for note in splits.notes if notes else ():
         log.warning("%s", note)
     split = wanted.split or "test"
     if not len(splits[split]):

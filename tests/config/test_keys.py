@@ -27,6 +27,7 @@ CHANGE_NOTHING = (
 HOLD_PATHS = {
     "run_dir", "task.train", "task.validation", "task.test", "model.name", "model.tokenizer", "model.init_from",
     "data.cache_dir", "plugins", "run", "runs", "checkpoint", "file", "out", "figures", "sweep", "beside",
+    "predictions",
 }  # fmt: skip
 
 # The kinds that these lists are about. A new kind decides on the marks of its own keys, in its own file.

@@ -33,7 +33,7 @@ _COUNTS = ("step", "attempt", "epoch")
 
 
 class Hidden(NamedTuple):
-    """What a model computes inside while it reads problems, each with its answer and the CoT that is left.
+    """The hidden states of a model that reads problems, each with its answer and the CoT that is left.
 
     Attributes:
         states: the residual stream, [layers, problems, tokens, width] float; layer 0 is the sum of the embeddings. Rows of

@@ -31,7 +31,6 @@ from stepwise_pl.runs.saved_config import require_same_files
 
 if TYPE_CHECKING:
     from stepwise_pl.inside.cause import Texts
-    from stepwise_pl.models.trained_run import TrainedRun
 
 log = logging.getLogger("stepwise_pl")
 
@@ -156,6 +155,7 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
         UserError: no checkpoint can be read, the data files have changed, or the model has no such layer.
     """
     from stepwise_pl.inside.cause import ablations_of, layers_of, patches_and_swaps, texts_of
+    from stepwise_pl.models.trained_run import load_onto
 
     names, found = checkpoints_of(folder, config), Findings()
     with logging_redirect_tqdm(), tqdm(total=len(names), bar_format=BAR, disable=not sys.stderr.isatty()) as bar:
@@ -166,7 +166,7 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
         def ablated(share: float) -> None:
             bar.update(ABLATIONS * share)
 
-        for run in each_that_loads(folder, names, lambda name: load(folder, name, config)):
+        for run in each_that_loads(folder, names, lambda name: load_onto(folder, name, config.accelerator)):
             bar.set_description_str(f"{folder.name}, {run.checkpoint.stem}")
             if not found.checkpoints:  # Mistakes are told before the work.
                 require_same_files(folder, run.config.task)
@@ -189,19 +189,6 @@ def findings(folder: Path, config: PatchConfig, known: dict[str, "Texts"]) -> Fi
             log.info("%s: %s", run.checkpoint.stem, duration(time.monotonic() - began))
             del run  # The next checkpoint is read into the memory that this one leaves.
     return found
-
-
-def load(folder: Path, checkpoint: str, config: PatchConfig) -> "TrainedRun":
-    """Load a run with a checkpoint, on the device asked for.
-
-    Raises:
-        UserError: it cannot be read, or this machine has no GPU.
-    """
-    from stepwise_pl.models.trained_run import device_of, load_run
-
-    run = load_run(str(folder), checkpoint)
-    run.to(device_of(config.accelerator))
-    return run
 
 
 def main() -> None:

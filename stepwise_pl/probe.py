@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.looks import (
@@ -29,9 +29,6 @@ from stepwise_pl.runs.inside import FOLDER, Probe, write_rows
 from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.saved_config import require_same_files
 
-if TYPE_CHECKING:
-    from stepwise_pl.models.trained_run import TrainedRun
-
 log = logging.getLogger("stepwise_pl")
 
 
@@ -39,7 +36,7 @@ log = logging.getLogger("stepwise_pl")
 class ProbeConfig(LookConfig):
     """Probes of the hidden states of trained runs: `python -m stepwise_pl.probe run=<folder>`."""
 
-    # What is looked for, by name (`cot 3`) or by the first word of names (`cot`, `answer`, `running_sum`); empty: everything.
+    # The targets, by name (`cot 3`) or by the first word of names (`cot`, `answer`, `running_sum`); empty: everything.
     targets: list[str] = setting(factory=list)
     # Problems of the training split to fit probes on, at most; at least 20.
     problems: int = 4000
@@ -117,6 +114,7 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     """
     from stepwise_pl.inside.look import Look
     from stepwise_pl.inside.scratch import temporary_folder
+    from stepwise_pl.models.trained_run import load_onto
 
     began = time.monotonic()
     names = checkpoints_of(folder, config)
@@ -124,7 +122,7 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
     rows: list[Probe] = []
     checkpoints: list[dict[str, Any]] = []
     with temporary_folder(folder / FOLDER) as states:
-        runs = each_that_loads(folder, names, lambda name: load(folder, name, config))
+        runs = each_that_loads(folder, names, lambda name: load_onto(folder, name, config.accelerator))
         for number, run in enumerate(runs, start=1):
             if look is None:
                 require_same_files(folder, run.config.task)
@@ -148,16 +146,6 @@ def probe_run(folder: Path, config: ProbeConfig) -> tuple[list[Probe], list[str]
         f"probes of {folder}: {look.problems.line(look.task)}",
         f"written to {table} ({len(rows):,} rows, {duration(seconds)})",
     ]
-
-
-def load(folder: Path, checkpoint: str, config: ProbeConfig) -> "TrainedRun":
-    """Load a checkpoint onto the device that is asked for. Raise `UserError` if it cannot be read, or there is no GPU."""
-    from stepwise_pl.models.trained_run import device_of, load_run
-
-    device = device_of(config.accelerator)
-    run = load_run(str(folder), checkpoint)
-    run.to(device)
-    return run
 
 
 @contextlib.contextmanager

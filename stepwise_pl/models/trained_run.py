@@ -121,6 +121,18 @@ def load_run(folder: str, checkpoint: str) -> TrainedRun:
     )
 
 
+def load_onto(folder: Path, checkpoint: str, accelerator: str) -> TrainedRun:
+    """Load a run with a checkpoint onto a device (`device_of`).
+
+    Raises:
+        UserError: it cannot be read, or this machine has no such device.
+    """
+    device = device_of(accelerator)  # before the run is read
+    run = load_run(str(folder), checkpoint)
+    run.to(device)
+    return run
+
+
 def device_of(accelerator: str) -> torch.device:
     """Return the device of `cpu`, `gpu`, or `auto`, a GPU if there is one.
 

@@ -23,7 +23,7 @@ def files_of(parts: Sequence[Figure]) -> list[Chart | HeatMap]:
 
 
 def section(runs: Sequence[History], drawn: Sequence[Sequence[Figure]], frame: Frame) -> list[dict[str, Any]]:
-    """What the page shows of each run into which somebody has looked.
+    """Return the part of the page on each run into which somebody has looked.
 
     Args:
         drawn: the figures of each run.

@@ -1,4 +1,4 @@
-"""What `patch` has found, for reading: a small table each for patches, ablations and swaps."""
+"""The findings of `patch`, for reading: a small table each for patches, ablations and swaps."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

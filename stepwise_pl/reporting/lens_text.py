@@ -1,4 +1,4 @@
-"""What a look with `lens` has found, as small tables for reading."""
+"""The findings of `lens`, as small tables for reading."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a look inside has found, in the folder `inside/` of a run. The commands write it, the report reads it.
+"""The findings of a look inside, in the folder `inside/` of a run. The commands write it, the report reads it.
 
 probes.csv        probes and their controls (`Probe`)
 patches.csv       states of another problem put in (`Patch`)
@@ -29,7 +29,7 @@ FOLDER = "inside"
 # The parts of an example, in which places are numbered, in the order in which they are read.
 PARTS = ("prompt", "thought", "cot", "answer")
 
-# What a probe reads (`Probe.source`).
+# The source that a probe reads (`Probe.source`).
 TRAINED, RANDOM, RAW, CONSTANT, SHUFFLED = SOURCES = ("trained", "random", "raw", "constant", "shuffled")
 # The layer of a probe that reads no state.
 NO_LAYER = -1
@@ -129,7 +129,7 @@ class Patch(Row):
 
 @dataclass(frozen=True)
 class Ablation(Row):
-    """What a linear probe reads, taken out of the states at one layer and place by least-squares erasure (arXiv 2306.03819).
+    """The directions that a linear probe reads, taken out of the states at one layer and place by least-squares erasure (arXiv 2306.03819).
 
     Attributes:
         target: what the probe reads.

@@ -60,7 +60,7 @@ class Matched:
         }
 
     def line(self) -> str:
-        """What was matched, and what was not, for reading."""
+        """Return the numbers of problems with a prediction and without, for reading."""
         whole = len(self.kept) + self.missing
         if not (self.missing or self.extra or self.repeated):
             return f"{self.path}: one prediction for each of the {whole} problems"

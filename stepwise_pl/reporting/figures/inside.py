@@ -13,7 +13,7 @@ from stepwise_pl.runs.inside import Ablation, Attention, Fourier, Lens, Patch, P
 
 Figure = Chart | HeatMap | Menu
 
-# What a part is drawn from, and the function that draws it from a run and the beginning of its slugs.
+# The table that a part is drawn from, and the function that draws it from a run and the beginning of its slugs.
 PARTS: dict[str, tuple[type[Row], Callable[[History, str], Sequence[Figure] | Figure | None]]] = {
     "probes": (Probe, probe_maps),
     "probes-when": (Probe, when_chart),

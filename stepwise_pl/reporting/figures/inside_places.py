@@ -112,7 +112,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def grouped(found: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """What was found, by a key, in its order."""
+    """Group findings by a key; their order stays."""
     groups: dict[K, list[T]] = {}
     for one in found:
         groups.setdefault(key(one), []).append(one)

@@ -80,7 +80,7 @@ class Probes:
         return {target: found[target] for target in in_order(found)}
 
     def sources(self, targets: Iterable[str]) -> dict[str, str]:
-        """What the probes of the targets read, with names: the model, then its controls. The constant is no panel."""
+        """The sources that the probes of the targets read, with names: the model, then its controls. The constant is no panel."""
         wanted = set(targets)
         found = {row.source for row in self.rows if row.target in wanted} - {CONSTANT}
         return {

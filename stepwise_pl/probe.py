@@ -81,6 +81,7 @@ def probe(config: ProbeConfig) -> dict[str, list[Probe]]:
         UserError: there is nothing to probe in the run, or in none of several.
     """
     from stepwise_pl.models.trained_run import device_of
+    from stepwise_pl.reporting.probe_seeds import seed_lines
     from stepwise_pl.reporting.probe_text import probe_lines
 
     device_of(config.accelerator)  # before any run is read
@@ -100,6 +101,8 @@ def probe(config: ProbeConfig) -> dict[str, list[Probe]]:
         return rows
 
     found = look_at_each(run_folders(config), probed)
+    if lines := seed_lines(found):
+        say("\n".join(lines))
     return {str(folder): rows for folder, rows in found.items()}
 
 

@@ -86,7 +86,7 @@ def every(count: int, cases: Iterable[Any]) -> list[Any]:
 
 
 COMMANDS = (
-    "train", "ask", "evaluate", "compare", "probe", "patch", "lens", "report", "export", "write_data", "check_data", "dashboard", "sweep",
+    "train", "ask", "evaluate", "compare", "probe", "patch", "lens", "report", "export", "harness", "write_data", "check_data", "dashboard", "sweep",
 )  # fmt: skip
 
 
@@ -138,6 +138,17 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "small" / "stderr.txt").write_text(out.stderr)
 
     return made_once("small", make, tmp_path_factory) / "small"
+
+
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Products of two digits, with the checkpoints of 0, 1 and 2 removed tokens."""
+
+    def make(folder: Path) -> None:
+        words = ("trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'kept'}")
+        command("train", *SMALL, *words)
+
+    return made_once("kept", make, tmp_path_factory) / "kept"
 
 
 @pytest.fixture(scope="session")

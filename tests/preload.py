@@ -26,6 +26,7 @@ for name in (
     "training.rollback",
     "training.wandb_runs",
     "write_data",
+    "harness",
 ):
     importlib.import_module(f"stepwise_pl.{name}")
 for name in ("matplotlib.pyplot", "plotly.graph_objects", "wandb"):

@@ -6,6 +6,7 @@ probes.csv     the chosen probe of each target at each checkpoint, beside its co
 patches.csv    states of another problem put in, at the checkpoints given to `patch`
 ablations.csv  what a linear probe reads, taken out
 swaps.csv      words of the prompt exchanged
+seeds.csv      the better of the chosen probes and the best control, means over the seeds of an arm with 95% t intervals
 lens.csv       for each token that is gone the place and layer at which the lens shows it best, beside random weights
 
 Each row begins with the arm and the seed. A table that no run has is not written.
@@ -16,9 +17,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from stepwise_pl.common.disk import read_json
+from stepwise_pl.common.statistics import mean_interval
+from stepwise_pl.reporting.probe_seeds import over_seeds
 from stepwise_pl.reporting.probe_text import KINDS, findings
 from stepwise_pl.runs.inside import (
     CONSTANT,
@@ -56,6 +60,17 @@ def probes(run: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def seeds(arm: str, runs: dict[int, Path]) -> Iterator[dict[str, Any]]:
+    """Means over the seeds of an arm, which has several."""
+    for row in over_seeds({seed: read_rows(run, Probe) for seed, run in runs.items()}):
+        values = {"states": row.states, "control": row.controls, "difference": row.differences}
+        numbers: dict[str, float] = {}
+        for name, scores in values.items():
+            numbers[name] = fmean(scores)
+            numbers[f"{name}_low"], numbers[f"{name}_high"] = mean_interval(scores)
+        yield {"arm": arm, "seeds": len(runs), "target": row.target, "stage": row.stage, "gone": row.is_gone, **numbers}
+
+
 def lens(run: Path) -> Iterator[dict[str, Any]]:
     """The best place and layer of each token that is looked for, before the token itself is read, beside random weights."""
     best: dict[tuple[str, str, str], Lens] = {}
@@ -91,22 +106,27 @@ TABLES = {
 }  # fmt: skip
 
 
-def main(runs: list[str]) -> None:
+def main(given: list[str]) -> None:
     """Write the tables beside this file."""
+    arms: dict[str, dict[int, Path]] = {}
+    for one in given:
+        arm, _, folder = one.partition("=")
+        arms.setdefault(arm, {})[read_json(Path(folder) / "summary.json")["seed"]] = Path(folder)
     for name, rows_of in TABLES.items():
-        rows = []
-        for given in runs:
-            arm, _, folder = given.partition("=")
-            seed = read_json(Path(folder) / "summary.json")["seed"]
-            rows += [{"arm": arm, "seed": seed, **row} for row in rows_of(Path(folder))]
-        if rows:
-            with (HERE / f"{name}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                for row in rows:
-                    writer.writerow(
-                        {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
-                    )
+        of_runs = ((arm, seed, run) for arm, runs in arms.items() for seed, run in runs.items())
+        write(name, [{"arm": arm, "seed": seed, **row} for arm, seed, run in of_runs for row in rows_of(run)])
+    write("seeds", [row for arm, runs in arms.items() if len(runs) > 1 for row in seeds(arm, runs)])
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write a table, unless it has no row."""
+    if not rows:
+        return
+    with (HERE / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
 if __name__ == "__main__":

@@ -19,18 +19,12 @@ from stepwise_pl.reporting.reply_text import reply_lines
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.replies import Reply
 from stepwise_pl.tasks import Task
-from tests.conftest import SMALL, command, made_once
+from tests.conftest import command
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Products of two digits, with the checkpoints of 0, 1 and 2 removed tokens."""
-
-    def make(folder: Path) -> None:
-        words = ("trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'asked'}")
-        command("train", *SMALL, *words)
-
-    return made_once("asked", make, tmp_path_factory) / "asked"
+def run(kept_run: Path) -> Path:
+    return kept_run
 
 
 def speaker(run: Path, checkpoint: str = "best") -> Speaker:

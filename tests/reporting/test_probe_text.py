@@ -1,5 +1,10 @@
 """The table of probes: which targets are beyond their controls, and since which stage."""
 
+from pathlib import Path
+
+import pytest
+
+from stepwise_pl.reporting.probe_seeds import over_seeds, seed_lines
 from stepwise_pl.reporting.probe_text import Finding, findings, probe_lines
 from stepwise_pl.runs.inside import Probe
 
@@ -63,3 +68,45 @@ def test_a_token_is_gone_where_it_is_no_place() -> None:
         ("cot 0", "0"): False, ("cot 1", "0"): False, ("cot 0", "1"): False, ("cot 1", "1"): True,
         ("cot 0", "2"): True, ("cot 1", "2"): True, ("answer 2", "2"): False,
     }  # fmt: skip
+
+
+def of_seed(rise: float) -> list[Probe]:
+    """A run whose probe reads 0.5 + rise at stage 0 and 0.3 at stage 1, beside a control of 0.4."""
+    return [
+        row_of("cot 1", "removed-0", "trained", 0.5 + rise), row_of("cot 1", "removed-0", "trained", 0.2, probe="mlp"),
+        row_of("cot 1", "removed-0", "raw", 0.4), row_of("cot 1", "removed-0", "shuffled", 0.1),
+        row_of("cot 1", "removed-0", "raw", 0.9, chosen=False), row_of("cot 1", "removed-0", "constant", 0.9, probe="constant"),
+        row_of("cot 1", "removed-1", "trained", 0.3 + rise), row_of("cot 1", "removed-1", "random", 0.4),
+        row_of("cot 2", "removed-0", "trained", 0.3),
+    ]  # fmt: skip
+
+
+def test_seeds_are_averaged_and_compared_pair_by_pair() -> None:
+    """A target without a control is left out, and so is a stage that one seed lacks."""
+    runs = {seed: of_seed(rise) for seed, rise in ((3, 0.0), (5, 0.02), (8, 0.04))}
+    both = over_seeds(runs)
+    assert [(row.target, row.stage, row.seeds) for row in both] == [
+        ("cot 1", "0", [3, 5, 8]),
+        ("cot 1", "1", [3, 5, 8]),
+    ]
+    assert both[0].states == [0.5, 0.52, 0.54] and both[0].controls == [0.4] * 3
+    assert both[0].differences == pytest.approx([0.1, 0.12, 0.14])
+    # The half width is 4.303 (t with 2 degrees of freedom) times 0.02 / √3 = 0.0497.
+    assert both[0].is_beyond and not both[1].is_beyond
+    runs[8] = [row for row in runs[8] if row.checkpoint == "removed-0"]
+    assert [row.stage for row in over_seeds(runs)] == ["0"]
+
+
+def test_seeds_of_one_configuration_get_a_table(tmp_path: Path) -> None:
+    for name, seed, width in (("a", 1, 8), ("b", 2, 8), ("c", 1, 16), ("d", 2, 8)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"seed: {seed}\nmodel:\n  width: {width}\n")
+    tables = {tmp_path / name: of_seed(rise) for name, rise in (("a", 0.0), ("b", 0.02), ("c", 0.3))}
+    lines = seed_lines(tables)
+    assert [line for line in lines if line.startswith(("a", "seed"))] == [lines[1]] and lines[1].endswith("seeds 1, 2")
+    (first, second) = (line for line in lines if line.startswith("cot 1"))
+    assert first.split()[2:4] == ["0", "51.0%"] and "11.0%" in first
+    assert second.split()[2:4] == ["1", "31.0%"]
+    assert seed_lines({path: rows for path, rows in tables.items() if path.name != "b"}) == []
+    # The same seed twice is not two seeds.
+    assert seed_lines({**tables, tmp_path / "d": of_seed(0.0)}) == []

@@ -4,29 +4,18 @@ import json
 import os
 import re
 import subprocess
-import sys
-import sysconfig
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import OFFLINE, REPO, command
-
-EXTRAS = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+from tests.environments import EXTRAS, environment
 
 
 @pytest.mark.long
 def test_the_example_gives_the_same_logits_in_both(tmp_path: Path) -> None:
     """The test makes an environment with both tools, in the versions of the extra, that shares all else with this one."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
-    python = tmp_path / "env" / "bin" / "python"
-    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    own = subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip()
-    (Path(own) / "shared.pth").write_text(sysconfig.get_path("purelib"))
-    # Whatever the two need besides has to fit the locked versions.
-    locked = ["--constraint", str(REPO / "requirements.lock")]
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *locked, *EXTRAS["tools"]], check=True)
+    python = environment(tmp_path / "env", *EXTRAS["tools"]) / "python"
     few = (
         "task.train_size=300",
         "task.validation_size=20",

@@ -16,16 +16,12 @@ import torch
 import stepwise_pl as sp
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.models.trained_run import load_run
-from tests.conftest import REPO, SMALL, command, made_once
+from tests.conftest import REPO, command
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def make(folder: Path) -> None:
-        words = ("trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'asked'}")
-        command("train", *SMALL, *words)
-
-    return made_once("asked", make, tmp_path_factory) / "asked"
+def folder(kept_run: Path) -> Path:
+    return kept_run
 
 
 def test_the_import_is_light() -> None:

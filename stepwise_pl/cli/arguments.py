@@ -60,6 +60,13 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], An
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
+    modes = [f"--{name}" for name in ("run", "cfg", "info") if getattr(flags, name)]
+    if len(modes) > 1:
+        raise UserError(f"{' and '.join(modes)}: each asks for something else; give one of them")
+    if not (flags.cfg or flags.help):
+        for name in ("resolve", "package"):
+            if getattr(flags, name):
+                raise UserError(f"--{name}: is for showing the configuration; add --cfg job")
     if flags.multirun and (shown := [name for name in ("run", "cfg", "info") if getattr(flags, name)]):
         raise UserError(f"--{shown[0]}: is about one run; leave --multirun (-m) out")
     # Go from the end, because the value of a flag may look like a setting.

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,10 @@ from stepwise_pl.runs.saved_config import derived_of, located, require_same_file
 from stepwise_pl.training.stopping import stop_explained
 
 if TYPE_CHECKING:
+    from lightning import Trainer
+
     from stepwise_pl.training.build import Parts
+    from stepwise_pl.training.module import StepwiseModule
     from stepwise_pl.training.rollback import Fitted
 
 log = logging.getLogger("stepwise_pl")
@@ -38,16 +41,38 @@ def train(config: Config, asked: Request) -> dict[str, Any]:
     Raises:
         UserError: something the user can put right.
     """
-    processes.require_first()
+    launch = processes.launch()
+    if launch is None:
+        processes.require_first()
+        if config.trainer.num_nodes > 1:
+            raise UserError(
+                f"trainer.num_nodes={config.trainer.num_nodes}: the processes of several machines are started by torchrun or srun; "
+                "docs/gpus.md shows how"
+            )
+        return train_together(config, asked)
+    from stepwise_pl.training.launched import gathered
+
+    with gathered(config.trainer, launch) as others:
+        return train_together(config, asked, others.tell)
+
+
+def train_together(
+    config: Config, asked: Request, let_others_begin: Callable[[Path], None] = lambda run_dir: None
+) -> dict[str, Any]:
+    """Choose the run folder, and train there.
+
+    Args:
+        let_others_begin: called in the first process once the others may read the run folder, if a launcher has started them.
+    """
     if config.debug and not processes.is_further():
         log.info("%s", debug_line(config))
     run_dir = choose_run_dir(config, asked)
     with at_work(run_dir), stop_explained(run_dir, asked):
-        return train_in(run_dir, config, asked)
+        return train_in(run_dir, config, asked, let_others_begin)
 
 
-def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
-    """Train as `train` does, in a folder where no other process is at work."""
+def train_in(run_dir: Path, config: Config, asked: Request, let_others_begin: Callable[[Path], None]) -> dict[str, Any]:
+    """Train as `train` does, in a folder where no other run is at work."""
     name, changes = asked.name, {}
     if config.resume and (run_dir / "config.yaml").is_file():
         changes = changes_of(run_dir, config, asked.given)
@@ -73,7 +98,7 @@ def train_in(run_dir: Path, config: Config, asked: Request) -> dict[str, Any]:
     derived = describe(parts)
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():
-        fitted = fit(parts, run_dir, plain, asked, changes)
+        fitted = fit(parts, run_dir, plain, asked, changes, let_others_begin)
         # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
         derived["examples_per_token"] = examples_per_token(parts)
         tested = test(parts, fitted, run_dir)
@@ -144,12 +169,18 @@ def summarise(
 
 
 def fit(
-    parts: "Parts", run_dir: Path, plain: dict[str, Any], asked: Request, changes: Mapping[str, tuple[Any, Any]]
+    parts: "Parts",
+    run_dir: Path,
+    plain: dict[str, Any],
+    asked: Request,
+    changes: Mapping[str, tuple[Any, Any]],
+    let_others_begin: Callable[[Path], None],
 ) -> "Fitted":
     """Train, from the last checkpoint if there is one, under the guard.
 
     Args:
         changes: the keys that a resumed run changes, with the value before and the new one.
+        let_others_begin: see `train_together`.
     """
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
@@ -190,10 +221,13 @@ def fit(
         more.append(wandb_runs.wandb_logger(logger, run_dir, plain))
     if logger.tensorboard:
         more.append(loggers.TensorBoard(run_dir, parts.config.data.batch_size))
-    return rollback.fit(
-        lambda: build_attempt(parts, run_dir, plain, describe_run, more, asked),
-        parts.data, run_dir / "checkpoints", guard,
-    )  # fmt: skip
+
+    def attempt() -> "tuple[Trainer, StepwiseModule]":
+        built = build_attempt(parts, run_dir, plain, describe_run, more, asked)
+        let_others_begin(run_dir)
+        return built
+
+    return rollback.fit(attempt, parts.data, run_dir / "checkpoints", guard)
 
 
 def test(parts: "Parts", fitted: "Fitted", run_dir: Path) -> dict[str, Any]:

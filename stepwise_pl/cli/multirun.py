@@ -203,7 +203,7 @@ def checked(cfg: DictConfig) -> Config:
         UserError: it is wrong, or cannot be one of a sweep.
     """
     config: Config = to_object(cfg)
-    if config.trainer.devices > 1:
+    if config.trainer.processes > 1:
         # Lightning starts the further processes with this very command line, sweep and all.
         raise UserError(
             f"--multirun with trainer.devices={config.trainer.devices}: sweep with one device per run, or start the runs one by one"

@@ -6,6 +6,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from stepwise_pl.cli.overrides import parsed, setting
+from stepwise_pl.common import processes
 from stepwise_pl.common.disk import disk_error
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.known import choices
@@ -41,7 +42,9 @@ def say(text: str) -> None:
 
 
 def fail(message: str) -> int:
-    """Print one line for the person at the keyboard; return the exit status."""
+    """Print one line for the person at the keyboard; return the exit status. One of several processes prints it."""
+    if processes.is_waiting():
+        return 2
     # Blanks inside a line stay, because a message may show how to type a value.
     sys.stderr.write(f"error: {' '.join(line.strip() for line in message.splitlines())}\n")
     sys.stderr.flush()

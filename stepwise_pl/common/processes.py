@@ -1,7 +1,12 @@
-"""The place of this process among those of a run. A run starts its further processes itself (through Lightning). Free of torch."""
+"""The place of this process among those of a run. Free of torch.
+
+A run has its processes in one of two ways. Either it starts the further ones itself, through Lightning. Or a launcher, torchrun or
+srun, has started all of them, on one machine or several; then they find each other in `training.launched`.
+"""
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from stepwise_pl.common.errors import UserError
 
@@ -21,9 +26,62 @@ _COUNTS = ("SIZE", "NUM_TASKS")
 _MISLEADING = (*_LAUNCHERS["torchrun"], "MASTER_ADDR", "MASTER_PORT")
 
 
+_has_begun = False  # whether this process knows its run folder
+
+
+class Launch(NamedTuple):
+    """What a launcher says of this process.
+
+    Attributes:
+        rank: the number of this process, among all and on its machine; from 0.
+        processes: those of the run, on all machines.
+        machine: the number of this machine, from 0.
+        machines: their number.
+    """
+
+    launcher: str
+    rank: int
+    local_rank: int
+    processes: int
+    machine: int
+    machines: int
+
+    @property
+    def per_machine(self) -> int:
+        """Processes on each machine."""
+        return self.processes // self.machines
+
+
+def launch() -> Launch | None:
+    """Return what torchrun or srun says of this process; None if it is not one of several.
+
+    A shell or a batch script in an allocation of Slurm is no step of it: SLURM_NTASKS is there, the variables of a step are not.
+    """
+    of = os.environ.get
+    try:
+        if "TORCHELASTIC_RUN_ID" in os.environ and (processes := int(of("WORLD_SIZE", "1"))) > 1:
+            machines = processes // int(os.environ["LOCAL_WORLD_SIZE"])
+            machine, rank, local = (int(os.environ[name]) for name in ("GROUP_RANK", "RANK", "LOCAL_RANK"))
+            return Launch("torchrun", rank, local, processes, machine, machines)
+        if (processes := int(of("SLURM_STEP_NUM_TASKS", "1"))) > 1:
+            machines = int(of("SLURM_STEP_NUM_NODES") or of("SLURM_NNODES") or 1)
+            rank, local, machine = (int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"))
+            return Launch("srun", rank, local, processes, machine, machines)
+    except (KeyError, ValueError):
+        pass  # These are leftovers: a launcher sets all of its variables, to numbers.
+    return None
+
+
 def is_further() -> bool:
-    """Whether the first process of a run has started this one to share the work."""
+    """Whether this process shares the work of a run, and another one is the first."""
+    if (launched := launch()) is not None:
+        return launched.rank > 0
     return os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(_FIRST) == str(os.getppid())
+
+
+def is_waiting() -> bool:
+    """Whether the first process has not told this one to begin. Until then both meet the same errors, and the first one says them."""
+    return is_further() and launch() is not None and not _has_begun
 
 
 def shared_folder() -> Path:
@@ -33,7 +91,9 @@ def shared_folder() -> Path:
 
 def share_folder(path: Path) -> None:
     """Put the run folder into the environment, which the further processes inherit."""
+    global _has_begun
     os.environ[_FOLDER], os.environ[_FIRST] = str(path.absolute()), str(os.getpid())
+    _has_begun = True
 
 
 def require_first() -> None:
@@ -45,7 +105,7 @@ def require_first() -> None:
     Raises:
         UserError: a launcher has started this process as one of several.
     """
-    if is_further():
+    if launch() is None and is_further():
         return
     for launcher, names in _LAUNCHERS.items():
         for name in names:
@@ -55,8 +115,8 @@ def require_first() -> None:
             elif value not in (None, "1" if name.endswith(_COUNTS) else "0"):
                 raise UserError(
                     f"{name}={value} is in the environment: {launcher} seems to have started this process as one of "
-                    "several, but a run starts its processes itself: give the command once, without a launcher, with "
-                    f"trainer=ddp and trainer.devices=<processes>; if {name} was only left behind, unset it"
+                    "several. A training run takes torchrun and srun (docs/gpus.md), a sweep takes none: give the command once, "
+                    f"without a launcher, with trainer=ddp and trainer.devices=<processes>; if {name} was only left behind, unset it"
                 )
     for name in [name for name in os.environ if name in _MISLEADING or name.startswith("TORCHELASTIC_")]:
         del os.environ[name]

@@ -37,7 +37,7 @@ def shrink(config: Groups) -> None:
     up to no CoT, validations, checkpoints, test and summary, in the recipe's own code.
     """
     trainer, optimizer = config.trainer, config.optimizer
-    share = trainer.devices * trainer.accumulate_grad_batches
+    share = trainer.processes * trainer.accumulate_grad_batches
     batch_size = share * max(1, round(4 / share))
     config.task.keep_few(EXAMPLES, HELD_OUT)
     config.schedule, config.method = config.schedule.hurried(), config.method.hurried()

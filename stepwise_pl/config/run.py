@@ -71,9 +71,9 @@ class Config:
             raise UserError(f"callbacks={twice[0]}: is named twice, but its state has one place in a checkpoint")
         for name in self.objective if isinstance(self.objective, list) and self.objective else [self.objective]:
             one_of("objective", name, OBJECTIVES)
-        share = self.trainer.devices * self.trainer.accumulate_grad_batches
+        share = self.trainer.processes * self.trainer.accumulate_grad_batches
         require(self.data.batch_size % share == 0, "data.batch_size", self.data.batch_size,
-                f"must be a multiple of trainer.devices * trainer.accumulate_grad_batches = {share}")  # fmt: skip
+                f"must be a multiple of trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches = {share}")  # fmt: skip
         if self.model.lora.rank and self.optimizer.matrices == "muon":
             raise UserError(
                 f"optimizer.matrices=muon with model.lora.rank={self.model.lora.rank}: Muon is for whole matrices, LoRA trains "

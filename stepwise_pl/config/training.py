@@ -122,8 +122,10 @@ class TrainerConfig:
 
     # The device to train on: `cpu` or `gpu`.
     accelerator: str = setting("cpu", changeable=True, aside=True)
-    # Processes, one for each device. Several processes share every batch, as `strategy` says.
+    # Processes of each machine, one for each device. Several processes share every batch, as `strategy` says.
     devices: int = setting(1, aside=True)
+    # Machines. For more than one, torchrun or srun starts the processes (docs/gpus.md).
+    num_nodes: int = setting(1, aside=True)
     # `ddp`: each process holds the whole model. `fsdp2`: each holds a part of every weight, for models too large for a device.
     strategy: str = setting("ddp", aside=True)
     # `32-true`; `bf16-mixed`: computes in bf16, weights in fp32; `bf16-true`: weights in bf16 too.
@@ -150,17 +152,22 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
         one_of("trainer.strategy", self.strategy, ("ddp", "fsdp2"))
-        require(self.strategy == "ddp" or self.devices > 1, "trainer.strategy", self.strategy,
+        require(self.strategy == "ddp" or self.processes > 1, "trainer.strategy", self.strategy,
                 "needs trainer.devices of at least 2")  # fmt: skip
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
         # Runs are compared by their configuration: `4000 steps` becomes `4000steps`.
         self.duration = str(Duration.parse(self.duration))
-        for key in ("devices", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
+        for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
             require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
         require(self.keep_at_most is None or self.keep_at_most >= 1, "trainer.keep_at_most", self.keep_at_most,
                 "must be at least 1, or null for all")  # fmt: skip
+
+    @property
+    def processes(self) -> int:
+        """Processes of the run, on all machines."""
+        return self.devices * self.num_nodes
 
 
 @dataclass

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl.common import plugins, terminal
+from stepwise_pl.common import plugins, processes, terminal
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.duration import Duration
 from stepwise_pl.config.request import Request
@@ -32,6 +32,7 @@ from stepwise_pl.models.readability import require_readable
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training.checkpoints import Checkpoints
 from stepwise_pl.training.guard import Guard
+from stepwise_pl.training.launched import Launched
 from stepwise_pl.training.loggers import MetricsFile
 from stepwise_pl.training.module import StepwiseModule
 from stepwise_pl.training.outlook import Outlook
@@ -87,7 +88,7 @@ def build_parts(config: Config) -> Parts:
     dtype = torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32
     model = build_model(config.model, tokenizer, longest, dtype)
     require_causal(model, model_setting(config.model), longest, method.keep_position)
-    sharded = config.trainer.devices > 1 and config.trainer.strategy == "fsdp2"
+    sharded = config.trainer.processes > 1 and config.trainer.strategy == "fsdp2"
     eos = int(tokenizer.eos_token_id)
     require_readable(method, model, eos, data.encoded, data.limits, sharded)
     return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole))
@@ -185,12 +186,12 @@ def describe(parts: Parts) -> dict[str, Any]:
 
 def strategy(cfg: TrainerConfig, method: Method) -> Strategy | str:
     """The Lightning strategy by which processes share the work."""
-    if cfg.devices == 1:
+    if cfg.processes == 1:
         return "auto"
     if cfg.strategy == "ddp":
         # DDP waits for the gradient of every weight, unless it is told that some have none.
         return "ddp_find_unused_parameters_true" if method.trains_in_parts else "ddp"
-    return SharedWeights(cfg.devices)
+    return SharedWeights(cfg.processes)
 
 
 def own_callbacks(names: Sequence[str]) -> list[Callback]:
@@ -265,13 +266,16 @@ def build_trainer(
         ProgressBar(outlook, asked.job if asked else "") if has_bar else ProgressLog(outlook),
     ]
     require_own_states(callbacks)
+    launch = processes.launch()
+    # Without an environment that is named, Lightning would obey variables of Slurm or MPI, even in the shell of an allocation.
+    environment = LightningEnvironment() if launch is None else Launched(launch)
     return L.Trainer(
         accelerator=cfg.accelerator,
         devices=cfg.devices,
+        num_nodes=cfg.num_nodes,
         strategy=strategy(cfg, config.method),
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
-        # Without LightningEnvironment, Lightning would obey variables of Slurm or MPI, even in the shell of an allocation.
-        plugins=[LightningEnvironment(), *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
+        plugins=[environment, *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
         # Steps alone end the run: an end in epochs would be a second one.
         max_epochs=-1,
         max_steps=steps,

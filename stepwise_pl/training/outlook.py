@@ -26,7 +26,7 @@ RECENT_STEPS = 100  # Older steps count less and less: sequences get shorter whi
 def introduce(cfg: TrainerConfig, data: CoTDataModule, model: nn.Module) -> None:
     """Log device, precision, parameters and the sizes of the splits."""
     name = torch.cuda.get_device_name() if cfg.accelerator == "gpu" and torch.cuda.is_available() else cfg.accelerator
-    shared = f"{cfg.devices} x {name} ({cfg.strategy})" if cfg.devices > 1 else name
+    shared = f"{cfg.processes} x {name} ({cfg.strategy})" if cfg.processes > 1 else name
     weights = list(model.parameters())
     count, trained = (sum(w.numel() for w in found) for found in (weights, [w for w in weights if w.requires_grad]))
     log.info("device: %s, precision %s", shared, cfg.precision)

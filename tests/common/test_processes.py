@@ -94,14 +94,27 @@ def test_the_refusal_comes_at_once_and_leaves_no_folder(tmp_path: Path, sweep: t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.long
-def test_torchrun_is_refused_in_one_line_per_process(tmp_path: Path) -> None:
-    arguments = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "stepwise_pl.train", *TINY,
-                 "trainer=ddp", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
-    out = subprocess.run([sys.executable, *arguments], cwd=REPO, capture_output=True, text=True, timeout=200)
-    assert out.returncode != 0
-    assert "trainer.devices=<processes>" in out.stderr and "STEPWISE_PL_RUN_DIR" not in out.stderr
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize(
+    "env,found",
+    [
+        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+         ("torchrun", 5, 1, 8, 1, 2)),
+        ({"SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NUM_NODES": "3", "SLURM_PROCID": "4", "SLURM_LOCALID": "0", "SLURM_NODEID": "2"},
+         ("srun", 4, 0, 6, 2, 3)),
+        ({"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}, None),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "one"}, None),
+    ],
+)  # fmt: skip
+def test_a_launcher_is_known_by_all_its_variables(
+    env: dict[str, str], found: tuple[object, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    launched = processes.launch()
+    assert launched == found and processes.is_further() == (launched is not None)
+    assert launched is None or launched.per_machine == launched.processes // launched.machines
 
 
 @pytest.mark.long

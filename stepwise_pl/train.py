@@ -13,6 +13,7 @@ from stepwise_pl.common import processes
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.debug import debug_line
+from stepwise_pl.config.duration import seconds_of
 from stepwise_pl.config.plain import save_yaml, to_plain
 from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
@@ -66,8 +67,9 @@ def train_together(
     """
     if config.debug and not processes.is_further():
         log.info("%s", debug_line(config))
+    limit = None if config.trainer.max_time is None else seconds_of(config.trainer.max_time)
     run_dir = choose_run_dir(config, asked)
-    with at_work(run_dir), stop_explained(run_dir, asked):
+    with at_work(run_dir), stop_explained(run_dir, asked, limit):
         return train_in(run_dir, config, asked, let_others_begin)
 
 

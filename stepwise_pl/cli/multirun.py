@@ -208,6 +208,10 @@ def checked(cfg: DictConfig) -> Config:
         raise UserError(
             f"--multirun with trainer.devices={config.trainer.devices}: sweep with one device per run, or start the runs one by one"
         )
+    if config.trainer.max_time is not None:
+        raise UserError(
+            "trainer.max_time: is about one run; for a sweep give the limit to the launcher, and resume=true goes on"
+        )
     return config
 
 

@@ -11,7 +11,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from stepwise_pl.cli.overrides import parsed, quoted, readable, setting
-from stepwise_pl.cli.resumed_groups import resumed_folder
+from stepwise_pl.cli.resumed_groups import resumed_folder, with_resume_settled
 from stepwise_pl.common import plugins
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config import known
@@ -32,12 +32,14 @@ class OwnFolders(SearchPathPlugin):
 def with_plugins(words: Sequence[str]) -> list[str]:
     """Load the plugins of installed packages, of the command line, and of the run that it resumes.
 
-    Return the words. Each plugin then has the name that the run keeps, each folder its absolute path.
+    Return the words. `resume=auto` is settled then, and each plugin has the name that the run keeps, each folder its absolute path.
 
     Raises:
         UserError: a plugin cannot be loaded, or a folder is not there.
     """
     plugins.load_installed()
+    if known.command.name == "train":
+        words = with_resume_settled(words)
     folder = resumed_folder(words) if known.command.name == "train" else None
     if folder is not None:
         with contextlib.suppress(UserError, OSError):  # `resume` says what is wrong with the folder

@@ -17,6 +17,7 @@ from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.runs.folder import base_folder
 from stepwise_pl.runs.marks import is_taken
 from stepwise_pl.runs.numbering import newest
+from stepwise_pl.runs.sweep_folder import holds_sweep
 
 GROUPS = ("task", "schedule", "method")  # groups whose keys depend on their kind
 
@@ -48,10 +49,40 @@ def with_saved_groups(words: Sequence[str]) -> list[str]:
     return [*added, *words]
 
 
+def with_resume_settled(words: Sequence[str]) -> list[str]:
+    """Return the settings of a command line with `resume=true` or `resume=false` in the place of `resume=auto`.
+
+    A run or a sweep goes on if its folder holds one, also one that was stopped before its first checkpoint. Else it begins. So the
+    same command is right for the first start of a job and for every restart.
+
+    Raises:
+        UserError: no folder is named. A folder found by its name might hold an older run that has ended.
+    """
+    values = _values(words)
+    if values.get("resume") != "auto":
+        return list(words)
+    run_dir = values.get("run_dir")
+    if not isinstance(run_dir, str):
+        raise UserError("resume=auto: needs run_dir=<folder>, so that every start means the same run")
+    path = Path(run_dir).expanduser()
+    is_there = holds_sweep(path) or is_taken(path) or (path / "config.yaml").is_file()
+    return [f"resume={str(is_there).lower()}" if _is_resume(word) else word for word in words]
+
+
+def _is_resume(word: str) -> bool:
+    setting = parsed(word)
+    return setting is not None and setting.key_or_group == "resume"
+
+
+def _values(words: Sequence[str]) -> dict[str, Any]:
+    """The value of each key that a command line sets; sweeps are left out."""
+    found = [setting for word in words if (setting := parsed(word)) is not None and not setting.is_sweep_override()]
+    return {setting.key_or_group: setting.value() for setting in found}
+
+
 def resumed_folder(words: Sequence[str]) -> Path | None:
     """The run folder that a command line with `resume=true` names by `run_dir=` or `name=`; None if it names none."""
-    found = [setting for word in words if (setting := parsed(word)) is not None and not setting.is_sweep_override()]
-    values = {setting.key_or_group: setting.value() for setting in found}
+    values = _values(words)
     run_dir, name = values.get("run_dir"), values.get("name")
     if values.get("resume") is not True:
         return None

@@ -12,6 +12,25 @@ UNITS = ("steps", "epochs", "examples")
 _FORM = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(step|epoch|example)s?")
 
 
+_CLOCK = re.compile(r"(?:(\d{1,3})-)?(\d{1,3}):([0-5]?\d):([0-5]?\d)", re.ASCII)
+
+
+def seconds_of(text: str) -> int:
+    """Read a `trainer.max_time`: `02:50:00` or, with days, `1-00:00:00`; return seconds.
+
+    Raises:
+        UserError: the text has another form, or is no time at all.
+    """
+    match = _CLOCK.fullmatch(text.strip())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
+    found = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not found:
+        raise UserError(
+            f"trainer.max_time={text}: must be hours:minutes:seconds, such as 02:50:00, or 1-00:00:00 with days; quote it in YAML"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Duration:
     """A number of optimizer steps, epochs or examples.

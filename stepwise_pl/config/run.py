@@ -56,7 +56,8 @@ class Config:
     # Everything the run writes goes here; null: a new folder under outputs/ named after the run. With --multirun: the
     # sweep folder, with a run folder for every job in it.
     run_dir: str | None = setting(None, changeable=True, aside=True, path=True)
-    # Go on from checkpoints/last.ckpt in run_dir. With --multirun: skip the jobs that are finished, go on with the others.
+    # Go on from checkpoints/last.ckpt in run_dir. `resume=auto`, on a command line with run_dir: go on if there is something to go on
+    # with, else begin. With --multirun: skip the jobs that are finished, go on with the others.
     resume: bool = setting(False, changeable=True, aside=True)
     # The result of a job for Hydra's sweeper, one or a list of: `val_accuracy`, `test_accuracy`, of the
     # checkpoint that is tested; `removed_at_95`, the most removed tokens with 95% accuracy on validation (-1: none);

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
-from stepwise_pl.config.duration import Duration
+from stepwise_pl.config.duration import Duration, seconds_of
 
 MOST_WORKERS = 256
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
@@ -132,6 +132,9 @@ class TrainerConfig:
     precision: str = "32-true"
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
+    # Stop after this time, hours:minutes:seconds (02:50:00, with days 1-00:00:00), as a signal does: after the step, with a checkpoint and
+    # status 142; resume goes on. null: no limit.
+    max_time: str | None = setting(None, changeable=True, aside=True)
     # Micro-batches of an optimizer step, which share data.batch_size; at least 1.
     accumulate_grad_batches: int = 1
     # The norm of the gradient is clipped to this; 0: not at all.
@@ -157,6 +160,8 @@ class TrainerConfig:
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
         # Runs are compared by their configuration: `4000 steps` becomes `4000steps`.
         self.duration = str(Duration.parse(self.duration))
+        if self.max_time is not None:
+            seconds_of(self.max_time)
         for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):

@@ -18,8 +18,11 @@ log = logging.getLogger("stepwise_pl")
 
 
 @contextlib.contextmanager
-def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
+def stop_explained(run_dir: Path, asked: Request, seconds: int | None = None) -> Iterator[None]:
     """Let signals end the run after its step, and tell the user how to resume it. A second Ctrl-C stops at once.
+
+    Args:
+        seconds: the time after which SIGALRM ends the run as any signal does; None: it has all the time.
 
     Raises:
         SystemExit: a signal has ended the run; the status is 128 plus the signal's number.
@@ -30,6 +33,8 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
         nonlocal reason
         again = reason in (signal.SIGINT, signal.SIGQUIT)
         reason = number if reason is None else reason
+        if number == signal.SIGALRM and seconds is not None:
+            log.warning("trainer.max_time is over; stopping after this step")
         if number == signal.SIGHUP:
             signals.leave_dead_terminal()
         # While a run trains, SIGTERM has another handler, which stops it after a step (`training.between_steps`).
@@ -53,6 +58,8 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
             always = number == signal.SIGTERM or (number == signal.SIGINT and not asked.is_worker)
             if always or signals.is_free(number):
                 before[number] = signal.signal(number, stop)
+        if seconds is not None and not processes.is_further():
+            signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     except BaseException as error:
@@ -63,9 +70,13 @@ def stop_explained(run_dir: Path, asked: Request) -> Iterator[None]:
         if not is_explained and (is_stop or begun):
             log.error("%s", how_to_go_on(run_dir))
         if is_stop:
-            raise SystemExit(128 + (reason or signal.SIGTERM)) from None
+            # One process of several was asked to stop. The highest status is srun's own, so the others end as at the end of the time.
+            of_others = signal.SIGTERM if seconds is None else signal.SIGALRM
+            raise SystemExit(128 + (reason or of_others)) from None
         raise
     finally:
+        if seconds is not None and not processes.is_further():
+            signal.setitimer(signal.ITIMER_REAL, 0)
         ends = reason is not None and not asked.job
         for number, handler in before.items():
             # A closing terminal sends SIGHUP more than once. The exit status is still that of the first signal.

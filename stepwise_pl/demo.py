@@ -66,18 +66,12 @@ def demo(config: DemoConfig) -> None:
     from stepwise_pl.demo_panel import Panel
 
     panel = Panel.of(Path(config.run), baselines_of(config), config.examples, config.accelerator)
-    serve(panel, command_of(config), config.host, config.port, is_opened=config.open)
+    serve(panel, config.host, config.port, is_opened=config.open)
 
 
 def baselines_of(config: DemoConfig) -> dict[str, Path]:
     """The runs beside the first one, by the name of their schedule."""
     return {key: Path(folder) for key in BASELINES if (folder := getattr(config, key)) is not None}
-
-
-def command_of(config: DemoConfig) -> str:
-    """The command, for the foot of the page. Only the last part of each folder is shown, because others may see the page."""
-    folders = {"run": Path(config.run), **baselines_of(config)}
-    return " ".join(["python -m stepwise_pl.demo", *(f"{key}={path.resolve().name}" for key, path in folders.items())])
 
 
 def require_gradio() -> None:

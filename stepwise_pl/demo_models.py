@@ -1,6 +1,7 @@
 """The models of the page of `demo`: loaded when they are first asked, and asked one at a time."""
 
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 # Weights that are held at a time, bytes; the model that is asked is held in any case.
 MOST_BYTES = 2**30
+# A model is asked again within so many seconds, up to so many times; the fastest reply counts, because other work on the machine
+# only adds to a time.
+TRIES_FOR, MOST_TRIES = 0.3, 4
 # Replies that are held, so that a look at another stage does not ask all models again.
 MOST_REPLIES = 500
 
@@ -66,7 +70,7 @@ class Models:
         """
         with self.lock:
             if again or (voice, question) not in self._replies:
-                self._replies[voice, question] = self.speaker(voice).watch(question)
+                self._replies[voice, question] = fastest(self.speaker(voice), question)
             self._replies.move_to_end((voice, question))
             while len(self._replies) > MOST_REPLIES:
                 self._replies.popitem(last=False)
@@ -124,6 +128,15 @@ class Models:
             gone, _ = self._runs.popitem(last=False)
             self._speakers = {voice: one for voice, one in self._speakers.items() if voice[:2] != gone}
         return self._runs[key]
+
+
+def fastest(speaker: "Speaker", question: str) -> "Watched":
+    """Ask a model a few times; return the fastest reply. Raise `UserError` if it cannot be asked this question."""
+    begun = time.monotonic()
+    found = [speaker.watch(question)]
+    while len(found) < MOST_TRIES and time.monotonic() - begun < TRIES_FOR:
+        found.append(speaker.watch(question))
+    return min(found, key=lambda watched: watched.reply.milliseconds)
 
 
 def num_bytes(run: "TrainedRun") -> int:

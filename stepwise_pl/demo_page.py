@@ -1,5 +1,6 @@
 """The page of `demo`, as gradio serves it."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from stepwise_pl import __version__
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import milliseconds
+from stepwise_pl.demo_models import TRIES_FOR
 from stepwise_pl.demo_panel import Panel, facts_of, title_of
 from stepwise_pl.reporting import demo_sheets as sheets
 from stepwise_pl.reporting.demo_sheets import Column
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     import gradio as gr
 
 # In slow motion, tokens follow each other after at least this many seconds, and the whole takes at most that many.
-LEAST_GAP, LONGEST = 0.15, 12.0
-SLOW, TRUE = "slow motion", "true pace"
+LEAST_GAP, LONGEST = 0.25, 12.0
+SLOW, TRUE = "in slow motion", "at their true pace"
 LEAD = (
     "Type a problem as people write it. Each thought and each token then appears with the milliseconds since the prompt was "
     "given and the forward passes so far."
@@ -45,17 +47,16 @@ COLORS = {
 }  # fmt: skip
 
 
-def serve(panel: Panel, command: str, host: str, port: int | None, *, is_opened: bool) -> None:
+def serve(panel: Panel, host: str, port: int | None, *, is_opened: bool) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
-        command: for the foot of the page.
         is_opened: open the page in the browser of this machine.
 
     Raises:
         UserError: the port is taken.
     """
-    page = build(panel, command)
+    page = build(panel)
     _, url, _ = launch(page, host, port, is_opened=is_opened)
     say(f"the page is at {url} ; Ctrl-C ends it")
     page.block_thread()
@@ -67,6 +68,7 @@ def launch(page: "gr.Blocks", host: str, port: int | None, *, is_opened: bool = 
     Raises:
         UserError: the port is taken, or there is no such address.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there
     try:
         return page.launch(
             server_name=host, server_port=port, inbrowser=is_opened, prevent_thread_lock=True, quiet=True, share=False, pwa=False,
@@ -87,7 +89,7 @@ def theme() -> Any:
     return gr.themes.Base(font=fonts, font_mono=mono, radius_size="sm").set(**colors, **dark)
 
 
-def build(panel: Panel, command: str) -> "gr.Blocks":
+def build(panel: Panel) -> "gr.Blocks":
     """Return the page, not yet served."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it while it is imported, too
     import gradio as gr
@@ -101,12 +103,12 @@ def build(panel: Panel, command: str) -> "gr.Blocks":
         clicks = examples_row(gr, panel)
         with gr.Row(elem_classes="controls"):
             number = slider(gr, panel)
-            pace = gr.Radio([SLOW, TRUE], value=SLOW, label="Tokens appear in", elem_id="pace", scale=1)
+            pace = gr.Radio([SLOW, TRUE], value=SLOW, label="Tokens appear", elem_id="pace", scale=1)
         board = sheet(gr, "", "board")
         look = gr.Button("Logit lens: what each layer would say", visible=panel.has_lens, elem_id="look")
         lens = sheet(gr, "", "lens")
         is_open = gr.State(False)
-        sheet(gr, sheets.footer(command, __version__, panel.models.device.type))
+        sheet(gr, sheets.footer(__version__, panel.models.device.type, TRIES_FOR))
 
         def answer(question: str, number: float, pace: str) -> Iterator[str]:
             yield from frames(panel, question, place(panel, number), pace)

@@ -16,6 +16,7 @@ from stepwise_pl.runs.saved_config import derived_of, differences_of_task, locat
 
 if TYPE_CHECKING:
     from stepwise_pl.runs.inside import Grid
+    from stepwise_pl.runs.replies import Reply
     from stepwise_pl.tasks import Task
 
 # Problems to click.
@@ -78,8 +79,8 @@ class Panel:
         """
         voice = self.voices[number]
         watched = self.models.watch(voice, question, again=again)
-        columns = [Column("run", self.heading(voice, watched.reply.removed_tokens, watched.reply.max_cot_tokens),
-                          where(watched.reply), watched)]  # fmt: skip
+        reply = watched.reply
+        columns = [Column("run", self.heading(reply), where(reply).partition(f", {reply.removed_tokens} ")[0], watched)]
         for key, (heading, other) in self.beside.items():
             try:
                 watched = self.models.watch(other, question, again=again)
@@ -92,11 +93,11 @@ class Panel:
         """Return the logit lens on a problem. Raise `UserError` as `Models.grid` does."""
         return self.models.grid(self.voices[number], question)
 
-    def heading(self, voice: Voice, removed_tokens: int, max_cot_tokens: int | None) -> str:
+    def heading(self, reply: "Reply") -> str:
         """Return the heading of the run's own column."""
-        of_all = "" if max_cot_tokens is None else f" of {max_cot_tokens}"
-        what = "This model" if is_export(voice.folder) else "This run"
-        return f"{what}, {removed_tokens}{of_all} CoT tokens removed"
+        of_all = "" if reply.max_cot_tokens is None else f" of {reply.max_cot_tokens}"
+        stage = f", stage {reply.stage}" if reply.stage else ""
+        return f"{'This run' if self.has_lens else 'This model'}, {reply.removed_tokens}{of_all} CoT tokens removed{stage}"
 
 
 def task_of(folder: Path, models: Models) -> "Task":

@@ -92,9 +92,9 @@ def lens(grid: Grid, heading: str) -> str:
     return _part("lens", grid, heading)
 
 
-def footer(command: str, version: str, device: str) -> str:
-    """The foot of the page: how times are measured, and the command."""
-    return _part("footer", command, version, device)
+def footer(version: str, device: str, seconds: float) -> str:
+    """The foot of the page: how times are measured, with tries for so many seconds, and what made the page."""
+    return _part("footer", version, device, seconds)
 
 
 def _part(macro: str, *arguments: Any) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**30
 # A model is asked again within so many seconds, up to so many times; the fastest reply counts, because other work on the machine
 # only adds to a time.
-TRIES_FOR, MOST_TRIES = 0.3, 4
+TRIES_FOR, MOST_TRIES = 0.4, 8
 # Replies that are held, so that a look at another stage does not ask all models again.
 MOST_REPLIES = 500
 

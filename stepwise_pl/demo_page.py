@@ -1,8 +1,9 @@
 """The page of `demo`, as gradio serves it."""
 
-import logging
 import os
+import socket
 import time
+import webbrowser
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ from stepwise_pl.reporting.demo_sheets import Column
 
 if TYPE_CHECKING:
     import gradio as gr
+    import uvicorn
 
+# The ports to try.
+PORTS = range(7860, 7960)
 # In slow motion, tokens follow each other after at least this many seconds, and the whole takes at most that many.
 LEAST_GAP, LONGEST = 0.25, 12.0
-SLOW, TRUE = "in slow motion", "at their true pace"
+SLOW, TRUE = "slowed down", "at true pace"
 LEAD = (
     "Type a problem as people write it. Each thought and each token then appears with the milliseconds since the prompt was "
     "given and the forward passes so far."
@@ -54,28 +58,48 @@ def serve(panel: Panel, host: str, port: int | None, *, is_opened: bool) -> None
         is_opened: open the page in the browser of this machine.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or the address is none of this machine.
     """
     page = build(panel)
-    _, url, _ = launch(page, host, port, is_opened=is_opened)
-    say(f"the page is at {url} ; Ctrl-C ends it")
-    page.block_thread()
+    with listening(host, port) as door:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
+        say(f"the page is at {url} ; Ctrl-C ends it")
+        if is_opened:
+            webbrowser.open(url)
+        server_of(page).run(sockets=[door])
 
 
-def launch(page: "gr.Blocks", host: str, port: int | None, *, is_opened: bool = False) -> tuple[Any, str, str]:
-    """Serve the page in the background; return gradio's app and the address of the page.
+def listening(host: str, port: int | None) -> socket.socket:
+    """Return a socket that takes connections, at the port or at the first free one of `PORTS`.
 
     Raises:
-        UserError: the port is taken, or there is no such address.
+        UserError: the port is taken, or the address is none of this machine.
     """
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there
-    try:
-        return page.launch(
-            server_name=host, server_port=port, inbrowser=is_opened, prevent_thread_lock=True, quiet=True, share=False, pwa=False,
-            ssr_mode=False, enable_monitoring=False, footer_links=[], theme=theme(), head=f"<style>{sheets.style()}</style>",
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"port={port}: the page cannot be served at {host} ({error}); leave port out, or name another") from None
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    problem: OSError | None = None
+    for number in PORTS if port is None else (port,):
+        try:
+            return socket.create_server((host, number), family=family)
+        except OSError as error:
+            problem = error
+    raise UserError(f"host={host} port={port if port is not None else PORTS[0]}: the page cannot be served there ({problem}); give another port or host")
+
+
+def server_of(page: "gr.Blocks") -> "uvicorn.Server":
+    """Return a server of the page.
+
+    It is none of gradio's own, which asks itself over the network whether it is there, and gives up on a busy machine or behind a
+    proxy.
+    """
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    app = gr.mount_gradio_app(
+        FastAPI(), page, "/", footer_links=[], theme=theme(), head=f"<style>{sheets.style()}</style>", ssr_mode=False, pwa=False,
+        enable_monitoring=False, show_error=False,
+    )  # fmt: skip
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 
 def theme() -> Any:
@@ -96,7 +120,7 @@ def build(panel: Panel) -> "gr.Blocks":
 
     folder = panel.voices[0].folder
     with gr.Blocks(title=title_of(folder), analytics_enabled=False, fill_width=True) as page:
-        sheet(gr, sheets.header(title_of(folder), LEAD, facts_of(folder, panel.voices)))
+        sheet(gr, sheets.header(title_of(folder), f"{LEAD} {panel.form}".strip(), facts_of(folder, panel.voices)))
         with gr.Row(elem_classes="ask-row"):
             question = gr.Textbox(label="Problem", placeholder=(panel.examples or [""])[0], scale=4, elem_id="question")
             ask = gr.Button("Ask", variant="primary", scale=0, elem_id="ask")
@@ -221,8 +245,7 @@ def pace_said(factor: float) -> str:
 
 def said_of(columns: list[Column]) -> str:
     """The line above answers that are all there."""
-    many = "each model alone, one after the other" if len(columns) > 1 else "once"
-    return f"All is there. Times were measured {many}."
+    return "Done. Each model was asked alone, one after the other." if len(columns) > 1 else "Done."
 
 
 def whole(panel: Panel, question: str, number: int) -> str:

@@ -35,6 +35,7 @@ class Panel:
         label: of the slider.
         beside: the other columns by their key, each with its heading.
         examples: problems to click.
+        form: a sentence that says how the data writes a problem, if people write it otherwise; else empty.
     """
 
     models: Models
@@ -42,6 +43,7 @@ class Panel:
     label: str
     beside: dict[str, tuple[str, Voice]]
     examples: list[str]
+    form: str
 
     @classmethod
     def of(cls, folder: Path, baselines: Mapping[str, Path], examples: Sequence[str], accelerator: str) -> "Panel":
@@ -64,7 +66,8 @@ class Panel:
         is_numbered = label != "stage" and len(voices) > 1
         if "explicit_cot" not in beside and is_numbered and voices[0].number == 0:
             beside = {"explicit_cot": ("Explicit CoT: stage 0 of this run", voices[0]), **beside}
-        return cls(models, voices, label, beside, list(examples) or examples_of(task))
+        shown = list(examples) or examples_of(task)
+        return cls(models, voices, label, beside, shown, form_of(task, shown))
 
     @property
     def has_lens(self) -> bool:
@@ -122,6 +125,17 @@ def examples_of(task: "Task") -> list[str]:
     except (UserError, NotImplementedError):
         return []
     return [task.readable(one.prompt) for one in test.slice(0, min(NUM_EXAMPLES, len(test)))]
+
+
+def form_of(task: "Task", examples: Sequence[str]) -> str:
+    """Return a sentence about the form of the data, with the first example; empty if people write it so too.
+
+    Raises:
+        UserError: the example is no problem of the task.
+    """
+    if not examples or (prompt := task.prompt_of(examples[0])) == examples[0]:
+        return ""
+    return f"The model reads and writes texts as its data has them: {examples[0]} is {prompt} there."
 
 
 def title_of(folder: Path) -> str:

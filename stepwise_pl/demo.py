@@ -45,9 +45,6 @@ class DemoConfig:
         require(bool(self.host), "host", self.host, "must be an address, such as 127.0.0.1")
         if not (self.run and is_export(Path(self.run))):
             require_run(self.run, "demo")
-        for key in BASELINES:
-            if (folder := getattr(self, key)) is not None and not (Path(folder) / "config.yaml").is_file():
-                raise UserError(f"{key}={folder}: no config.yaml there; give the folder of a training run")
 
 
 def demo(config: DemoConfig) -> None:
@@ -70,8 +67,12 @@ def demo(config: DemoConfig) -> None:
 
 
 def baselines_of(config: DemoConfig) -> dict[str, Path]:
-    """The runs beside the first one, by the name of their schedule."""
-    return {key: Path(folder) for key in BASELINES if (folder := getattr(config, key)) is not None}
+    """The runs beside the first one, by the name of their schedule. Raise `UserError` if one is no run."""
+    found = {key: Path(folder) for key in BASELINES if (folder := getattr(config, key)) is not None}
+    for key, folder in found.items():
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{key}={folder}: no config.yaml there; give the folder of a training run")
+    return found
 
 
 def require_gradio() -> None:

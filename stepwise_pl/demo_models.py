@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**30
 # A model is asked again within so many seconds, up to so many times; the fastest reply counts, because other work on the machine
 # only adds to a time.
-TRIES_FOR, MOST_TRIES = 0.4, 8
+TRIES_FOR, MOST_TRIES = 1.0, 5
 # Replies that are held, so that a look at another stage does not ask all models again.
 MOST_REPLIES = 500
 
@@ -163,7 +163,9 @@ def voices_of(folder: Path, models: Models) -> tuple[list[Voice], str]:
         method, limits = run.config.method, run.limits
         stages = range(method.last_stage(limits) + 1)
         unit = "reasoning steps" if method.unit == "step" else "CoT tokens"
-        return [Voice(folder, "best", stage, method.removed(stage, limits)) for stage in stages], f"{unit} removed, as told"
+        return [
+            Voice(folder, "best", stage, method.removed(stage, limits)) for stage in stages
+        ], f"{unit} removed, as told"
     kept = kept_checkpoints(folder / "checkpoints")
     voices = [Voice(folder, path.stem, None, number_kept(path.stem) or 0) for path in kept]
     if saved_config(folder).method.stage_names:

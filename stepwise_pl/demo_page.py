@@ -5,6 +5,7 @@ import socket
 import time
 import webbrowser
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl import __version__
@@ -82,7 +83,9 @@ def listening(host: str, port: int | None) -> socket.socket:
             return socket.create_server((host, number), family=family)
         except OSError as error:
             problem = error
-    raise UserError(f"host={host} port={port if port is not None else PORTS[0]}: the page cannot be served there ({problem}); give another port or host")
+    raise UserError(
+        f"host={host} port={port if port is not None else PORTS[0]}: the page cannot be served there ({problem}); give another port or host"
+    )
 
 
 def server_of(page: "gr.Blocks") -> "uvicorn.Server":
@@ -191,7 +194,7 @@ def slider(gr: Any, panel: Panel) -> Any:
 def scale(panel: Panel) -> list[int]:
     """The numbers of the slider: those of the stages if they are evenly spaced, else places from 0 on."""
     numbers = [voice.number for voice in panel.voices]
-    gaps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    gaps = {after - before for before, after in pairwise(numbers)}
     return numbers if len(gaps) == 1 and min(gaps) > 0 else list(range(len(numbers)))
 
 
@@ -231,7 +234,9 @@ def slowdown(columns: list[Column]) -> float:
         moment.milliseconds - before
         for one in columns
         if one.watched
-        for before, moment in zip((0.0, *(m.milliseconds for m in one.watched.moments)), one.watched.moments, strict=False)
+        for before, moment in zip(
+            (0.0, *(m.milliseconds for m in one.watched.moments)), one.watched.moments, strict=False
+        )
     ]
     longest = max(one.time for one in columns)
     usual = sorted(gaps)[len(gaps) // 2]

@@ -86,7 +86,8 @@ class Panel:
         columns = [Column("run", self.heading(reply), where(reply).partition(f", {reply.removed_tokens} ")[0], watched)]
         for key, (heading, other) in self.beside.items():
             try:
-                watched = self.models.watch(other, question, again=again)
+                # At the first place of the slider, stage 0 of the run has answered already.
+                watched = self.models.watch(other, question, again=again and other != voice)
                 columns.append(Column(key, heading, where(watched.reply), watched))
             except UserError as error:
                 columns.append(Column(key, heading, "", error=str(error)))
@@ -100,7 +101,9 @@ class Panel:
         """Return the heading of the run's own column."""
         of_all = "" if reply.max_cot_tokens is None else f" of {reply.max_cot_tokens}"
         stage = f", stage {reply.stage}" if reply.stage else ""
-        return f"{'This run' if self.has_lens else 'This model'}, {reply.removed_tokens}{of_all} CoT tokens removed{stage}"
+        return (
+            f"{'This run' if self.has_lens else 'This model'}, {reply.removed_tokens}{of_all} CoT tokens removed{stage}"
+        )
 
 
 def task_of(folder: Path, models: Models) -> "Task":
@@ -155,7 +158,13 @@ def facts_of(folder: Path, voices: Sequence[Voice]) -> list[tuple[str, str, str]
     config, summary = saved_config(folder), read_json_or_empty(folder / "summary.json")
     facts = [("task", config.task.kind, ""), ("method", config.method.kind, f"schedule {config.schedule.kind}")]
     if len(voices) > 1:
-        facts.append(("stages to ask", str(len(voices)), "told to one model" if voices[0].stage is not None else "a checkpoint each"))
+        facts.append(
+            (
+                "stages to ask",
+                str(len(voices)),
+                "told to one model" if voices[0].stage is not None else "a checkpoint each",
+            )
+        )
     if (accuracy := summary.get("test_accuracy")) is not None:
         below = f"best checkpoint, {counted(summary.get('test_examples', 0), 'test problem')}"
         facts.append(("right answers", percent(accuracy), below))

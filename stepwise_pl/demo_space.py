@@ -18,11 +18,8 @@ from stepwise_pl.demo_panel import Panel, title_of
 from stepwise_pl.runs.folder import is_export
 from stepwise_pl.runs.saved_config import derived_of, saved_config
 
-# What the page imports. The version of gradio stands in the README, where Spaces reads it.
-PACKAGES = (
-    "torch", "lightning", "transformers", "tokenizers", "torchmetrics", "numpy", "hydra-core", "omegaconf", "jinja2", "datasets",
-    "pyarrow", "tqdm", "scikit-learn",
-)  # fmt: skip
+# What the page imports, of all that the project needs (tested). The version of gradio stands in the README, where Spaces reads it.
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "hydra-core", "omegaconf", "jinja2")
 # Facts of the result that the page shows.
 SHOWN = ("test_accuracy", "test_examples", "removed_tokens")
 
@@ -119,14 +116,18 @@ def copy_model(source: Path, out: Path, voices: Sequence[Voice]) -> None:
     if config.plugins:
         raise UserError(f"run={source}: needs plugins ({', '.join(config.plugins)}), which a Space does not have")
     if config.model.lora.rank:
-        raise UserError(f"run={source}: is an adapter of {config.model.name}; export it, and give the exported folder as run")
+        raise UserError(
+            f"run={source}: is an adapter of {config.model.name}; export it, and give the exported folder as run"
+        )
     shutil.copytree(source / "model", out / "model")
     (out / "checkpoints").mkdir()
     for checkpoint in dict.fromkeys(voice.checkpoint for voice in voices):
         copy_checkpoint(source, checkpoint, out / "checkpoints" / f"{checkpoint}.ckpt")
     plain = to_plain(config)
     settings = {key: without_paths(plain[key], key) for key in ("task", "model", "schedule", "method")}
-    save_yaml({**settings, "seed": config.seed, "derived": {"name": derived_of(source).get("name")}}, out / "config.yaml")
+    save_yaml(
+        {**settings, "seed": config.seed, "derived": {"name": derived_of(source).get("name")}}, out / "config.yaml"
+    )
     summary = read_json_or_empty(source / "summary.json")
     write_json(out / "summary.json", {key: summary[key] for key in SHOWN if key in summary})
 
@@ -144,7 +145,9 @@ def copy_checkpoint(source: Path, checkpoint: str, out: Path) -> None:
     stepwise = {key: state["stepwise"][key] for key in ("removed", "limits", "tokens_read") if key in state["stepwise"]}
     if "config" in state["stepwise"]:
         settings = state["stepwise"]["config"]
-        stepwise["config"] = {key: without_paths(value, key) for key, value in settings.items() if isinstance(value, dict)}
+        stepwise["config"] = {
+            key: without_paths(value, key) for key, value in settings.items() if isinstance(value, dict)
+        }
     torch.save({"state_dict": kept_weights(state), "global_step": state["global_step"], "stepwise": stepwise}, out)
 
 
@@ -154,7 +157,9 @@ def without_paths(settings: dict[str, Any], group: str) -> dict[str, Any]:
 
     def kept(key: str, value: Any) -> bool:
         name = f"{group}.{key}"
-        return name not in held or (group != "task" and not (isinstance(value, str) and Path(value).expanduser().is_absolute()))
+        return name not in held or (
+            group != "task" and not (isinstance(value, str) and Path(value).expanduser().is_absolute())
+        )
 
     return {key: value for key, value in settings.items() if kept(key, value)}
 

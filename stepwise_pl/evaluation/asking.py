@@ -121,7 +121,9 @@ class Speaker:
             for passes, ((kind, text), after) in enumerate(zip(given, milliseconds, strict=True), start=1)
         )
 
-    def _reply(self, question: str, prompt: str, problem: Example | None, tokens: list[int], milliseconds: float) -> Reply:
+    def _reply(
+        self, question: str, prompt: str, problem: Example | None, tokens: list[int], milliseconds: float
+    ) -> Reply:
         """Return what the tokens say; `problem` as in `view`."""
         answer = written_answer(tokens, self.tokenizer)
         wanted = None if problem is None else normalize_answer(problem.answer)

@@ -37,9 +37,7 @@ class _Cached:
         thoughts: the thoughts of each row, [batch, most, width]; None if there are none.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, start: Reading, inputs: Inputs, on_pass: OnPass | None = None
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs, on_pass: OnPass | None = None) -> None:
         self.model, self.states = model, start.states
         passes = Passes(model, start, inputs)
         self.thoughts = passes.read_thoughts(on_pass)

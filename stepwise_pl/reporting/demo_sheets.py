@@ -39,9 +39,7 @@ class Column:
 
 def style() -> str:
     """The style of the page. Rules of the report hold for our own parts, inside of `.sheet`, and colours for all of it."""
-    colors, page, demo = (
-        (HERE / name).read_text(encoding="utf-8") for name in ("colors.css", "page.css", "demo.css")
-    )
+    colors, page, demo = ((HERE / name).read_text(encoding="utf-8") for name in ("colors.css", "page.css", "demo.css"))
     return f"{colors}\n.sheet {{\n{page}\n}}\n{demo}"
 
 

@@ -33,7 +33,9 @@ def test_the_slider_goes_over_the_kept_stages_and_each_answers_as_ask_does(run: 
         reply = speaker(AskConfig(run=str(run), checkpoint=f"removed-{number}")).ask("7 * 8")
         assert own.watched is not None and explicit.watched is not None
         assert (own.watched.reply.answer, own.watched.reply.cot) == (reply.answer, reply.cot)
-        assert own.heading == f"This run, {number} of 2 CoT tokens removed" and own.note.startswith(f"removed-{number}.ckpt")
+        assert own.heading == f"This run, {number} of 2 CoT tokens removed" and own.note.startswith(
+            f"removed-{number}.ckpt"
+        )
         assert explicit.heading == "Explicit CoT: stage 0 of this run" and explicit.watched.reply.removed_tokens == 0
 
 
@@ -67,7 +69,7 @@ def test_a_run_that_is_no_baseline_of_the_task_is_refused_in_one_line(run: Path,
     with pytest.raises(UserError, match=r"is a run of another task \(task.split is .* there, .* here\)"):
         panel(run, no_cot=other)
     with pytest.raises(UserError, match=r"^explicit_cot=nowhere: no config.yaml there"):
-        DemoConfig(run=str(run), explicit_cot="nowhere")
+        baselines_of(DemoConfig(run=str(run), explicit_cot="nowhere"))
     with pytest.raises(UserError, match="run is not set: python -m stepwise_pl.demo"):
         DemoConfig()
     for key, value in (("port", 0), ("host", ""), ("accelerator", "tpu")):
@@ -83,7 +85,9 @@ def test_without_gradio_one_line_says_which_extra_to_install(run: Path, monkeypa
         demo(DemoConfig(run=str(run)))
 
 
-def test_frames_show_one_token_more_each_and_end_with_all(run: Path, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_show_one_token_more_each_and_end_with_all(
+    run: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = panel(run, no_cot=others / "no_cot")
     slept: list[float] = []
     clock = [0.0]

@@ -2,20 +2,17 @@
 
 import os
 import socket
-import time
 import webbrowser
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwise_pl import __version__
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.common.text import milliseconds
+from stepwise_pl.demo_frames import SLOW, TRUE, frames, lens_of, place, replies, scale, whole
 from stepwise_pl.demo_models import TRIES_FOR
 from stepwise_pl.demo_panel import Panel, facts_of, title_of
 from stepwise_pl.reporting import demo_sheets as sheets
-from stepwise_pl.reporting.demo_sheets import Column
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -23,9 +20,6 @@ if TYPE_CHECKING:
 
 # The ports to try.
 PORTS = range(7860, 7960)
-# In slow motion, tokens follow each other after at least this many seconds, and the whole takes at most that many.
-LEAST_GAP, LONGEST = 0.25, 12.0
-SLOW, TRUE = "slowed down", "at true pace"
 LEAD = (
     "Type a problem as people write it. Each thought and each token then appears with the milliseconds since the prompt was "
     "given and the forward passes so far."
@@ -137,38 +131,57 @@ def build(panel: Panel) -> "gr.Blocks":
         is_open = gr.State(False)
         sheet(gr, sheets.footer(__version__, panel.models.device.type, TRIES_FOR))
 
-        def answer(question: str, number: float, pace: str) -> Iterator[str]:
-            yield from frames(panel, question, place(panel, number), pace)
-
-        def at_once(question: str, number: float) -> str:
-            return whole(panel, question, place(panel, number))
-
-        def look_inside(question: str, number: float) -> tuple[str, bool]:
-            return lens_of(panel, question, place(panel, number)), True
-
-        def look_again(question: str, number: float, is_open: bool) -> str:
-            return lens_of(panel, question, place(panel, number)) if is_open else ""
-
-        def for_programs(question: str, number: float = -1) -> list[dict[str, Any]]:
-            return replies(panel, question, int(number))
-
-        asked = [question, number, pace]
-        plays = []
-        for button, text in clicks:
-            chosen = button.click(lambda text=text: text, None, question, api_visibility="private")
-            plays.append(chosen.then(answer, asked, board, show_progress="hidden", api_visibility="private"))
-        plays.append(
-            gr.on([ask.click, question.submit], answer, asked, board, show_progress="hidden", api_name="watch")
-        )
-        for play in plays:
-            play.then(look_again, [question, number, is_open], lens, show_progress="hidden", api_visibility="private")
-        moved = number.change(at_once, [question, number], board, show_progress="hidden", trigger_mode="always_last",
-                              cancels=plays, api_visibility="private")  # fmt: skip
-        moved.then(look_again, [question, number, is_open], lens, show_progress="hidden", api_visibility="private")
-        look.click(look_inside, [question, number], [lens, is_open], show_progress="hidden", api_visibility="private")
-        gr.api(for_programs, api_name="ask")
+        parts = Parts(question, ask, clicks, number, pace, board, look, lens, is_open)
+        connect(gr, panel, parts)
     page.queue(default_concurrency_limit=8)
     return page
+
+
+class Parts(NamedTuple):
+    """The parts of the page that change or are clicked; `clicks` are the examples, each with its text."""
+
+    question: Any
+    ask: Any
+    clicks: list[tuple[Any, str]]
+    number: Any
+    pace: Any
+    board: Any
+    look: Any
+    lens: Any
+    is_open: Any
+
+
+def connect(gr: Any, panel: Panel, on: Parts) -> None:
+    """Say what happens on the page. Two calls are open to programs: `/watch` yields the board, and `/ask` gives plain data."""
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def answer(question: str, number: float, pace: str) -> Iterator[str]:
+        yield from frames(panel, question, place(panel, number), pace)
+
+    def at_once(question: str, number: float) -> str:
+        return whole(panel, question, place(panel, number))
+
+    def look_inside(question: str, number: float) -> tuple[str, bool]:
+        return lens_of(panel, question, place(panel, number)), True
+
+    def look_again(question: str, number: float, is_open: bool) -> str:
+        return lens_of(panel, question, place(panel, number)) if is_open else ""
+
+    def for_programs(question: str, number: float = -1) -> list[dict[str, Any]]:
+        return replies(panel, question, int(number))
+
+    asked, problem = [on.question, on.number, on.pace], [on.question, on.number]
+    typed = [on.ask.click, on.question.submit]
+    plays = [gr.on(typed, answer, asked, on.board, show_progress="hidden", api_name="watch")]
+    for button, text in on.clicks:
+        chosen = button.click(lambda text=text: text, None, on.question, **quiet)
+        plays.append(chosen.then(answer, asked, on.board, **quiet))
+    # Whoever moves the slider does not wait for the last tokens of the stage before.
+    moved = on.number.change(at_once, problem, on.board, trigger_mode="always_last", cancels=plays, **quiet)
+    for event in (*plays, moved):
+        event.then(look_again, [*problem, on.is_open], on.lens, **quiet)
+    on.look.click(look_inside, problem, [on.lens, on.is_open], **quiet)
+    gr.api(for_programs, api_name="ask")
 
 
 def sheet(gr: Any, html: str, name: str | None = None) -> Any:
@@ -189,99 +202,3 @@ def slider(gr: Any, panel: Panel) -> Any:
         numbers[0], max(numbers[-1], numbers[0] + 1), value=numbers[-1], step=numbers[1] - numbers[0] if len(numbers) > 1 else 1,
         label=panel.label, visible=len(numbers) > 1, elem_id="stage", scale=3, buttons=[],
     )  # fmt: skip
-
-
-def scale(panel: Panel) -> list[int]:
-    """The numbers of the slider: those of the stages if they are evenly spaced, else places from 0 on."""
-    numbers = [voice.number for voice in panel.voices]
-    gaps = {after - before for before, after in pairwise(numbers)}
-    return numbers if len(gaps) == 1 and min(gaps) > 0 else list(range(len(numbers)))
-
-
-def place(panel: Panel, number: float) -> int:
-    """The place of a number of the slider among the stages."""
-    numbers = scale(panel)
-    return min(range(len(numbers)), key=lambda at: abs(numbers[at] - number))
-
-
-def frames(panel: Panel, question: str, number: int, pace: str) -> Iterator[str]:
-    """Ask all models, then yield the board whenever a thought or a token came, on one clock for all models."""
-    if not question.strip():
-        yield sheets.error("the question is empty; type a problem")
-        return
-    yield sheets.note("asking …")
-    try:
-        columns = panel.answers(question, number, again=True)
-    except UserError as error:
-        yield sheets.error(str(error))
-        return
-    times = sorted({moment.milliseconds for one in columns if one.watched for moment in one.watched.moments})
-    factor = 1.0 if pace == TRUE else slowdown(columns)
-    begun = time.monotonic()
-    for at in times:
-        wait = at * factor / 1000 - (time.monotonic() - begun)
-        if wait > 0:
-            time.sleep(wait)
-        elif at != times[-1] and -wait > LEAST_GAP:
-            continue  # The browser is behind: the next frame shows this token too.
-        yield sheets.board(columns, f"{pace_said(factor)}: {milliseconds(at)} ms after the prompt", at)
-    yield sheets.board(columns, said_of(columns))
-
-
-def slowdown(columns: list[Column]) -> float:
-    """How many times slower than measured tokens are shown: so that each is seen, and that the end comes soon."""
-    gaps = [
-        moment.milliseconds - before
-        for one in columns
-        if one.watched
-        for before, moment in zip(
-            (0.0, *(m.milliseconds for m in one.watched.moments)), one.watched.moments, strict=False
-        )
-    ]
-    longest = max(one.time for one in columns)
-    usual = sorted(gaps)[len(gaps) // 2]
-    return max(1.0, min(1000 * LEAST_GAP / max(usual, 1e-3), 1000 * LONGEST / longest))
-
-
-def pace_said(factor: float) -> str:
-    """`62 times slower than measured`, or `as fast as measured`."""
-    return "as fast as measured" if factor == 1 else f"{factor:.3g} times slower than measured"
-
-
-def said_of(columns: list[Column]) -> str:
-    """The line above answers that are all there."""
-    return "Done. Each model was asked alone, one after the other." if len(columns) > 1 else "Done."
-
-
-def whole(panel: Panel, question: str, number: int) -> str:
-    """The board at once; empty if nothing is asked yet. Models that have answered the question already are not asked again."""
-    if not question.strip():
-        return ""
-    try:
-        columns = panel.answers(question, number, again=False)
-    except UserError as error:
-        return sheets.error(str(error))
-    return sheets.board(columns, said_of(columns))
-
-
-def lens_of(panel: Panel, question: str, number: int) -> str:
-    """The logit lens on the problem, or the line that says why there is none."""
-    if not question.strip():
-        return sheets.error("the question is empty; type a problem")
-    try:
-        grid = panel.grid(question, number)
-    except UserError as error:
-        return sheets.error(str(error))
-    return sheets.lens(grid, f"Logit lens, {grid.removed_tokens} CoT tokens removed ({grid.checkpoint})")
-
-
-def replies(panel: Panel, question: str, number: int) -> list[dict[str, Any]]:
-    """What each model says, for programs: the columns as plain data; `number` -1: the last stage.
-
-    A question that cannot be asked gives one entry with its `error`.
-    """
-    try:
-        columns = panel.answers(question, len(panel.voices) - 1 if number < 0 else place(panel, number), again=True)
-    except UserError as error:
-        return [{"key": "run", "error": str(error)}]
-    return [sheets.plain(column) for column in columns]

@@ -60,7 +60,9 @@ def column(page: SimpleNamespace, key: str) -> Any:
 
 
 @pytest.mark.parametrize(("width", "mode"), LOOKS)
-def test_a_problem_is_asked_side_by_side_and_looked_into(browser: Any, served: str, run: Path, width: int, mode: str) -> None:
+def test_a_problem_is_asked_side_by_side_and_looked_into(
+    browser: Any, served: str, run: Path, width: int, mode: str
+) -> None:
     page = opened(browser, served, width, mode)
     ask(page, "what is 7 times 8?")
     page.tab.locator("#board .later").first.wait_for(state="attached")  # tokens come one after another
@@ -68,8 +70,14 @@ def test_a_problem_is_asked_side_by_side_and_looked_into(browser: Any, served: s
     reply = speaker(AskConfig(run=str(run), checkpoint="removed-2")).ask("7 * 8")
     own = column(page, "run")
     assert own.locator(".said").inner_text() == (reply.answer or reply.unfinished)
-    assert own.locator(".right").count() == (reply.verdict == "right") and own.locator(".wrong").count() == (reply.verdict != "right")
-    assert own.locator("li").count() == len(own.locator("li", has_text="ms").all()) == int(own.locator("li").last.inner_text().split()[-1])
+    assert own.locator(".right").count() == (reply.verdict == "right") and own.locator(".wrong").count() == (
+        reply.verdict != "right"
+    )
+    assert (
+        own.locator("li").count()
+        == len(own.locator("li", has_text="ms").all())
+        == int(own.locator("li").last.inner_text().split()[-1])
+    )
     assert page.tab.locator("#board .later").count() == 0
     boxes = [column(page, key).bounding_box() for key in ("run", "explicit_cot", "no_cot")]
     tops = {round(box["y"]) for box in boxes}

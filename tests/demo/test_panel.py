@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwise_pl import demo_models, demo_page
+from stepwise_pl import demo_frames, demo_models
 from stepwise_pl.ask import AskConfig, speaker
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.demo import DemoConfig, baselines_of, demo
@@ -27,7 +27,7 @@ def answers(columns: list[sheets.Column]) -> dict[str, str | None]:
 
 def test_the_slider_goes_over_the_kept_stages_and_each_answers_as_ask_does(run: Path) -> None:
     shown = panel(run)
-    assert (demo_page.scale(shown), shown.label) == ([0, 1, 2], "CoT tokens removed")
+    assert (demo_frames.scale(shown), shown.label) == ([0, 1, 2], "CoT tokens removed")
     for number in range(3):
         (own, explicit) = shown.answers("7 * 8", number, again=False)
         reply = speaker(AskConfig(run=str(run), checkpoint=f"removed-{number}")).ask("7 * 8")
@@ -41,7 +41,7 @@ def test_the_slider_goes_over_the_kept_stages_and_each_answers_as_ask_does(run: 
 
 def test_a_model_that_is_told_its_stage_is_one_model_at_every_level(others: Path) -> None:
     shown = panel(others / "told")
-    assert demo_page.scale(shown) == [0, 1, 2] and shown.label == "CoT tokens removed, as told"
+    assert demo_frames.scale(shown) == [0, 1, 2] and shown.label == "CoT tokens removed, as told"
     found = [shown.answers("7 * 8", number, again=False)[0].watched for number in range(3)]
     wanted = [speaker(AskConfig(run=str(others / "told"), removed_tokens=number)).ask("7 * 8") for number in range(3)]
     assert [one.reply.cot for one in found if one] == [one.cot for one in wanted]
@@ -91,15 +91,15 @@ def test_frames_show_one_token_more_each_and_end_with_all(
     shown = panel(run, no_cot=others / "no_cot")
     slept: list[float] = []
     clock = [0.0]
-    monkeypatch.setattr(demo_page.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(demo_frames.time, "monotonic", lambda: clock[0])
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(demo_page.time, "sleep", sleep)
+    monkeypatch.setattr(demo_frames.time, "sleep", sleep)
     monkeypatch.setattr(demo_models, "TRIES_FOR", 0.0)
-    asking, *boards, last = demo_page.frames(shown, "7 * 8", 0, demo_page.SLOW)
+    asking, *boards, last = demo_frames.frames(shown, "7 * 8", 0, demo_frames.SLOW)
     columns = shown.answers("7 * 8", 0, again=False)
     moments = [moment for one in columns if one.watched for moment in one.watched.moments]
     assert "asking" in asking and len(boards) == len({moment.milliseconds for moment in moments})
@@ -107,12 +107,12 @@ def test_frames_show_one_token_more_each_and_end_with_all(
     assert hidden == sorted(hidden, reverse=True) and hidden[0] >= len(moments) - 2 and hidden[-1] == 0
     assert "later" not in last and "Done." in last
     # The clock that is shown is that of the measurement, times the factor that is said.
-    factor = demo_page.slowdown(columns)
+    factor = demo_frames.slowdown(columns)
     assert f"{factor:.3g} times slower than measured" in boards[0] or factor == 1
     assert sum(slept) == pytest.approx(factor * max(one.time for one in columns) / 1000, rel=1e-6)
-    assert sum(slept) <= demo_page.LONGEST + 1e-6
+    assert sum(slept) <= demo_frames.LONGEST + 1e-6
     slept.clear()
-    list(demo_page.frames(shown, "7 * 8", 0, demo_page.TRUE))
+    list(demo_frames.frames(shown, "7 * 8", 0, demo_frames.TRUE))
     longest = max(one.time for one in shown.answers("7 * 8", 0, again=False))
     assert sum(slept) == pytest.approx(longest / 1000, rel=1e-6)
 
@@ -124,10 +124,10 @@ def test_what_cannot_be_asked_gives_the_line_of_ask(run: Path, question: str) ->
         speaker(AskConfig(run=str(run))).ask(question)
     line = sheets.error(str(error.value))
     assert "<b>" not in line
-    assert list(demo_page.frames(shown, question, 2, demo_page.SLOW))[-1] == line
-    assert demo_page.whole(shown, question, 2) == demo_page.lens_of(shown, question, 2) == line
-    assert demo_page.replies(shown, question, -1) == [{"key": "run", "error": str(error.value)}]
-    assert "type a problem" in list(demo_page.frames(shown, "  ", 2, demo_page.SLOW))[-1]
+    assert list(demo_frames.frames(shown, question, 2, demo_frames.SLOW))[-1] == line
+    assert demo_frames.whole(shown, question, 2) == demo_frames.lens_of(shown, question, 2) == line
+    assert demo_frames.replies(shown, question, -1) == [{"key": "run", "error": str(error.value)}]
+    assert "type a problem" in list(demo_frames.frames(shown, "  ", 2, demo_frames.SLOW))[-1]
 
 
 def test_the_lens_says_at_its_last_layer_what_the_model_writes(run: Path) -> None:

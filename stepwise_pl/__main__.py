@@ -12,7 +12,7 @@ from stepwise_pl.config.plain import read_yaml
 
 # In the order in which a newcomer needs them.
 COMMANDS = (
-    "train", "ask", "evaluate", "compare", "probe", "patch", "lens", "report", "sweep", "export", "harness", "check_data", "write_data", "dashboard",
+    "train", "ask", "evaluate", "compare", "probe", "patch", "lens", "report", "sweep", "export", "demo", "harness", "check_data", "write_data", "dashboard",
 )  # fmt: skip
 
 

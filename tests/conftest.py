@@ -86,7 +86,7 @@ def every(count: int, cases: Iterable[Any]) -> list[Any]:
 
 
 COMMANDS = (
-    "train", "ask", "evaluate", "compare", "probe", "patch", "lens", "report", "export", "harness", "write_data", "check_data", "dashboard", "sweep",
+    "train", "ask", "evaluate", "compare", "probe", "patch", "lens", "report", "export", "demo", "harness", "write_data", "check_data", "dashboard", "sweep",
 )  # fmt: skip
 
 

@@ -65,6 +65,11 @@ def counted(count: float, noun: str) -> str:
     return f"{number} {noun}{'' if number == '1' else 's'}"
 
 
+def milliseconds(value: float) -> str:
+    """A time in milliseconds, to a tenth of one; from 100 on, to a whole one."""
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def clock(seconds: float) -> str:
     """`1:02:03`: hours, minutes and seconds."""
     minutes, second = divmod(int(seconds), 60)

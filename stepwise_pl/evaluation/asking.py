@@ -5,19 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.data.batch import CoTBatch
+from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
-from stepwise_pl.data.layout import normalize_answer, unfinished_answer, written_answer
+from stepwise_pl.data.layout import MARK, normalize_answer, unfinished_answer, written_answer
 from stepwise_pl.evaluation.verifier import Bounds, cot_tokens
 from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.architecture import num_positions
 from stepwise_pl.models.exported import load_export
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.trained_run import TrainedRun
-from stepwise_pl.runs.replies import Reply
+from stepwise_pl.runs.replies import Moment, Reply, Watched
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Example, ExampleList, Task
 
@@ -46,7 +47,7 @@ class Speaker:
     step: int | None = None
 
     def __post_init__(self) -> None:
-        self._has_answered = False
+        self._longest_read = 0  # tokens of the longest text that it has answered
 
     @classmethod
     def of_run(cls, run: TrainedRun, stage: int) -> "Speaker":
@@ -71,7 +72,11 @@ class Speaker:
         )  # fmt: skip
 
     def ask(self, question: str) -> Reply:
-        """Answer a question.
+        """Answer a question. Raise `UserError` as `watch` does."""
+        return self.watch(question).reply
+
+    def watch(self, question: str) -> Watched:
+        """Answer a question, and say when each thought and each token came.
 
         Raises:
             UserError: the task cannot read the question, the tokenizer does not know a word of it, or it is too long.
@@ -79,13 +84,47 @@ class Speaker:
         prompt = self.task.prompt_of(question)
         problem = self.task.solved([prompt])[0]
         view = self.view(question, prompt, problem)
-        if not self._has_answered:
-            # The first text of a model is decoded twice, with and without a cache (`decoding.generate`).
+        if view.tokens.shape[1] > self._longest_read:
+            # A text longer than all before is decoded twice, with and without a cache (`decoding.generate`).
             self.learner.generate(view, self.most)
-            self._has_answered = True
-        begun = time.perf_counter()
-        (tokens,) = self.learner.generate(view, self.most)
-        seconds = time.perf_counter() - begun
+            self._longest_read = view.tokens.shape[1]
+        times: list[float] = []
+        begun = self._now()
+        (tokens,) = self.learner.generate(view, self.most, on_pass=lambda: times.append(self._now()))
+        milliseconds = [1000 * (ended - begun) for ended in times]
+        reply = self._reply(question, prompt, problem, tokens, milliseconds[-1])
+        length = int(view.length_of(Part.PROMPT)[0])
+        return Watched(reply, self._moments(tokens, milliseconds), length, int(view.num_given[0]) - length)
+
+    def _now(self) -> float:
+        """The time, s, at which all work so far is done."""
+        if self.learner.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _moments(self, tokens: list[int], milliseconds: list[float]) -> tuple[Moment, ...]:
+        """Return what each pass gave: the last ones a token each, those before a thought each."""
+        thoughts = len(milliseconds) - len(tokens)
+        given = [("thought", str(number)) for number in range(1, thoughts + 1)]
+        ends = 0
+        for token in tokens:
+            text = str(self.tokenizer.decode([token])).strip()
+            if token == self.learner.eos:
+                given.append(("end", "end" if ends else "end of CoT"))
+                ends += 1
+            elif ends:
+                given.append(("mark" if text == MARK else "answer", text))
+            else:
+                given.append(("cot", text))
+        return tuple(
+            Moment(kind, text, after, passes)
+            for passes, ((kind, text), after) in enumerate(zip(given, milliseconds, strict=True), start=1)
+        )
+
+    def _reply(
+        self, question: str, prompt: str, problem: Example | None, tokens: list[int], milliseconds: float
+    ) -> Reply:
+        """Return what the tokens say; `problem` as in `view`."""
         answer = written_answer(tokens, self.tokenizer)
         wanted = None if problem is None else normalize_answer(problem.answer)
         (count,) = cot_tokens([tokens], self.learner.eos)
@@ -98,7 +137,7 @@ class Speaker:
             cot=str(self.tokenizer.decode(tokens[:count])).strip(),
             cot_tokens=count,
             unfinished=unfinished_answer(tokens, self.tokenizer),
-            milliseconds=1000 * seconds,
+            milliseconds=milliseconds,
             checkpoint=self.checkpoint,
             removed_tokens=self.removed_tokens,
             max_cot_tokens=self.max_cot_tokens,

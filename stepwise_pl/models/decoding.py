@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 COMPARED_ROWS, COMPARED_WORDS = 4, 64
 
+# Called at the end of a forward pass: one for each thought, then one for each token.
+OnPass = Callable[[], None]
+
 
 class _Cached:
     """Rows of unequal length that grow token by token, read with a KV cache.
@@ -34,10 +37,10 @@ class _Cached:
         thoughts: the thoughts of each row, [batch, most, width]; None if there are none.
     """
 
-    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs) -> None:
+    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs, on_pass: OnPass | None = None) -> None:
         self.model, self.states = model, start.states
         passes = Passes(model, start, inputs)
-        self.thoughts = passes.read_thoughts()
+        self.thoughts = passes.read_thoughts(on_pass)
         self.read = passes.arguments(passes.last(self.thoughts), start.spans[-1])
         self.column = (start.tokens.shape[1] - start.known + start.prompt)[:, 0] - 1  # the last token of each prompt
 
@@ -128,7 +131,7 @@ def read_prompts(view: CoTBatch, accepted: Tensor | None = None, states: Tensor 
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel, view: CoTBatch, eos: int, max_new_tokens: int, reading: Reading | None = None,
-    inputs: Inputs | None = None,
+    inputs: Inputs | None = None, on_pass: OnPass | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """Continue each example's prompt greedily, in a batch, with a KV cache if that changes nothing.
 
@@ -143,6 +146,7 @@ def generate(
         max_new_tokens: bound on a row's new tokens. The model's positions are another bound.
         reading: the view's prompts and thoughts as read, maybe with accepted tokens; None: without these.
         inputs: turns ids into inputs; None: all ids are words.
+        on_pass: is told of each pass. If the cache turns out to change the answers, it is told of the passes of both attempts.
 
     Returns:
         The new tokens of each row, accepted ones included, up to its second end token.
@@ -166,13 +170,13 @@ def generate(
         require_window(model, tokens.shape[1] + int(bound.max()))
     new: list[Tensor] | None = None if int(bound.max()) > 0 else []
     if new is None and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
-        new = _with_cache(model, reading, inputs, following, ended, bound, eos)
+        new = _with_cache(model, reading, inputs, following, ended, bound, eos, on_pass)
     if new is None:
         if reading.before:
             raise UserError(
                 f"a {model.config.model_type} cannot read thoughts: its KV cache changes its answers; choose another model.type"
             )
-        new = _continued(_Whole(model, reading, inputs), following, ended, bound, eos)
+        new = _continued(_Whole(model, reading, inputs), following, ended, bound, eos, on_pass=on_pass)
     more = torch.stack(new, dim=1).tolist() if new else [[] for _ in out]
     return [
         _until_end(row + rest[: max(0, most)], eos) for row, rest, most in zip(out, more, bound.tolist(), strict=True)
@@ -187,6 +191,7 @@ def _with_cache(
     ended: Tensor,
     bound: Tensor,
     eos: int,
+    on_pass: OnPass | None = None,
 ) -> list[Tensor] | None:
     """Do the work of `_continued` with a KV cache; return None if the cache changes the model's logits.
 
@@ -204,8 +209,8 @@ def _with_cache(
     on_logits = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
     problem = "changes its answers"
     try:
-        cached = _Cached(model, start, inputs)
-        new = _continued(cached, following, ended, bound, eos, on_logits)
+        cached = _Cached(model, start, inputs, on_pass)
+        new = _continued(cached, following, ended, bound, eos, on_logits, on_pass)
         is_longer = width + len(new) > compared_up_to
         thoughts = None if cached.thoughts is None else cached.thoughts[rows]
         is_exact = not is_longer or _logits_agree(
@@ -274,6 +279,7 @@ def _continued(
     bound: Tensor,
     eos: int,
     on_logits: Callable[[Tensor], None] | None = None,
+    on_pass: OnPass | None = None,
 ) -> list[Tensor]:
     """Return greedy tokens after rows, each [batch] int64, until all rows have ended.
 
@@ -282,6 +288,7 @@ def _continued(
         ended: end tokens that each row has already, [batch] int64.
         bound: most tokens for each row, [batch] int64.
         on_logits: called with the logits of every step, [batch, vocabulary].
+        on_pass: called as soon as the tokens of a step are known.
     """
     new: list[Tensor] = []
     for index in range(int(bound.max())):
@@ -291,6 +298,8 @@ def _continued(
         logits = rows.logits()
         token = logits.argmax(-1).masked_fill(~is_open, eos)
         new.append(token)
+        if on_pass is not None:
+            on_pass()
         ended = ended + (token == eos)
         rows.add(token, following[:, index])
         if on_logits is not None:

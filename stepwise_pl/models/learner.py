@@ -14,7 +14,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import replaced_states
-from stepwise_pl.models.decoding import generate, read_prompts
+from stepwise_pl.models.decoding import OnPass, generate, read_prompts
 from stepwise_pl.models.edits import Edit, edited_states
 from stepwise_pl.models.forward import Head, Targets, model_inputs, see, target_logits
 from stepwise_pl.models.reading import Inputs, read_view
@@ -159,14 +159,17 @@ class Learner:
         return states
 
     @torch.inference_mode()
-    def generate(self, view: CoTBatch, most: int, accepted: Tensor | None = None) -> list[list[int]]:
+    def generate(
+        self, view: CoTBatch, most: int, accepted: Tensor | None = None, *, on_pass: OnPass | None = None
+    ) -> list[list[int]]:
         """Continue each prompt greedily up to its second end token, by at most `most` tokens.
 
         Args:
             view: the batch after removal, on any device (`decoding.generate`).
             accepted: count of tokens after each prompt that the model is known to write, [batch] int64; None: none.
+            on_pass: called at the end of each forward pass: one for each thought, then one for each token.
         """
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)
         reading = read_prompts(view, accepted, self._prompt_states(view))
-        return generate(self.model, view, self.eos, most, reading, self.inputs)
+        return generate(self.model, view, self.eos, most, reading, self.inputs, on_pass)

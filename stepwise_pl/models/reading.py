@@ -182,13 +182,15 @@ class Passes:
         self.cache = DynamicCache(config=model.config)
         self.seen: list[Seen] = []
 
-    def read_thoughts(self) -> Tensor | None:
-        """Read all spans but the last. Return the thoughts, [batch, most, width]; None if there are none."""
+    def read_thoughts(self, on_pass: Callable[[], None] | None = None) -> Tensor | None:
+        """Read all spans but the last, and call `on_pass` after each. Return the thoughts, [batch, most, width]; None if there are none."""
         thoughts: list[Tensor] = []
         for span in self.reading.spans[:-1]:
             known = self.inputs.of(self.reading.tokens[:, span]) if not thoughts else thoughts[-1][:, None]
             self.read(known, span)
             thoughts.append(self.inputs.thought(self.seen[-1].hidden[:, -1]))
+            if on_pass is not None:
+                on_pass()
         return torch.stack(thoughts, dim=1) if thoughts else None
 
     def last(self, thoughts: Tensor | None) -> Tensor:

@@ -144,7 +144,7 @@ def render(
         "configuration": tables.apart([tables.settings(run) for run in runs]),
         "environment": tables.apart([tables.environment(run) for run in runs]),
         "percent": percent, "percents": percents, "written": written, "command": command, "version": __version__,
-        "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "style": Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("colors.css", "page.css"))),
         "script": Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "inside.js", "live.js"))),
         "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
         # Without this character, no text can end the script element.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stepwise_pl.common.text import counted, table
+from stepwise_pl.common.text import counted, milliseconds, table
 from stepwise_pl.runs.replies import Reply
 
 WIDEST = 60  # characters of a cell of the table before it goes over several lines
@@ -27,7 +27,7 @@ def reply_lines(reply: Reply, with_source: bool = True) -> list[str]:
     return [
         f"answer      {said}{wanted}",
         f"CoT         {cot}",
-        f"time        {milliseconds(reply)} ms",
+        f"time        {milliseconds(reply.milliseconds)} ms",
         *([f"model       {where(reply)}"] if with_source else []),
     ]
 
@@ -38,15 +38,10 @@ def reply_table(replies: Sequence[Reply]) -> list[str]:
     head = [*["stage"] * named, "removed tokens", "answer", "", "ms", "CoT tokens", "CoT written"]
     rows = [
         [
-            *[reply.stage] * named, str(reply.removed_tokens), reply.answer or "-", reply.verdict, milliseconds(reply),
+            *[reply.stage] * named, str(reply.removed_tokens), reply.answer or "-", reply.verdict, milliseconds(reply.milliseconds),
             str(reply.cot_tokens), reply.cot,
         ]
         for reply in replies
     ]  # fmt: skip
     wanted = next((reply.wanted for reply in replies if reply.wanted is not None), None)
     return [*table(head, rows, WIDEST), *([f"The right answer is {wanted}."] if wanted is not None else [])]
-
-
-def milliseconds(reply: Reply) -> str:
-    """The time of a reply, to three digits or a tenth of a millisecond."""
-    return f"{reply.milliseconds:.1f}" if reply.milliseconds < 100 else f"{reply.milliseconds:.0f}"

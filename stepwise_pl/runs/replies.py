@@ -1,4 +1,4 @@
-"""A reply: the answer of a model to one question, as `ask` and the Python interface give it."""
+"""A reply: the answer of a model to one question, as `ask`, the Python interface and the page of `demo` give it."""
 
 from dataclasses import dataclass
 
@@ -48,3 +48,51 @@ class Reply:
 
     def __str__(self) -> str:
         return f"{self.answer} ({self.verdict})" if self.answer is not None else self.verdict
+
+
+# What a moment is about: a thought, a token of the CoT or of the answer, the mark before the answer, or an end token.
+MOMENTS = ("thought", "cot", "mark", "answer", "end")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A thought or a token, and when it came.
+
+    Attributes:
+        kind: one of `MOMENTS`.
+        text: the token as text; the number of a thought, from 1; for an end token, the name of what has ended.
+        milliseconds: from the prompt to the end of the pass that gave it.
+        passes: forward passes so far, this one included.
+    """
+
+    kind: str
+    text: str
+    milliseconds: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A reply, and how it came about.
+
+    Attributes:
+        reply: the reply.
+        moments: thoughts and tokens in the order in which they came.
+        prompt_tokens: tokens of the prompt.
+        inputs: inputs behind the prompt that are no words; the thoughts are some of them.
+    """
+
+    reply: Reply
+    moments: tuple[Moment, ...]
+    prompt_tokens: int
+    inputs: int
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the whole reply."""
+        return len(self.moments)
+
+    @property
+    def thoughts(self) -> int:
+        """Thoughts of the whole reply, a pass each."""
+        return sum(moment.kind == "thought" for moment in self.moments)

@@ -173,6 +173,7 @@ def test_a_bad_config_is_refused_before_torch_is_imported(bad: str, tmp_path) ->
         "sweep",
         "export",
         "harness",
+        "demo",
         "write_data",
         "check_data",
         "dashboard",
@@ -184,7 +185,7 @@ def test_help_shows_examples_and_every_key(entry: str, tmp_path) -> None:
     ).stdout
     assert f"python -m stepwise_pl.{entry}" in out
     key = {
-        "train": "schedule.smoothing=4", "ask": "question=null", "evaluate": "checkpoint=best", "compare": "split=test", "probe": "mlp=chosen", "patch": "token=answer", "lens": "shown=12", "sweep": "sweep=", "export": "out=null", "harness": "split=test",
+        "train": "schedule.smoothing=4", "ask": "question=null", "evaluate": "checkpoint=best", "compare": "split=test", "probe": "mlp=chosen", "patch": "token=answer", "lens": "shown=12", "sweep": "sweep=", "export": "out=null", "harness": "split=test", "demo": "host=127.0.0.1",
         "write_data": "task.digits=4", "check_data": "task.skip_malformed=false", "dashboard": "project=stepwise_pl",
     }  # fmt: skip
     assert key[entry] in out

@@ -26,7 +26,7 @@ CHANGE_NOTHING = (
 # Keys of all commands that hold paths.
 HOLD_PATHS = {
     "run_dir", "task.train", "task.validation", "task.test", "model.name", "model.tokenizer", "model.init_from",
-    "data.cache_dir", "plugins", "run", "runs", "checkpoint", "file", "out", "figures", "sweep", "beside",
+    "data.cache_dir", "plugins", "run", "runs", "checkpoint", "file", "out", "figures", "sweep", "beside", "explicit_cot", "no_cot", "space",
     "predictions",
 }  # fmt: skip
 

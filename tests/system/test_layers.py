@@ -17,7 +17,7 @@ WING_OF_TENSORS = ("common", "tasks schedules", "methods", "config", "data", "mo
 WING_OF_PAPER = ("common", "tasks schedules", "methods", "config", "runs", "reporting", "cli")
 ROOMS = sorted({room for wing in (WING_OF_TENSORS, WING_OF_PAPER) for rooms in wing for room in rooms.split()})
 NO_TORCH = ("common", "tasks", "schedules", "methods", "config", "runs", "reporting", "cli")
-HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib"}
+HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib", "gradio"}
 
 
 class Import(NamedTuple):

@@ -1,0 +1,173 @@
+"""What the page of `demo` says, without a browser: stages, columns, one clock, and lines for what cannot be asked."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stepwise_pl import demo_frames, demo_models
+from stepwise_pl.ask import AskConfig, speaker
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.demo import DemoConfig, baselines_of, demo
+from stepwise_pl.demo_panel import Panel
+from stepwise_pl.models.export import write_model
+from stepwise_pl.reporting import demo_sheets as sheets
+from tests.conftest import command
+
+
+def panel(run: Path, **baselines: Path) -> Panel:
+    return Panel.of(run, baselines, [], "cpu")
+
+
+def answers(columns: list[sheets.Column]) -> dict[str, str | None]:
+    return {one.key: one.watched.reply.answer for one in columns if one.watched}
+
+
+def test_the_slider_goes_over_the_kept_stages_and_each_answers_as_ask_does(run: Path) -> None:
+    shown = panel(run)
+    assert (demo_frames.scale(shown), shown.label) == ([0, 1, 2], "CoT tokens removed")
+    for number in range(3):
+        (own, explicit) = shown.answers("7 * 8", number, again=False)
+        reply = speaker(AskConfig(run=str(run), checkpoint=f"removed-{number}")).ask("7 * 8")
+        assert own.watched is not None and explicit.watched is not None
+        assert (own.watched.reply.answer, own.watched.reply.cot) == (reply.answer, reply.cot)
+        assert own.heading == f"This run, {number} of 2 CoT tokens removed" and own.note.startswith(
+            f"removed-{number}.ckpt"
+        )
+        assert explicit.heading == "Explicit CoT: stage 0 of this run" and explicit.watched.reply.removed_tokens == 0
+
+
+def test_a_model_that_is_told_its_stage_is_one_model_at_every_level(others: Path) -> None:
+    shown = panel(others / "told")
+    assert demo_frames.scale(shown) == [0, 1, 2] and shown.label == "CoT tokens removed, as told"
+    found = [shown.answers("7 * 8", number, again=False)[0].watched for number in range(3)]
+    wanted = [speaker(AskConfig(run=str(others / "told"), removed_tokens=number)).ask("7 * 8") for number in range(3)]
+    assert [one.reply.cot for one in found if one] == [one.cot for one in wanted]
+    assert [one.reply.removed_tokens for one in found if one] == [0, 1, 2]
+    assert len(shown.models._runs) == 1
+
+
+def test_baselines_stand_beside_the_run_and_are_not_asked_again_for_another_stage(run: Path, others: Path) -> None:
+    shown = panel(run, explicit_cot=others / "explicit_cot", no_cot=others / "no_cot")
+    first = shown.answers("7 * 8", 2, again=True)
+    assert [(one.key, one.heading) for one in first[1:]] == [("explicit_cot", "Explicit CoT"), ("no_cot", "No CoT")]
+    assert first[1].watched and first[1].watched.reply.cot_tokens > 0
+    assert first[2].watched and first[2].watched.reply.cot_tokens == 0
+    moved = shown.answers("7 * 8", 1, again=False)
+    assert moved[1].watched is first[1].watched and moved[0].watched is not first[0].watched
+    assert shown.answers("7 * 8", 2, again=True)[1].watched is not first[1].watched
+
+
+def test_a_run_that_is_no_baseline_of_the_task_is_refused_in_one_line(run: Path, others: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^no_cot=.*: was not trained with schedule=no_cot; give a run that was$"):
+        panel(run, no_cot=others / "explicit_cot")
+    other = Path(shutil.copytree(others / "no_cot", tmp_path / "other"))
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("split: ordered", "split: unordered"))
+    with pytest.raises(UserError, match=r"is a run of another task \(task.split is .* there, .* here\)"):
+        panel(run, no_cot=other)
+    with pytest.raises(UserError, match=r"^explicit_cot=nowhere: no config.yaml there"):
+        baselines_of(DemoConfig(run=str(run), explicit_cot="nowhere"))
+    with pytest.raises(UserError, match="run is not set: python -m stepwise_pl.demo"):
+        DemoConfig()
+    for key, value in (("port", 0), ("host", ""), ("accelerator", "tpu")):
+        with pytest.raises(UserError, match=key):
+            DemoConfig(run=str(run), **{key: value})  # type: ignore[arg-type]
+    assert baselines_of(DemoConfig(run=str(run), no_cot=str(other))) == {"no_cot": other}
+
+
+def test_without_gradio_one_line_says_which_extra_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "gradio" else find(name, *more))
+    with pytest.raises(UserError, match=r'pip install "stepwise_pl\[demo\]"$'):
+        demo(DemoConfig(run=str(run)))
+
+
+def test_frames_show_one_token_more_each_and_end_with_all(
+    run: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = panel(run, no_cot=others / "no_cot")
+    slept: list[float] = []
+    clock = [0.0]
+    monkeypatch.setattr(demo_frames.time, "monotonic", lambda: clock[0])
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(demo_frames.time, "sleep", sleep)
+    monkeypatch.setattr(demo_models, "TRIES_FOR", 0.0)
+    asking, *boards, last = demo_frames.frames(shown, "7 * 8", 0, demo_frames.SLOW)
+    columns = shown.answers("7 * 8", 0, again=False)
+    moments = [moment for one in columns if one.watched for moment in one.watched.moments]
+    assert "asking" in asking and len(boards) == len({moment.milliseconds for moment in moments})
+    hidden = [len(re.findall(r'<li class="\w+ later"', board)) for board in boards]
+    assert hidden == sorted(hidden, reverse=True) and hidden[0] >= len(moments) - 2 and hidden[-1] == 0
+    assert "later" not in last and "Done." in last
+    # The clock that is shown is that of the measurement, times the factor that is said.
+    factor = demo_frames.slowdown(columns)
+    assert f"{factor:.3g} times slower than measured" in boards[0] or factor == 1
+    assert sum(slept) == pytest.approx(factor * max(one.time for one in columns) / 1000, rel=1e-6)
+    assert sum(slept) <= demo_frames.LONGEST + 1e-6
+    slept.clear()
+    list(demo_frames.frames(shown, "7 * 8", 0, demo_frames.TRUE))
+    longest = max(one.time for one in shown.answers("7 * 8", 0, again=False))
+    assert sum(slept) == pytest.approx(longest / 1000, rel=1e-6)
+
+
+@pytest.mark.parametrize("question", ["seven times eight", "7 + 8", "<b>7</b>"])
+def test_what_cannot_be_asked_gives_the_line_of_ask(run: Path, question: str) -> None:
+    shown = panel(run)
+    with pytest.raises(UserError) as error:
+        speaker(AskConfig(run=str(run))).ask(question)
+    line = sheets.error(str(error.value))
+    assert "<b>" not in line
+    assert list(demo_frames.frames(shown, question, 2, demo_frames.SLOW))[-1] == line
+    assert demo_frames.whole(shown, question, 2) == demo_frames.lens_of(shown, question, 2) == line
+    assert demo_frames.replies(shown, question, -1) == [{"key": "run", "error": str(error.value)}]
+    assert "type a problem" in list(demo_frames.frames(shown, "  ", 2, demo_frames.SLOW))[-1]
+
+
+def test_the_lens_says_at_its_last_layer_what_the_model_writes(run: Path) -> None:
+    shown = panel(run)
+    for number in range(3):
+        grid = shown.grid("7 * 8", number)
+        assert (grid.removed_tokens, grid.layers) == (number, [0, 1])
+        reply = shown.answers("7 * 8", number, again=False)[0].watched
+        assert reply is not None
+        begin = grid.places.index("prompt -1")
+        if reply.reply.right and reply.reply.cot == " ".join(grid.cot.split()[number:]):
+            assert grid.words[-1][begin:] == grid.next[begin:]
+        drawn = sheets.lens(grid, "heading")
+        hits = sum(word == right for row in grid.words for word, right in zip(row, grid.next, strict=True))
+        assert drawn.count("text hit") == hits and drawn.count("<tr>") == 5
+    with pytest.raises(UserError, match="the task does not know them for this problem"):
+        shown.grid("12 * 345", 2)
+
+
+def test_models_that_were_not_asked_lately_make_room(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_models, "MOST_BYTES", 1)
+    shown = panel(run)
+    before = [answers(shown.answers("7 * 8", number, again=True))["run"] for number in (0, 1, 2)]
+    assert len(shown.models._runs) == 1
+    assert [answers(shown.answers("7 * 8", number, again=True))["run"] for number in (0, 1, 2)] == before
+    assert len({voice[:2] for voice in shown.models._speakers}) == 1
+
+
+def test_an_exported_folder_has_no_slider_and_no_lens(run: Path, others: Path, tmp_path: Path) -> None:
+    out = write_model(run, "best", tmp_path / "exported")
+    shown = panel(out, no_cot=others / "no_cot")
+    assert len(shown.voices) == 1 and not shown.has_lens and list(shown.beside) == ["no_cot"]
+    (own, _) = shown.answers("7 * 8", 0, again=True)
+    reply = speaker(AskConfig(run=str(run))).ask("7 * 8")
+    assert own.watched and own.watched.reply.answer == reply.answer and own.heading.startswith("This model, 2 of 2")
+    assert shown.examples and all(re.fullmatch(r"\d \* \d", one) for one in shown.examples)
+
+
+@pytest.mark.long
+def test_the_command_refuses_in_one_line(run: Path) -> None:
+    for words in ((), ("run=nowhere",), (f"run={run}", "port=x"), (f"run={run}", "no_cot=nowhere")):
+        refused = command("demo", *words, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1) and refused.stderr.startswith("error: ")

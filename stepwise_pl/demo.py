@@ -54,13 +54,13 @@ def demo(config: DemoConfig) -> None:
         UserError: gradio is not installed, a run cannot be read, or a baseline is a run of another task.
     """
     if config.space is not None:
-        from stepwise_pl.demo_space import write_space
+        from stepwise_pl.showing.space import write_space
 
         say(write_space(Path(config.space), Path(config.run), baselines_of(config), config.examples))
         return
     require_gradio()
-    from stepwise_pl.demo_page import serve
-    from stepwise_pl.demo_panel import Panel
+    from stepwise_pl.showing.page import serve
+    from stepwise_pl.showing.panel import Panel
 
     panel = Panel.of(Path(config.run), baselines_of(config), config.examples, config.accelerator)
     serve(panel, config.host, config.port, is_opened=config.open)

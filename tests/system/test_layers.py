@@ -13,8 +13,18 @@ import stepwise_pl
 
 PACKAGE = Path(stepwise_pl.__file__).parent
 # Each room may import the rooms before it. The commands, which are the files on top, may import all rooms.
-WING_OF_TENSORS = ("common", "tasks schedules", "methods", "config", "data", "models", "evaluation", "inside training")
-WING_OF_PAPER = ("common", "tasks schedules", "methods", "config", "runs", "reporting", "cli")
+WING_OF_TENSORS = (
+    "common",
+    "tasks schedules",
+    "methods",
+    "config",
+    "data",
+    "models",
+    "evaluation",
+    "inside training",
+    "showing",
+)
+WING_OF_PAPER = ("common", "tasks schedules", "methods", "config", "runs", "reporting", "cli", "showing")
 ROOMS = sorted({room for wing in (WING_OF_TENSORS, WING_OF_PAPER) for rooms in wing for room in rooms.split()})
 NO_TORCH = ("common", "tasks", "schedules", "methods", "config", "runs", "reporting", "cli")
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "tokenizers", "wandb", "matplotlib", "gradio"}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from stepwise_pl.common.disk import read_json_or_empty
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import counted, percent
-from stepwise_pl.demo_models import Models, Voice, voices_of
 from stepwise_pl.reporting.demo_sheets import Column
 from stepwise_pl.reporting.reply_text import where
 from stepwise_pl.runs.folder import EXPORT_FACTS, is_export
 from stepwise_pl.runs.saved_config import derived_of, differences_of_task, located, saved_config
+from stepwise_pl.showing.models import Models, Voice, voices_of
 
 if TYPE_CHECKING:
     from stepwise_pl.runs.inside import Grid

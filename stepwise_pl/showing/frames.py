@@ -7,9 +7,9 @@ from typing import Any
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import milliseconds
-from stepwise_pl.demo_panel import Panel
 from stepwise_pl.reporting import demo_sheets as sheets
 from stepwise_pl.reporting.demo_sheets import Column
+from stepwise_pl.showing.panel import Panel
 
 # In slow motion, tokens follow each other after at least this many seconds, and the whole takes at most that many.
 LEAST_GAP, LONGEST = 0.25, 12.0

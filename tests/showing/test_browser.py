@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from stepwise_pl import demo_page
 from stepwise_pl.ask import AskConfig, speaker
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.demo_panel import Panel
+from stepwise_pl.showing import page as demo_page
+from stepwise_pl.showing.panel import Panel
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.long

@@ -13,10 +13,10 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import flat, is_among, paths
 from stepwise_pl.config.known import CONF
 from stepwise_pl.config.plain import save_yaml, to_plain
-from stepwise_pl.demo_models import Models, Voice, voices_of
-from stepwise_pl.demo_panel import Panel, title_of
 from stepwise_pl.runs.folder import is_export
 from stepwise_pl.runs.saved_config import derived_of, saved_config
+from stepwise_pl.showing.models import Models, Voice, voices_of
+from stepwise_pl.showing.panel import Panel, title_of
 
 # What the page imports, of all that the project needs (tested). The version of gradio stands in the README, where Spaces reads it.
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "hydra-core", "omegaconf", "jinja2")

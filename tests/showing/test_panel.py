@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from stepwise_pl import demo_frames, demo_models
 from stepwise_pl.ask import AskConfig, speaker
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.demo import DemoConfig, baselines_of, demo
-from stepwise_pl.demo_panel import Panel
 from stepwise_pl.models.export import write_model
 from stepwise_pl.reporting import demo_sheets as sheets
+from stepwise_pl.showing import frames as demo_frames
+from stepwise_pl.showing import models as demo_models
+from stepwise_pl.showing.panel import Panel
 from tests.conftest import command
 
 

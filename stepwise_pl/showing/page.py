@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stepwise_pl import __version__
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.demo_frames import SLOW, TRUE, frames, lens_of, place, replies, scale, whole
-from stepwise_pl.demo_models import TRIES_FOR
-from stepwise_pl.demo_panel import Panel, facts_of, title_of
 from stepwise_pl.reporting import demo_sheets as sheets
+from stepwise_pl.showing.frames import SLOW, TRUE, frames, lens_of, place, replies, scale, whole
+from stepwise_pl.showing.models import TRIES_FOR
+from stepwise_pl.showing.panel import Panel, facts_of, title_of
 
 if TYPE_CHECKING:
     import gradio as gr

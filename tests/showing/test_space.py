@@ -13,8 +13,8 @@ from stepwise_pl.ask import AskConfig, speaker
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.demo import DemoConfig, demo
-from stepwise_pl.demo_panel import Panel
 from stepwise_pl.models.export import write_model
+from stepwise_pl.showing.panel import Panel
 from tests import background
 from tests.conftest import OFFLINE, REPO
 

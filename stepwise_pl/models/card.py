@@ -281,11 +281,8 @@ def _training(facts: Facts) -> list[str]:
     table = "\n".join(["| | |", "|---|---|", *[f"| {name} | {_cell(text)} |" for name, text in rows]])
     if again is None:
         return ["The run folder does not say by which command it was trained.", table]
-    note = (
-        " (paths are shortened)"
-        if any("/" in str(word) for start in starts for word in start.get("command", ()))
-        else ""
-    )
+    names_files = "plugins=" in again or not _is_generated(run)
+    note = " (files are named without their folders)" if names_files else ""
     times = f" It was stopped and resumed {len(starts) - 1} times." if len(starts) > 1 else ""
     return [f"This command trains it again{note}.{times}", _fenced(again, "sh"), table]
 

@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
             if name in hub.repositories:
-                return self.send({"error": "You already created this model repo"}, 409)
+                return self.send({"error": "You already created this model repo", "url": f"{hub.url}/{name}"}, 409)
             is_private = asked.get("private", asked.get("visibility") == "private")
             hub.repositories[name] = Repository(is_private)
             return self.send({"url": f"{hub.url}/{name}", "name": name, "id": name})

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,7 +97,10 @@ def push(folder: Path, name: str, token: str, message: str, *, private: bool) ->
         why = "HF_HUB_OFFLINE is set" if hub.is_offline() else "check the network, or HF_ENDPOINT"
         raise UserError(f"push={name}: {endpoint()} cannot be reached; {why}")
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():  # bars would fill a log with lines
+        disable_progress_bars()
     try:
         return _push(HfApi(endpoint(), token, library_name="stepwise_pl"), folder, name, message, private)
     except UserError:

@@ -244,9 +244,12 @@ def _usage(facts: Facts) -> list[str]:
     ]
     lines = [f"text    {prompt!r}", f"tokens  {json.dumps(shown, ensure_ascii=False)}"]
     if example:
-        task, means = run.config.task, ""
-        if (readable := task.readable(example.prompt)) != example.prompt:
-            means = f"  ({readable} is {task.readable(example.answer)})"
+        problem_read, answer_read = map(run.config.task.readable, (example.prompt, example.answer))
+        means = (
+            f"  ({problem_read} is {answer_read})"
+            if (problem_read, answer_read) != (example.prompt, example.answer)
+            else ""
+        )
         lines.append(f"answer  {example.answer!r}{means}")
     return [
         f"Give it a problem in this form, with your own in place of `{problem}`:",

@@ -10,8 +10,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import OFFLINE, REPO, command
 
@@ -97,14 +95,9 @@ def test_llama_cpp_writes_what_the_export_writes(tools: Path, shared_data: Path,
 @pytest.mark.long
 @pytest.mark.parametrize("tokenizer", ["symbols", "bytes"])
 def test_the_converter_refuses_a_tokenizer_that_llama_cpp_does_not_know(
-    tools: Path, tmp_path: Path, tokenizer: str
+    tools: Path, byte_folder: Path, tmp_path: Path, tokenizer: str
 ) -> None:
-    if tokenizer == "bytes":
-        letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-        own = Tokenizer(models.BPE({**letters, "12": len(letters)}, [("1", "2")]))
-        own.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer = str(tmp_path / "tokenizer")
-        PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<eos>").save_pretrained(tokenizer)
+    tokenizer = str(byte_folder) if tokenizer == "bytes" else tokenizer
     command("train", *TRAINED, f"model.tokenizer={tokenizer}", "run_dir=outputs/mine", cwd=tmp_path)
     command("export", "run=outputs/mine", "out=outputs/my-model", cwd=tmp_path)
     converted = convert(tools, tmp_path)

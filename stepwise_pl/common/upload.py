@@ -45,7 +45,7 @@ class Pushed(NamedTuple):
 def require_name(name: str) -> None:
     """Raise `UserError` unless the name is one that a repository on the Hub may have, `user/name`."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if not _NAME.fullmatch(name):
         raise UserError(f"push={name}: is no name on the Hub; give push=<user>/<name>, or <organisation>/<name>")
@@ -97,7 +97,7 @@ def push(folder: Path, name: str, token: str, message: str, *, private: bool) ->
         why = "HF_HUB_OFFLINE is set" if hub.is_offline() else "check the network, or HF_ENDPOINT"
         raise UserError(f"push={name}: {endpoint()} cannot be reached; {why}")
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():  # bars would fill a log with lines
         disable_progress_bars()
@@ -129,7 +129,7 @@ def _push(api: "HfApi", folder: Path, name: str, message: str, private: bool) ->
 
 def _reason(error: Exception) -> str:
     """Say in one line why a push failed, from the answer of the Hub if there was one."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:

@@ -74,7 +74,7 @@ def test_llama_cpp_writes_what_the_export_writes(tools: Path, shared_data: Path,
     converted = convert(tools, tmp_path)
     assert converted.returncode == 0, converted.stderr[-2000:]
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    prompts = [f" {first} * {second} <|endoftext|><|endoftext|>" for first in range(2, 9) for second in range(2, 9)]
+    prompts = [f" {first} * {second} <|endoftext|><|endoftext|>" for first in range(2, 9) for second in (2, 5, 8)]
     env = {**os.environ, **OFFLINE, "PYTHONPATH": ""}
     out = subprocess.run(
         [str(tools / "python"), "-c", example + ASK, json.dumps(prompts)],
@@ -89,7 +89,7 @@ def test_llama_cpp_writes_what_the_export_writes(tools: Path, shared_data: Path,
     assert max(each["off"] for each in found) < 0.02
     # Where two tokens are as likely to the third decimal, rounding may choose the other one.
     alike = [one == other for one, other in (each["texts"] for each in found)]
-    assert sum(alike) >= len(alike) - 3 and len({each["texts"][0] for each in found}) > 30
+    assert sum(alike) >= len(alike) - 2 and len({each["texts"][0] for each in found}) > 12
 
 
 @pytest.mark.long

@@ -39,7 +39,8 @@ def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None =
     from transformers import GenerationConfig
 
     from stepwise_pl.models import trained_run as runs
-    from stepwise_pl.models.card import CARD, FIGURE, card, facts_for_card
+    from stepwise_pl.models.card import CARD, FIGURE, card
+    from stepwise_pl.models.card_facts import facts_for_card
     from stepwise_pl.models.exported import facts_of
     from stepwise_pl.models.lora import merge_adapters
 

@@ -16,7 +16,8 @@ from stepwise_pl.config.keys import flat, is_aside
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.plain import to_plain
 from stepwise_pl.methods import Stepwise
-from stepwise_pl.models.card import base_model_of, card, datasets_of, facts_for_card
+from stepwise_pl.models.card import card
+from stepwise_pl.models.card_facts import base_model_of, datasets_of, facts_for_card
 from stepwise_pl.models.trained_run import TrainedRun, load_run
 from stepwise_pl.runs.recipe import command_again
 from stepwise_pl.runs.results import accuracy_of, suite_shares

@@ -70,7 +70,7 @@ def header(facts: Facts) -> str:
                 dataset_type=dataset,
                 dataset_name=dataset if subset else origin,
                 dataset_config=subset[0] if len(subset) > 1 else None,
-                dataset_split="test",
+                dataset_split=subset[-1] if subset else "test",
                 metric_type="accuracy",
                 metric_value=round(found.accuracy, 6),
                 metric_name=f"Accuracy, exact match of the whole answer (95% Wilson interval {words})",

@@ -60,10 +60,15 @@ def _cached(name: str) -> bool:
     return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
 
 
+def is_offline() -> bool:
+    """Whether the user has told the libraries of the Hub to do without it."""
+    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+
+
 @functools.cache
 def reachable() -> bool:
     """Whether the Hub answers. The Hub is asked once per process."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline():
         return False
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:

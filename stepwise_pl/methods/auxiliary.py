@@ -31,6 +31,7 @@ class Auxiliary(Stepwise):
         UserError: a value is out of range.
     """
 
+    paper: ClassVar[str] = "Bai and others, *Why Can't Transformers Learn Multiplication?*, arXiv 2510.00184"
     has_baselines: ClassVar[bool] = False
 
     kind: str = "auxiliary"

@@ -59,6 +59,9 @@ class Method:
         UserError: a value is out of range.
     """
 
+    # The paper of the method, for the card of an exported model: authors, title and number. The card cites the paper of Stepwise
+    # Internalization anyway.
+    paper: ClassVar[str] = ""
     # Whether the model answers without the modules that are trained besides it.
     exports: ClassVar[bool] = True
     # Frozen models of the size of the trained one that training holds besides; the check of memory counts them, and `extra`.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
@@ -30,6 +30,10 @@ class Coconut(InPlace):
     Raises:
         UserError: a value is out of range.
     """
+
+    paper: ClassVar[str] = (
+        "Hao and others, *Training Large Language Models to Reason in a Continuous Latent Space*, arXiv 2412.06769"
+    )
 
     kind: str = "coconut"
     # A thought is multiplied by this (the paper: 1); above 0. The last norm makes an entry of a thought as large as 1. In a model

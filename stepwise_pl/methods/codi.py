@@ -36,6 +36,9 @@ class Codi(Method):
         UserError: a value is out of range.
     """
 
+    paper: ClassVar[str] = (
+        "Shen and others, *CODI: Compressing Chain-of-Thought into Continuous Space via Self-Distillation*, arXiv 2502.21074"
+    )
     stage_names: ClassVar[tuple[str, ...]] = ("distil",)
     reads_cot: ClassVar[bool] = True  # the teacher
 

@@ -55,6 +55,9 @@ class ICoTKD(Method):
     """
 
     # The model alone does not answer: it needs the emulator.
+    paper: ClassVar[str] = (
+        "Deng and others, *Implicit Chain of Thought Reasoning via Knowledge Distillation*, arXiv 2311.01460"
+    )
     exports: ClassVar[bool] = False
     frozen_models: ClassVar[int] = 1  # the teacher
     trains_in_parts: ClassVar[bool] = True

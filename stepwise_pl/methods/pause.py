@@ -28,6 +28,7 @@ class Pause(InPlace):
         UserError: a value is out of range.
     """
 
+    paper: ClassVar[str] = "Goyal and others, *Think before you speak*, arXiv 2310.02226"
     trains_in_parts: ClassVar[bool] = True  # without `tokens`, no pause stands at stage 0
 
     kind: str = "pause"

@@ -37,6 +37,7 @@ class SimCoT(Coconut):
         UserError: a value is out of range.
     """
 
+    paper: ClassVar[str] = "Wei and others, *SIM-CoT: Supervised Implicit Chain-of-Thought*, arXiv 2509.20317"
     trains_in_parts: ClassVar[bool] = True
     reads_cot: ClassVar[bool] = True  # the decoder, at the last stage
 

@@ -1,70 +1,36 @@
-"""Writes a trained model as a folder that transformers reads, with a README that shows its prompt."""
+"""Writes a trained model as a folder that transformers reads, with a card (`card`) that shows its prompt."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwise_pl.common.disk import in_one_go, read_json, write_json
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.models.older_transformers import make_readable
-from stepwise_pl.runs.folder import EXPORT_FACTS
-from stepwise_pl.tasks import Task
+from stepwise_pl.runs.folder import EXPORT_FACTS, run_name
+from stepwise_pl.tasks import Example, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
-README = """\
-# {name}
 
-Trained with stepwise_pl by Stepwise Internalization (arXiv 2405.14838): {removed} of {max_cot} tokens of the
-chain of thought are removed. Give it a problem in this form, with your own in place of `{example}`:
-
-```python
-{code}
-```
-"""
-
-# Tokens are split and decoded as in an evaluation: with special tokens, because an answer may hold some. The model gets
-# the two inputs of training only, because some tokenizers make more.
-CODE = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-prompt = tokenizer({prompt!r}, return_tensors="pt")
-tokens = model.generate(input_ids=prompt["input_ids"], attention_mask=prompt["attention_mask"])
-text = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=False)
-"""
-
-# The prompt ends with both separators. The answer follows; generation stops at its end token.
-INTERNALIZED = (
-    CODE
-    + """\
-print(text.split({eos!r})[0].partition("####")[2].strip())"""
-)
-
-# The CoT ends with an end token too, so generation does not stop at one. The text after the second one is cut off.
-WRITES_COT = (
-    CODE
-    + """\
-cot, answer, *_ = [*text.split({eos!r}), ""]
-print(cot.strip())
-print(answer.partition("####")[2].strip())"""
-)
-
-
-def example_prompt(task: Task) -> str:
-    """Return a prompt of the test split; a placeholder if its file cannot be read any more."""
+def example_of(task: Task) -> Example | None:
+    """Return a problem of the test split; None if its file cannot be read any more."""
     try:
-        return task.load()["test"].slice(0, 1)[0].prompt
+        return task.load()["test"].slice(0, 1)[0]
     except UserError as error:
         log.warning("the README shows no prompt of the data, which cannot be read (%s)", error)
-        return "your prompt"
+        return None
 
 
-def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
-    """Write model, tokenizer, generation settings, the facts of the run and a README with the prompt format to `out`; return it.
+def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None = None) -> Path:
+    """Write model, tokenizer, generation settings, the facts of the run, its curve and its card (`card`) to `out`; return it.
+
+    Args:
+        license: of the model, for the card; None: the card names none.
 
     Raises:
         UserError: the run cannot be read; or its answers need more than a plain Hugging Face
@@ -72,8 +38,9 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     """
     from transformers import GenerationConfig
 
-    from stepwise_pl.data.encoding import export_prompt
     from stepwise_pl.models import trained_run as runs
+    from stepwise_pl.models.card import CARD, FIGURE, card
+    from stepwise_pl.models.card_facts import facts_for_card
     from stepwise_pl.models.exported import facts_of
     from stepwise_pl.models.lora import merge_adapters
 
@@ -87,7 +54,6 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
             f"run={run_dir}: trained with method.keep_position=true; generation must then jump over the gap, which a "
             "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
         )
-    eos = run.tokenizer.eos_token
     # Fresh settings: those of a pretrained model may ask for penalties or a least length. The run was scored without.
     settings = run.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=run.tokenizer.bos_token_id
@@ -96,19 +62,9 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
     settings.max_new_tokens = run.limits.max_new_tokens(run.removed)
     settings.eos_token_id = run.tokenizer.eos_token_id if run.internalized else None
     settings.pad_token_id = run.tokenizer.eos_token_id
-    example = example_prompt(run.config.task)
+    example = example_of(run.config.task)
     merge_adapters(run.model)
     settings.use_cache = _generates_with_cache(run.model)
-    code = (INTERNALIZED if run.internalized else WRITES_COT).format(
-        prompt=export_prompt(example, eos, run.internalized), eos=eos
-    )
-    readme = README.format(
-        name=out.name,
-        removed=run.limits.removed_tokens(run.removed),
-        max_cot=run.limits.max_cot,
-        example=example,
-        code=code,
-    )
     with in_one_go(out) as folder:
         run.model.save_pretrained(folder)
         run.tokenizer.save_pretrained(folder)
@@ -117,7 +73,11 @@ def write_model(run_dir: Path, checkpoint: str, out: Path) -> Path:
         # Published types are known to be read back, and may be large.
         if not run.config.model.pretrained:
             require_same_weights(folder, run.model)
-        (folder / "README.md").write_text(readme, encoding="utf-8")
+        has_figure = (run_dir / FIGURE).is_file()
+        if has_figure:
+            shutil.copyfile(run_dir / FIGURE, folder / FIGURE)
+        text = card(facts_for_card(run, run_name(run_dir), example, has_figure, license))
+        (folder / CARD).write_text(text, encoding="utf-8")
         write_json(folder / EXPORT_FACTS, facts_of(run))
     return out
 

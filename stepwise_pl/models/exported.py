@@ -13,7 +13,7 @@ from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.plain import config_from, to_plain
 from stepwise_pl.data.tokenizers import load_tokenizer
 from stepwise_pl.models.trained_run import TrainedRun
-from stepwise_pl.runs.folder import EXPORT_FACTS
+from stepwise_pl.runs.folder import EXPORT_FACTS, run_name
 from stepwise_pl.tasks import Task
 
 log = logging.getLogger("stepwise_pl")
@@ -43,12 +43,18 @@ class _OfTask:
     task: Task = field(default_factory=Task)
 
 
+def task_settings(run: TrainedRun) -> dict[str, Any]:
+    """Return the settings of a run's task that hold no paths."""
+    paths = {one.name for one in fields(run.config.task) if one.metadata.get("path")}
+    return {key: value for key, value in to_plain(run.config.task).items() if key not in paths}
+
+
 def facts_of(run: TrainedRun) -> dict[str, Any]:
     """Return the facts of a run that its exported model goes with, for `EXPORT_FACTS`. They hold no paths."""
-    paths = {one.name for one in fields(run.config.task) if one.metadata.get("path")}
-    task = {key: value for key, value in to_plain(run.config.task).items() if key not in paths}
     return {
-        "task": task,
+        "run": run_name(run.path),
+        "seed": run.config.seed,
+        "task": task_settings(run),
         "checkpoint": run.checkpoint.name,
         "step": run.step,
         "removed_tokens": run.removed_tokens,

@@ -42,6 +42,9 @@ def _older_config(config: dict[str, Any]) -> dict[str, Any]:
     }
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
+    # transformers 4 wrote both names of GPT-2's positions. The converter of llama.cpp still reads the other one.
+    if config.get("model_type") == "gpt2" and "n_positions" in config:
+        config.setdefault("n_ctx", config["n_positions"])
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or not rope:
         return config

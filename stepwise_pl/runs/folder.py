@@ -165,6 +165,12 @@ def require_run(run: str, command: str) -> None:
         raise UserError(f"run={run}: no config.yaml there; give the folder of a training run")
 
 
+def run_name(folder: Path) -> str:
+    """Return the name of the run in a folder; that of the folder if its configuration does not say."""
+    derived = read_yaml(folder / "config.yaml").get("derived")
+    return str((derived.get("name") if isinstance(derived, dict) else None) or folder.resolve().name)
+
+
 def is_export(folder: Path) -> bool:
     """Whether a folder holds a model as `export` writes it, and no run."""
     return (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()

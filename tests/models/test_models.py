@@ -18,7 +18,7 @@ from stepwise_pl.models import early
 from stepwise_pl.models.architecture import own_config
 from stepwise_pl.models.build import build_model, check_architecture, require_memory, restored
 from stepwise_pl.models.checkpoint import kept_weights, named_weights, read_checkpoint
-from stepwise_pl.models.export import example_prompt
+from stepwise_pl.models.export import example_of
 from stepwise_pl.models.lora import frozen_digest
 from stepwise_pl.models.trained_run import load_run
 from stepwise_pl.runs.records import read_metrics
@@ -276,8 +276,9 @@ def test_adapters_of_a_model_that_has_changed_are_refused(tokenizer, tmp_path) -
 
 
 def test_the_readme_of_an_export_does_without_data_that_is_gone(tmp_path, caplog) -> None:
-    assert example_prompt(Multiplication(digits=1)).count("*") == 1
-    assert example_prompt(Files(train=str(tmp_path / "gone.txt"))) == "your prompt"
+    example = example_of(Multiplication(digits=1))
+    assert example is not None and example.prompt.count("*") == 1
+    assert example_of(Files(train=str(tmp_path / "gone.txt"))) is None
     assert "the README shows no prompt of the data" in caplog.text
 
 

@@ -11,6 +11,7 @@ from stepwise_pl.cli.looks import asks_for_several, check_levels
 from stepwise_pl.cli.words import fail, say
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.config.training import ACCELERATORS
 from stepwise_pl.reporting.reply_text import reply_lines, reply_table
 from stepwise_pl.runs.folder import ALL, is_export, require_run
 
@@ -40,7 +41,7 @@ class AskConfig:
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
-        one_of("accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("accelerator", self.accelerator, ACCELERATORS)
         check_levels(self)
         if not (self.run and is_export(Path(self.run))):
             require_run(self.run, "ask")
@@ -109,7 +110,7 @@ def speaker(config: AskConfig) -> "Speaker":
 
 def device(config: AskConfig) -> Any:
     """The device that is asked for. Raise `UserError` if this machine has none."""
-    from stepwise_pl.models.trained_run import device_of
+    from stepwise_pl.models.devices import device_of
 
     return device_of(config.accelerator)
 

@@ -8,6 +8,7 @@ from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.config.training import ACCELERATORS
 from stepwise_pl.runs.folder import is_export, require_run
 
 # The settings that name a baseline; each is also the schedule of its run.
@@ -40,7 +41,7 @@ class DemoConfig:
     plugins: list[str] = setting(factory=list, path=True)
 
     def __post_init__(self) -> None:
-        one_of("accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("accelerator", self.accelerator, ACCELERATORS)
         require(self.port is None or 1 <= self.port < 2**16, "port", self.port, "must be from 1 to 65535, or null")
         require(bool(self.host), "host", self.host, "must be an address, such as 127.0.0.1")
         if not (self.run and is_export(Path(self.run))):

@@ -14,6 +14,7 @@ from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.text import with_wilson
 from stepwise_pl.config.plain import read_yaml
+from stepwise_pl.config.training import ACCELERATORS
 from stepwise_pl.config.upgrade import upgraded
 from stepwise_pl.reporting.evaluation_text import result_lines, runs_table, suite_lines, written_lines
 from stepwise_pl.runs.expected import judge
@@ -84,7 +85,7 @@ class EvaluateConfig:
             one_of("suite", self.suite, ("ood",))
             require(self.limit is None, "limit", self.limit, "is not for a suite; give suite_size")
         require(self.suite_size >= 1, "suite_size", self.suite_size, "must be at least 1")
-        one_of("accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("accelerator", self.accelerator, ACCELERATORS)
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
         require(self.speed_problems >= 0, "speed_problems", self.speed_problems, "must be at least 0")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "must be at least 1")
@@ -138,6 +139,7 @@ def evaluate_each(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[st
     A checkpoint is evaluated as it would be alone. Whatever was scored stays in the run folder if the command is stopped.
     """
     from stepwise_pl.evaluation.levels import each_of
+    from stepwise_pl.models.devices import accelerator_of
     from stepwise_pl.reporting import tradeoff
 
     folder = Path(config.run)
@@ -160,7 +162,7 @@ def evaluate_each(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[st
         kind, scored = f"levels-{checkpoint.stem}", f"{checkpoint.name} at every level"
     first = f"-first{config.limit}" if config.limit else ""
     files = tradeoff.write(summaries, folder, folder / "evaluations" / f"{kind}-{problems.name}{first}")
-    head = f"{problems.title} of {folder}, {scored} ({config.accelerator})"
+    head = f"{problems.title} of {folder}, {scored} ({accelerator_of(config.accelerator)})"
     written = [f"{'written to' * (not place):16}{file}" for place, file in enumerate(files)]
     unmeasured = [] if config.speed_problems else ["no figure       speed was not measured (speed_problems=0)"]
     return summaries, [head, "", *tradeoff.lines(summaries), "", *unmeasured, *written]
@@ -219,11 +221,17 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         UserError: the problems do not fit the run.
     """
     from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
+    from stepwise_pl.models.devices import accelerator_of
 
     scorer = scorer_of(config, run, problems)
     metrics, answered = scorer.evaluate(config.batch_size)
     source = Source.of(
-        run, scorer.stage, scorer.bounds, config.batch_size, accelerator=config.accelerator, limit=config.limit
+        run,
+        scorer.stage,
+        scorer.bounds,
+        config.batch_size,
+        accelerator=accelerator_of(config.accelerator),
+        limit=config.limit,
     )
     predictions = predictions_of(problems, answered)
     summary = summary_of(source, problems, answered, predictions, metrics)
@@ -260,12 +268,11 @@ def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -
     Raises:
         UserError: the problems do not fit the run.
     """
-    import torch
-
     from stepwise_pl.data.encoding import encode
     from stepwise_pl.evaluation.levels import stage_of
     from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models.architecture import check_positions
+    from stepwise_pl.models.devices import device_of
 
     method, limits, stage = run.config.method, run.limits, stage_of(config, run)
     # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
@@ -274,8 +281,7 @@ def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -
     scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
     longest = examples.longest(0 if method.keep_position else scorer.count, method.side)
     check_positions(run.model, longest + method.added(stage, limits))
-    if config.accelerator == "gpu":
-        run.to(torch.device("cuda"))
+    run.to(device_of(config.accelerator))
     return scorer
 
 

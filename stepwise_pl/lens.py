@@ -71,7 +71,7 @@ def lens(config: LensConfig) -> list[dict[str, Any]]:
     Raises:
         UserError: no run can be looked at. If some of several cannot, that is a warning.
     """
-    from stepwise_pl.models.trained_run import device_of
+    from stepwise_pl.models.devices import device_of
 
     device = device_of(config.accelerator)
     return list(look_at_each(run_folders(config), lambda folder: look_at(folder, config, device)).values())

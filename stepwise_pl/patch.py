@@ -102,7 +102,7 @@ def patch(config: PatchConfig) -> list[Path]:
     Raises:
         UserError: no run can be looked into.
     """
-    from stepwise_pl.models.trained_run import device_of
+    from stepwise_pl.models.devices import device_of
 
     device_of(config.accelerator)  # before any run is read
     known: dict[str, Texts] = {}

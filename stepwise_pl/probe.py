@@ -80,7 +80,7 @@ def probe(config: ProbeConfig) -> dict[str, list[Probe]]:
     Raises:
         UserError: there is nothing to probe in the run, or in none of several.
     """
-    from stepwise_pl.models.trained_run import device_of
+    from stepwise_pl.models.devices import device_of
     from stepwise_pl.reporting.probe_seeds import seed_lines
     from stepwise_pl.reporting.probe_text import probe_lines
 

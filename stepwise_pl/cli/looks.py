@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from stepwise_pl.common.disk import disk_error
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
+from stepwise_pl.config.training import ACCELERATORS
 from stepwise_pl.reporting.history import find_runs
 from stepwise_pl.runs.folder import ALL, kept_checkpoints, require_run
 from stepwise_pl.runs.inside import PARTS
@@ -32,7 +33,7 @@ class LookConfig:
     checkpoint: str = setting(ALL, path=True)
     # Of the kept checkpoints only every so many, from the first on, and the last; at least 1.
     every: int = 1
-    # The device of the model: `cpu`, `gpu`, or `auto`: a GPU if there is one.
+    # The device of the model: `cpu`, `gpu`, `mps`, or `auto`: a GPU if there is one.
     accelerator: str = "auto"
     # Log tables and figures as a W&B run of job type `inside`, in the project of the run's logger. offline=true needs no account.
     wandb: bool = False
@@ -52,7 +53,7 @@ class LookConfig:
         elif self.run:
             raise UserError(f"run={self.run} and {' '.join(self.runs)}: give all folders in one way")
         require(self.every >= 1, "every", self.every, "must be at least 1")
-        one_of("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("accelerator", self.accelerator, ACCELERATORS)
         if self.offline and not self.wandb:
             raise UserError("offline=true: is about W&B; add wandb=true")
 

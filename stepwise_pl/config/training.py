@@ -116,11 +116,14 @@ class OptimizerConfig:
         return round(Fraction(str(self.decay)) * steps)
 
 
+ACCELERATORS = ("cpu", "gpu", "mps", "auto")
+
+
 @dataclass
 class TrainerConfig:
     """Settings of the Lightning trainer."""
 
-    # The device to train on: `cpu` or `gpu`.
+    # The device to train on: `cpu`, `gpu` (CUDA), `mps` (Apple), or `auto`, the first of gpu, mps and cpu that is there.
     accelerator: str = setting("cpu", changeable=True, aside=True)
     # Processes of each machine, one for each device. Several processes share every batch, as `strategy` says.
     devices: int = setting(1, aside=True)
@@ -153,7 +156,13 @@ class TrainerConfig:
     keep_at_most: int | None = setting(None, changeable=True, aside=True)
 
     def __post_init__(self) -> None:
-        one_of("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
+        one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
+        require(
+            self.accelerator != "mps" or self.processes == 1,
+            "trainer.accelerator",
+            self.accelerator,
+            "trains on one device",
+        )
         one_of("trainer.strategy", self.strategy, ("ddp", "fsdp2"))
         require(self.strategy == "ddp" or self.processes > 1, "trainer.strategy", self.strategy,
                 "needs trainer.devices of at least 2")  # fmt: skip

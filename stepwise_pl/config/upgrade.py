@@ -31,8 +31,6 @@ RETIRED = {
 }
 RENAMED = {
     ("task.kind", "lines"): "file",
-    ("trainer.accelerator", "auto"): "cpu",
-    ("trainer.accelerator", "mps"): "cpu",
 }
 # Keys that stand in another group now; `kind` of that group is what every version before did.
 MOVED = {f"schedule.{key}": f"method.{key}" for key in ("unit", "side", "keep_position")}

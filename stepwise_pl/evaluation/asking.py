@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.common.errors import UserError
@@ -15,6 +14,7 @@ from stepwise_pl.data.layout import MARK, normalize_answer, unfinished_answer, w
 from stepwise_pl.evaluation.verifier import Bounds, cot_tokens
 from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.architecture import num_positions
+from stepwise_pl.models.devices import wait_for
 from stepwise_pl.models.exported import load_export
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.trained_run import TrainedRun
@@ -98,8 +98,7 @@ class Speaker:
 
     def _now(self) -> float:
         """The time, s, at which all work so far is done."""
-        if self.learner.model.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for(self.learner.model.device)
         return time.perf_counter()
 
     def _moments(self, tokens: list[int], milliseconds: list[float]) -> tuple[Moment, ...]:

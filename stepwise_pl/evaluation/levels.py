@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.methods import Method
 from stepwise_pl.models import trained_run as runs
+from stepwise_pl.models.devices import device_of
 from stepwise_pl.models.trained_run import TrainedRun
 from stepwise_pl.runs.folder import ALL, kept_checkpoints, kept_name
 
@@ -95,7 +96,7 @@ def load(wanted: Wanted) -> TrainedRun:
     Raises:
         UserError: they cannot be read, or this machine has no GPU that is asked for.
     """
-    runs.device_of(wanted.accelerator)  # before the run is read
+    device_of(wanted.accelerator)  # before the run is read
     return runs.load_run(wanted.run, wanted.checkpoint)
 
 

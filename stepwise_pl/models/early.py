@@ -31,9 +31,10 @@ def check(config: Config) -> None:
     import torch
 
     from stepwise_pl.models.build import check_architecture, require_memory
+    from stepwise_pl.models.devices import accelerator_of
 
     cfg = config.trainer
-    if cfg.accelerator == "gpu" and torch.cuda.device_count() < cfg.devices:
+    if accelerator_of(cfg.accelerator, "trainer.accelerator") == "gpu" and torch.cuda.device_count() < cfg.devices:
         raise UserError(
             f"trainer.accelerator=gpu with trainer.devices={cfg.devices}: this machine has {torch.cuda.device_count()} "
             "CUDA devices; trainer=cpu trains on the CPU"

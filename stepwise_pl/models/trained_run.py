@@ -15,6 +15,7 @@ from stepwise_pl.data.tokenizers import load_tokenizer
 from stepwise_pl.models.build import model_setting, restored
 from stepwise_pl.models.causality import require_causal
 from stepwise_pl.models.checkpoint import kept_weights, read_checkpoint
+from stepwise_pl.models.devices import device_of
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.own import EXTRA, TOKENS, load_own, own_modules
 from stepwise_pl.runs.provenance import other_version
@@ -131,15 +132,3 @@ def load_onto(folder: Path, checkpoint: str, accelerator: str) -> TrainedRun:
     run = load_run(str(folder), checkpoint)
     run.to(device)
     return run
-
-
-def device_of(accelerator: str) -> torch.device:
-    """Return the device of `cpu`, `gpu`, or `auto`, a GPU if there is one.
-
-    Raises:
-        UserError: `gpu`, and this machine has none.
-    """
-    is_there = torch.cuda.is_available()
-    if accelerator == "gpu" and not is_there:
-        raise UserError("accelerator=gpu: this machine has no CUDA device; accelerator=cpu")
-    return torch.device("cuda" if is_there and accelerator != "cpu" else "cpu")

@@ -54,7 +54,7 @@ class Models:
     """
 
     def __init__(self, accelerator: str) -> None:
-        from stepwise_pl.models.trained_run import device_of
+        from stepwise_pl.models.devices import device_of
 
         self.device = device_of(accelerator)
         self.lock = threading.Lock()

@@ -27,6 +27,7 @@ from stepwise_pl.data.tokenizers import tokenizer_for
 from stepwise_pl.methods import Method
 from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
+from stepwise_pl.models.devices import accelerator_of
 from stepwise_pl.models.lora import frozen_digest
 from stepwise_pl.models.readability import require_readable
 from stepwise_pl.schedules.spread import Stage
@@ -270,7 +271,7 @@ def build_trainer(
     # Without an environment that is named, Lightning would obey variables of Slurm or MPI, even in the shell of an allocation.
     environment = LightningEnvironment() if launch is None else Launched(launch)
     return L.Trainer(
-        accelerator=cfg.accelerator,
+        accelerator=accelerator_of(cfg.accelerator).replace("gpu", "cuda"),
         devices=cfg.devices,
         num_nodes=cfg.num_nodes,
         strategy=strategy(cfg, config.method),

@@ -17,6 +17,7 @@ from stepwise_pl.common import processes
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.processes import Launch
 from stepwise_pl.config.training import TrainerConfig
+from stepwise_pl.models.devices import accelerator_of
 
 # The others wait for as long as the first needs for downloads and for tokenising.
 PATIENCE = timedelta(hours=6)
@@ -115,7 +116,7 @@ def gathered(cfg: TrainerConfig, launch: Launch) -> Iterator[Gathered]:
     require_fitting(cfg, launch)
     if launch.launcher == "srun":
         _meet_by_slurm()
-    has_gpus = cfg.accelerator == "gpu" and torch.cuda.is_available()
+    has_gpus = accelerator_of(cfg.accelerator, "trainer.accelerator") == "gpu"
     if has_gpus:
         torch.cuda.set_device(launch.local_rank)
     try:

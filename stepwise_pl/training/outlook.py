@@ -13,6 +13,7 @@ from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import TrainerConfig
 from stepwise_pl.data.module import CoTDataModule
+from stepwise_pl.models.devices import accelerator_of, wait_for
 from stepwise_pl.runs.outlook import Removal, length_line, removal_line, stages_line, sweep_time_line, time_line
 from stepwise_pl.training.module import StepwiseModule
 
@@ -25,11 +26,12 @@ RECENT_STEPS = 100  # Older steps count less and less: sequences get shorter whi
 
 def introduce(cfg: TrainerConfig, data: CoTDataModule, model: nn.Module) -> None:
     """Log device, precision, parameters and the sizes of the splits."""
-    name = torch.cuda.get_device_name() if cfg.accelerator == "gpu" and torch.cuda.is_available() else cfg.accelerator
+    name = torch.cuda.get_device_name() if (found := accelerator_of(cfg.accelerator)) == "gpu" else found
     shared = f"{cfg.processes} x {name} ({cfg.strategy})" if cfg.processes > 1 else name
     weights = list(model.parameters())
     count, trained = (sum(w.numel() for w in found) for found in (weights, [w for w in weights if w.requires_grad]))
-    log.info("device: %s, precision %s", shared, cfg.precision)
+    chosen = " (trainer.accelerator=auto)" if cfg.accelerator == "auto" else ""
+    log.info("device: %s%s, precision %s", shared, chosen, cfg.precision)
     log.info("model: %s parameters", f"{count:,}" if trained == count else f"{trained:,} trained of {count:,}")
     log.info("data: %s examples", ", ".join(f"{len(split):,} {name}" for name, split in data.encoded.items()))
 
@@ -101,8 +103,8 @@ class Outlook(Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if not self._is_told and pl_module.device.type == "cuda":
-            torch.cuda.synchronize()  # A GPU works behind the process that feeds it.
+        if not self._is_told:
+            wait_for(pl_module.device)
         now = time.monotonic()
         if self._before is not None:
             self.measured += 1

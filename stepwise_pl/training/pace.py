@@ -28,6 +28,7 @@ from stepwise_pl.models.architecture import (
     own_config,
     pretrained_config,
 )
+from stepwise_pl.models.devices import wait_for
 from stepwise_pl.models.forward import Targets, target_logits
 from stepwise_pl.schedules.spread import ALL
 from stepwise_pl.training.optimizers import build_optimizer
@@ -175,6 +176,5 @@ class _Trial:
         return passed - started, self._now() - passed
 
     def _now(self) -> float:
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait_for(self.model.device)
         return time.perf_counter()

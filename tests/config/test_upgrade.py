@@ -50,7 +50,6 @@ def test_a_key_that_is_gone_is_told_with_the_version_that_reads_it(tmp_path: Pat
 
 def test_other_names_of_before_are_known() -> None:
     assert upgraded({"task": {"kind": "lines", "train": "a.txt"}}, "x")["task"] == {"kind": "file", "train": "a.txt"}
-    assert upgraded({"trainer": {"accelerator": "auto"}}, "x")["trainer"]["accelerator"] == "cpu"
     assert upgraded({}, "x") == {} and upgraded({"schedule": None}, "x") == {"schedule": None}
 
 

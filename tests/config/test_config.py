@@ -88,7 +88,7 @@ ERRORS = {
     "model.config.n_inner=5": "model.config.n_inner: is not set yet; to add it write +model.config.n_inner=...",
     "task.digits=4 task.train_size=90000000": "task.train_size=90000000: must be at most",
     "trainer.devices=2 -m": "--multirun with trainer.devices=2: sweep with one device per run",
-    "trainer=gpu": "trainer.accelerator=gpu with trainer.devices=1: this machine has 0 CUDA devices",
+    "trainer=gpu": "trainer.accelerator=gpu: this machine has no CUDA device; trainer.accelerator=auto takes what is there",
     "model.type=t5": "model.type=t5: transformers has no causal LM of this type",
     "+model.config.n_inner=abc": "model.config.n_inner=abc: does not fit a gpt2 config",
     "method.side=up": "method.side=up: must be one of left, right",

@@ -172,7 +172,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew_on_resume_only(tm
             for arguments, words in [
                 (("logger=wandb",), "logger=wandb: W&B does not start"),
                 (("task=file", "task.train=nowhere.jsonl"), "nowhere.jsonl"),
-                (("trainer=gpu", "trainer.devices=512", "data.batch_size=512"), "CUDA devices"),
+                (("trainer=gpu", "trainer.devices=512", "data.batch_size=512"), "CUDA device"),
             ]
         ),
     ],

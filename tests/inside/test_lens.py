@@ -237,7 +237,7 @@ def test_capped_logits_have_no_lens_and_all_else(tmp_path: Path) -> None:
         ({"runs": ["a"], "tokens": 0}, "tokens=0: must be at least 1"),
         ({"runs": ["a"], "attention_rows": 0}, "attention_rows=0: must be at least 1"),
         ({"runs": ["a"], "batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"runs": ["a"], "accelerator": "tpu"}, "accelerator=tpu: must be one of auto, cpu, gpu"),
+        ({"runs": ["a"], "accelerator": "tpu"}, "accelerator=tpu: must be one of cpu, gpu, mps, auto"),
         ({"runs": ["a"], "every": 0}, "every=0: must be at least 1"),
         ({"runs": ["a"], "offline": True}, "offline=true: is about W&B; add wandb=true"),
     ],

@@ -266,7 +266,7 @@ def test_several_folders_and_one_that_is_broken(two_layers: Path, tmp_path: Path
         (("run={run}", "layers=[7]"), "layers=7: must be at most 1: the model has 2 layers, and nothing but its own prediction reads the state after the last"),
         (("run={run}", "pairs=0"), "pairs=0: must be at least 1"),
         (("run={run}", "token=cot"), "token=cot: must be one of answer, written"),
-        (("run={run}", "accelerator=tpu"), "accelerator=tpu: must be one of auto, cpu, gpu"),
+        (("run={run}", "accelerator=tpu"), "accelerator=tpu: must be one of cpu, gpu, mps, auto"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(words: tuple[str, ...], line: str, two_layers: Path, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def say(text: str) -> None:
 
 
 def fail(message: str) -> int:
-    """Print one line for the person at the keyboard; return the exit status. One of several processes prints it."""
-    if processes.is_waiting():
+    """Print one line for the person at the keyboard; return the exit status. One process of each machine prints it."""
+    if processes.leaves_errors_to_another():
         return 2
     # Blanks inside a line stay, because a message may show how to type a value.
     sys.stderr.write(f"error: {' '.join(line.strip() for line in message.splitlines())}\n")

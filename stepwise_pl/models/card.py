@@ -174,7 +174,10 @@ def _training(facts: Facts) -> list[str]:
     names_files = "plugins=" in again or not is_generated(run)
     note = " (files are named without their folders)" if names_files else ""
     times = f" It was stopped and resumed {counted(len(starts) - 1, 'time')}." if len(starts) > 1 else ""
-    return [f"This command trains it again{note}.{times}", _fenced(again, "sh"), table]
+    changed = sorted({key for start in starts[1:] for key in start.get("changed") or ()})
+    on_the_way = f" Settings were changed on the way: {', '.join(f'`{key}`' for key in changed)}." if changed else ""
+    begins = "began the run" if changed else "trains it again"
+    return [f"This command {begins}{note}.{times}{on_the_way}", _fenced(again, "sh"), table]
 
 
 def _cell(text: str) -> str:

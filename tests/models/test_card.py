@@ -204,6 +204,17 @@ def test_the_recipe_has_no_folders_and_no_accounts(tmp_path: Path) -> None:
     assert command_again(tmp_path, 4) == "python -m stepwise_pl.train experiment=quickstart seed=4"
 
 
+def test_settings_that_were_changed_on_the_way_are_named(run: TrainedRun, tmp_path: Path) -> None:
+    moved = dataclasses.replace(run, path=tmp_path)
+    start_with(tmp_path, "experiment=quickstart")
+    assert "This command trains it again. It was stopped and resumed 1 time." in of(moved)
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    starts["sessions"][1]["changed"] = {"trainer.duration": ["8steps", "12steps"], "schedule.keep": [0.9, 0.8]}
+    (tmp_path / "environment.json").write_text(json.dumps(starts))
+    assert "This command began the run." in of(moved)
+    assert "Settings were changed on the way: `schedule.keep`, `trainer.duration`." in of(moved)
+
+
 def test_every_method_but_the_papers_own_names_its_paper() -> None:
     methods = {kind: method for (group, kind), method in load_all().items() if group == "method"}
     assert Stepwise.paper == "" and len(methods) > 5

@@ -9,7 +9,7 @@ from typing import Any
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common import upload
-from stepwise_pl.common.disk import read_json_or_empty, write_text
+from stepwise_pl.common.disk import read_json_or_empty, require_new, write_text
 from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.runs.folder import EXPORT_FACTS, is_export, require_run
@@ -45,6 +45,10 @@ class ExportConfig:
         else:
             upload.require_name(self.push)
         if not self.is_exported:
+            if self.run and is_export(Path(self.run)):
+                raise UserError(
+                    f"run={self.run}: is an exported model already; push=<user>/<name> uploads it, or give the folder of a training run"
+                )
             require_run(self.run, "export")
             return
         for key, value in (("checkpoint", self.checkpoint), ("out", self.out), ("license", self.license)):
@@ -71,13 +75,8 @@ def export(config: ExportConfig) -> Path:
     out = Path(config.run)
     if not config.is_exported:
         out = Path(config.out) if config.out else out / "export"
-        if out.exists() and any(out.iterdir()):
-            hint = (
-                f"; python -m stepwise_pl.export run={out} push={config.push} uploads it as it is"
-                if _is_ours(config, out)
-                else ""
-            )
-            raise UserError(f"out={out}: is not empty; choose another folder{hint}")
+        upload_it = f"; python -m stepwise_pl.export run={out} push={config.push} uploads it as it is"
+        require_new("out", out, upload_it if _is_ours(config, out) else "")
         from stepwise_pl.models.export import write_model
 
         write_model(Path(config.run), config.checkpoint, out, config.license)
@@ -95,15 +94,19 @@ def push(folder: Path, name: str, token: str, *, private: bool) -> None:
     """Upload an exported folder, and print the link. Its card gets the name, so that the code in it runs anywhere.
 
     Raises:
-        UserError: see `upload.push`. The message says that the folder stays, and how to try again.
+        UserError: see `upload.push`. The folder stays as it was; the message says so, and how to try again.
     """
     card = folder / "README.md"
-    if card.is_file():
-        write_text(card, name_on_hub(card.read_text(encoding="utf-8"), name))
+    before = card.read_text(encoding="utf-8") if card.is_file() else None
+    if before is not None:
+        write_text(card, name_on_hub(before, name))
     message = commit_message(read_json_or_empty(folder / EXPORT_FACTS))
     try:
         pushed = upload.push(folder, name, token, message, private=private)
     except UserError as error:
+        # The card would otherwise name a model that the Hub does not have.
+        if before is not None:
+            write_text(card, before)
         public = "" if private else " private=false"
         raise UserError(
             f"{error}. The exported folder stays: {folder}; python -m stepwise_pl.export run={folder} push={name}{public} tries again"

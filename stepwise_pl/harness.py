@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
+from stepwise_pl.common.disk import require_new
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.runs.folder import require_run
@@ -25,7 +26,7 @@ class HarnessConfig:
     out: str = setting("", path=True)
     # The name of the task; null: stepwise_pl_<kind of the run's task>.
     name: str | None = None
-    # `best`, `last`, `good`, `removed-<k>` (`stage-<k>` if stages have names), or a file. It writes no CoT any more.
+    # `best`, `last`, `good`, `removed-<k>` (`stage-<k>` if stages have names), or a file; its model must write no CoT any more.
     checkpoint: str = setting("best", path=True)
     # `test`, `validation` or `train`.
     split: str = "test"
@@ -56,8 +57,7 @@ def harness(config: HarnessConfig) -> Path:
     from stepwise_pl.runs.saved_config import require_same_files
 
     out = Path(config.out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"out={out}: is not empty; choose another folder")
+    require_new("out", out)
     run = load_run(config.run, config.checkpoint)
     require_same_files(run.path, run.config.task)
     wanted = WholeSplit(config.split, limit=config.limit)
@@ -65,7 +65,7 @@ def harness(config: HarnessConfig) -> Path:
     name = config.name or f"stepwise_pl_{run.config.task.kind}"
     model_args = write_task(run, problems, name, out)
     say(
-        f"{len(problems.examples)} problems written to {out}; with an exported model, score them by\n"
+        f"{len(problems.examples)} problems written to {out}; export the same checkpoint (stepwise_pl.export), and score it by\n"
         f"  lm_eval --model hf --model_args pretrained=<exported folder>{model_args} --include_path {out} --tasks {name}"
     )
     return out

@@ -1,6 +1,8 @@
 """Print results and errors for the person at the keyboard."""
 
+import contextlib
 import sys
+import time
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -11,6 +13,9 @@ from stepwise_pl.common.disk import disk_error
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.known import choices
 from stepwise_pl.config.mistakes import explain, no_choice
+
+# A process that leaves an error to another waits so many seconds: the other one may have started later.
+SILENCE = 30
 
 
 def error_line(error: Exception) -> str | None:
@@ -42,8 +47,11 @@ def say(text: str) -> None:
 
 
 def fail(message: str) -> int:
-    """Print one line for the person at the keyboard; return the exit status. One of several processes prints it."""
-    if processes.is_waiting():
+    """Print one line for the person at the keyboard; return the exit status. One process of each machine prints it."""
+    if processes.leaves_errors_to_another():
+        # torchrun ends all processes as soon as one has ended. The other process must have said the error by then.
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(SILENCE)
         return 2
     # Blanks inside a line stay, because a message may show how to type a value.
     sys.stderr.write(f"error: {' '.join(line.strip() for line in message.splitlines())}\n")

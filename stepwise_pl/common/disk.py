@@ -102,6 +102,12 @@ def put_in_place(fresh: Path, path: Path) -> None:
     fresh.replace(path)
 
 
+def require_new(key: str, folder: Path, hint: str = "") -> None:
+    """Raise `UserError` unless a folder that a setting names is not there yet, or empty. `hint` follows in the message."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{key}={folder}: is not empty; choose another folder{hint}")
+
+
 @contextlib.contextmanager
 def in_one_go(folder: Path) -> Iterator[Path]:
     """A new folder beside another that takes its place once all is written in it, and is gone if that fails.

@@ -79,9 +79,14 @@ def is_further() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(_FIRST) == str(os.getppid())
 
 
-def is_waiting() -> bool:
-    """Whether the first process has not told this one to begin. Until then both meet the same errors, and the first one says them."""
-    return is_further() and launch() is not None and not _has_begun
+def leaves_errors_to_another() -> bool:
+    """Whether another process meets the errors that this one meets, and says them.
+
+    So it is for all processes of a machine but its first, until the run begins. Another machine may lack a file or a package, so the
+    first process of each machine speaks.
+    """
+    launched = launch()
+    return launched is not None and launched.local_rank > 0 and not _has_begun
 
 
 def shared_folder() -> Path:

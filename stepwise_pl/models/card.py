@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import stepwise_pl
-from stepwise_pl.common.text import percent, percents
+from stepwise_pl.common.text import counted, percent, percents
 from stepwise_pl.data.layout import export_prompt
 from stepwise_pl.models.card_facts import Facts, base_model_of, header, is_generated
 from stepwise_pl.models.trained_run import TrainedRun
@@ -83,10 +83,14 @@ def _summary(facts: Facts) -> str:
     run = facts.run
     how = "without writing a chain of thought" if run.internalized else "after the chain of thought that is left"
     by = "" if run.config.method.kind == "stepwise" else f" with the method `{run.config.method.kind}`"
+    # Such a run has not internalized anything: it never had a chain of thought, or has it still.
+    taught = {
+        "no_cot": "as a baseline of Stepwise Internalization (arXiv 2405.14838), without a chain of thought from the first step",
+        "explicit_cot": "as a baseline of Stepwise Internalization (arXiv 2405.14838), with the whole chain of thought to the end",
+    }.get(facts.baseline or "", f"by Stepwise Internalization (arXiv 2405.14838){by}: {_removed(facts)}")
     return (
         f"A {run.model.config.model_type} of {facts.parameters:,} parameters that answers problems of the task "
-        f"`{run.config.task.kind}` {how}. Trained with stepwise_pl by Stepwise Internalization (arXiv 2405.14838){by}: "
-        f"{_removed(facts)}."
+        f"`{run.config.task.kind}` {how}. Trained with stepwise_pl {taught}."
     )
 
 
@@ -169,8 +173,11 @@ def _training(facts: Facts) -> list[str]:
         return ["The run folder does not say by which command it was trained.", table]
     names_files = "plugins=" in again or not is_generated(run)
     note = " (files are named without their folders)" if names_files else ""
-    times = f" It was stopped and resumed {len(starts) - 1} times." if len(starts) > 1 else ""
-    return [f"This command trains it again{note}.{times}", _fenced(again, "sh"), table]
+    times = f" It was stopped and resumed {counted(len(starts) - 1, 'time')}." if len(starts) > 1 else ""
+    changed = sorted({key for start in starts[1:] for key in start.get("changed") or ()})
+    on_the_way = f" Settings were changed on the way: {', '.join(f'`{key}`' for key in changed)}." if changed else ""
+    begins = "began the run" if changed else "trains it again"
+    return [f"This command {begins}{note}.{times}{on_the_way}", _fenced(again, "sh"), table]
 
 
 def _cell(text: str) -> str:

@@ -36,6 +36,12 @@ class Facts(NamedTuple):
     has_figure: bool
     license: str | None
 
+    @property
+    def baseline(self) -> str | None:
+        """`no_cot` or `explicit_cot` if the run is one of these baselines, else None."""
+        config = self.run.config
+        return config.schedule.baseline if config.method.has_baselines else None
+
 
 def facts_for_card(run: TrainedRun, name: str, example: Example | None, has_figure: bool, license: str | None) -> Facts:
     """Gather what the card says. The results are those that lie in the run folder about this checkpoint."""
@@ -57,7 +63,8 @@ def header(facts: Facts) -> str:
 
     run, found = facts.run, facts.accuracy
     kind = run.config.task.kind
-    tags = ["stepwise_pl", "implicit-chain-of-thought", "stepwise-internalization", kind.replace("_", "-")]
+    methods = [] if facts.baseline else ["implicit-chain-of-thought", "stepwise-internalization"]
+    tags = ["stepwise_pl", *methods, kind.replace("_", "-")]
     public = datasets_of(facts.run)
     results = []
     if found is not None:

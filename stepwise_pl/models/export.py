@@ -14,6 +14,8 @@ from stepwise_pl.tasks import Example, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from stepwise_pl.models.trained_run import TrainedRun
+
 log = logging.getLogger(__name__)
 
 
@@ -45,15 +47,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None =
     from stepwise_pl.models.lora import merge_adapters
 
     run = runs.load_run(str(run_dir), checkpoint)
-    if not run.config.method.can_export(run.limits):
-        raise UserError(
-            f"run={run_dir}: a model trained with method={run.config.method.kind} does not answer alone; use stepwise_pl.evaluate"
-        )
-    if run.config.method.keep_position:
-        raise UserError(
-            f"run={run_dir}: trained with method.keep_position=true; generation must then jump over the gap, which a "
-            "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
-        )
+    _require_plain(run)
     # Fresh settings: those of a pretrained model may ask for penalties or a least length. The run was scored without.
     settings = run.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=run.tokenizer.bos_token_id
@@ -80,6 +74,19 @@ def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None =
         (folder / CARD).write_text(text, encoding="utf-8")
         write_json(folder / EXPORT_FACTS, facts_of(run))
     return out
+
+
+def _require_plain(run: "TrainedRun") -> None:
+    """Raise `UserError` if the answers of a run need more than a plain Hugging Face folder can express."""
+    if not run.config.method.can_export(run.limits):
+        raise UserError(
+            f"run={run.path}: a model trained with method={run.config.method.kind} does not answer alone; use stepwise_pl.evaluate"
+        )
+    if run.config.method.keep_position:
+        raise UserError(
+            f"run={run.path}: trained with method.keep_position=true; generation must then jump over the gap, which a "
+            "plain Hugging Face folder cannot express. Use stepwise_pl.evaluate, or train with keep_position=false"
+        )
 
 
 def _generates_with_cache(model: "PreTrainedModel") -> bool:

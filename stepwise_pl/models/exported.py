@@ -55,6 +55,7 @@ def facts_of(run: TrainedRun) -> dict[str, Any]:
         "run": run_name(run.path),
         "seed": run.config.seed,
         "task": task_settings(run),
+        "method": run.config.method.kind,
         "checkpoint": run.checkpoint.name,
         "step": run.step,
         "removed_tokens": run.removed_tokens,

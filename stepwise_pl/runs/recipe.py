@@ -49,7 +49,11 @@ def _without_folders(word: str) -> str:
 
     def last_part(found: re.Match[str]) -> str:
         name = found[0]
-        if name.startswith(HUB) or "/" not in name:
+        if name.startswith(HUB):
+            # `hub:` may stand before a folder of this machine, too.
+            data_set, colon, split = name.removeprefix(HUB).partition(":")
+            return f"{HUB}{Path(data_set).name if hub.is_path(data_set) else data_set}{colon}{split}"
+        if "/" not in name:
             return name
         # A model may be named as on the Hub, `user/name`.
         may_be_on_hub = key in ("model.name", "model.tokenizer") and not hub.is_path(name)

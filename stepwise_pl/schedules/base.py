@@ -62,6 +62,13 @@ class Schedule:
         self.steps_per_epoch = 0
         self.last = 0
 
+    @property
+    def baseline(self) -> str | None:
+        """`no_cot` if everything is removed from the start, `explicit_cot` if nothing is ever removed; else None."""
+        if getattr(self, "remove_all_beyond", None) == 0:
+            return "no_cot"
+        return "explicit_cot" if getattr(self, "remove_at_most", None) == 0 else None
+
     def bind(self, steps_per_epoch: int, last: int) -> None:
         """Set T, the optimizer steps in an epoch, and the last stage: m_max, the units in the longest CoT trained on."""
         self.steps_per_epoch = steps_per_epoch

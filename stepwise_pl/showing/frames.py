@@ -40,7 +40,7 @@ def frames(panel: Panel, question: str, number: int, pace: str) -> Iterator[str]
     except UserError as error:
         yield sheets.error(str(error))
         return
-    times = sorted({moment.milliseconds for one in columns if one.watched for moment in one.watched.moments})
+    times = sorted({moment.milliseconds for column in columns if column.watched for moment in column.watched.moments})
     factor = 1.0 if pace == TRUE else slowdown(columns)
     begun = time.monotonic()
     for at in times:
@@ -54,16 +54,14 @@ def frames(panel: Panel, question: str, number: int, pace: str) -> Iterator[str]
 
 
 def slowdown(columns: list[Column]) -> float:
-    """How many times slower than measured tokens are shown: so that each is seen, and that the end comes soon."""
+    """By how much tokens are shown slower than measured: each is seen, and the whole takes at most `LONGEST` seconds."""
     gaps = [
-        moment.milliseconds - before
-        for one in columns
-        if one.watched
-        for before, moment in zip(
-            (0.0, *(m.milliseconds for m in one.watched.moments)), one.watched.moments, strict=False
-        )
+        after - before
+        for column in columns
+        if column.watched
+        for before, after in pairwise((0.0, *(moment.milliseconds for moment in column.watched.moments)))
     ]
-    longest = max(one.time for one in columns)
+    longest = max(column.time for column in columns)
     usual = sorted(gaps)[len(gaps) // 2]
     return max(1.0, min(1000 * LEAST_GAP / max(usual, 1e-3), 1000 * LONGEST / longest))
 

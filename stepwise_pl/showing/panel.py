@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # Problems to click.
 NUM_EXAMPLES = 5
-# The setting of the linear schedule that is 0 in a baseline (conf/schedule/).
-ZERO_IN = {"explicit_cot": "remove_at_most", "no_cot": "remove_all_beyond"}
 HEADINGS = {"explicit_cot": "Explicit CoT", "no_cot": "No CoT"}
 
 
@@ -117,7 +115,7 @@ def require_baseline(key: str, folder: Path, task: "Task") -> None:
     """Raise `UserError` unless a run is one of the same task, trained with the schedule that the setting names."""
     if differ := differences_of_task(folder, task):
         raise UserError(f"{key}={folder}: is a run of another task ({differ[0]}); give one of the same task as run")
-    if getattr(saved_config(folder).schedule, ZERO_IN[key], None) != 0:
+    if saved_config(folder).schedule.baseline != key:
         raise UserError(f"{key}={folder}: was not trained with schedule={key}; give a run that was")
 
 
@@ -153,7 +151,7 @@ def facts_of(folder: Path, voices: Sequence[Voice]) -> list[tuple[str, str, str]
     if is_export(folder):
         about = read_json_or_empty(folder / EXPORT_FACTS)
         task = about.get("task", {}).get("kind", "not known")
-        return [("task", task, ""), ("method", "stepwise", "an exported model"),
+        return [("task", task, ""), ("method", str(about.get("method", "not known")), "an exported model"),
                 ("CoT tokens removed", str(about.get("removed_tokens", "not known")), "")]  # fmt: skip
     config, summary = saved_config(folder), read_json_or_empty(folder / "summary.json")
     facts = [("task", config.task.kind, ""), ("method", config.method.kind, f"schedule {config.schedule.kind}")]

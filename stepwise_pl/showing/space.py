@@ -1,5 +1,6 @@
 """The page of `demo` as a folder for Hugging Face Spaces: the package, the models, and what the Space is told."""
 
+import json
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import stepwise_pl
-from stepwise_pl.common.disk import in_one_go, read_json_or_empty, write_json
+from stepwise_pl.common.disk import in_one_go, read_json_or_empty, require_new, write_json
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import flat, is_among, paths
 from stepwise_pl.config.known import CONF
@@ -45,21 +46,20 @@ demo(
 
 README = """\
 ---
-title: "{title}"
+title: {quoted}
 colorFrom: blue
 colorTo: green
 sdk: gradio
 sdk_version: {gradio}
 python_version: "3.11"
 app_file: app.py
-license: apache-2.0
 ---
 
 # {title}
 
 Ask a model that was trained by Stepwise Internalization (arXiv 2405.14838), and see each token come, with its time and its
 forward passes. `pip install -r requirements.txt gradio=={gradio}` and `python app.py` serve the same page on your machine. The
-folder holds the models ({models}) and the code that trained them (stepwise_pl {version}).
+folder holds the models ({models}) and the code that trained them (stepwise_pl {version}, Apache-2.0).
 """
 
 
@@ -74,8 +74,7 @@ def write_space(out: Path, folder: Path, baselines: Mapping[str, Path], examples
     Raises:
         UserError: the folder is not empty, a run cannot be read, or it needs what no Space has.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"space={out}: is not empty; choose another folder")
+    require_new("space", out)
     panel = Panel.of(folder, baselines, examples, "cpu")
     with in_one_go(out) as space:
         copied = copy_package(space / "stepwise_pl")
@@ -88,7 +87,9 @@ def write_space(out: Path, folder: Path, baselines: Mapping[str, Path], examples
         pinned = [f"{name}=={number}\n" for name in PACKAGES if (number := installed(name))]
         (space / "requirements.txt").write_text("".join(pinned), encoding="utf-8")
         models = sum(num_bytes(space / name) for name in parts)
-        text = README.format(title=title_of(folder), gradio=installed("gradio") or "6.31.0", models=size(models),
+        title = title_of(folder)
+        # A text in JSON is one in YAML.
+        text = README.format(title=title, quoted=json.dumps(title), gradio=installed("gradio") or "6.31.0", models=size(models),
                              version=stepwise_pl.__version__)  # fmt: skip
         (space / "README.md").write_text(text, encoding="utf-8")
         whole = num_bytes(space)

@@ -149,5 +149,5 @@ def _meet_by_slurm() -> None:
     names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
     os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(names))
     job, step = (int(os.environ.get(name) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    # Two jobs of one machine get two ports, unless their numbers lie 16,384 apart.
-    os.environ.setdefault("MASTER_PORT", str(32_768 + (job + step) % 16_384))
+    # Two jobs of one machine get two ports, unless their numbers lie 16,384 apart. From 32,768 on Linux gives ports to connections.
+    os.environ.setdefault("MASTER_PORT", str(15_000 + (job + step) % 16_384))

@@ -115,6 +115,11 @@ def test_a_launcher_is_known_by_all_its_variables(
     launched = processes.launch()
     assert launched == found and processes.is_further() == (launched is not None)
     assert launched is None or launched.per_machine == launched.processes // launched.machines
+    # The first process of each machine says what goes wrong there.
+    monkeypatch.setattr(processes, "_has_begun", False)
+    assert processes.leaves_errors_to_another() == (launched is not None and launched.local_rank > 0)
+    monkeypatch.setattr(processes, "_has_begun", True)
+    assert not processes.leaves_errors_to_another()
 
 
 @pytest.mark.long

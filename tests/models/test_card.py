@@ -22,6 +22,7 @@ from stepwise_pl.models.trained_run import TrainedRun, load_run
 from stepwise_pl.runs.recipe import command_again
 from stepwise_pl.runs.results import accuracy_of, suite_shares
 from stepwise_pl.runs.saved_config import saved_config
+from stepwise_pl.schedules import Linear
 from stepwise_pl.tasks import Example
 from stepwise_pl.tasks.files import Files
 from stepwise_pl.tasks.gsm8k import GSM8K
@@ -167,6 +168,17 @@ def test_weights_and_data_of_the_hub_are_named_and_local_ones_are_not(run: Train
     assert "a local copy, `weights`" in of(local) and "private" not in of(local)
 
 
+def test_a_baseline_is_not_said_to_have_internalized_its_steps(run: TrainedRun) -> None:
+    assert "Trained with stepwise_pl by Stepwise Internalization" in of(run)
+    for settings, words in (
+        ({"remove_all_beyond": 0}, "without a chain of thought from the first step"),
+        ({"remove_at_most": 0}, "with the whole chain of thought to the end"),
+    ):
+        text = of(changed(run, schedule=Linear(delta=0, **settings)))
+        assert f"as a baseline of Stepwise Internalization (arXiv 2405.14838), {words}." in text
+        assert "2 of 2" not in text.split("## Result")[0] and "implicit-chain-of-thought" not in text
+
+
 def start_with(folder: Path, *words: str) -> None:
     start = {"command": ["train.py", *words], "packages": {}, "git": None}
     (folder / "environment.json").write_text(
@@ -180,16 +192,27 @@ def test_the_recipe_has_no_folders_and_no_accounts(tmp_path: Path) -> None:
         tmp_path, "experiment=/home/me/lab/mine.yaml", "task=file", "task.train=[/home/me/a.txt,~/b.txt]", "task.test=data/t.txt",
         "model.name=mistralai/Mistral-7B-v0.1", "model.init_from=outputs/first/seed0", "run_dir=/home/me/run", "resume=true",
         "logger=wandb", "logger.entity=my-company", "name=x", "plugins=./secret/p.py", "+model.config.n_inner=64",
-        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "task.validation=hub:openai/gsm8k:main:test", "schedule.delta=1/2",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "task.validation=[hub:openai/gsm8k:main:test,hub:/home/me/set:test]", "schedule.delta=1/2",
     )  # fmt: skip
     assert command_again(tmp_path, 3) == (
         "python -m stepwise_pl.train experiment=mine.yaml task=file 'task.train=[a.txt,b.txt]' task.test=t.txt "
         "model.name=mistralai/Mistral-7B-v0.1 model.init_from=seed0 plugins=p.py +model.config.n_inner=64 "
-        "task.validation=hub:openai/gsm8k:main:test schedule.delta=1/2 seed=3"
+        "'task.validation=[hub:openai/gsm8k:main:test,hub:set:test]' schedule.delta=1/2 seed=3"
     )
     # A job of a sweep has its own words, and environment.json those of the whole sweep.
     (tmp_path / "job.json").write_text(json.dumps({"overrides": ["experiment=quickstart", "seed=4"]}))
     assert command_again(tmp_path, 4) == "python -m stepwise_pl.train experiment=quickstart seed=4"
+
+
+def test_settings_that_were_changed_on_the_way_are_named(run: TrainedRun, tmp_path: Path) -> None:
+    moved = dataclasses.replace(run, path=tmp_path)
+    start_with(tmp_path, "experiment=quickstart")
+    assert "This command trains it again. It was stopped and resumed 1 time." in of(moved)
+    starts = json.loads((tmp_path / "environment.json").read_text())
+    starts["sessions"][1]["changed"] = {"trainer.duration": ["8steps", "12steps"], "schedule.keep": [0.9, 0.8]}
+    (tmp_path / "environment.json").write_text(json.dumps(starts))
+    assert "This command began the run." in of(moved)
+    assert "Settings were changed on the way: `schedule.keep`, `trainer.duration`." in of(moved)
 
 
 def test_every_method_but_the_papers_own_names_its_paper() -> None:

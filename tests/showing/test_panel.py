@@ -1,6 +1,7 @@
 """What the page of `demo` says, without a browser: stages, columns, one clock, and lines for what cannot be asked."""
 
 import importlib.util
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from stepwise_pl.models.export import write_model
 from stepwise_pl.reporting import demo_sheets as sheets
 from stepwise_pl.showing import frames as demo_frames
 from stepwise_pl.showing import models as demo_models
-from stepwise_pl.showing.panel import Panel
+from stepwise_pl.showing.panel import Panel, facts_of
 from tests.conftest import command
 
 
@@ -165,6 +166,10 @@ def test_an_exported_folder_has_no_slider_and_no_lens(run: Path, others: Path, t
     reply = speaker(AskConfig(run=str(run))).ask("7 * 8")
     assert own.watched and own.watched.reply.answer == reply.answer and own.heading.startswith("This model, 2 of 2")
     assert shown.examples and all(re.fullmatch(r"\d \* \d", one) for one in shown.examples)
+    assert facts_of(out, shown.voices)[1] == ("method", "stepwise", "an exported model")
+    facts = json.loads((out / "stepwise_pl.json").read_text())
+    (out / "stepwise_pl.json").write_text(json.dumps({**facts, "method": "auxiliary"}))
+    assert facts_of(out, shown.voices)[1][1] == "auxiliary"
 
 
 @pytest.mark.long

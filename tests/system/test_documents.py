@@ -66,7 +66,15 @@ def test_every_command_composes(name: str, line: str, monkeypatch: pytest.Monkey
     assert (REPO / "stepwise_pl" / f"{entry}.py").is_file()
     if "--help" in arguments or "hydra/sweeper=optuna" in arguments:
         return
-    for module in ("ask", "evaluate", "export", "compare", "demo", "cli.looks"):  # this test has no run folder
+    for module in (
+        "ask",
+        "evaluate",
+        "export",
+        "compare",
+        "demo",
+        "harness",
+        "cli.looks",
+    ):  # this test has no run folder
         monkeypatch.setattr(f"stepwise_pl.{module}.require_run", lambda run, command: None)
     arguments = [word for word in positional(arguments, schema_of(entry)) if not word.startswith("hydra/launcher=")]
     arguments = [word for word in arguments if not word.startswith("hydra.launcher.")]

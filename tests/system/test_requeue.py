@@ -33,8 +33,9 @@ def test_no_time_is_refused_in_one_line(text: str) -> None:
 def test_auto_begins_and_goes_on(tmp_path: Path) -> None:
     run = ("train", *SHORT, "resume=auto", f"run_dir={tmp_path / 'run'}")
     command(*run)
-    out = command(*run, "trainer.duration=12steps")
-    assert "resumed" in out.stderr or "step 12 of 12" in out.stderr
+    command(*run, "trainer.duration=12steps")
+    starts = json.loads((tmp_path / "run" / "environment.json").read_text())["sessions"]
+    assert [start["from_step"] for start in starts] == [0, 8]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12
     plain = command("train", *SHORT, f"run_dir={tmp_path / 'run'}", check=False)
     assert plain.returncode == 2 and "holds a run already" in plain.stderr

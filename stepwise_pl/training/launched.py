@@ -81,12 +81,16 @@ class Gathered:
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self._has_spoken = False
+        # Training keeps torch's own patience: a process that hangs there is noticed after minutes.
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def tell(self, run_dir: Path | None) -> None:
         """In the first process: let the others begin, in the run folder; None: tell them that the run cannot begin. Only the first call counts."""
         if self.launch.rank == 0 and not self._has_spoken:
             self._has_spoken = True
-            dist.broadcast_object_list([None if run_dir is None else str(run_dir.absolute())], src=0, device=CPU)
+            dist.broadcast_object_list(
+                [None if run_dir is None else str(run_dir.absolute())], src=0, group=self._group, device=CPU
+            )
 
     def wait(self) -> None:
         """In a further process: wait for the first, and take its run folder.
@@ -95,7 +99,7 @@ class Gathered:
             SystemExit: the first has told its user why the run cannot begin.
         """
         told: list[Any] = [None]
-        dist.broadcast_object_list(told, src=0, device=CPU)
+        dist.broadcast_object_list(told, src=0, group=self._group, device=CPU)
         if told[0] is None:
             raise SystemExit(2)
         processes.share_folder(Path(told[0]))
@@ -124,7 +128,6 @@ def gathered(cfg: TrainerConfig, launch: Launch) -> Iterator[Gathered]:
             "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
             rank=launch.rank,
             world_size=launch.processes,
-            timeout=PATIENCE,
         )
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -278,7 +278,9 @@ def test_bad_input_is_one_line(words: tuple[str, ...], line: str, two_layers: Pa
 
 def test_a_gpu_that_is_not_there_is_one_line(two_layers: Path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="^accelerator=gpu: this machine has no CUDA device; accelerator=auto takes what is there$"):
+    with pytest.raises(
+        UserError, match="^accelerator=gpu: this machine has no CUDA device; accelerator=auto takes what is there$"
+    ):
         patch(PatchConfig(run=str(two_layers), accelerator="gpu"))
 
 

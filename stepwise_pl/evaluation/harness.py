@@ -10,6 +10,7 @@ from stepwise_pl.common.disk import in_one_go
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.layout import MARK, export_prompt
 from stepwise_pl.evaluation.problems import Problems
+from stepwise_pl.models.export import require_plain
 from stepwise_pl.models.trained_run import TrainedRun
 
 PROBLEMS = "problems.jsonl"
@@ -98,11 +99,7 @@ def _model_args(run: TrainedRun) -> str:
 
 def require_answers_alone(run: TrainedRun) -> None:
     """Raise `UserError` if the harness cannot ask the exported model of a run."""
-    method = run.config.method
-    if not method.can_export(run.limits) or method.keep_position:
-        raise UserError(
-            f"run={run.path}: such a model is not exported, and lm-evaluation-harness scores exported models; use stepwise_pl.evaluate"
-        )
+    require_plain(run)
     if not run.internalized:
         raise UserError(
             f"run={run.path}: {run.checkpoint.name} writes CoT, {run.removed_tokens} of {run.limits.max_cot} tokens are gone; "

@@ -47,7 +47,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None =
     from stepwise_pl.models.lora import merge_adapters
 
     run = runs.load_run(str(run_dir), checkpoint)
-    _require_plain(run)
+    require_plain(run)
     # Fresh settings: those of a pretrained model may ask for penalties or a least length. The run was scored without.
     settings = run.model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=run.tokenizer.bos_token_id
@@ -76,7 +76,7 @@ def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None =
     return out
 
 
-def _require_plain(run: "TrainedRun") -> None:
+def require_plain(run: "TrainedRun") -> None:
     """Raise `UserError` if the answers of a run need more than a plain Hugging Face folder can express."""
     if not run.config.method.can_export(run.limits):
         raise UserError(

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_ask import run  # noqa: F401  the fixture: products of digits, with three kept stages
 from tests.conftest import SMALL, command, made_once
 from tests.reporting.conftest import CHROMIUM
 
@@ -17,6 +16,12 @@ OTHERS = {
     "told": ("method.tell_stage=true", "schedule.mix=0.5"),
     "thoughts": ("method=coconut", "method.unit=token", "trainer.keep_every_removed=1"),
 }
+
+
+@pytest.fixture(scope="module")
+def run(kept_run: Path) -> Path:
+    """Products of digits, with three kept stages."""
+    return kept_run
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -134,17 +135,20 @@ def test_what_cannot_be_asked_gives_the_line_of_ask(run: Path, question: str) ->
 
 def test_the_lens_says_at_its_last_layer_what_the_model_writes(run: Path) -> None:
     shown = panel(run)
-    for number in range(3):
-        grid = shown.grid("7 * 8", number)
+    compared = 0
+    for number, question in product(range(3), ("7 * 8", "3 * 4", "2 * 1", "5 * 5", "9 * 1", "1 * 3", "4 * 2", "6 * 7")):
+        grid = shown.grid(question, number)
         assert (grid.removed_tokens, grid.layers) == (number, [0, 1])
-        reply = shown.answers("7 * 8", number, again=False)[0].watched
+        reply = shown.answers(question, number, again=False)[0].watched
         assert reply is not None
         begin = grid.places.index("prompt -1")
         if reply.reply.right and reply.reply.cot == " ".join(grid.cot.split()[number:]):
             assert grid.words[-1][begin:] == grid.next[begin:]
+            compared += 1
         drawn = sheets.lens(grid, "heading")
         hits = sum(word == right for row in grid.words for word, right in zip(row, grid.next, strict=True))
         assert drawn.count("text hit") == hits and drawn.count("<tr>") == 5
+    assert compared
     with pytest.raises(UserError, match="the task does not know them for this problem"):
         shown.grid("12 * 345", 2)
 

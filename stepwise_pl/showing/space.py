@@ -1,5 +1,6 @@
 """The page of `demo` as a folder for Hugging Face Spaces: the package, the models, and what the Space is told."""
 
+import json
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ demo(
 
 README = """\
 ---
-title: "{title}"
+title: {quoted}
 colorFrom: blue
 colorTo: green
 sdk: gradio
@@ -88,7 +89,9 @@ def write_space(out: Path, folder: Path, baselines: Mapping[str, Path], examples
         pinned = [f"{name}=={number}\n" for name in PACKAGES if (number := installed(name))]
         (space / "requirements.txt").write_text("".join(pinned), encoding="utf-8")
         models = sum(num_bytes(space / name) for name in parts)
-        text = README.format(title=title_of(folder), gradio=installed("gradio") or "6.31.0", models=size(models),
+        title = title_of(folder)
+        # The name of a folder may hold quotes. A JSON text is a YAML text.
+        text = README.format(title=title, quoted=json.dumps(title, ensure_ascii=False), gradio=installed("gradio") or "6.31.0", models=size(models),
                              version=stepwise_pl.__version__)  # fmt: skip
         (space / "README.md").write_text(text, encoding="utf-8")
         whole = num_bytes(space)

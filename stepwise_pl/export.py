@@ -9,10 +9,10 @@ from typing import Any
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common import upload
-from stepwise_pl.common.disk import read_json_or_empty, write_text
+from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.settings import setting
-from stepwise_pl.runs.folder import EXPORT_FACTS, is_export, require_run
+from stepwise_pl.runs.folder import EXPORT_FACTS, export_facts, is_export, require_run
 
 
 @dataclass
@@ -99,8 +99,12 @@ def push(folder: Path, name: str, token: str, *, private: bool) -> None:
     """
     card = folder / "README.md"
     if card.is_file():
-        write_text(card, name_on_hub(card.read_text(encoding="utf-8"), name))
-    message = commit_message(read_json_or_empty(folder / EXPORT_FACTS))
+        try:
+            text = card.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{card}: is no text in UTF-8, so it is no card that the Hub reads") from None
+        write_text(card, name_on_hub(text, name))
+    message = commit_message(export_facts(folder))
     try:
         pushed = upload.push(folder, name, token, message, private=private)
     except UserError as error:

@@ -160,11 +160,12 @@ class Run:
 
     def problems(self, split: str = "test", limit: int | None = None) -> "list[Example]":
         """Return the first problems of a split: prompt, CoT and answer as text; `limit` None: all."""
-        from stepwise_pl.common.errors import one_of
+        from stepwise_pl.common.errors import one_of, require
         from stepwise_pl.runs.saved_config import located, saved_config
         from stepwise_pl.tasks.base import SPLITS
 
         one_of("split", split, SPLITS)
+        require(limit is None or limit > 0, "limit", limit, "must be positive, or None for all problems")
         examples = located(saved_config(self.path), self.path).task.splits()[split]
         return examples.slice(0, len(examples) if limit is None else min(limit, len(examples)))
 
@@ -214,16 +215,19 @@ class Run:
         from stepwise_pl.inside.subject import Subject
         from stepwise_pl.inside.tokens import named_columns, written
         from stepwise_pl.tasks import Example
+        from stepwise_pl.tasks.questions import printed
 
         run = self._cached(self._checkpoint(stage))
         task = run.config.task
         given: list[str | Example] = [problems] if isinstance(problems, str | Example) else list(problems)
+        if not given:
+            raise UserError("no problem is given; give one or several")
         texts: list[Example] = []
         for one in given:
             known = task.solved([task.prompt_of(one)])[0] if isinstance(one, str) else one
             if known is None:
                 raise UserError(
-                    f"{one}: the task does not know CoT and answer, which the model reads too; give an Example"
+                    f"{printed(one) if isinstance(one, str) else one}: the task does not know CoT and answer, which the model reads too; give an Example"
                 )
             texts.append(known)
         subject = Subject.of(run, texts)
@@ -269,6 +273,7 @@ class Run:
 
     def _checkpoint(self, stage: int | str) -> str:
         """Return the name of a checkpoint."""
+        stage = str(stage) if isinstance(stage, Path) else stage
         if isinstance(stage, str):
             if stage == ALL:
                 raise UserError(f"stage={ALL}: use ask_all or evaluate_all")
@@ -368,6 +373,8 @@ def train_run(experiment: str | None = None, overrides: Sequence[str] = (), *, s
     Raises:
         UserError: the command fails; the message is its own.
     """
+    if isinstance(overrides, str):
+        raise UserError(f"overrides={overrides!r}: is one text; give a list, overrides=[{overrides!r}]")
     if flags := [word for word in overrides if word.startswith("-")]:
         raise UserError(f"{flags[0]}: train_run trains one run; its overrides are settings, key=value")
     words = [*([f"experiment={experiment}"] if experiment else []), *overrides]

@@ -1,5 +1,6 @@
 """The results of one checkpoint, as they lie in its run folder: on the test split, and out of the training distribution."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,40 @@ def accuracy_of(run_dir: Path, checkpoint: Path) -> Share | None:
     """
     for summary in _evaluations(run_dir, checkpoint):
         if summary.get("split") == "test" and summary.get("limit") is None:
-            return _share(summary["answer_accuracy"], summary["examples"])
+            return _share(summary.get("answer_accuracy"), summary.get("examples"))
     # The summary is gone as soon as a run goes on, so it is about the checkpoint that has its name.
     summary = read_json_or_empty(run_dir / "summary.json")
     if (
         summary.get("checkpoint") == checkpoint.name
         and checkpoint.resolve().parent == (run_dir / "checkpoints").resolve()
     ):
-        return _share(summary["test_accuracy"], summary["test_examples"])
+        return tested_share(summary)
     return None
+
+
+def tested_share(summary: Mapping[str, Any]) -> Share | None:
+    """Return the right answers on the test split that the summary of a run states; None if it states none, or is damaged."""
+    return _share(summary.get("test_accuracy"), summary.get("test_examples"))
 
 
 def suite_shares(run_dir: Path, checkpoint: Path, suite: str) -> dict[str, Share]:
     """Return the right answers of a checkpoint in every part of a suite (`evaluate suite=`); empty if it was not evaluated on it."""
     for summary in _evaluations(run_dir, checkpoint):
         if summary.get("suite") == suite:
-            parts = summary["strata"][PART]
-            return {part: _share(found["accuracy"], found["n"]) for part, found in parts.items()}
+            return _shares(summary)
     return {}
+
+
+def _shares(summary: Mapping[str, Any]) -> dict[str, Share]:
+    """The right answers in every part of a suite. Parts that are damaged are left out."""
+    strata = summary.get("strata")
+    parts = strata.get(PART) if isinstance(strata, dict) else None
+    found = {
+        part: _share(numbers.get("accuracy"), numbers.get("n"))
+        for part, numbers in (parts.items() if isinstance(parts, dict) else ())
+        if isinstance(numbers, dict)
+    }
+    return {part: share for part, share in found.items() if share is not None}
 
 
 def _evaluations(run_dir: Path, checkpoint: Path) -> Iterator[Mapping[str, Any]]:
@@ -44,5 +61,9 @@ def _evaluations(run_dir: Path, checkpoint: Path) -> Iterator[Mapping[str, Any]]
             yield summary
 
 
-def _share(accuracy: float, examples: float) -> Share:
+def _share(accuracy: Any, examples: Any) -> Share | None:
+    """The right answers; None unless both are numbers of a result, for a file may be damaged."""
+    is_result = all(isinstance(number, int | float) and math.isfinite(number) for number in (accuracy, examples))
+    if not (is_result and 0 <= accuracy <= 1 and examples >= 1):
+        return None
     return Share(round(accuracy * examples), round(examples))

@@ -1,5 +1,6 @@
 """The page of `demo`, as gradio serves it."""
 
+import errno
 import os
 import socket
 import webbrowser
@@ -77,8 +78,10 @@ def listening(host: str, port: int | None) -> socket.socket:
             return socket.create_server((host, number), family=family)
         except OSError as error:
             problem = error
+            if error.errno != errno.EADDRINUSE:
+                break  # Another port would not help.
     raise UserError(
-        f"host={host} port={port if port is not None else PORTS[0]}: the page cannot be served there ({problem}); give another port or host"
+        f"host={host} port={number}: the page cannot be served there ({problem}); give another port or host"
     )
 
 

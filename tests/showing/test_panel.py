@@ -1,8 +1,10 @@
 """What the page of `demo` says, without a browser: stages, columns, one clock, and lines for what cannot be asked."""
 
 import importlib.util
+import json
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from stepwise_pl.models.export import write_model
 from stepwise_pl.reporting import demo_sheets as sheets
 from stepwise_pl.showing import frames as demo_frames
 from stepwise_pl.showing import models as demo_models
-from stepwise_pl.showing.panel import Panel
+from stepwise_pl.showing import page as demo_page
+from stepwise_pl.showing.panel import Panel, facts_of
 from tests.conftest import command
 
 
@@ -172,3 +175,35 @@ def test_the_command_refuses_in_one_line(run: Path) -> None:
     for words in ((), ("run=nowhere",), (f"run={run}", "port=x"), (f"run={run}", "no_cot=nowhere")):
         refused = command("demo", *words, check=False)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1) and refused.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("removed", ["x", None, [], 1.5])
+def test_a_damaged_result_is_not_shown(run: Path, tmp_path: Path, removed: object) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(
+        json.dumps({"removed_tokens": removed, "test_accuracy": removed, "test_examples": removed})
+    )
+    shown = panel(tmp_path / "run")
+    assert [voice.number for voice in shown.voices] == [0, 1, 2]
+    assert "right answers" not in [name for name, _, _ in facts_of(tmp_path / "run", shown.voices)]
+
+
+def test_a_long_question_is_cut_in_the_line_that_refuses_it(run: Path) -> None:
+    (first, *_) = panel(run).voices
+    with pytest.raises(UserError) as refused:
+        panel(run).models.grid(first, f"{'7' * 4000} * 8")
+    assert len(str(refused.value)) < 300
+
+
+def test_an_address_that_is_none_of_this_machine_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    create = socket.create_server
+    monkeypatch.setattr(
+        socket, "create_server", lambda address, **more: (tried.append(address[1]), create(address, **more))[1]
+    )
+    with pytest.raises(UserError, match="host=256.1.1.1 port=7860: the page cannot be served there"):
+        demo_page.listening("256.1.1.1", None)
+    assert tried == [7860]
+    # A port in use is no reason to stop.
+    with demo_page.listening("127.0.0.1", None) as one, demo_page.listening("127.0.0.1", None) as other:
+        assert one.getsockname()[1] < other.getsockname()[1]

@@ -1,6 +1,7 @@
 """`python -m stepwise_pl.export run=<folder>`: a standard Hugging Face folder, and a model on the Hub."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def export(config: ExportConfig) -> Path:
         out = Path(config.out) if config.out else out / "export"
         if out.exists() and any(out.iterdir()):
             hint = (
-                f"; python -m stepwise_pl.export run={out} push={config.push} uploads it as it is"
+                f"; python -m stepwise_pl.export {_typed(out)} push={config.push} uploads it as it is"
                 if _is_ours(config, out)
                 else ""
             )
@@ -85,6 +86,11 @@ def export(config: ExportConfig) -> Path:
     if config.push is not None:
         push(out, config.push, token, private=config.private)
     return out
+
+
+def _typed(folder: Path) -> str:
+    """The setting as one types it into a shell: a folder may have blanks in its name."""
+    return shlex.quote(f"run={folder}")
 
 
 def _is_ours(config: ExportConfig, out: Path) -> bool:
@@ -110,7 +116,7 @@ def push(folder: Path, name: str, token: str, *, private: bool) -> None:
     except UserError as error:
         public = "" if private else " private=false"
         raise UserError(
-            f"{error}. The exported folder stays: {folder}; python -m stepwise_pl.export run={folder} push={name}{public} tries again"
+            f"{error}. The exported folder stays: {folder}; python -m stepwise_pl.export {_typed(folder)} push={name}{public} tries again"
         ) from None
     seen_by = "private" if pushed.private else "public"
     if pushed.private and not private:

@@ -137,7 +137,7 @@ class Run:
         """Return accuracy against removed tokens. Raise `UserError` if nothing was validated yet."""
         return _accuracy([self.path])
 
-    def loaded(self, stage: int | str = "best") -> "TrainedRun":
+    def loaded(self, stage: int | str | Path = "best") -> "TrainedRun":
         """Return the run with the weights of a checkpoint: model, tokenizer, learner, limits.
 
         Raises:
@@ -147,7 +147,7 @@ class Run:
 
         return load(str(self.path), self._checkpoint(stage))
 
-    def model(self, stage: int | str = "best") -> "PreTrainedModel":
+    def model(self, stage: int | str | Path = "best") -> "PreTrainedModel":
         """Return the model of a checkpoint, a `transformers` model in evaluation mode. It is a copy of its own."""
         return self.loaded(stage).model
 
@@ -169,7 +169,7 @@ class Run:
         examples = located(saved_config(self.path), self.path).task.splits()[split]
         return examples.slice(0, len(examples) if limit is None else min(limit, len(examples)))
 
-    def ask(self, question: str, stage: int | str = "best", *, removed_tokens: int | None = None) -> Reply:
+    def ask(self, question: str, stage: int | str | Path = "best", *, removed_tokens: int | None = None) -> Reply:
         """Ask a checkpoint a question as people write it, `38 * 57`, as the command `ask` does.
 
         Args:
@@ -197,7 +197,7 @@ class Run:
     def hidden(
         self,
         problems: "str | Example | Sequence[str | Example]",
-        stage: int | str = "best",
+        stage: int | str | Path = "best",
         *,
         layers: Sequence[int] = (),
     ) -> Hidden:
@@ -242,7 +242,7 @@ class Run:
         return Hidden(states, wanted, [[written(subject, token) for token in row] for row in rows], places)
 
     def evaluate(
-        self, stage: int | str = "best", *, split: str | None = None, file: Any = None, suite: str | None = None,
+        self, stage: int | str | Path = "best", *, split: str | None = None, file: Any = None, suite: str | None = None,
         limit: int | None = None, removed_tokens: int | None = None, batch_size: int = 200, speed_problems: int = 0,
         accelerator: str = "cpu",
     ) -> dict[str, Any]:  # fmt: skip
@@ -271,7 +271,7 @@ class Run:
         ))  # fmt: skip
         return table([row_of(summary, found[0]) for summary in found])
 
-    def _checkpoint(self, stage: int | str) -> str:
+    def _checkpoint(self, stage: int | str | Path) -> str:
         """Return the name of a checkpoint."""
         stage = str(stage) if isinstance(stage, Path) else stage
         if isinstance(stage, str):
@@ -337,11 +337,20 @@ class Sweep:
         """Return accuracy against removed tokens, of all runs. Raise `UserError` if nothing was validated yet."""
         return _accuracy([run.path for run in self.runs])
 
-    def evaluate(self, stage: int | str = "best", **settings: Any) -> Table:
-        """Score each run (`Run.evaluate`); return a row for each."""
+    def evaluate(self, stage: int | str | Path = "best", **settings: Any) -> Table:
+        """Score each run (`Run.evaluate`); return a row for each. If one of several cannot be scored, that is a warning.
+
+        Raises:
+            UserError: no run can be scored.
+        """
+        from stepwise_pl.cli.looks import look_at_each
+
+        found = look_at_each(
+            [run.path for run in self.runs], lambda path: Run(path).evaluate(stage, **settings), "evaluated"
+        )
         return table([
-            {"run": str(run.path), **{key: value for key, value in run.evaluate(stage, **settings).items() if not isinstance(value, dict | list)}}
-            for run in self.runs
+            {"run": str(path), **{key: value for key, value in summary.items() if not isinstance(value, dict | list)}}
+            for path, summary in found.items()
         ])  # fmt: skip
 
 

@@ -1,12 +1,45 @@
 """The results of one checkpoint, as they lie in its run folder: on the test split, and out of the training distribution."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepwise_pl.common.disk import read_json_or_empty
+from stepwise_pl.common.disk import read_json, read_json_or_empty
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.predictions import PART, Share, digest_of
+
+# What the summary of a run, or of an evaluation, holds as numbers; and as a pair of them.
+_NUMBERS = (
+    "test_accuracy", "test_examples", "answer_accuracy", "examples", "step", "steps", "removed_tokens", "seconds", "examples_seen",
+    "max_cot_tokens", "tokens_read", "test_accuracy_any_length",
+)  # fmt: skip
+_MAY_BE_NULL = ("max_cot_tokens", "tokens_read", "test_accuracy_any_length", "test_interval", "answer_interval")
+_PAIRS = ("test_interval", "answer_interval")
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return the summary of a run or of an evaluation.
+
+    Raises:
+        UserError: the file cannot be read, or something else stands in the place of a number.
+    """
+    summary = read_json(path)
+    for key in (*_NUMBERS, *_PAIRS):
+        value = summary.get(key)
+        if key not in summary or (value is None and key in _MAY_BE_NULL):
+            continue
+        numbers = value if key in _PAIRS and isinstance(value, list) and len(value) == 2 else [value]
+        if len(numbers) != 1 + (key in _PAIRS) or not all(map(_is_number, numbers)):
+            raise UserError(
+                f"{path}: {key} is {json.dumps(value)[:60]}, where {'two numbers are' if key in _PAIRS else 'a number is'} meant"
+            )
+    return summary
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def accuracy_of(run_dir: Path, checkpoint: Path) -> Share | None:
@@ -63,7 +96,6 @@ def _evaluations(run_dir: Path, checkpoint: Path) -> Iterator[Mapping[str, Any]]
 
 def _share(accuracy: Any, examples: Any) -> Share | None:
     """The right answers; None unless both are numbers of a result, for a file may be damaged."""
-    is_result = all(isinstance(number, int | float) and math.isfinite(number) for number in (accuracy, examples))
-    if not (is_result and 0 <= accuracy <= 1 and examples >= 1):
+    if not (_is_number(accuracy) and _is_number(examples) and 0 <= accuracy <= 1 and examples >= 1):
         return None
     return Share(round(accuracy * examples), round(examples))

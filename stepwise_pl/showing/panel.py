@@ -68,6 +68,8 @@ class Panel:
         if "explicit_cot" not in beside and is_numbered and voices[0].number == 0:
             beside = {"explicit_cot": ("Explicit CoT: stage 0 of this run", voices[0]), **beside}
         shown = list(examples) or examples_of(task)
+        for example in examples:
+            task.prompt_of(example)  # one that cannot be asked is told before the page is served
         return cls(models, voices, label, beside, shown, form_of(task, shown))
 
     @property

@@ -1,6 +1,7 @@
 """The page of `demo` as a folder for Hugging Face Spaces: the package, the models, and what the Space is told."""
 
 import json
+import shlex
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def write_space(out: Path, folder: Path, baselines: Mapping[str, Path], examples
                              version=stepwise_pl.__version__)  # fmt: skip
         (space / "README.md").write_text(text, encoding="utf-8")
         whole = num_bytes(space)
-    return f"{out}: a folder for Hugging Face Spaces, {size(whole)}: {size(models)} of models, {size(copied)} of code; python {out / 'app.py'} serves it here"
+    return f"{out}: a folder for Hugging Face Spaces, {size(whole)}: {size(models)} of models, {size(copied)} of code; python {shlex.quote(str(out / 'app.py'))} serves it here"
 
 
 def copy_package(out: Path) -> int:

@@ -207,3 +207,8 @@ def test_an_address_that_is_none_of_this_machine_is_tried_once(monkeypatch: pyte
     # A port in use is no reason to stop.
     with demo_page.listening("127.0.0.1", None) as one, demo_page.listening("127.0.0.1", None) as other:
         assert one.getsockname()[1] < other.getsockname()[1]
+
+
+def test_every_problem_to_click_is_one_of_the_task(run: Path) -> None:
+    with pytest.raises(UserError, match="'<script>': is no problem of this task"):
+        Panel.of(run, {}, ["7 * 8", "<script>"], "cpu")

@@ -1,10 +1,14 @@
 """What the page of `demo` says, without a browser: stages, columns, one clock, and lines for what cannot be asked."""
 
+import http.client
 import importlib.util
 import json
+import math
 import re
 import shutil
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -212,3 +216,28 @@ def test_an_address_that_is_none_of_this_machine_is_tried_once(monkeypatch: pyte
 def test_every_problem_to_click_is_one_of_the_task(run: Path) -> None:
     with pytest.raises(UserError, match="'<script>': is no problem of this task"):
         Panel.of(run, {}, ["7 * 8", "<script>"], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("question", "number"), [(None, 0), (5, 0), (["7 * 8"], 0), ("7 * 8", "x"), ("7 * 8", None), ("7 * 8", math.nan), ("7 * 8", True)]
+)  # fmt: skip
+def test_a_program_that_sends_something_else_gets_a_line(run: Path, question: object, number: object) -> None:
+    (found,) = demo_frames.replies(panel(run), question, number)
+    assert found.keys() == {"key", "error"} and found["error"].startswith(("the question must", "the number must"))
+
+
+def test_the_server_ends_without_a_traceback_while_a_page_is_open(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio")
+    server = demo_page.server_of(demo_page.build(panel(run)))
+    with demo_page.listening("127.0.0.1", None) as door:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+        thread.start()
+        connection = http.client.HTTPConnection("127.0.0.1", door.getsockname()[1], timeout=60)
+        while not server.started:
+            time.sleep(0.05)
+        connection.request("GET", "/gradio_api/heartbeat/mine")  # an open page holds it
+        assert connection.getresponse().status == 200
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+    assert "Traceback" not in capfd.readouterr().err

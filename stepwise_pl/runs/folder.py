@@ -54,6 +54,8 @@ def choose_run_dir(config: Config, asked: Request) -> Path:
     if processes.is_further():
         return processes.shared_folder()
     base = Path(config.run_dir) if config.run_dir else base_folder(asked.name, config.seed)
+    if is_export(base):  # its figure has the name of a run's own
+        raise UserError(f"run_dir={base}: holds an exported model; choose another run_dir")
     if not config.resume:
         path = base if config.run_dir else first_free(base, is_taken)
         if is_taken(path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -158,3 +159,11 @@ def scored(program: Path, folder: Path, name: str) -> tuple[float, list[dict]]: 
     return json.loads(results.read_text())["results"][name]["exact_match,answer"], sorted(
         lines, key=lambda line: line["doc_id"]
     )
+
+
+def test_the_command_that_is_shown_can_be_typed(
+    kept_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = harness(HarnessConfig(run=str(kept_run), out=str(tmp_path / "it's mine"), checkpoint="removed-2", limit=1))
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[words.index("--include_path") + 1] == str(out)

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.registry import load_all
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.keys import flat, is_aside
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.plain import to_plain
+from stepwise_pl.export import push
 from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.card import card
 from stepwise_pl.models.card_facts import base_model_of, datasets_of, facts_for_card
@@ -231,3 +233,16 @@ def test_every_method_but_the_papers_own_names_its_paper() -> None:
         module = __import__(method.__module__, fromlist=[""])
         number = re.search(r"arXiv (\d{4}\.\d{5})", module.__doc__ or "")
         assert number is not None and method.paper.endswith(f"arXiv {number[1]}"), kind
+
+
+def test_marks_in_a_problem_and_in_a_name_break_no_line_of_the_card(run: TrainedRun) -> None:
+    example = Example("say `x`\n``` # y", "", "7")
+    text = card(facts_for_card(run, "one\n---\nlicense: mit", example, False, None))
+    assert "with your own in place of ```` say `x` ``` # y ````:" in text
+    assert "\n# one --- license: mit\n" in text and ModelCard(text).data.license is None
+
+
+def test_a_card_that_is_no_text_is_told_before_the_push(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"README.md: is no text in UTF-8"):
+        push(tmp_path, "me/model", "hf_x", private=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import asks_for_several, check_levels
+from stepwise_pl.cli.run_folders import asks_for_several, check_levels
 from stepwise_pl.cli.words import fail, say
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting

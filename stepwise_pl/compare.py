@@ -1,5 +1,6 @@
 """`python -m stepwise_pl.compare <run> <run> ...`: are two runs different, or a run and another model, or is it chance?"""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -127,6 +128,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
         UserError: the run has none, or they are not about its checkpoint; the message names the command that makes them.
     """
     folder = Path(run) / "evaluations"
+    typed = shlex.quote(f"run={run}")  # as one types it into a shell
     if config.name is not None:
         path = folder / f"{config.name}.jsonl"
         if not path.is_file():
@@ -143,7 +145,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
             more = "" if config.checkpoint == "best" else f" checkpoint={config.checkpoint}"
             raise UserError(
                 f"run {run} has no predictions for split={config.split}; make them with: "
-                f"python -m stepwise_pl.evaluate run={run}{more} split={config.split}"
+                f"python -m stepwise_pl.evaluate {typed}{more} split={config.split}"
             )
         # A run that has gone on may have predictions of earlier checkpoints. Those of the present one come first.
         path = min(
@@ -151,7 +153,7 @@ def load(run: str, config: CompareConfig) -> Evaluated:
         )
     summary = read_json_or_empty(path.with_suffix(".json"))
     if why := why_stale(Path(run), path, summary):
-        again = f"python -m stepwise_pl.evaluate run={run} checkpoint={Path(str(summary['checkpoint'])).stem}"
+        again = f"python -m stepwise_pl.evaluate {typed} checkpoint={Path(str(summary['checkpoint'])).stem}"
         raise UserError(f"{path}: {why}; evaluate it again: {again}")
     predictions = _of_part(read_predictions(path), config.part, path)
     return Evaluated(run, summary, predictions, comparable_config(Path(run)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import asks_for_several, check_levels, look_at_each, run_folders
+from stepwise_pl.cli.run_folders import asks_for_several, check_levels, look_at_each, run_folders
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.common.errors import UserError, one_of, require

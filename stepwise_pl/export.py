@@ -1,6 +1,7 @@
 """`python -m stepwise_pl.export run=<folder>`: a standard Hugging Face folder, and a model on the Hub."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.words import say
 from stepwise_pl.common import upload
-from stepwise_pl.common.disk import read_json_or_empty, require_new, write_text
+from stepwise_pl.common.disk import require_new, write_text
 from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.settings import setting
-from stepwise_pl.runs.folder import EXPORT_FACTS, is_export, require_run
+from stepwise_pl.runs.folder import EXPORT_FACTS, export_facts, is_export, require_run
 
 
 @dataclass
@@ -75,7 +76,7 @@ def export(config: ExportConfig) -> Path:
     out = Path(config.run)
     if not config.is_exported:
         out = Path(config.out) if config.out else out / "export"
-        upload_it = f"; python -m stepwise_pl.export run={out} push={config.push} uploads it as it is"
+        upload_it = f"; python -m stepwise_pl.export {_typed(out)} push={config.push} uploads it as it is"
         require_new("out", out, upload_it if _is_ours(config, out) else "")
         from stepwise_pl.models.export import write_model
 
@@ -84,6 +85,11 @@ def export(config: ExportConfig) -> Path:
     if config.push is not None:
         push(out, config.push, token, private=config.private)
     return out
+
+
+def _typed(folder: Path) -> str:
+    """The setting as one types it into a shell: a folder may have blanks in its name."""
+    return shlex.quote(f"run={folder}")
 
 
 def _is_ours(config: ExportConfig, out: Path) -> bool:
@@ -97,10 +103,13 @@ def push(folder: Path, name: str, token: str, *, private: bool) -> None:
         UserError: see `upload.push`. The folder stays as it was; the message says so, and how to try again.
     """
     card = folder / "README.md"
-    before = card.read_text(encoding="utf-8") if card.is_file() else None
+    try:
+        before = card.read_text(encoding="utf-8") if card.is_file() else None
+    except UnicodeDecodeError:
+        raise UserError(f"{card}: is no text in UTF-8, so it is no card that the Hub reads") from None
     if before is not None:
         write_text(card, name_on_hub(before, name))
-    message = commit_message(read_json_or_empty(folder / EXPORT_FACTS))
+    message = commit_message(export_facts(folder))
     try:
         pushed = upload.push(folder, name, token, message, private=private)
     except UserError as error:
@@ -109,7 +118,7 @@ def push(folder: Path, name: str, token: str, *, private: bool) -> None:
             write_text(card, before)
         public = "" if private else " private=false"
         raise UserError(
-            f"{error}. The exported folder stays: {folder}; python -m stepwise_pl.export run={folder} push={name}{public} tries again"
+            f"{error}. The exported folder stays: {folder}; python -m stepwise_pl.export {_typed(folder)} push={name}{public} tries again"
         ) from None
     seen_by = "private" if pushed.private else "public"
     if pushed.private and not private:

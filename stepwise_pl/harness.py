@@ -1,6 +1,7 @@
 """`python -m stepwise_pl.harness run=<folder> out=<folder>`: a run's problems as a task of lm-evaluation-harness."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,12 @@ class HarnessConfig:
         one_of("split", self.split, SPLITS)
         require(self.limit is None or self.limit > 0, "limit", self.limit, "must be positive, or null for all problems")
         named = self.name is None or NAME.fullmatch(self.name)
-        require(bool(named), "name", self.name, "may hold letters, digits, '_', '-' and '.' only")
+        require(
+            bool(named),
+            "name",
+            self.name,
+            "may hold letters, digits, '_', '-' and '.' only, and begins with a letter or digit",
+        )
 
 
 def harness(config: HarnessConfig) -> Path:
@@ -66,7 +72,7 @@ def harness(config: HarnessConfig) -> Path:
     model_args = write_task(run, problems, name, out)
     say(
         f"{len(problems.examples)} problems written to {out}; export the same checkpoint (stepwise_pl.export), and score it by\n"
-        f"  lm_eval --model hf --model_args pretrained=<exported folder>{model_args} --include_path {out} --tasks {name}"
+        f"  lm_eval --model hf --model_args pretrained=<exported folder>{model_args} --include_path {shlex.quote(str(out))} --tasks {name}"
     )
     return out
 

@@ -137,7 +137,7 @@ class Run:
         """Return accuracy against removed tokens. Raise `UserError` if nothing was validated yet."""
         return _accuracy([self.path])
 
-    def loaded(self, stage: int | str = "best") -> "TrainedRun":
+    def loaded(self, stage: int | str | Path = "best") -> "TrainedRun":
         """Return the run with the weights of a checkpoint: model, tokenizer, learner, limits.
 
         Raises:
@@ -147,7 +147,7 @@ class Run:
 
         return load(str(self.path), self._checkpoint(stage))
 
-    def model(self, stage: int | str = "best") -> "PreTrainedModel":
+    def model(self, stage: int | str | Path = "best") -> "PreTrainedModel":
         """Return the model of a checkpoint, a `transformers` model in evaluation mode. It is a copy of its own."""
         return self.loaded(stage).model
 
@@ -160,15 +160,16 @@ class Run:
 
     def problems(self, split: str = "test", limit: int | None = None) -> "list[Example]":
         """Return the first problems of a split: prompt, CoT and answer as text; `limit` None: all."""
-        from stepwise_pl.common.errors import one_of
+        from stepwise_pl.common.errors import one_of, require
         from stepwise_pl.runs.saved_config import located, saved_config
         from stepwise_pl.tasks.base import SPLITS
 
         one_of("split", split, SPLITS)
+        require(limit is None or limit > 0, "limit", limit, "must be positive, or None for all problems")
         examples = located(saved_config(self.path), self.path).task.splits()[split]
         return examples.slice(0, len(examples) if limit is None else min(limit, len(examples)))
 
-    def ask(self, question: str, stage: int | str = "best", *, removed_tokens: int | None = None) -> Reply:
+    def ask(self, question: str, stage: int | str | Path = "best", *, removed_tokens: int | None = None) -> Reply:
         """Ask a checkpoint a question as people write it, `38 * 57`, as the command `ask` does.
 
         Args:
@@ -196,7 +197,7 @@ class Run:
     def hidden(
         self,
         problems: "str | Example | Sequence[str | Example]",
-        stage: int | str = "best",
+        stage: int | str | Path = "best",
         *,
         layers: Sequence[int] = (),
     ) -> Hidden:
@@ -214,16 +215,19 @@ class Run:
         from stepwise_pl.inside.subject import Subject
         from stepwise_pl.inside.tokens import named_columns, written
         from stepwise_pl.tasks import Example
+        from stepwise_pl.tasks.questions import printed
 
         run = self._cached(self._checkpoint(stage))
         task = run.config.task
         given: list[str | Example] = [problems] if isinstance(problems, str | Example) else list(problems)
+        if not given:
+            raise UserError("no problem is given; give one or several")
         texts: list[Example] = []
         for one in given:
             known = task.solved([task.prompt_of(one)])[0] if isinstance(one, str) else one
             if known is None:
                 raise UserError(
-                    f"{one}: the task does not know CoT and answer, which the model reads too; give an Example"
+                    f"{printed(one) if isinstance(one, str) else one}: the task does not know CoT and answer, which the model reads too; give an Example"
                 )
             texts.append(known)
         subject = Subject.of(run, texts)
@@ -238,7 +242,7 @@ class Run:
         return Hidden(states, wanted, [[written(subject, token) for token in row] for row in rows], places)
 
     def evaluate(
-        self, stage: int | str = "best", *, split: str | None = None, file: Any = None, suite: str | None = None,
+        self, stage: int | str | Path = "best", *, split: str | None = None, file: Any = None, suite: str | None = None,
         limit: int | None = None, removed_tokens: int | None = None, batch_size: int = 200, speed_problems: int = 0,
         accelerator: str = "cpu",
     ) -> dict[str, Any]:  # fmt: skip
@@ -267,8 +271,9 @@ class Run:
         ))  # fmt: skip
         return table([row_of(summary, found[0]) for summary in found])
 
-    def _checkpoint(self, stage: int | str) -> str:
+    def _checkpoint(self, stage: int | str | Path) -> str:
         """Return the name of a checkpoint."""
+        stage = str(stage) if isinstance(stage, Path) else stage
         if isinstance(stage, str):
             if stage == ALL:
                 raise UserError(f"stage={ALL}: use ask_all or evaluate_all")
@@ -332,11 +337,20 @@ class Sweep:
         """Return accuracy against removed tokens, of all runs. Raise `UserError` if nothing was validated yet."""
         return _accuracy([run.path for run in self.runs])
 
-    def evaluate(self, stage: int | str = "best", **settings: Any) -> Table:
-        """Score each run (`Run.evaluate`); return a row for each."""
+    def evaluate(self, stage: int | str | Path = "best", **settings: Any) -> Table:
+        """Score each run (`Run.evaluate`); return a row for each. If one of several cannot be scored, that is a warning.
+
+        Raises:
+            UserError: no run can be scored.
+        """
+        from stepwise_pl.cli.run_folders import look_at_each
+
+        found = look_at_each(
+            [run.path for run in self.runs], lambda path: Run(path).evaluate(stage, **settings), "evaluated"
+        )
         return table([
-            {"run": str(run.path), **{key: value for key, value in run.evaluate(stage, **settings).items() if not isinstance(value, dict | list)}}
-            for run in self.runs
+            {"run": str(path), **{key: value for key, value in summary.items() if not isinstance(value, dict | list)}}
+            for path, summary in found.items()
         ])  # fmt: skip
 
 
@@ -368,6 +382,8 @@ def train_run(experiment: str | None = None, overrides: Sequence[str] = (), *, s
     Raises:
         UserError: the command fails; the message is its own.
     """
+    if isinstance(overrides, str):
+        raise UserError(f"overrides={overrides!r}: is one text; give a list, overrides=[{overrides!r}]")
     if flags := [word for word in overrides if word.startswith("-")]:
         raise UserError(f"{flags[0]}: train_run trains one run; its overrides are settings, key=value")
     words = [*([f"experiment={experiment}"] if experiment else []), *overrides]

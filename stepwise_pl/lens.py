@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import LookConfig, checkpoints_of, each_that_loads, look_at_each, run_folders
+from stepwise_pl.cli.run_folders import LookConfig, checkpoints_of, each_that_loads, look_at_each, run_folders
 from stepwise_pl.cli.words import say
 from stepwise_pl.common.disk import write_json
 from stepwise_pl.common.errors import UserError, require

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import (
+from stepwise_pl.cli.run_folders import (
     LookConfig,
     checkpoints_of,
     each_that_loads,

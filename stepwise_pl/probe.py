@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl.cli.entry import entry_point
-from stepwise_pl.cli.looks import (
+from stepwise_pl.cli.run_folders import (
     LookConfig,
     checkpoints_of,
     each_that_loads,

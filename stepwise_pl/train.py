@@ -44,6 +44,11 @@ def train(config: Config, asked: Request) -> dict[str, Any]:
     """
     launch = processes.launch()
     if launch is None:
+        if config.trainer.processes > 1 and processes.is_alone_under_torchrun():
+            raise UserError(
+                f"trainer.devices={config.trainer.devices} trainer.num_nodes={config.trainer.num_nodes}: torchrun has started one process; "
+                "give it --nproc_per_node, or leave torchrun out"
+            )
         processes.require_first()
         if config.trainer.num_nodes > 1:
             raise UserError(

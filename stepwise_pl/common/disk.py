@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({why(error, path)})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a thousand brackets, one in the other
         raise UserError(f"{path}: is no JSON ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: is no JSON object")

@@ -70,8 +70,9 @@ def reachable() -> bool:
     """Whether the Hub answers. The Hub is asked once per process."""
     if is_offline():
         return False
-    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:
+        # An address without http:// raises `ValueError`.
+        request = urllib.request.Request(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", method="HEAD")
         urllib.request.urlopen(request, timeout=PATIENCE).close()
     except urllib.error.HTTPError:  # an error page is an answer
         return True

@@ -72,6 +72,11 @@ def launch() -> Launch | None:
     return None
 
 
+def is_alone_under_torchrun() -> bool:
+    """Whether torchrun has started this process, and no other."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") == "1"
+
+
 def is_further() -> bool:
     """Whether this process shares the work of a run, and another one is the first."""
     if (launched := launch()) is not None:

@@ -21,6 +21,7 @@ from stepwise_pl.models.trained_run import TrainedRun
 from stepwise_pl.runs.replies import Moment, Reply, Watched
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.tasks import Example, ExampleList, Task
+from stepwise_pl.tasks.questions import printed
 
 # A vocabulary of at most this many words is listed if the tokenizer does not know one.
 FEW_WORDS = 40
@@ -148,7 +149,7 @@ class Speaker:
         """Return the problem as the model reads it; `problem` has its CoT and answer, None if the task does not know them."""
         if problem is None and self.learner.method.keep_position:
             raise UserError(
-                f"{question}: unlike the problems of this run; with method.keep_position=true the model must know how long "
+                f"{printed(question)}: unlike the problems of this run; with method.keep_position=true the model must know how long "
                 "the CoT would have been, which the task says of its own problems alone"
             )
         # The model reads the prompt alone. The prompt stands for an answer that is not known: its words are known then.

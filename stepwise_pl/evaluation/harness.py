@@ -28,8 +28,8 @@ import datasets
 
 
 def load(**_):
-    lines = Path(__file__).with_name("{PROBLEMS}").read_text(encoding="utf-8").splitlines()
-    return {{"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}}
+    with Path(__file__).with_name("{PROBLEMS}").open(encoding="utf-8") as lines:
+        return {{"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}}
 '''
 
 
@@ -37,7 +37,7 @@ def load(**_):
 TASK = """\
 # Written by stepwise_pl from {source}. Score an exported model on it:
 #   lm_eval --model hf --model_args pretrained=<exported folder>{model_args} --include_path <this folder> --tasks {name}
-task: {name}
+task: {quoted}
 custom_dataset: !function problems.load
 test_split: test
 output_type: generate_until
@@ -80,6 +80,7 @@ def write_task(run: TrainedRun, problems: Problems, name: str, out: Path) -> str
         source=f"{problems.title}, {len(lines)} problems",
         model_args=model_args,
         name=name,
+        quoted=json.dumps(name),  # as it stands, `1.5` or `no` would be no text in YAML
         eos=json.dumps(str(run.tokenizer.eos_token), ensure_ascii=False),
         most=run.limits.max_new_tokens(run.removed),
         answer=ANSWER,

@@ -59,7 +59,7 @@ def card(facts: Facts) -> str:
     """Return the text of README.md."""
     parts = [
         f"---\n{header(facts)}\n---",
-        f"# {facts.name}",
+        f"# {' '.join(facts.name.split())}",
         _summary(facts),
         "## Result",
         *_result(facts),
@@ -139,7 +139,7 @@ def _usage(facts: Facts) -> list[str]:
         )
         lines.append(f"answer  {example.answer!r}{means}")
     return [
-        f"Give it a problem in this form, with your own in place of `{problem}`:",
+        f"Give it a problem in this form, with your own in place of {_inline(problem)}:",
         _fenced("\n".join(lines), "text"),
         _fenced(code, "python"),
     ]
@@ -150,6 +150,13 @@ def _fenced(text: str, language: str) -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _inline(text: str) -> str:
+    """Return code within a line: one line, between more backticks than any run of them within."""
+    line = " ".join(text.split())
+    marks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{marks} {line} {marks}" if "`" in line else f"`{line}`"
 
 
 def _training(facts: Facts) -> list[str]:

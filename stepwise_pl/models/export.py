@@ -79,8 +79,9 @@ def write_model(run_dir: Path, checkpoint: str, out: Path, license: str | None =
 def require_plain(run: "TrainedRun") -> None:
     """Raise `UserError` if the answers of a run need more than a plain Hugging Face folder can express."""
     if not run.config.method.can_export(run.limits):
+        told = " method.tell_stage=true" if getattr(run.config.method, "tell_stage", False) else ""
         raise UserError(
-            f"run={run.path}: a model trained with method={run.config.method.kind} does not answer alone; use stepwise_pl.evaluate"
+            f"run={run.path}: a model trained with method={run.config.method.kind}{told} does not answer alone; use stepwise_pl.evaluate"
         )
     if run.config.method.keep_position:
         raise UserError(

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stepwise_pl.common.disk import read_json_or_empty
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.config.plain import config_from, to_plain
 from stepwise_pl.data.tokenizers import load_tokenizer
 from stepwise_pl.models.trained_run import TrainedRun
-from stepwise_pl.runs.folder import EXPORT_FACTS, run_name
+from stepwise_pl.runs.folder import EXPORT_FACTS, export_facts, run_name
 from stepwise_pl.tasks import Task
 
 log = logging.getLogger("stepwise_pl")
@@ -75,19 +74,22 @@ def load_export(folder: Path) -> Exported:
         raise UserError(f"run={folder}: its tokenizer has no end token, so it is no model of stepwise_pl")
     try:
         model = AutoModelForCausalLM.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        settings = folder / "generation_config.json"
+        most = int(GenerationConfig.from_pretrained(folder).max_new_tokens or MOST) if settings.is_file() else MOST
+    # A file that is damaged or cut off raises errors of many types.
+    except Exception as error:
         raise UserError(f"run={folder}: holds no model that transformers reads ({first_line(error)})") from None
-    settings = folder / "generation_config.json"
-    most = GenerationConfig.from_pretrained(folder).max_new_tokens if settings.is_file() else None
-    about = read_json_or_empty(folder / EXPORT_FACTS)
-    return Exported(model, tokenizer, _task_of(about, folder), int(most or MOST), about)
+    about = export_facts(folder)
+    return Exported(model, tokenizer, _task_of(about, folder), most, about)
 
 
 def _task_of(about: Mapping[str, Any], folder: Path) -> Task:
     """Return the task of an export; a plain one, and a warning, if it is not known."""
-    if not about:
+    if "task" not in about:
         log.warning(
-            "%s: has no %s; the question is given to the model as it stands, and not checked", folder, EXPORT_FACTS
+            "%s: has no %s that names the task; the question is given to the model as it stands, and not checked",
+            folder,
+            EXPORT_FACTS,
         )
         return Task()
     try:

@@ -16,6 +16,7 @@ from stepwise_pl.reporting.inside_tables import Inside, read_inside
 from stepwise_pl.runs.cells import Cell, cells_of
 from stepwise_pl.runs.predictions import why_stale
 from stepwise_pl.runs.records import StageRecord, attempt_of, read_attempts, read_stage_records
+from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.saved_config import comparable_config, derived_of
 from stepwise_pl.runs.stages import StageAccuracy, stage_name, stages_of
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, OUTCOMES, read_sweep
@@ -311,10 +312,10 @@ def read_run(path: Path) -> History:
     job: dict[str, Any] = read("job.json", read_json, {}, "")
     run.error = str(job.get("error")) if job.get("outcome") == FAILED else ""
     why = f"it failed: {run.error}" if run.error else f"it is still running, or was stopped{at}"
-    run.summary = read("summary.json", read_json, {}, f"no summary yet: {why}")
+    run.summary = read("summary.json", read_summary, {}, f"no summary yet: {why}")
     elsewhere: list[str] = []
     for file in sorted((path / "evaluations").glob("*.json"), key=lambda file: _natural(file.stem)):
-        found: dict[str, Any] = read(f"evaluations/{file.name}", read_json, {}, "")
+        found: dict[str, Any] = read(f"evaluations/{file.name}", read_summary, {}, "")
         why = why_stale(path, file, found)
         if why:
             run.notes.append(f"evaluations/{file.name} {why}: it is left out; evaluate it again")

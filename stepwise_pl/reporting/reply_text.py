@@ -11,7 +11,9 @@ WIDEST = 60  # characters of a cell of the table before it goes over several lin
 def where(reply: Reply) -> str:
     """`best.ckpt, step 4000, 8 of 8 CoT tokens removed`: the model that has answered."""
     step = f", step {reply.step}" if reply.step is not None else ""
-    of_all = f" of {reply.max_cot_tokens}" if reply.max_cot_tokens is not None else ""
+    if reply.max_cot_tokens is None:  # an exported folder that does not say
+        return f"{reply.checkpoint}{step}"
+    of_all = f" of {reply.max_cot_tokens}"
     stage = f", stage {reply.stage}" if reply.stage else ""
     return f"{reply.checkpoint}{step}, {reply.removed_tokens}{of_all} CoT tokens removed{stage}"
 

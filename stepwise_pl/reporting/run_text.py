@@ -1,5 +1,6 @@
 """The end of a run: its figure, and its result as text."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,8 @@ def report(run_dir: Path, summary: dict[str, Any], asked: Request) -> str:
     at_all = f"{'':16}{percent(at_all):>6} at any length\n" if at_all != summary["test_accuracy"] else ""
     per_token = summary["examples_per_token"]
     per_token = f"{per_token:.0f} examples per removed token, " if per_token else ""
-    export = f"{'':16}python -m stepwise_pl.export run={run_dir}\n" if summary["can_export"] else ""
+    run = shlex.quote(f"run={run_dir}")  # for a shell, because a folder may have blanks in its name
+    export = f"{'':16}python -m stepwise_pl.export {run}\n" if summary["can_export"] else ""
     tokens = f"{summary['tokens_read']:,} tokens read, " if summary["tokens_read"] else ""
     return f"""
 {stage_table(stages)}
@@ -57,8 +59,8 @@ test accuracy   {accuracy}  [95% Wilson interval]
 {"".join(guard)}training        {summary["steps"]} steps, {summary["examples_seen"]} examples, {per_token}{tokens}{summary["seconds"]:.0f} s
 {expected}run folder      {run_dir}
                 config.yaml, metrics.csv, stages.jsonl, summary.json, {figure}checkpoints/
-next            python -m stepwise_pl.evaluate run={run_dir}
-{export}                python -m stepwise_pl.report {run_dir}
+next            python -m stepwise_pl.evaluate {run}
+{export}                python -m stepwise_pl.report {shlex.quote(str(run_dir))}
 """
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
-from stepwise_pl.common.disk import read_json
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.config import keys
 from stepwise_pl.config.keys import flat
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
+from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.saved_config import derived_of
 from stepwise_pl.runs.stages import read_stages, removed_at
 from stepwise_pl.runs.sweep_folder import FAILED, FINISHED, Job, Sweep, label
@@ -158,8 +159,14 @@ class SweepRun:
 
 
 def read_result(run: Path) -> Result:
-    """Read the result of a finished run from its files."""
-    summary = read_json(run / "summary.json")
+    """Read the result of a finished run from its files. Raise `UserError` if its summary is damaged."""
+    summary = read_summary(run / "summary.json")
+    if missing := [
+        key
+        for key in ("test_accuracy", "test_examples", "removed_tokens", "seconds", "collapsed")
+        if key not in summary
+    ]:
+        raise UserError(f"{run / 'summary.json'}: lacks {missing[0]}")
     stages, _ = read_stages(run / "metrics.csv")
     derived = derived_of(run)
     return Result(

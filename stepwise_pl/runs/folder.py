@@ -15,8 +15,10 @@ config.yaml), `resumed_config` (the keys that a resumed run may change), `marks`
 
 import re
 from pathlib import Path
+from typing import Any
 
 from stepwise_pl.common import processes
+from stepwise_pl.common.disk import read_json_or_empty
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.keys import is_aside
 from stepwise_pl.config.plain import read_yaml
@@ -31,6 +33,11 @@ ALL = "all"
 
 # The file of an exported folder that holds the task and the stage of its run.
 EXPORT_FACTS = "stepwise_pl.json"
+# What it holds (`models.exported.facts_of`), by type.
+_TYPES = {
+    "run": str, "seed": int, "task": dict, "checkpoint": str, "step": int, "removed_tokens": int, "max_cot_tokens": int,
+    "stage": str,
+}  # fmt: skip
 
 
 def choose_run_dir(config: Config, asked: Request) -> Path:
@@ -47,6 +54,8 @@ def choose_run_dir(config: Config, asked: Request) -> Path:
     if processes.is_further():
         return processes.shared_folder()
     base = Path(config.run_dir) if config.run_dir else base_folder(asked.name, config.seed)
+    if is_export(base):  # its figure has the name of a run's own
+        raise UserError(f"run_dir={base}: holds an exported model; choose another run_dir")
     if not config.resume:
         path = base if config.run_dir else first_free(base, is_taken)
         if is_taken(path):
@@ -174,3 +183,9 @@ def run_name(folder: Path) -> str:
 def is_export(folder: Path) -> bool:
     """Whether a folder holds a model as `export` writes it, and no run."""
     return (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()
+
+
+def export_facts(folder: Path) -> dict[str, Any]:
+    """Return what an exported folder says of its run (`EXPORT_FACTS`), without what is damaged there; nothing if the file is missing."""
+    found = read_json_or_empty(folder / EXPORT_FACTS)
+    return {key: value for key, value in found.items() if type(value) is _TYPES.get(key)}

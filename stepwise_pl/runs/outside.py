@@ -93,7 +93,7 @@ def read_outside(path: Path) -> list[OutsidePrediction]:
             continue
         try:
             out.append(_prediction(number, json.loads(line)))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(
                 f"predictions={path}: line {number} is no prediction; a line is a JSON object such as "
                 '{"prompt": "2 1 * 4 3", "prediction": "8 0 4"}, and a model without an answer has null'

@@ -220,7 +220,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             # Old files lack lengths. Answers were then decoded no further than a target may reach.
             found.setdefault("within_length", found["prediction"] is not None)
             out.append(Prediction(**found))
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             raise UserError(f"{path}: line {number} is no prediction; evaluate the run again") from None
     return out
 

@@ -12,8 +12,8 @@ from stepwise_pl.tasks.reading import HUB
 
 # Keys, and groups of them, that say where a run lies and how it is shown. They may name machines and accounts.
 _LEFT_OUT = ("run_dir", "resume", "name", "hydra", "logger", "data.cache_dir")
-# The names in a value, which may be a list.
-_NAMES = re.compile(r"[^][,{}\s]+")
+# The names in a value, which may be a list. A name may hold blanks, and within quotes anything.
+_NAMES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^][,{}\s](?:[^][,{}]*[^][,{}\s])?""")
 
 
 def command_again(run_dir: Path, seed: int) -> str | None:
@@ -49,6 +49,13 @@ def _without_folders(word: str) -> str:
 
     def last_part(found: re.Match[str]) -> str:
         name = found[0]
+        if name[0] in "'\"":
+            return f"{name[0]}{last_name(name[1:-1])}{name[-1]}"
+        # In a mapping the key stands before the name.
+        inside, colon, name = name.rpartition(": ")
+        return f"{inside}{colon}{last_name(name)}"
+
+    def last_name(name: str) -> str:
         if name.startswith(HUB):
             # `hub:` may stand before a folder of this machine, too.
             data_set, colon, split = name.removeprefix(HUB).partition(":")

@@ -1,5 +1,6 @@
 """What the page of `demo` shows, event by event: the board frame by frame, another stage, the lens."""
 
+import math
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -98,12 +99,16 @@ def lens_of(panel: Panel, question: str, number: int) -> str:
     return sheets.lens(grid, f"Logit lens, {grid.removed_tokens} CoT tokens removed ({grid.checkpoint})")
 
 
-def replies(panel: Panel, question: str, number: int) -> list[dict[str, Any]]:
-    """What each model says, for programs: the columns as plain data; `number` -1: the last stage.
+def replies(panel: Panel, question: Any, number: Any) -> list[dict[str, Any]]:
+    """What each model says, for programs, which may send anything: the columns as plain data; `number` -1: the last stage.
 
     A question that cannot be asked gives one entry with its `error`.
     """
     try:
+        if not isinstance(question, str):
+            raise UserError("the question must be a text")
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise UserError("the number must be one of the slider, or -1 for the last stage")
         columns = panel.answers(question, len(panel.voices) - 1 if number < 0 else place(panel, number), again=True)
     except UserError as error:
         return [{"key": "run", "error": str(error)}]

@@ -11,6 +11,7 @@ from stepwise_pl.common.disk import read_json_or_empty
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.folder import is_export, kept_checkpoints, number_kept
 from stepwise_pl.runs.saved_config import saved_config
+from stepwise_pl.tasks.questions import printed
 
 if TYPE_CHECKING:
     from stepwise_pl.evaluation.asking import Speaker
@@ -93,7 +94,7 @@ class Models:
             (problem,) = task.solved([task.prompt_of(question)])
             if problem is None:
                 raise UserError(
-                    f"{question}: the lens reads CoT and answer too, and the task does not know them for this problem"
+                    f"{printed(question)}: the lens reads CoT and answer too, and the task does not know them for this problem"
                 )
             if voice.stage is not None:
                 run = replace(run, stage=voice.stage)
@@ -170,7 +171,8 @@ def voices_of(folder: Path, models: Models) -> tuple[list[Voice], str]:
     voices = [Voice(folder, path.stem, None, number_kept(path.stem) or 0) for path in kept]
     if saved_config(folder).method.stage_names:
         return voices or [Voice(folder)], "stage"
-    last = int(read_json_or_empty(folder / "summary.json").get("removed_tokens") or 0)
+    removed = read_json_or_empty(folder / "summary.json").get("removed_tokens")
+    last = removed if isinstance(removed, int) else 0  # a run that goes on has no summary, and a file may be damaged
     if not voices or last > voices[-1].number:
         voices.append(Voice(folder, "best", None, last))  # its stage was not kept
     return voices, "CoT tokens removed"

@@ -1,5 +1,7 @@
 """The page of `demo`, as gradio serves it."""
 
+import errno
+import logging
 import os
 import socket
 import webbrowser
@@ -77,8 +79,10 @@ def listening(host: str, port: int | None) -> socket.socket:
             return socket.create_server((host, number), family=family)
         except OSError as error:
             problem = error
+            if error.errno != errno.EADDRINUSE:
+                break  # Another port would not help.
     raise UserError(
-        f"host={host} port={port if port is not None else PORTS[0]}: the page cannot be served there ({problem}); give another port or host"
+        f"host={host} port={number}: the page cannot be served there ({problem}); give another port or host"
     )
 
 
@@ -96,7 +100,14 @@ def server_of(page: "gr.Blocks") -> "uvicorn.Server":
         FastAPI(), page, "/", footer_links=[], theme=theme(), head=f"<style>{sheets.style()}</style>", ssr_mode=False, pwa=False,
         enable_monitoring=False, show_error=False,
     )  # fmt: skip
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # A page that is open in a browser holds a connection. Its end at Ctrl-C is no error, and needs no traceback.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 
 def theme() -> Any:
@@ -168,7 +179,7 @@ def connect(gr: Any, panel: Panel, on: Parts) -> None:
         return lens_of(panel, question, place(panel, number)) if is_open else ""
 
     def for_programs(question: str, number: float = -1) -> list[dict[str, Any]]:
-        return replies(panel, question, int(number))
+        return replies(panel, question, number)
 
     asked, problem = [on.question, on.number, on.pace], [on.question, on.number]
     typed = [on.ask.click, on.question.submit]

@@ -10,7 +10,8 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.text import counted, percent
 from stepwise_pl.reporting.demo_sheets import Column
 from stepwise_pl.reporting.reply_text import where
-from stepwise_pl.runs.folder import EXPORT_FACTS, is_export
+from stepwise_pl.runs.folder import export_facts, is_export
+from stepwise_pl.runs.results import tested_share
 from stepwise_pl.runs.saved_config import derived_of, differences_of_task, located, saved_config
 from stepwise_pl.showing.models import Models, Voice, voices_of
 
@@ -65,6 +66,8 @@ class Panel:
         if "explicit_cot" not in beside and is_numbered and voices[0].number == 0:
             beside = {"explicit_cot": ("Explicit CoT: stage 0 of this run", voices[0]), **beside}
         shown = list(examples) or examples_of(task)
+        for example in examples:
+            task.prompt_of(example)  # one that cannot be asked is told before the page is served
         return cls(models, voices, label, beside, shown, form_of(task, shown))
 
     @property
@@ -97,11 +100,11 @@ class Panel:
 
     def heading(self, reply: "Reply") -> str:
         """Return the heading of the run's own column."""
-        of_all = "" if reply.max_cot_tokens is None else f" of {reply.max_cot_tokens}"
+        name = "This run" if self.has_lens else "This model"
+        if reply.max_cot_tokens is None:  # an exported folder that does not say
+            return name
         stage = f", stage {reply.stage}" if reply.stage else ""
-        return (
-            f"{'This run' if self.has_lens else 'This model'}, {reply.removed_tokens}{of_all} CoT tokens removed{stage}"
-        )
+        return f"{name}, {reply.removed_tokens} of {reply.max_cot_tokens} CoT tokens removed{stage}"
 
 
 def task_of(folder: Path, models: Models) -> "Task":
@@ -149,9 +152,9 @@ def title_of(folder: Path) -> str:
 def facts_of(folder: Path, voices: Sequence[Voice]) -> list[tuple[str, str, str]]:
     """Return the facts on top of the page: name, value, and a line below it."""
     if is_export(folder):
-        about = read_json_or_empty(folder / EXPORT_FACTS)
-        task = about.get("task", {}).get("kind", "not known")
-        return [("task", task, ""), ("method", str(about.get("method", "not known")), "an exported model"),
+        about = export_facts(folder)
+        kind = about.get("task", {}).get("kind")
+        return [("task", kind if isinstance(kind, str) else "not known", ""), ("method", str(about.get("method", "not known")), "an exported model"),
                 ("CoT tokens removed", str(about.get("removed_tokens", "not known")), "")]  # fmt: skip
     config, summary = saved_config(folder), read_json_or_empty(folder / "summary.json")
     facts = [("task", config.task.kind, ""), ("method", config.method.kind, f"schedule {config.schedule.kind}")]
@@ -163,7 +166,7 @@ def facts_of(folder: Path, voices: Sequence[Voice]) -> list[tuple[str, str, str]
                 "told to one model" if voices[0].stage is not None else "a checkpoint each",
             )
         )
-    if (accuracy := summary.get("test_accuracy")) is not None:
-        below = f"best checkpoint, {counted(summary.get('test_examples', 0), 'test problem')}"
-        facts.append(("right answers", percent(accuracy), below))
+    if (tested := tested_share(summary)) is not None:
+        below = f"best checkpoint, {counted(tested.n, 'test problem')}"
+        facts.append(("right answers", percent(tested.accuracy), below))
     return facts

@@ -1,6 +1,7 @@
 """The page of `demo` as a folder for Hugging Face Spaces: the package, the models, and what the Space is told."""
 
 import json
+import shlex
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -88,12 +89,12 @@ def write_space(out: Path, folder: Path, baselines: Mapping[str, Path], examples
         (space / "requirements.txt").write_text("".join(pinned), encoding="utf-8")
         models = sum(num_bytes(space / name) for name in parts)
         title = title_of(folder)
-        # A text in JSON is one in YAML.
-        text = README.format(title=title, quoted=json.dumps(title), gradio=installed("gradio") or "6.31.0", models=size(models),
+        # The name of a folder may hold quotes. A text in JSON is one in YAML.
+        text = README.format(title=title, quoted=json.dumps(title, ensure_ascii=False), gradio=installed("gradio") or "6.31.0", models=size(models),
                              version=stepwise_pl.__version__)  # fmt: skip
         (space / "README.md").write_text(text, encoding="utf-8")
         whole = num_bytes(space)
-    return f"{out}: a folder for Hugging Face Spaces, {size(whole)}: {size(models)} of models, {size(copied)} of code; python {out / 'app.py'} serves it here"
+    return f"{out}: a folder for Hugging Face Spaces, {size(whole)}: {size(models)} of models, {size(copied)} of code; python {shlex.quote(str(out / 'app.py'))} serves it here"
 
 
 def copy_package(out: Path) -> int:

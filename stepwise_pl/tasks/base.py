@@ -231,6 +231,10 @@ class Task:
         prompt = " ".join(text.split())
         if not prompt:
             raise UserError("the question is empty; type a problem")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8, or half of a character in JSON
+            raise UserError(f"{prompt[:60]!r}: is no text in UTF-8") from None
         return prompt
 
     def readable(self, text: str) -> str:

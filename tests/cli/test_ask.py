@@ -18,6 +18,7 @@ from stepwise_pl.models.export import write_model
 from stepwise_pl.reporting.reply_text import reply_lines
 from stepwise_pl.runs.predictions import read_predictions
 from stepwise_pl.runs.replies import Reply
+from stepwise_pl.showing.panel import facts_of
 from stepwise_pl.tasks import Task
 from tests.conftest import command
 
@@ -124,6 +125,30 @@ def test_an_exported_folder_answers_as_its_run(run: Path, tmp_path: Path, caplog
     (out / "stepwise_pl.json").unlink()  # as in an export of an older version
     assert Speaker.of_export(out).ask("7 * 8").answer == " ".join(f"{of_run.ask('7 * 8').answer:0>2}"[::-1])
     assert "has no stepwise_pl.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "answers"),
+    [
+        ("stepwise_pl.json", '{"task": "x"}', True), ("stepwise_pl.json", "[1", True),
+        ("stepwise_pl.json", '{"removed_tokens": null, "max_cot_tokens": "many", "step": "x", "stage": 3, "task": {"kind": []}}', True),
+        ("generation_config.json", "{", False), ("generation_config.json", '{"max_new_tokens": "x"}', False),
+        ("model.safetensors", "cut off", False), ("config.json", "[]", False), ("tokenizer.json", "{", False),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_an_exported_folder_is_left_out_or_told_in_one_line(
+    run: Path, tmp_path: Path, name: str, content: str, answers: bool
+) -> None:
+    out = write_model(run, "best", tmp_path / "exported")
+    (out / name).write_text(content)
+    if not answers:
+        with pytest.raises(UserError, match="exported"):
+            Speaker.of_export(out)
+        return
+    reply = Speaker.of_export(out).ask("7 * 8")
+    # The number of removed tokens is not known, and is not said.
+    assert reply.max_cot_tokens is None and "removed" not in reply_lines(reply)[-1]
+    assert facts_of(out, [])[0] == ("task", "not known", "")
 
 
 def test_words_without_a_key_are_the_question(run: Path, tmp_path: Path) -> None:

@@ -35,6 +35,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     hub.reachable.cache_clear()
 
 
+@pytest.mark.parametrize("address", ["notaurl", "http://", "http://[", "//x"])
+def test_an_address_that_is_none_is_not_reachable(asked: pytest.MonkeyPatch, address: str) -> None:
+    asked.setenv("HF_ENDPOINT", address)
+    assert not hub.reachable()
+
+
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_a_hub_that_answers_is_reachable(asked: pytest.MonkeyPatch, status: int) -> None:
     class Answer(http.server.BaseHTTPRequestHandler):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.evaluate import EvaluateConfig, evaluate
-from stepwise_pl.evaluation.harness import ANSWER
+from stepwise_pl.evaluation.harness import ANSWER, LOADER, PROBLEMS
 from stepwise_pl.harness import HarnessConfig, harness
 from stepwise_pl.models.export import write_model
 from stepwise_pl.runs.predictions import Prediction, read_predictions
@@ -58,8 +59,22 @@ def test_the_answer_stands_behind_the_first_mark(text: str) -> None:
 def test_a_limit_and_a_name_are_kept(kept_run: Path, tmp_path: Path) -> None:
     words = {"split": "train", "limit": 5, "name": "digits"}
     out = harness(HarnessConfig(run=str(kept_run), out=str(tmp_path / "task"), checkpoint="last", **words))  # type: ignore[arg-type]
-    assert "task: digits\n" in (out / "digits.yaml").read_text()
+    assert yaml.load((out / "digits.yaml").read_text(), _Loader)["task"] == "digits"
     assert len((out / "problems.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("name", ["1.5", "007", "no", "null", "2024-01-01", "1e5"])
+def test_a_name_that_yaml_would_read_as_something_else_is_a_text(kept_run: Path, tmp_path: Path, name: str) -> None:
+    out = harness(HarnessConfig(run=str(kept_run), out=str(tmp_path), checkpoint="removed-2", limit=1, name=name))
+    assert yaml.load((out / f"{name}.yaml").read_text(), _Loader)["task"] == name
+
+
+def test_the_function_reads_a_problem_with_any_mark_for_the_end_of_a_line(tmp_path: Path) -> None:
+    problem = {"prompt": "one\u2028two\x85three\x0bfour\rfive\nsix", "answer": "7"}
+    (tmp_path / PROBLEMS).write_text(f"{json.dumps(problem, ensure_ascii=False)}\n" * 2, encoding="utf-8")
+    space = {"__file__": str(tmp_path / "problems.py")}
+    exec(LOADER, space)
+    assert list(space["load"]()["test"]) == [problem, problem]  # type: ignore[operator]
 
 
 def test_what_cannot_be_scored_is_refused(kept_run: Path, tmp_path: Path) -> None:
@@ -144,3 +159,11 @@ def scored(program: Path, folder: Path, name: str) -> tuple[float, list[dict]]: 
     return json.loads(results.read_text())["results"][name]["exact_match,answer"], sorted(
         lines, key=lambda line: line["doc_id"]
     )
+
+
+def test_the_command_that_is_shown_can_be_typed(
+    kept_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = harness(HarnessConfig(run=str(kept_run), out=str(tmp_path / "it's mine"), checkpoint="removed-2", limit=1))
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[words.index("--include_path") + 1] == str(out)

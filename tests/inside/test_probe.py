@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepwise_pl.cli.looks import look_at_each
+from stepwise_pl.cli.run_folders import look_at_each
 from stepwise_pl.common import registry
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml, save_yaml

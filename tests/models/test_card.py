@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 import shutil
@@ -10,15 +11,18 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.registry import load_all
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.keys import flat, is_aside
 from stepwise_pl.config.model import ModelConfig
 from stepwise_pl.config.plain import to_plain
+from stepwise_pl.export import push
 from stepwise_pl.methods import Stepwise
 from stepwise_pl.models.card import card
 from stepwise_pl.models.card_facts import base_model_of, datasets_of, facts_for_card
 from stepwise_pl.models.trained_run import TrainedRun, load_run
+from stepwise_pl.runs.predictions import digest_of
 from stepwise_pl.runs.recipe import command_again
 from stepwise_pl.runs.results import accuracy_of, suite_shares
 from stepwise_pl.runs.saved_config import saved_config
@@ -66,6 +70,26 @@ def test_the_hub_reads_the_result_from_the_header(run_dir: Path, tmp_path: Path)
     assert "2 of 2 tokens of the chain of thought are removed" in read.text
     assert "![Answer accuracy" in read.text
     assert (tmp_path / "hf" / "accuracy.png").read_bytes() == (run_dir / "accuracy.png").read_bytes()
+
+
+@pytest.mark.parametrize("accuracy", [None, "0.5", math.nan, math.inf, 1.5, -0.1, []])
+def test_a_damaged_result_is_none(run: TrainedRun, tmp_path: Path, accuracy: object) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    shutil.copyfile(run.checkpoint, checkpoint)
+    summary = {"checkpoint": "best.ckpt", "test_accuracy": accuracy, "test_examples": 17}
+    evaluation = {"checkpoint_digest": digest_of(checkpoint), "as_trained": True}
+    (tmp_path / "evaluations").mkdir()
+    for name, more in (
+        ("a", {"suite": "ood", "strata": {"part": {"one": {"accuracy": accuracy, "n": 5}, "two": 3}}}),
+        ("b", {"split": "test", "answer_accuracy": accuracy, "examples": 17}),
+    ):
+        (tmp_path / "evaluations" / f"{name}.json").write_text(json.dumps(evaluation | more))
+    for written in (summary, {"checkpoint": "best.ckpt"}):
+        (tmp_path / "summary.json").write_text(json.dumps(written))
+        assert accuracy_of(tmp_path, checkpoint) is None and suite_shares(tmp_path, checkpoint, "ood") == {}
+    found = dataclasses.replace(run, path=tmp_path, checkpoint=checkpoint)
+    assert "Not evaluated" in of(found)
 
 
 def test_the_card_names_no_folder_of_this_machine(run_dir: Path, tmp_path: Path) -> None:
@@ -199,6 +223,14 @@ def test_the_recipe_has_no_folders_and_no_accounts(tmp_path: Path) -> None:
         "model.name=mistralai/Mistral-7B-v0.1 model.init_from=seed0 plugins=p.py +model.config.n_inner=64 "
         "'task.validation=[hub:openai/gsm8k:main:test,hub:set:test]' schedule.delta=1/2 seed=3"
     )
+    start_with(
+        tmp_path, "task=file", "task.train=/home/me/secret lab/my data.txt", "task.validation='/home/me, 2/secret lab/b.txt'",
+        'task.test=["/home/me/secret lab/c d.txt", ~/secret lab/e.txt]', "model.config={a: /secret/f g, b: 2}",
+    )  # fmt: skip
+    assert shlex.split(command_again(tmp_path, 3) or "")[3:] == [
+        "task=file", "task.train=my data.txt", "task.validation='b.txt'", 'task.test=["c d.txt", e.txt]',
+        "model.config={a: f g, b: 2}", "seed=3",
+    ]  # fmt: skip
     # A job of a sweep has its own words, and environment.json those of the whole sweep.
     (tmp_path / "job.json").write_text(json.dumps({"overrides": ["experiment=quickstart", "seed=4"]}))
     assert command_again(tmp_path, 4) == "python -m stepwise_pl.train experiment=quickstart seed=4"
@@ -224,3 +256,16 @@ def test_every_method_but_the_papers_own_names_its_paper() -> None:
         module = __import__(method.__module__, fromlist=[""])
         number = re.search(r"arXiv (\d{4}\.\d{5})", module.__doc__ or "")
         assert number is not None and method.paper.endswith(f"arXiv {number[1]}"), kind
+
+
+def test_marks_in_a_problem_and_in_a_name_break_no_line_of_the_card(run: TrainedRun) -> None:
+    example = Example("say `x`\n``` # y", "", "7")
+    text = card(facts_for_card(run, "one\n---\nlicense: mit", example, False, None))
+    assert "with your own in place of ```` say `x` ``` # y ````:" in text
+    assert "\n# one --- license: mit\n" in text and ModelCard(text).data.license is None
+
+
+def test_a_card_that_is_no_text_is_told_before_the_push(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"README.md: is no text in UTF-8"):
+        push(tmp_path, "me/model", "hf_x", private=True)

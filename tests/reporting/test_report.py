@@ -366,6 +366,8 @@ def test_what_is_missing_or_damaged_is_told(runs: Path, tmp_path: Path) -> None:
         "stages": ("stages.jsonl", '{"step": 1}\n', "stages.jsonl cannot be read"),
         "old": ("stages.jsonl", None, "no stages.jsonl: no accuracy of digits, no answers"),
         "summary": ("summary.json", "[]", "summary.json cannot be read"),
+        "numbers": ("summary.json", '{"test_accuracy": null, "removed_tokens": "x"}', "test_accuracy is null"),
+        "text": ("evaluations/best-test-removed0.json", '{"as_trained": true, "examples": "x"}', 'examples is "x"'),
         "evaluation": (
             "evaluations/best-test-removed0.json",
             "{",

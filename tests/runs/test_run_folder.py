@@ -411,3 +411,11 @@ def test_a_run_that_lost_its_metrics_invents_no_objective(tmp_path: Path) -> Non
         '{"sessions": [{"from_step": 0}, {"from_step": 20, "metrics_lost": true}]}'
     )
     assert set(on_validation(tmp_path).values()) == {None}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_takes_no_folder_of_an_exported_model(tmp_path: Path, resume: bool) -> None:
+    for name in ("config.json", "model.safetensors", "accuracy.png"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="holds an exported model; choose another run_dir"):
+        chosen(run_dir=str(tmp_path), resume=resume)

@@ -1,9 +1,14 @@
 """What the page of `demo` says, without a browser: stages, columns, one clock, and lines for what cannot be asked."""
 
+import http.client
 import importlib.util
 import json
+import math
 import re
 import shutil
+import socket
+import threading
+import time
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from stepwise_pl.models.export import write_model
 from stepwise_pl.reporting import demo_sheets as sheets
 from stepwise_pl.showing import frames as demo_frames
 from stepwise_pl.showing import models as demo_models
+from stepwise_pl.showing import page as demo_page
 from stepwise_pl.showing.panel import Panel, facts_of
 from tests.conftest import command
 
@@ -181,3 +187,65 @@ def test_the_command_refuses_in_one_line(run: Path) -> None:
     for words in ((), ("run=nowhere",), (f"run={run}", "port=x"), (f"run={run}", "no_cot=nowhere")):
         refused = command("demo", *words, check=False)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1) and refused.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("removed", ["x", None, [], 1.5])
+def test_a_damaged_result_is_not_shown(run: Path, tmp_path: Path, removed: object) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(
+        json.dumps({"removed_tokens": removed, "test_accuracy": removed, "test_examples": removed})
+    )
+    shown = panel(tmp_path / "run")
+    assert [voice.number for voice in shown.voices] == [0, 1, 2]
+    assert "right answers" not in [name for name, _, _ in facts_of(tmp_path / "run", shown.voices)]
+
+
+def test_a_long_question_is_cut_in_the_line_that_refuses_it(run: Path) -> None:
+    (first, *_) = panel(run).voices
+    with pytest.raises(UserError) as refused:
+        panel(run).models.grid(first, f"{'7' * 4000} * 8")
+    assert len(str(refused.value)) < 300
+
+
+def test_an_address_that_is_none_of_this_machine_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    create = socket.create_server
+    monkeypatch.setattr(
+        socket, "create_server", lambda address, **more: (tried.append(address[1]), create(address, **more))[1]
+    )
+    with pytest.raises(UserError, match="host=256.1.1.1 port=7860: the page cannot be served there"):
+        demo_page.listening("256.1.1.1", None)
+    assert tried == [7860]
+    # A port in use is no reason to stop.
+    with demo_page.listening("127.0.0.1", None) as one, demo_page.listening("127.0.0.1", None) as other:
+        assert one.getsockname()[1] < other.getsockname()[1]
+
+
+def test_every_problem_to_click_is_one_of_the_task(run: Path) -> None:
+    with pytest.raises(UserError, match="'<script>': is no problem of this task"):
+        Panel.of(run, {}, ["7 * 8", "<script>"], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("question", "number"), [(None, 0), (5, 0), (["7 * 8"], 0), ("7 * 8", "x"), ("7 * 8", None), ("7 * 8", math.nan), ("7 * 8", True)]
+)  # fmt: skip
+def test_a_program_that_sends_something_else_gets_a_line(run: Path, question: object, number: object) -> None:
+    (found,) = demo_frames.replies(panel(run), question, number)
+    assert found.keys() == {"key", "error"} and found["error"].startswith(("the question must", "the number must"))
+
+
+def test_the_server_ends_without_a_traceback_while_a_page_is_open(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio")
+    server = demo_page.server_of(demo_page.build(panel(run)))
+    with demo_page.listening("127.0.0.1", None) as door:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+        thread.start()
+        connection = http.client.HTTPConnection("127.0.0.1", door.getsockname()[1], timeout=60)
+        while not server.started:
+            time.sleep(0.05)
+        connection.request("GET", "/gradio_api/heartbeat/mine")  # an open page holds it
+        assert connection.getresponse().status == 200
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+    assert "Traceback" not in capfd.readouterr().err

@@ -125,3 +125,11 @@ def test_its_app_answers_in_a_process_that_has_nothing_but_the_folder(space: Pat
     finally:
         moved.rename(space)
         background.end_all()
+
+
+def test_the_settings_of_a_space_are_yaml_whatever_the_folder_is_called(run: Path, tmp_path: Path) -> None:
+    name = 'a "b": #c \\ ü'
+    write_model(run, "best", tmp_path / name)
+    demo(DemoConfig(run=str(tmp_path / name), space=str(tmp_path / "space")))
+    (tmp_path / "front.yaml").write_text((tmp_path / "space" / "README.md").read_text().split("---\n")[1])
+    assert read_yaml(tmp_path / "front.yaml")["title"] == f"Ask {name}"

@@ -405,6 +405,7 @@ def test_a_file_that_is_about_something_else_is_refused_in_one_line(tmp_path) ->
         ([], "holds no prediction"),
         ([good, "{"], 'line 2 is no prediction; a line is a JSON object such as {"prompt"'),
         ([good, "3"], "line 2 is no prediction"),
+        ([good, "[" * 100_000], "line 2 is no prediction"),
         ([{"prompt": "problem 0"}], "line 1 is no prediction"),
         ([{**good, "prediction": True}], "line 1 is no prediction"),
         ([{**good, "right": "yes"}], "line 1 is no prediction"),

@@ -73,7 +73,7 @@ def test_every_command_composes(name: str, line: str, monkeypatch: pytest.Monkey
         "compare",
         "demo",
         "harness",
-        "cli.looks",
+        "cli.run_folders",
     ):  # this test has no run folder
         monkeypatch.setattr(f"stepwise_pl.{module}.require_run", lambda run, command: None)
     arguments = [word for word in positional(arguments, schema_of(entry)) if not word.startswith("hydra/launcher=")]

@@ -139,6 +139,30 @@ def test_a_sweep_lists_its_runs(folder: Path, tmp_path: Path) -> None:
         sp.load_sweep(tmp_path / "none")
 
 
+def test_a_run_that_cannot_be_scored_stops_no_other(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(folder, tmp_path / "many" / name)
+    (tmp_path / "many" / "a" / "config.yaml").write_text("a: [")
+    scored = sp.load_sweep(tmp_path / "many").evaluate(limit=5)
+    assert list(scored["run"]) == [str(tmp_path / "many" / "b")] and "the other runs go on" in caplog.text
+    (tmp_path / "many" / "b" / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="none of the 2 runs can be evaluated"):
+        sp.load_sweep(tmp_path / "many").evaluate(limit=5)
+
+
+def test_slips_are_told_in_one_line(folder: Path) -> None:
+    run = sp.load_run(folder)
+    assert run.ask("7 * 8", stage=folder / "checkpoints" / "removed-1.ckpt").removed_tokens == 1
+    for slip, message in (
+        (lambda: run.hidden([]), "no problem is given"), (lambda: run.problems(limit=-1), "limit=-1: must be positive"),
+        (lambda: sp.train_run("quickstart", "name=mine"), r"overrides='name=mine': is one text; give a list"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            slip()
+
+
 def test_figures_are_pictures(folder: Path, tmp_path: Path) -> None:
     matplotlib, pyplot = pytest.importorskip("matplotlib"), pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("svg")  # as a notebook has its own

@@ -114,3 +114,10 @@ def test_a_task_that_says_nothing_takes_the_text_in_one_line() -> None:
     with pytest.raises(UserError, match="the question is empty"):
         task.prompt_of(" \n")
     assert {kind for group, kind in registry.load_all() if group == "task"} >= {task.kind for task in GENERATED}
+
+
+@pytest.mark.parametrize("typed", ["\ud800", "Tom has \udcff apples"])
+def test_half_a_character_is_no_text(typed: str) -> None:
+    for task in (Task(), ProsQA(), WordProblems()):
+        with pytest.raises(UserError, match="is no text in UTF-8"):
+            task.prompt_of(typed)

@@ -145,10 +145,10 @@ def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Products of two digits, with the checkpoints of 0, 1 and 2 removed tokens."""
 
     def make(folder: Path) -> None:
-        words = ("trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'kept'}")
+        words = ("trainer.keep_every_removed=1", "trainer.duration=4epochs", f"run_dir={folder / 'stages'}")
         command("train", *SMALL, *words)
 
-    return made_once("kept", make, tmp_path_factory) / "kept"
+    return made_once("stages", make, tmp_path_factory) / "stages"
 
 
 @pytest.fixture(scope="session")

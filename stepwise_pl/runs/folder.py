@@ -35,7 +35,7 @@ ALL = "all"
 EXPORT_FACTS = "stepwise_pl.json"
 # What it holds (`models.exported.facts_of`), by type.
 _TYPES = {
-    "run": str, "seed": int, "task": dict, "checkpoint": str, "step": int, "removed_tokens": int, "max_cot_tokens": int,
+    "run": str, "seed": int, "task": dict, "method": str, "checkpoint": str, "step": int, "removed_tokens": int, "max_cot_tokens": int,
     "stage": str,
 }  # fmt: skip
 

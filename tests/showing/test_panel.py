@@ -19,6 +19,7 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.demo import DemoConfig, baselines_of, demo
 from stepwise_pl.models.export import write_model
 from stepwise_pl.reporting import demo_sheets as sheets
+from stepwise_pl.runs.folder import export_facts
 from stepwise_pl.showing import frames as demo_frames
 from stepwise_pl.showing import models as demo_models
 from stepwise_pl.showing import page as demo_page
@@ -178,6 +179,7 @@ def test_an_exported_folder_has_no_slider_and_no_lens(run: Path, others: Path, t
     assert shown.examples and all(re.fullmatch(r"\d \* \d", one) for one in shown.examples)
     assert facts_of(out, shown.voices)[1] == ("method", "stepwise", "an exported model")
     facts = json.loads((out / "stepwise_pl.json").read_text())
+    assert export_facts(out) == facts  # no fact is taken for damaged
     (out / "stepwise_pl.json").write_text(json.dumps({**facts, "method": "auxiliary"}))
     assert facts_of(out, shown.voices)[1][1] == "auxiliary"
 

@@ -120,7 +120,7 @@ def test_the_tool_and_evaluate_agree_on_each_problem(kept_run: Path, byte_folder
         ours = evaluated(run, checkpoint, split)
         write_model(run, checkpoint, tmp_path / f"{name}-model")
         words = {"checkpoint": checkpoint, "split": split, "name": name}
-        harness(HarnessConfig(run=str(run), out=str(tmp_path / name), **words))
+        command("harness", f"run={run}", f"out={tmp_path / name}", *(f"{key}={value}" for key, value in words.items()))
         theirs, samples = scored(programs / "lm_eval", tmp_path, name)
         assert theirs == sum(sample["exact_match"] for sample in samples) / len(ours)
         # A model that does not end its CoT by itself gives `evaluate` no answer. The tool's prompt ends the CoT.

@@ -61,14 +61,14 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], An
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
     modes = [f"--{name}" for name in ("run", "cfg", "info") if getattr(flags, name)]
+    if flags.multirun and modes:
+        raise UserError(f"{modes[0]}: is about one run; leave --multirun (-m) out")
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)}: each asks for something else; give one of them")
     if not (flags.cfg or flags.help):
         for name in ("resolve", "package"):
             if getattr(flags, name):
                 raise UserError(f"--{name}: is for showing the configuration; add --cfg job")
-    if flags.multirun and (shown := [name for name in ("run", "cfg", "info") if getattr(flags, name)]):
-        raise UserError(f"--{shown[0]}: is about one run; leave --multirun (-m) out")
     # Go from the end, because the value of a flag may look like a setting.
     given, left = [], list(flags.overrides)
     for argument in reversed(arguments):

@@ -25,15 +25,15 @@ _COUNTS = ("SIZE", "NUM_TASKS")
 # Variables that make torch and Lightning believe that a launcher is at work.
 _MISLEADING = (*_LAUNCHERS["torchrun"], "MASTER_ADDR", "MASTER_PORT")
 
-
 _has_begun = False  # whether this process knows its run folder
 
 
 class Launch(NamedTuple):
-    """What a launcher says of this process.
+    """One process of several, as its launcher describes it.
 
     Attributes:
-        rank: the number of this process, among all and on its machine; from 0.
+        rank: the number of this process among all, from 0.
+        local_rank: the same among those of its machine.
         processes: those of the run, on all machines.
         machine: the number of this machine, from 0.
         machines: their number.

@@ -29,7 +29,7 @@ _REASONS = {
 
 
 class Pushed(NamedTuple):
-    """What lies on the Hub after a push.
+    """A model on the Hub, after a push.
 
     Attributes:
         link: the page of the repository.

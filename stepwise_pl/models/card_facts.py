@@ -1,4 +1,4 @@
-"""What the card of an exported model is about, and its header in YAML, which the Hub reads."""
+"""The facts that the card of an exported model tells, and its header in YAML for the Hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from stepwise_pl.tasks.reading import HUB
 
 
 class Facts(NamedTuple):
-    """What a card says about a run.
+    """The facts about a run that its card tells.
 
     Attributes:
         name: of the run.

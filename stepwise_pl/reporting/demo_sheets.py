@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Column:
-    """What a model said to a problem, or why it said nothing.
+    """The reply of a model to a problem, or the reason why it gave none.
 
     Attributes:
         key: tells columns apart: `run`, `explicit_cot`, `no_cot`.

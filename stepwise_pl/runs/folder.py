@@ -33,7 +33,7 @@ ALL = "all"
 
 # The file of an exported folder that holds the task and the stage of its run.
 EXPORT_FACTS = "stepwise_pl.json"
-# What it holds (`models.exported.facts_of`), by type.
+# Its keys (`models.exported.facts_of`), with the type of each.
 _TYPES = {
     "run": str, "seed": int, "task": dict, "method": str, "checkpoint": str, "step": int, "removed_tokens": int, "max_cot_tokens": int,
     "stage": str,

@@ -50,7 +50,7 @@ class Reply:
         return f"{self.answer} ({self.verdict})" if self.answer is not None else self.verdict
 
 
-# What a moment is about: a thought, a token of the CoT or of the answer, the mark before the answer, or an end token.
+# The kinds of moments: a thought, a token of the CoT or of the answer, the mark before the answer, or an end token.
 MOMENTS = ("thought", "cot", "mark", "answer", "end")
 
 

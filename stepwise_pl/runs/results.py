@@ -10,7 +10,7 @@ from stepwise_pl.common.disk import read_json, read_json_or_empty
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.predictions import PART, Share, digest_of
 
-# What the summary of a run, or of an evaluation, holds as numbers; and as a pair of them.
+# The summary of a run, or of an evaluation, holds these as numbers; and these as pairs of numbers.
 _NUMBERS = (
     "test_accuracy", "test_examples", "answer_accuracy", "examples", "step", "steps", "removed_tokens", "seconds", "examples_seen",
     "max_cot_tokens", "tokens_read", "test_accuracy_any_length",

@@ -1,4 +1,4 @@
-"""What the page of `demo` shows, event by event: the board frame by frame, another stage, the lens."""
+"""The page of `demo`, event by event: the board frame by frame, another stage, the lens."""
 
 import math
 import time
@@ -100,7 +100,7 @@ def lens_of(panel: Panel, question: str, number: int) -> str:
 
 
 def replies(panel: Panel, question: Any, number: Any) -> list[dict[str, Any]]:
-    """What each model says, for programs, which may send anything: the columns as plain data; `number` -1: the last stage.
+    """The answer of each model, for programs, which may send anything: the columns as plain data; `number` -1: the last stage.
 
     A question that cannot be asked gives one entry with its `error`.
     """

@@ -1,4 +1,4 @@
-"""What the page of `demo` says: its models side by side, the problems to click, and the facts on top."""
+"""The content of the page of `demo`: its models side by side, the problems to click, and the facts on top."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

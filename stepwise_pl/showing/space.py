@@ -20,7 +20,7 @@ from stepwise_pl.runs.saved_config import derived_of, saved_config
 from stepwise_pl.showing.models import Models, Voice, voices_of
 from stepwise_pl.showing.panel import Panel, title_of
 
-# What the page imports, of all that the project needs (tested). The version of gradio stands in the README, where Spaces reads it.
+# The packages that the page imports, of all that the project needs (tested). The version of gradio stands in the README, where Spaces reads it.
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "hydra-core", "omegaconf", "jinja2")
 # Facts of the result that the page shows.
 SHOWN = ("test_accuracy", "test_examples", "removed_tokens")

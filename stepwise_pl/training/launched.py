@@ -21,6 +21,7 @@ from stepwise_pl.models.devices import accelerator_of
 
 # The others wait for as long as the first needs for downloads and for tokenising.
 PATIENCE = timedelta(hours=6)
+CPU = torch.device("cpu")
 
 
 class Launched(ClusterEnvironment):
@@ -103,9 +104,6 @@ class Gathered:
         if told[0] is None:
             raise SystemExit(2)
         processes.share_folder(Path(told[0]))
-
-
-CPU = torch.device("cpu")
 
 
 @contextlib.contextmanager

@@ -9,18 +9,23 @@ from typing import Any
 import pytest
 
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
+QUIET = [f"--disable-{one}" for one in ("gpu", "quic", "background-networking", "component-update", "sync")]
+
+
+def playwright_or_skip() -> Any:
+    """Playwright, on a machine that has it and Chromium."""
+    if not CHROMIUM.is_file():
+        pytest.skip("no Chromium here")
+    return pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip("no Chromium here")
-    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
+    playwright = playwright_or_skip()
     with playwright.sync_playwright() as driver:
         context = driver.chromium.launch_persistent_context(
             str(tmp_path_factory.mktemp("profile")), executable_path=str(CHROMIUM), headless=True, offline=True,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{one}" for one in quiet)],
+            args=["--no-sandbox", "--no-first-run", *QUIET],
         )  # fmt: skip
         context.set_default_timeout(120_000)  # a busy machine
         yield context

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SMALL, command, made_once
-from tests.reporting.conftest import CHROMIUM
+from tests.reporting.conftest import CHROMIUM, QUIET, playwright_or_skip
 
 # Runs of the same task beside it, and one model that is told its stage.
 OTHERS = {
@@ -40,13 +40,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium, which asks nobody but the pages that a test opens."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.is_file():
-        pytest.skip("no Chromium here")
-    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(
-            executable_path=str(CHROMIUM), headless=True, args=["--no-sandbox", *(f"--disable-{one}" for one in quiet)]
-        )
+    with playwright_or_skip().sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=["--no-sandbox", *QUIET])
         yield found
         found.close()

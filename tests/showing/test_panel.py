@@ -1,4 +1,4 @@
-"""What the page of `demo` says, without a browser: stages, columns, one clock, and lines for what cannot be asked."""
+"""The page of `demo` without a browser: stages, columns, one clock, and lines for what cannot be asked."""
 
 import http.client
 import importlib.util

@@ -98,7 +98,7 @@ def test_two_machines_of_two_processes_train_as_one_process_does(tmp_path: Path)
 
 
 def slurm(rank: int, job: int) -> dict[str, str]:
-    """What srun gives to each of two processes on one machine. The allocation's own count says nothing."""
+    """The variables that srun gives to each of two processes on one machine. The allocation's own count says nothing."""
     return {
         "SLURM_JOB_ID": str(job), "SLURM_JOB_NAME": "bash", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NUM_NODES": "1", "SLURM_NNODES": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank),
@@ -133,6 +133,13 @@ def test_what_does_not_fit_the_processes_is_refused_in_one_line(
     ((status, _, errors),) = ended([started(run, environment())])
     assert status != 0 and message in errors and not (tmp_path / "run").exists()
     assert sum(line.startswith("error: ") for line in errors.splitlines()) == 1
+
+
+def test_torchrun_with_one_process_does_not_start_more_on_the_quiet(tmp_path: Path) -> None:
+    run = [*torchrun("--nproc_per_node", "1"), *SHORT, f"run_dir={tmp_path / 'run'}"]
+    ((status, _, errors),) = ended([started(run, environment())])
+    assert status != 0 and "torchrun has started one process; give it --nproc_per_node" in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_to_one_process_stops_all_after_the_step(tmp_path: Path) -> None:

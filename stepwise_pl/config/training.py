@@ -133,6 +133,11 @@ class TrainerConfig:
     strategy: str = setting("ddp", aside=True)
     # `32-true`; `bf16-mixed`: computes in bf16, weights in fp32; `bf16-true`: weights in bf16 too.
     precision: str = "32-true"
+    # Multiply float32 matrices in TF32, which keeps 10 bits of the fraction instead of 23. GPUs from Ampere on are faster at it.
+    tf32: bool = False
+    # Compile the blocks of the model (torch.compile), on one GPU with CUDA graphs: `true`, `false`, or `auto`, on a GPU where it is
+    # possible. On the CPU it does not pay (docs/gpus.md).
+    compile: str = setting("auto", changeable=True, aside=True)
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
     # Stop after this time, hours:minutes:seconds (02:50:00, with days 1-00:00:00), as a signal does: after the step, with a checkpoint and
@@ -167,6 +172,8 @@ class TrainerConfig:
         require(self.strategy == "ddp" or self.processes > 1, "trainer.strategy", self.strategy,
                 "needs trainer.devices of at least 2")  # fmt: skip
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
+        self.compile = str(self.compile).lower()  # YAML has true and false as no words
+        one_of("trainer.compile", self.compile, ("auto", "true", "false"))
         # Runs are compared by their configuration: `4000 steps` becomes `4000steps`.
         self.duration = str(Duration.parse(self.duration))
         if self.max_time is not None:

@@ -116,20 +116,32 @@ class CoTBatch:
     def stack(cls, batches: Sequence["CoTBatch"]) -> "CoTBatch":
         """Return the batches one below the other, padded on the right to the longest."""
         width = max(batch.tokens.shape[1] for batch in batches)
+        batches = [batch.padded(width) for batch in batches]
 
-        def below(parts: Sequence[Tensor], fill: float) -> Tensor:
-            return torch.cat([F.pad(part, (0, width - part.shape[1]), value=fill) for part in parts])
-
-        def padded(name: str, fill: int) -> Tensor:
-            return below([getattr(batch, name) for batch in batches], fill)
+        def below(name: str) -> Tensor:
+            return torch.cat([getattr(batch, name) for batch in batches])
 
         return cls(
-            tokens=padded("tokens", 0),
-            part=padded("part", Part.PAD),
-            position=padded("position", 0),
-            unit_start=padded("unit_start", False),
-            draw=torch.cat([batch.draw for batch in batches]),
-            values={name: below([batch.values[name] for batch in batches], torch.nan) for name in batches[0].values},
+            tokens=below("tokens"),
+            part=below("part"),
+            position=below("position"),
+            unit_start=below("unit_start"),
+            draw=below("draw"),
+            values={name: torch.cat([batch.values[name] for batch in batches]) for name in batches[0].values},
+        )
+
+    def padded(self, width: int) -> "CoTBatch":
+        """Return the batch padded on the right to a width, in columns, which is at least its own."""
+        more = (0, width - self.tokens.shape[1])
+        if more == (0, 0):
+            return self
+        return CoTBatch(
+            tokens=F.pad(self.tokens, more),
+            part=F.pad(self.part, more, value=Part.PAD),
+            position=F.pad(self.position, more),
+            unit_start=F.pad(self.unit_start, more, value=False),
+            draw=self.draw,
+            values=self._each_value(lambda value: F.pad(value, more, value=torch.nan)),
         )
 
     def remove(

@@ -2,19 +2,25 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from stepwise_pl.data.batch import CoTBatch, Part
 
 # The logits of these types are the output embedding of the last hidden state, and nothing more (tested). Other types may
 # scale or cap them (cohere, gemma2, granite, ...); they are read in a full pass.
 PLAIN_HEADS = ("gpt2", "llama", "mistral", "phi3", "qwen2")
+
+# transformers builds no mask for a kind of attention that it knows no mask for. Without a mask torch attends causally.
+UNMASKED = "stepwise_unmasked"
+AttentionInterface.register(UNMASKED, sdpa_attention_forward)
 
 Head = Callable[["Targets"], Tensor]
 
@@ -56,8 +62,11 @@ class Targets:
         if torch.device(device) == self.tokens.device:
             return self
 
+        is_cuda = torch.device(device).type == "cuda"
+
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+            # From pinned memory the copy does not wait for the device.
+            return (tensor.contiguous().pin_memory() if is_cuda else tensor).to(device, non_blocking=is_cuda)
 
         position = None if self.position is None else moved(self.position)
         return Targets(moved(self.tokens), position, moved(self.index), moved(self.label))
@@ -144,11 +153,43 @@ def see(model: PreTrainedModel, read: dict[str, Any], layers: Sequence[int] = ()
             as in transformers.
     """
     is_plain = model.config.model_type in PLAIN_HEADS
-    out = (model.base_model if is_plain else model)(**read, output_hidden_states=bool(layers) or not is_plain)
+    with unmasked(model, read):
+        out = (model.base_model if is_plain else model)(**read, output_hidden_states=bool(layers) or not is_plain)
     states = torch.stack([out.hidden_states[layer] for layer in layers]) if layers else None
     if is_plain:
         return Seen(out.last_hidden_state, states)
     return Seen(out.hidden_states[-1], states, out.logits)
+
+
+@contextmanager
+def unmasked(model: PreTrainedModel, read: dict[str, Any]) -> Iterator[None]:
+    """Inside of this context a pass without a cache attends to all earlier columns, and the mask in `read` is not looked at.
+
+    Padding stands on the right, and no token attends to its right. transformers would look whether a mask is all ones, and a GPU
+    would wait for the answer; compiled, it would not look, and attend by a slower kernel. Nothing changes for other attention
+    than `sdpa`, for models whose heads are not plain, and if a layer attends to fewer columns.
+    """
+    config = model.config
+    columns = next(read[name] for name in ("input_ids", "inputs_embeds") if name in read).shape[1]
+    if (
+        read.get("use_cache")
+        or config.model_type not in PLAIN_HEADS
+        or config._attn_implementation != "sdpa"
+        or narrowest_window(model, columns) < columns
+    ):
+        yield
+        return
+    config._attn_implementation = UNMASKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+
+
+def narrowest_window(model: PreTrainedModel, columns: int) -> int:
+    """Return the columns that every layer attends to, at most `columns`."""
+    layers: list[Any] = DynamicCache(config=model.config).layers
+    return min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=columns)
 
 
 def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, last: int) -> Tensor:

@@ -14,6 +14,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import replaced_states
+from stepwise_pl.models.compiled import CompiledBody
 from stepwise_pl.models.decoding import OnPass, generate, read_prompts
 from stepwise_pl.models.edits import Edit, edited_states
 from stepwise_pl.models.forward import Head, Targets, model_inputs, see, target_logits
@@ -59,6 +60,7 @@ class Learner:
         extra: the module that the method trains besides the model; None: there is none.
         head: computes the logits if the model's weights are sharded; None otherwise.
         tokens: the inputs that the method learns (`Method.num_tokens`); None: there are none.
+        body: computes the logits of training by compiled blocks, where no hook is asked for; None: nothing is compiled.
         tokens_read: tokens that training has read in the forward passes of the present optimizer step.
     """
 
@@ -69,6 +71,7 @@ class Learner:
     tokens: nn.Embedding | None = None
     head: Head | None = None
     tokens_read: int = 0
+    body: CompiledBody | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -89,9 +92,18 @@ class Learner:
             edits: what the blocks read in the place of some states, those of the method included; thoughts follow from it.
         """
         self.method.require_type("view", view, CoTBatch, "batch.remove(stage.units)")
+        has_thoughts = thoughts is None and bool((view.tokens == LATENT).any())
+        if states is None and not has_thoughts:
+            states = self._prompt_states(view)
+        # Compiled blocks know no hooks.
+        body = (
+            self.body if torch.is_grad_enabled() and states is None and not (has_thoughts or edits or layers) else None
+        )
+        if body is not None:
+            view = body.widened(view)
         targets = Targets.of(view)
         moved, seen = targets.to(self.model.device), None
-        if thoughts is None and bool((view.tokens == LATENT).any()):
+        if has_thoughts:
             seen, thoughts = read_view(self.model, view, self.inputs, layers, edits)
             logits = seen.logits_at(self.model, moved.index)
         else:
@@ -99,7 +111,9 @@ class Learner:
                 moved = replace(moved, tokens=self.inputs.of(moved.tokens, thoughts))
             # Hooks run in the order in which they were set: an edit finds the method's states in place.
             with self._thinking(view, states), edited_states(self.model, edits):
-                if layers:
+                if body is not None:
+                    logits = body.logits(moved)
+                elif layers:
                     seen = see(self.model, model_inputs(self.model, moved.tokens, moved.position), layers)
                     logits = seen.logits_at(self.model, moved.index)
                 else:
@@ -138,9 +152,8 @@ class Learner:
         if torch.is_grad_enabled():
             self.tokens_read += int(view.attention_mask.sum()) - len(view)
 
-    def _thinking(self, view: CoTBatch, states: Tensor | None = None) -> AbstractContextManager[None]:
-        """Inside of this context the blocks read the method's states at the last token of each prompt."""
-        states = self._prompt_states(view) if states is None else states
+    def _thinking(self, view: CoTBatch, states: Tensor | None) -> AbstractContextManager[None]:
+        """Inside of this context the blocks read the states at the last token of each prompt; None: their own."""
         if states is None:
             return nullcontext()
         return replaced_states(self.model, states, view.length_of(Part.PROMPT).to(states.device) - 1)

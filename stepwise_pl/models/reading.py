@@ -17,7 +17,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods.base import LATENT, own
 from stepwise_pl.models.blocks import repeats_blocks
 from stepwise_pl.models.edits import Edit, edited_states
-from stepwise_pl.models.forward import Seen, model_inputs, see
+from stepwise_pl.models.forward import Seen, model_inputs, narrowest_window, see
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ class Reading:
 
 def require_window(model: PreTrainedModel, columns: int) -> None:
     """Raise `UserError` if a layer attends to fewer columns: in its window, gaps between the tokens of a row would count as tokens."""
-    layers: list[Any] = DynamicCache(config=model.config).layers
-    window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=columns)
+    window = narrowest_window(model, columns)
     if window < columns:
         raise UserError(
             f"a {model.config.model_type} that attends to the last {window} tokens cannot read thoughts in a batch of {columns} "

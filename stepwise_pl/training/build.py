@@ -27,6 +27,7 @@ from stepwise_pl.data.tokenizers import tokenizer_for
 from stepwise_pl.methods import Method
 from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
+from stepwise_pl.models.compiled import CompiledBody, compiled_body
 from stepwise_pl.models.devices import accelerator_of
 from stepwise_pl.models.lora import frozen_digest
 from stepwise_pl.models.readability import require_readable
@@ -54,6 +55,7 @@ class Parts(NamedTuple):
     model: PreTrainedModel
     # Facts of what the method has loaded besides (`Method.prepare`).
     loaded: dict[str, Any]
+    compiled: CompiledBody | None
 
     @property
     def steps(self) -> int:
@@ -92,7 +94,12 @@ def build_parts(config: Config) -> Parts:
     sharded = config.trainer.processes > 1 and config.trainer.strategy == "fsdp2"
     eos = int(tokenizer.eos_token_id)
     require_readable(method, model, eos, data.encoded, data.limits, sharded)
-    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole))
+    device, trainer = accelerator_of(config.trainer.accelerator), config.trainer
+    torch.set_float32_matmul_precision("high" if trainer.tf32 else "highest")
+    compiled = compiled_body(
+        trainer.compile, model, longest, device, shares=micro_batches * trainer.processes, sharded=sharded
+    )
+    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole), compiled)
 
 
 def longest_view(method: Method, data: CoTDataModule, first: int) -> int:
@@ -136,6 +143,7 @@ def build_attempt(
         config.method,
         parts.data.limits,
     )
+    module.learner.body = parts.compiled
     trainer = build_trainer(config, parts.steps, run_dir, describe, asked)
     trainer.loggers += more
     return trainer, module

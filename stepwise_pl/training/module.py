@@ -187,6 +187,8 @@ class StepwiseModule(L.LightningModule):
         return build_optimizer(self.model, self.optimizer_config, self.extra, self.tokens)
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
+        if self.learner.body is not None:
+            self.learner.body.begin_step(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
         losses = self.method.loss(self.learner, batch, stage)
         self.sums.add(losses)
@@ -228,7 +230,8 @@ class StepwiseModule(L.LightningModule):
 
     def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
         """Log metrics after `step` optimizer steps. `write`: into the loggers too, with attempt, epoch and removed tokens."""
-        self.log_dict(dict(metrics), logger=False)  # for the callbacks
+        # `self.log` would take a large part of the host's time for a step, and wait for the device while it copies numbers there.
+        self.trainer.callback_metrics.update({key: torch.as_tensor(value) for key, value in metrics.items()})
         if not write:
             return
         # The loggers are called here, because Lightning would call them after it has saved the step's checkpoint: a run

@@ -138,6 +138,8 @@ class TrainerConfig:
     # Compile the blocks of the model (torch.compile), on one GPU with CUDA graphs: `true`, `false`, or `auto`, on a GPU where it is
     # possible. On the CPU it does not pay (docs/gpus.md).
     compile: str = setting("auto", changeable=True, aside=True)
+    # Choose kernels that compute the same numbers twice, where torch has some. A GPU may need more time for them; the CPU needs none.
+    deterministic: bool = setting(False, changeable=True, aside=True)
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
     # Stop after this time, hours:minutes:seconds (02:50:00, with days 1-00:00:00), as a signal does: after the step, with a checkpoint and

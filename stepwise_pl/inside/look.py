@@ -127,7 +127,7 @@ class Look:
         return Subject.of_encoded(run, self.problems.texts, self.encoded)
 
     def rows(self, run: TrainedRun, folder: Path, progress: Progress) -> list[Probe]:
-        """Probe a checkpoint; none if it has no place that is wanted.
+        """Probe a checkpoint, and give up its weights; none if it has no place that is wanted.
 
         Args:
             folder: for the states, which are left there.
@@ -142,7 +142,7 @@ class Look:
         with progress(self.bench.num_pieces(spots, 3)) as self.bench.advance:
             own = StatesSource(self._reader(subject, places, folder))
             found = self.bench.probe(own, given_from, with_shuffled=True)
-            random = StatesSource(self._reader(self.subject(untrained(run)), places, folder), RANDOM)
+            random = StatesSource(self._reader(self.subject(untrained(run, instead=True)), places, folder), RANDOM)
             raw = RawSource(RawTokens(subject, places, self.wanted.batch_size))
             found += [each for control in (random, raw) for each in self.bench.probe(control, given_from, beside=found)]
         found += self.bench.constant()

@@ -15,16 +15,21 @@ from stepwise_pl.models.trained_run import TrainedRun
 SEED = 20_251_209
 
 
-def untrained(run: TrainedRun) -> TrainedRun:
+def untrained(run: TrainedRun, *, instead: bool = False) -> TrainedRun:
     """Return a run with fresh random weights in the place of its own, also in the modules and inputs of its method.
 
     They are the same for every checkpoint of a run.
+
+    Args:
+        instead: give up the run's own weights first (they go to torch's `meta` device), so that both are never in memory together.
     """
-    config = copy.deepcopy(run.model.config)
+    config, device = copy.deepcopy(run.model.config), run.model.device
+    if instead:
+        run.to("meta")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build(config, model_setting(run.config.model), run.model.dtype).eval()  # type: ignore[no-untyped-call]
     extra, tokens = own_modules(run.config.method, model, run.limits, SEED)
     fresh = replace(run, model=model, extra=None if extra is None else extra.eval(), tokens=tokens)
-    fresh.to(run.model.device)
+    fresh.to(device)
     return fresh

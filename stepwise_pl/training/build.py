@@ -285,6 +285,7 @@ def build_trainer(
         strategy=strategy(cfg, config.method),
         precision=None if cfg.precision == "bf16-true" else cfg.precision,  # type: ignore[arg-type]
         plugins=[environment, *([BFloat16Weights()] if cfg.precision == "bf16-true" else [])],
+        deterministic=cfg.deterministic,
         # Steps alone end the run: an end in epochs would be a second one.
         max_epochs=-1,
         max_steps=steps,

@@ -38,6 +38,12 @@ def test_the_random_control_has_fresh_weights_everywhere(kind: str, tmp_path: Pa
             if weight.ndim > 1:
                 assert not torch.equal(fresh, weight), key
     assert not one.model.training and one.config is trained.config
+    # A third one takes the memory of the run's own weights.
+    third = untrained(trained, instead=True)
+    assert {weight.device.type for weight in trained.model.parameters()} == {"meta"}
+    assert third.model.device.type == "cpu"
+    for key, weight in third.model.state_dict().items():
+        assert torch.equal(weight, one.model.state_dict()[key])
 
 
 def test_adapters_and_the_model_below_them_are_fresh_in_the_random_control(run_folder: Path, tmp_path: Path) -> None:

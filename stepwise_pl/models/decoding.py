@@ -16,7 +16,7 @@ from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.models.architecture import num_positions
 from stepwise_pl.models.reading import Inputs, Reading, require_window
 from stepwise_pl.models.rows import Cached, OnPass, Rows, Whole
-from stepwise_pl.models.static_rows import Shape, StaticRows, can_be_static, computed_in
+from stepwise_pl.models.static_rows import Shape, StaticRows, can_be_static, computed_in, release
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ def generate(
     new: list[Tensor] | None = None if most > 0 else []
     if new is None and compiled and can_be_static(model):
         shape = Shape.of(model, len(tokens), tokens.shape[1] + most)
-        known = _static_exact_up_to.setdefault(model, {})
-        new = _with_cache(partial(StaticRows, more=most), model, reading, inputs, wanted, known, shape)
+        found = _static_exact_up_to.setdefault(model, {})
+        new = _with_cache(partial(StaticRows, more=most), model, reading, inputs, wanted, found, shape)
     if new is None:
         new = _with_cache(Cached, model, reading, inputs, wanted, _exact_up_to.setdefault(model, {}))
     if new is None:
@@ -167,6 +167,7 @@ def _with_cache(
             torch.stack(seen, 1), wanted.bound[rows],
         )  # fmt: skip
     except torch.OutOfMemoryError:
+        release(model)
         raise
     except Exception as error:  # a model may raise any error on a cache that is not of its kind
         is_exact, problem = False, f"cannot be used ({first_line(error)})"

@@ -79,7 +79,11 @@ class _Memory:
 
     def fix(self) -> None:
         """Tell torch that the tensors stay in their place. They may move all the same: torch records anew then, and does not compile."""
-        of_layers = [getattr(layer, name, None) for layer in self.cache.layers for name in ("keys", "values", "cumulative_length")]
+        of_layers = [
+            getattr(layer, name, None)
+            for layer in self.cache.layers
+            for name in ("keys", "values", "cumulative_length")
+        ]
         for tensor in (self.mask, self.token, self.position, *of_layers):
             if isinstance(tensor, Tensor):
                 torch._dynamo.mark_static_address(tensor, guard=False)
@@ -152,7 +156,7 @@ class StaticRows(Cached):
         if shape not in known.memory:
             known.memory[shape] = _Memory.of(model, shape)
         self.step, self.memory = known.step, known.memory[shape]
-        self.memory.cache.reset()
+        self.memory.cache.reset()  # type: ignore[no-untyped-call]
         filled = start.rows(torch.arange(shape.rows, device=start.tokens.device).clamp(max=self.count - 1))
         self.memory.mask.zero_()
         self.memory.mask[:, : self.width] = filled.there
@@ -171,7 +175,7 @@ class StaticRows(Cached):
         memory = self.memory
         read = model_inputs(self.model, memory.token, memory.position)
         read |= {"attention_mask": memory.mask, "past_key_values": memory.cache, "use_cache": True}
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS, accumulated_recompile_limit=MOST_PROGRAMS):
             return self.step(self.model, read)[: self.count]
 

@@ -170,7 +170,9 @@ def _with_cache(
         release(model)
         raise
     except Exception as error:  # a model may raise any error on a cache that is not of its kind
-        is_exact, problem = False, f"cannot be used ({first_line(error)})"
+        # The compiler wraps the error that says why.
+        reason = first_line(getattr(error, "inner_exception", error))
+        is_exact, problem = False, f"cannot be used ({reason})"
     if is_exact is False:
         log.warning(
             "%s: its %s %s; answers are decoded without %s, which takes longer",

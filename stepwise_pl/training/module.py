@@ -129,7 +129,7 @@ class StepwiseModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.schedule.bind(self.data.steps_per_epoch, self.method.last_stage(self.data.limits))
         self.digits = DigitAccuracy(self.data.limits.longest_answer)
-        set_eval_batch_size(self, trains=stage == "fit")
+        set_eval_batch_size(self.trainer, self.model, self.method, trains=stage == "fit")
         if stage == "fit":
             self.stage = self.schedule.stage(0)
 

@@ -18,9 +18,10 @@ T = TypeVar("T")
 FILLED = 0.6
 # No accelerator answers more problems per second in larger batches than these.
 MOST_EXAMPLES = 4096
-# A layer keeps about this many numbers of the model's width for each token at a time: its states, queries, keys and values,
-# and the wide layer of the MLP with its activation. Nothing is kept for a backward pass.
-WIDTHS_OF_LAYER = 16
+# Tensors that a layer holds at a time, by their width for each token: the states with their norms, the heads (queries, keys,
+# values, with and without rotation, keys and values repeated for each group, output), and the wide part of the MLP. Nothing
+# is kept for a backward pass.
+OF_STATES, OF_HEADS, OF_MLP = 6, 8, 4
 
 
 def in_portions(
@@ -85,10 +86,12 @@ def examples_that_fit(model: PreTrainedModel, columns: int, written: int, free: 
 def cache_bytes(model: PreTrainedModel, length: int) -> int:
     """Return the bytes of the keys and values of one row of `length` tokens, in all layers."""
     config = model.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    head_width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
-    heads = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * config.num_hidden_layers * heads * head_width * length * computed_in(model).itemsize)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * _head_width(config) * length * computed_in(model).itemsize)
+
+
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def pass_bytes(model: PreTrainedModel, columns: int, predicted: int) -> int:
@@ -100,9 +103,11 @@ def pass_bytes(model: PreTrainedModel, columns: int, predicted: int) -> int:
     """
     config = model.config.get_text_config()
     size = computed_in(model).itemsize
-    layer = WIDTHS_OF_LAYER * columns * int(config.hidden_size) * size
+    width, heads = int(config.hidden_size), int(config.num_attention_heads)
+    wide = int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width)
+    layer = (OF_STATES * width + OF_HEADS * heads * _head_width(config) + OF_MLP * wide) * columns * size
     if model.config._attn_implementation == "eager":
-        layer += 2 * int(config.num_attention_heads) * columns**2 * 4
+        layer += 2 * heads * columns**2 * 4
     # Other heads than plain ones are applied at every column (`forward.target_logits`). Cross entropy holds the logits
     # in float32 twice more.
     with_logits = predicted if model.config.model_type in PLAIN_HEADS else columns

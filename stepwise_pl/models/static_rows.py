@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, StaticCache
 
-from stepwise_pl.models.forward import model_inputs, takes_positions
+from stepwise_pl.models.forward import accepted_by, model_inputs, takes_positions
 from stepwise_pl.models.reading import Inputs, Reading
 from stepwise_pl.models.rows import Cached, OnPass
 
@@ -132,7 +132,13 @@ def _step(model: PreTrainedModel, read: dict[str, Any]) -> Tensor:
 
 def _compiled(device: torch.device) -> Callable[..., Tensor]:
     mode = "reduce-overhead" if BACKEND == "inductor" and device.type == "cuda" else None
-    return torch.compile(_step, fullgraph=True, dynamic=False, backend=BACKEND, mode=mode)
+    settings: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": BACKEND, "mode": mode}
+    if "recompile_limit" in accepted_by(torch.compile):
+        return torch.compile(_step, **settings, recompile_limit=MOST_PROGRAMS)
+    # An older torch has one limit for all that is compiled. A change of the limit takes 0.06 ms of each step.
+    limit: Any = torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS)
+    found: Callable[..., Tensor] = limit(torch.compile(_step, **settings))
+    return found
 
 
 class StaticRows(Cached):
@@ -176,8 +182,7 @@ class StaticRows(Cached):
         read = model_inputs(self.model, memory.token, memory.position)
         read |= {"attention_mask": memory.mask, "past_key_values": memory.cache, "use_cache": True}
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS, accumulated_recompile_limit=MOST_PROGRAMS):
-            return self.step(self.model, read)[: self.count]
+        return self.step(self.model, read)[: self.count]
 
     def add(self, token: Tensor, position: Tensor) -> None:
         """Append the next token of each row, with its position; both [batch] int64."""

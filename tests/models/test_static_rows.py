@@ -16,6 +16,7 @@ from stepwise_pl.methods import Stepwise
 from stepwise_pl.models import decoding, static_rows
 from stepwise_pl.models.build import build_model
 from stepwise_pl.models.decoding import generate, read_prompts
+from stepwise_pl.models.forward import accepted_by
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.models.static_rows import Shape, StaticRows, can_be_static
 from stepwise_pl.schedules.spread import ALL
@@ -152,6 +153,26 @@ def test_few_programs_serve_many_batches(tokenizer, examples: EncodedExamples, c
     assert {shape.rows for shape in shapes} == {1, 4, 16, 64} and {shape.length for shape in shapes} == {64}
     assert programs() == 4
     assert not said(caplog)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_more_programs_are_compiled_than_torch_allows_on_its_own(
+    older: bool, tokenizer, examples: EncodedExamples, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    if older:
+        compiler = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda model, **settings: compiler(model, **settings))
+        accepted_by.cache_clear()
+    eos = tokenizer.eos_token_id
+    for seed in range(2):
+        model = small_model(tokenizer, layers=1 + seed)
+        for rows in (1, 2, 6):
+            view = examples.collate(np.arange(rows))
+            expected = generate(model, view, eos, 5)
+            with torch._dynamo.config.patch(recompile_limit=2):
+                assert decoded(monkeypatch, model, view, eos, 5, torch.zeros(rows).long()) == expected
+    assert programs() == 6 and not said(caplog)
+    accepted_by.cache_clear()
 
 
 def test_sizes_are_few() -> None:

@@ -134,9 +134,10 @@ def _compiled(device: torch.device) -> Callable[..., Tensor]:
     mode = "reduce-overhead" if BACKEND == "inductor" and device.type == "cuda" else None
     settings: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": BACKEND, "mode": mode}
     if "recompile_limit" in accepted_by(torch.compile):
-        return torch.compile(_step, **settings, recompile_limit=MOST_PROGRAMS)
+        settings["recompile_limit"] = MOST_PROGRAMS
+        return torch.compile(_step, **settings)
     # An older torch has one limit for all that is compiled. A change of the limit takes 0.06 ms of each step.
-    limit: Any = torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS)
+    limit: Any = torch._dynamo.config.patch(recompile_limit=MOST_PROGRAMS)  # type: ignore[attr-defined, no-untyped-call]
     found: Callable[..., Tensor] = limit(torch.compile(_step, **settings))
     return found
 

@@ -290,7 +290,7 @@ def keep_predictions(parts: "Parts", fitted: "Fitted", checkpoint: Path, step: i
     device = fitted.trainer.strategy.root_device.type  # Lightning has moved the model back to the CPU.
     source = Source(
         run_dir, config, checkpoint, step, limits, module.stage, module.stage, bounds,
-        config.data.eval_batch_size, device.replace("cuda", "gpu"),
+        parts.data.eval_batch_size, device.replace("cuda", "gpu"),
     )  # fmt: skip
     predictions = predictions_of(problems, answered)
     found = {key.removeprefix("test/"): float(value) for key, value in metrics.items() if key.startswith("test/")}

@@ -4,12 +4,15 @@ import math
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.config.duration import Duration, seconds_of
 
 MOST_WORKERS = 256
+AUTO = "auto"
+EVAL_BATCH_SIZE = 200
 PAPER_EXAMPLES_PER_TOKEN = 808_000 / 8
 
 # A run may be asked to be good at one of these keys of its summary.json.
@@ -24,8 +27,9 @@ class DataConfig:
     batch_size: int = 32
     # Examples per epoch; null: the size of the training set. Δ counts tokens per epoch.
     epoch_size: int | None = None
-    # Examples scored at a time in validation and test; at least 1.
-    eval_batch_size: int = setting(200, changeable=True, aside=True)
+    # Examples scored at a time in validation and test; at least 1. `auto`: as many as the memory of a CUDA device holds by an
+    # estimate, and 200 on any other device.
+    eval_batch_size: Any = setting(EVAL_BATCH_SIZE, changeable=True, aside=True)
     # Processes that prepare batches; 0 to 256, 0: the main process does it.
     num_workers: int = setting(0, changeable=True, aside=True)
     # Share of the task's easy examples in training (task.zeros makes them for multiplication) at the first step; 0 to 1.
@@ -45,6 +49,11 @@ class DataConfig:
         path=True,
     )
 
+    @property
+    def scored_at_a_time(self) -> int:
+        """Examples scored at a time, if nothing is known of the memory of the device."""
+        return EVAL_BATCH_SIZE if self.eval_batch_size == AUTO else int(self.eval_batch_size)
+
     def steps_per_epoch(self, train_examples: int) -> int:
         """T: optimizer steps in an epoch, at least 1."""
         return max(1, (self.epoch_size or train_examples) // self.batch_size)
@@ -57,7 +66,9 @@ class DataConfig:
         for key in ("easy_first", "easy_last"):
             require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "must be between 0 and 1")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "must be at least 1")
-        require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "must be at least 1")
+        size = self.eval_batch_size
+        is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        require(size == AUTO or is_count, "data.eval_batch_size", size, f"must be a number of at least 1, or {AUTO}")
         # Each worker is a process: a slip of the keyboard would fill the machine with them.
         rule = f"must be at least 0 and at most {MOST_WORKERS}"
         require(0 <= self.num_workers <= MOST_WORKERS, "data.num_workers", self.num_workers, rule)

@@ -32,6 +32,9 @@ class CoTDataModule(L.LightningDataModule):
         duration: the length of the run, at whose end the share of easy examples reaches `data.easy_last`.
         values: the quantities that the batches hold (`Method.quantities`).
 
+    Attributes:
+        eval_batch_size: examples scored at a time.
+
     Attributes (after `prepare`):
         encoded: the tokenised splits by name: `SPLITS`, and `EASY` if the run uses it.
         steps_per_epoch: T, optimizer steps in an epoch.
@@ -56,6 +59,8 @@ class CoTDataModule(L.LightningDataModule):
         self.unit, self.side, self.values = unit, side, tuple(values)
         self.duration = duration or Duration.parse(TrainerConfig().duration)
         self.encoded: dict[str, EncodedExamples] = {}
+        # Training sets it to what fits into the memory of the device, if it is to.
+        self.eval_batch_size = data.scored_at_a_time
         self._whole: TrainStream | None = None  # its batches are whole optimizer steps
 
     def prepare(self) -> "CoTDataModule":
@@ -120,7 +125,7 @@ class CoTDataModule(L.LightningDataModule):
         return self._whole[step]
 
     def val_dataloader(self) -> EvalBatches:
-        return EvalBatches(self.encoded["validation"], self.data.eval_batch_size, *self._ranks())
+        return EvalBatches(self.encoded["validation"], self.eval_batch_size, *self._ranks())
 
     def test_dataloader(self) -> EvalBatches:
-        return EvalBatches(self.encoded["test"], self.data.eval_batch_size, *self._ranks())
+        return EvalBatches(self.encoded["test"], self.eval_batch_size, *self._ranks())

@@ -15,7 +15,7 @@ from stepwise_pl.data.stream import EvalBatches
 from stepwise_pl.evaluation.answers import Answers
 from stepwise_pl.evaluation.metrics import EvaluationMetrics
 from stepwise_pl.evaluation.validation import Validation
-from stepwise_pl.evaluation.verifier import Bounds
+from stepwise_pl.evaluation.verifier import DECODED, Bounds
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.schedules.spread import Stage
 
@@ -75,11 +75,17 @@ class Scorer:
 
     @torch.inference_mode()
     def speed(self, batch_size: int, problems: int) -> float:
-        """Return the problems answered per second, `batch_size` at a time. A first batch warms up and is not counted."""
+        """Return the problems answered per second, `batch_size` at a time. A first batch warms up and is not counted.
+
+        If decoding is compiled, all batches warm up, because each shape is compiled when it first comes. If the memory
+        holds fewer problems, as `evaluate` has found, they are answered in batches of this smaller size.
+        """
+        batch_size = min(batch_size, self.learner.fitting.get(DECODED, batch_size))
         prepared = [view.to(self.learner.model.device) for view in self.views(batch_size, problems)]
         # The bound takes a pass over all examples, so it is computed before the clock starts.
         bound = self.bound
-        self.learner.generate(prepared[0], bound)
+        for view in prepared if self.learner.compiled else prepared[:1]:
+            self.learner.generate(view, bound)
         started = time.perf_counter()
         for view in prepared:
             self.learner.generate(view, bound)

@@ -44,9 +44,14 @@ class Validation:
     def add(self, batch: CoTBatch, stage: Stage) -> None:
         """Verify a batch, given with the whole CoT in place, at a stage."""
         view = self.learner.method.view(self.learner, batch, stage)
-        scored, proved = self.verifier.verify(view)
-        self.metrics.update(scored)
-        self.metrics.update_answers([True] * len(proved))
+        for part, scored, proved in self.verifier.verify_parts(view):
+            self.metrics.update(scored)
+            self.metrics.update_answers([True] * len(proved))
+            self._keep(part, proved)
+            del scored  # the next part may need the memory of these logits
+
+    def _keep(self, view: CoTBatch, proved: list[int]) -> None:
+        """Keep the answers of the rows of a view that were proved right."""
         if self.answers is not None:
             all_targets = continuation(view)
             targets = [all_targets[row] for row in proved]

@@ -16,6 +16,11 @@ from stepwise_pl.data.layout import unfinished_answer
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.evaluation.answers import Decoded, answers
 from stepwise_pl.models.learner import Learner, Scored
+from stepwise_pl.models.memory import in_portions
+from stepwise_pl.models.static_rows import release
+
+# What is done with examples, for `Learner.fitting`.
+SCORED, DECODED = "scored", "decoded"
 
 
 class Bounds(NamedTuple):
@@ -83,6 +88,19 @@ class Verifier:
         self.digit_counts = torch.zeros(2, 0, dtype=torch.long)
         self._frame: tuple[int, int] | None = None
 
+    def verify_parts(self, batch: CoTBatch) -> Iterator[tuple[CoTBatch, Scored, list[int]]]:
+        """Yield the batch with what `verify` returns; in several parts if the device's memory does not hold the whole."""
+
+        def part(rows: range) -> CoTBatch:
+            return batch if len(rows) == len(batch) else batch.take(torch.tensor(rows))
+
+        def work(rows: range) -> tuple[Scored, list[int]]:
+            return self.verify(part(rows))
+
+        for rows, done in in_portions(self.learner.fitting, SCORED, len(batch), work):
+            yield part(rows), *done
+            del done
+
     @torch.inference_mode()
     def verify(self, batch: CoTBatch) -> tuple[Scored, list[int]]:
         """Score the targets of a view; return the scores and the rows proved right. The other rows are queued for decoding.
@@ -134,12 +152,16 @@ class Verifier:
         asked = max_new_tokens if asked is None else asked
         drafts = sorted(self.drafts, key=lambda draft: -draft.batch.tokens.shape[1])
         self.drafts = []
-        for start in range(0, len(drafts), self.batch_size):
-            some = drafts[start : start + self.batch_size]
+        eos = self.learner.eos
+
+        def work(rows: range) -> tuple[list[Draft], list[list[int]]]:
+            some = drafts[rows.start : rows.stop]
             batch = CoTBatch.stack([draft.batch for draft in some])
             accepted = torch.tensor([draft.accepted for draft in some])
-            eos = self.learner.eos
-            tokens = self.learner.generate(batch, max_new_tokens, accepted)
+            return some, self.learner.generate(batch, max_new_tokens, accepted)
+
+        done = in_portions(self.learner.fitting, DECODED, len(drafts), work, self.batch_size)
+        for _, (some, tokens) in done:
             targets = [draft.target for draft in some]
             found = zip(
                 answers(tokens, self.tokenizer), answers(targets, self.tokenizer),
@@ -147,7 +169,8 @@ class Verifier:
                 cot_tokens(tokens, eos), cot_tokens(targets, eos),
                 [unfinished_answer(row, self.tokenizer) for row in tokens], strict=True,
             )  # fmt: skip
-            for draw, decoded in zip(batch.draw.tolist(), (Decoded(*parts) for parts in found), strict=True):
+            draws = [int(draft.batch.draw) for draft in some]
+            for draw, decoded in zip(draws, (Decoded(*parts) for parts in found), strict=True):
                 if decoded.right:
                     self.right.append(draw)
                 else:
@@ -155,6 +178,8 @@ class Verifier:
                     if decoded.right_any_length:
                         self.too_long.add(draw)
                 yield draw, decoded
+        # Training may need the memory of a compiled step.
+        release(self.learner.model)
 
 
 def cot_tokens(new: Sequence[Sequence[int]], eos: int) -> list[int]:

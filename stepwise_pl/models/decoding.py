@@ -2,119 +2,59 @@
 
 import logging
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from stepwise_pl.common.errors import UserError, first_line
 from stepwise_pl.data.batch import CoTBatch
 from stepwise_pl.models.architecture import num_positions
-from stepwise_pl.models.blocks import replaced_states
-from stepwise_pl.models.forward import accepted_by, full_pass, model_inputs
-from stepwise_pl.models.reading import Inputs, Passes, Reading, require_window
+from stepwise_pl.models.reading import Inputs, Reading, require_window
+from stepwise_pl.models.rows import Cached, OnPass, Rows, Whole
+from stepwise_pl.models.static_rows import Shape, StaticRows, can_be_static, computed_in, release
 
 log = logging.getLogger(__name__)
 
 COMPARED_ROWS, COMPARED_WORDS = 4, 64
 
-# Called at the end of a forward pass: one for each thought, then one for each token.
-OnPass = Callable[[], None]
-
-
-class _Cached:
-    """Rows of unequal length that grow token by token, read with a KV cache.
-
-    Args:
-        start: the rows before any token is added.
-
-    Attributes:
-        thoughts: the thoughts of each row, [batch, most, width]; None if there are none.
-    """
-
-    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs, on_pass: OnPass | None = None) -> None:
-        self.model, self.states = model, start.states
-        passes = Passes(model, start, inputs)
-        self.thoughts = passes.read_thoughts(on_pass)
-        self.read = passes.arguments(passes.last(self.thoughts), start.spans[-1])
-        self.column = (start.tokens.shape[1] - start.known + start.prompt)[:, 0] - 1  # the last token of each prompt
-
-    def logits(self) -> Tensor:
-        """Return the logits after each row, [batch, vocabulary]."""
-        if self.states is None:
-            return self._logits()
-        with replaced_states(self.model, self.states, self.column):
-            logits = self._logits()
-        self.states = None  # the prompt is read once; its keys and values are in the cache
-        return logits
-
-    def _logits(self) -> Tensor:
-        last = {"logits_to_keep": 1} if "logits_to_keep" in accepted_by(type(self.model).forward) else {}
-        logits: Tensor = self.model(**self.read, **last).logits
-        return logits[:, -1]
-
-    def add(self, token: Tensor, position: Tensor) -> None:
-        """Append the next token of each row, with its position; both [batch] int64."""
-        mask, cache = self.read["attention_mask"], self.read["past_key_values"]
-        mask = torch.cat([mask, mask.new_ones(len(token), 1)], dim=1)
-        self.read = model_inputs(self.model, token[:, None], position[:, None])
-        self.read |= {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
-
-
-class _Whole:
-    """Rows as in `_Cached`, but read from their first token at every step. As in training, padding stands on the right.
-
-    Args:
-        start: the rows before any token is added.
-        thoughts: the thoughts of each row, [batch, most, width]; None if there are none.
-    """
-
-    def __init__(self, model: PreTrainedModel, start: Reading, inputs: Inputs, thoughts: Tensor | None = None) -> None:
-        self.model, self.states, self.prompt = model, start.states, start.prompt[:, 0]
-        self.inputs, self.thoughts, self.only_words = inputs, thoughts, start.only_words
-        self.length = start.there.sum(1)
-        # A stable sort moves the tokens to the front, in their order.
-        column = (~start.there).to(torch.uint8).sort(dim=1, stable=True).indices
-        self.tokens, self.positions = start.tokens.gather(1, column), start.position.gather(1, column)
-
-    def logits(self, last: int | None = None) -> Tensor:
-        """Return the logits after each row, [batch, vocabulary]; or after each of its `last` tokens, [batch, last, vocabulary]."""
-        width, first = int(self.length.max()), int(self.length.min()) - (last or 1)
-        positions = self.positions[:, :width]
-        counted = torch.arange(width, device=positions.device)
-        # As in training, positions that count from 0 are not given: a model may count otherwise (roberta).
-        jumps = bool(((positions != counted) & (counted < self.length[:, None])).any())
-        read = self.tokens[:, :width]
-        read = read if self.only_words else self.inputs.of(read, self.thoughts)
-        with nullcontext() if self.states is None else replaced_states(self.model, self.states, self.prompt - 1):
-            logits = full_pass(self.model, read, positions if jumps else None, width - first)
-        column = self.length[:, None] - first - (last or 1) + torch.arange(last or 1, device=positions.device)
-        logits = logits.gather(1, column[..., None].expand(-1, -1, logits.shape[2]))
-        return logits[:, 0] if last is None else logits
-
-    def add(self, token: Tensor, position: Tensor) -> None:
-        """Append the next token of each row, with its position; both [batch] int64."""
-        column = self.length[:, None]
-        self.tokens = F.pad(self.tokens, (0, 1)).scatter(1, column, token[:, None])
-        self.positions = F.pad(self.positions, (0, 1)).scatter(1, column, position[:, None])
-        self.length = self.length + 1
-
+# A GPU is asked every N tokens whether all rows have ended, because the process waits for the answer. Up to N - 1 passes
+# are in vain at the end of a batch.
+ASKED_EVERY = 8
 
 # For each model, and for batches with (True) and without padding: the longest text on which the cache was seen to change
 # nothing; negative if the cache changes the answers. It depends on the model's type and sizes, not on its weights.
-_exact_up_to: WeakKeyDictionary[PreTrainedModel, dict[bool, int]] = WeakKeyDictionary()
+_exact_up_to: WeakKeyDictionary[PreTrainedModel, dict[Hashable, int]] = WeakKeyDictionary()
+# The same for static rows. Each shape is a program of its own, so it is compared on its own: the keys are shape and padding.
+_static_exact_up_to: WeakKeyDictionary[PreTrainedModel, dict[Hashable, int]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The tokens that are wanted after each row.
+
+    Attributes:
+        following: their positions, [batch, count] int64.
+        ended: end tokens that each row has already, [batch] int64.
+        bound: most tokens for each row, [batch] int64.
+        eos: id of the end token.
+        on_pass: called as soon as the tokens of a step are known.
+    """
+
+    following: Tensor
+    ended: Tensor
+    bound: Tensor
+    eos: int
+    on_pass: OnPass | None = None
 
 
 def rounding(model: PreTrainedModel) -> float:
     """Return how much rounding may change logits, as a share of their standard deviation."""
-    kind = model.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
-    return math.sqrt(torch.finfo(dtype).eps)
+    return math.sqrt(torch.finfo(computed_in(model)).eps)
 
 
 def read_prompts(view: CoTBatch, accepted: Tensor | None = None, states: Tensor | None = None) -> Reading:
@@ -131,7 +71,7 @@ def read_prompts(view: CoTBatch, accepted: Tensor | None = None, states: Tensor 
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel, view: CoTBatch, eos: int, max_new_tokens: int, reading: Reading | None = None,
-    inputs: Inputs | None = None, on_pass: OnPass | None = None,
+    inputs: Inputs | None = None, on_pass: OnPass | None = None, *, compiled: bool = False,
 ) -> list[list[int]]:  # fmt: skip
     """Continue each example's prompt greedily, in a batch, with a KV cache if that changes nothing.
 
@@ -147,6 +87,7 @@ def generate(
         reading: the view's prompts and thoughts as read, maybe with accepted tokens; None: without these.
         inputs: turns ids into inputs; None: all ids are words.
         on_pass: is told of each pass. If the cache turns out to change the answers, it is told of the passes of both attempts.
+        compiled: the pass over one token is compiled, at fixed shapes (`static_rows`), if the model's type can be.
 
     Returns:
         The new tokens of each row, accepted ones included, up to its second end token.
@@ -168,15 +109,21 @@ def generate(
     bound = bound.masked_fill(ended >= 2, 0)
     if reading.before and reading.has_gaps:
         require_window(model, tokens.shape[1] + int(bound.max()))
-    new: list[Tensor] | None = None if int(bound.max()) > 0 else []
-    if new is None and min(_exact_up_to.setdefault(model, {}).values(), default=0) >= 0:
-        new = _with_cache(model, reading, inputs, following, ended, bound, eos, on_pass)
+    most = int(bound.max())
+    wanted = _Wanted(following, ended, bound, eos, on_pass)
+    new: list[Tensor] | None = None if most > 0 else []
+    if new is None and compiled and can_be_static(model):
+        shape = Shape.of(model, len(tokens), tokens.shape[1] + most)
+        found = _static_exact_up_to.setdefault(model, {})
+        new = _with_cache(partial(StaticRows, more=most), model, reading, inputs, wanted, found, shape)
+    if new is None:
+        new = _with_cache(Cached, model, reading, inputs, wanted, _exact_up_to.setdefault(model, {}))
     if new is None:
         if reading.before:
             raise UserError(
                 f"a {model.config.model_type} cannot read thoughts: its KV cache changes its answers; choose another model.type"
             )
-        new = _continued(_Whole(model, reading, inputs), following, ended, bound, eos, on_pass=on_pass)
+        new = _continued(Whole(model, reading, inputs), wanted)
     more = torch.stack(new, dim=1).tolist() if new else [[] for _ in out]
     return [
         _until_end(row + rest[: max(0, most)], eos) for row, rest, most in zip(out, more, bound.tolist(), strict=True)
@@ -184,51 +131,57 @@ def generate(
 
 
 def _with_cache(
-    model: PreTrainedModel,
-    start: Reading,
-    inputs: Inputs,
-    following: Tensor,
-    ended: Tensor,
-    bound: Tensor,
-    eos: int,
-    on_pass: OnPass | None = None,
-) -> list[Tensor] | None:
+    kind: Callable[..., Cached], model: PreTrainedModel, start: Reading, inputs: Inputs, wanted: _Wanted,
+    known: dict[Hashable, int], shape: Shape | None = None,
+) -> list[Tensor] | None:  # fmt: skip
     """Do the work of `_continued` with a KV cache; return None if the cache changes the model's logits.
 
     If a batch has longer texts than any batch before, a few of its rows are read again without a cache. The logits
     differ if a model's state is no KV cache (mamba), if padding on the left changes its output, if it takes no
     positions, or if a window of attention is cut otherwise.
+
+    Args:
+        kind: makes the rows.
+        known: what was found so far (`_exact_up_to`).
+        shape: the shape of static rows.
     """
-    known = _exact_up_to[model]
+    if min(known.values(), default=0) < 0:
+        return None
     length, width = start.there.sum(1), start.tokens.shape[1]
     is_padded = bool((length < width).any())
-    compared_up_to = known.get(is_padded, 0)
-    rows = _compared_rows(length, bound)
+    key = is_padded if shape is None else (shape, is_padded)
+    compared_up_to = known.get(key, 0)
+    rows = _compared_rows(length, wanted.bound)
     seen: list[Tensor] = []
-    keep = width + int(bound.max()) > compared_up_to  # otherwise no text of the batch can be longer
+    keep = width + int(wanted.bound.max()) > compared_up_to  # otherwise no text of the batch can be longer
     on_logits = (lambda logits: seen.append(_some_words(logits[rows]))) if keep else None
+    name, instead = ("cache", "one") if shape is None else ("compiled cache", "it")
     problem = "changes its answers"
     try:
-        cached = _Cached(model, start, inputs, on_pass)
-        new = _continued(cached, following, ended, bound, eos, on_logits, on_pass)
+        cached = kind(model, start, inputs, wanted.on_pass)
+        new = _continued(cached, wanted, on_logits)
         is_longer = width + len(new) > compared_up_to
         thoughts = None if cached.thoughts is None else cached.thoughts[rows]
         is_exact = not is_longer or _logits_agree(
-            model, start.rows(rows), inputs, thoughts, following[rows], torch.stack(new, 1)[rows], torch.stack(seen, 1),
-            bound[rows],
+            model, start.rows(rows), inputs, thoughts, wanted.following[rows], torch.stack(new, 1)[rows],
+            torch.stack(seen, 1), wanted.bound[rows],
         )  # fmt: skip
     except torch.OutOfMemoryError:
+        release(model)
         raise
     except Exception as error:  # a model may raise any error on a cache that is not of its kind
-        is_exact, problem = False, f"cannot be used ({first_line(error)})"
+        # The compiler wraps the error that says why.
+        reason = first_line(getattr(error, "inner_exception", error))
+        is_exact, problem = False, f"cannot be used ({reason})"
     if is_exact is False:
         log.warning(
-            "%s: its cache %s; answers are decoded without one, which takes longer", model.config.model_type, problem
-        )
-        known[is_padded] = -1
+            "%s: its %s %s; answers are decoded without %s, which takes longer",
+            model.config.model_type, name, problem, instead,
+        )  # fmt: skip
+        known[key] = -1
         return None
     if is_exact and is_longer and len(new) > 1:  # the cache is empty before the first token
-        known[is_padded] = width + len(new)
+        known[key] = width + len(new)
     return new
 
 
@@ -263,7 +216,7 @@ def _logits_agree(
     more = (read, torch.ones_like(read, dtype=torch.bool), following[:, : read.shape[1]])
     before = (start.tokens, start.there, start.position)
     tokens, there, position = (torch.cat(pair, dim=1) for pair in zip(before, more, strict=True))
-    whole = _Whole(model, replace(start, tokens=tokens, there=there, position=position), inputs, thoughts)
+    whole = Whole(model, replace(start, tokens=tokens, there=there, position=position), inputs, thoughts)
     expected = _some_words(whole.logits(new.shape[1]))  # [rows, count, words]
     if not expected.isfinite().all():
         return None
@@ -272,39 +225,33 @@ def _logits_agree(
     return bool(distance[asked].mean() <= rounding(model))
 
 
-def _continued(
-    rows: _Cached | _Whole,
-    following: Tensor,
-    ended: Tensor,
-    bound: Tensor,
-    eos: int,
-    on_logits: Callable[[Tensor], None] | None = None,
-    on_pass: OnPass | None = None,
-) -> list[Tensor]:
-    """Return greedy tokens after rows, each [batch] int64, until all rows have ended.
+def _continued(rows: Rows, wanted: _Wanted, on_logits: Callable[[Tensor], None] | None = None) -> list[Tensor]:
+    """Return greedy tokens after rows, each [batch] int64, until all rows have ended; after its end a row has end tokens only.
 
     Args:
-        following: positions after each row, [batch, count] int64.
-        ended: end tokens that each row has already, [batch] int64.
-        bound: most tokens for each row, [batch] int64.
         on_logits: called with the logits of every step, [batch, vocabulary].
-        on_pass: called as soon as the tokens of a step are known.
     """
     new: list[Tensor] = []
-    for index in range(int(bound.max())):
-        is_open = (ended < 2) & (index < bound)
-        if not bool(is_open.any()):
+    ended, eos, every = wanted.ended, wanted.eos, _asked_every(wanted)
+    for index in range(int(wanted.bound.max())):
+        is_open = (ended < 2) & (index < wanted.bound)
+        if not index % every and not bool(is_open.any()):
             break
         logits = rows.logits()
         token = logits.argmax(-1).masked_fill(~is_open, eos)
         new.append(token)
-        if on_pass is not None:
-            on_pass()
+        if wanted.on_pass is not None:
+            wanted.on_pass()
         ended = ended + (token == eos)
-        rows.add(token, following[:, index])
+        rows.add(token, wanted.following[:, index])
         if on_logits is not None:
             on_logits(logits)
     return new
+
+
+def _asked_every(wanted: _Wanted) -> int:
+    """Return after how many tokens it is asked whether all rows have ended. Who is told of each pass wants no pass in vain."""
+    return ASKED_EVERY if wanted.bound.is_cuda and wanted.on_pass is None else 1
 
 
 def _until_end(tokens: list[int], eos: int) -> list[int]:

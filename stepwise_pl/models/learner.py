@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -15,10 +15,11 @@ from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import replaced_states
 from stepwise_pl.models.compiled import CompiledBody
-from stepwise_pl.models.decoding import OnPass, generate, read_prompts
+from stepwise_pl.models.decoding import generate, read_prompts
 from stepwise_pl.models.edits import Edit, edited_states
 from stepwise_pl.models.forward import Head, Targets, model_inputs, see, target_logits
 from stepwise_pl.models.reading import Inputs, read_view
+from stepwise_pl.models.rows import OnPass
 
 
 class Scored(NamedTuple):
@@ -61,6 +62,8 @@ class Learner:
         head: computes the logits if the model's weights are sharded; None otherwise.
         tokens: the inputs that the method learns (`Method.num_tokens`); None: there are none.
         body: computes the logits of training by compiled blocks, where no hook is asked for; None: nothing is compiled.
+        compiled: answers are decoded by a compiled pass, if the model's type can be compiled (`static_rows`).
+        fitting: the most examples at a time that the device's memory has held, by what was done with them, once it has run out.
         tokens_read: tokens that training has read in the forward passes of the present optimizer step.
     """
 
@@ -70,8 +73,10 @@ class Learner:
     extra: nn.Module | None = None
     tokens: nn.Embedding | None = None
     head: Head | None = None
-    tokens_read: int = 0
     body: CompiledBody | None = None
+    compiled: bool = False
+    fitting: dict[str, int] = field(default_factory=dict)
+    tokens_read: int = 0
 
     @property
     def inputs(self) -> Inputs:
@@ -185,4 +190,4 @@ class Learner:
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)
         reading = read_prompts(view, accepted, self._prompt_states(view))
-        return generate(self.model, view, self.eos, most, reading, self.inputs, on_pass)
+        return generate(self.model, view, self.eos, most, reading, self.inputs, on_pass, compiled=self.compiled)

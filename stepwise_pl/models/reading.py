@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
@@ -171,14 +171,15 @@ class Passes:
     Args:
         layers: the states to keep (`forward.see`).
         edits: what the blocks read instead; their columns are those of the reading.
+        cache: an empty cache; None: one that grows.
     """
 
     def __init__(
         self, model: PreTrainedModel, reading: Reading, inputs: Inputs, layers: Sequence[int] = (),
-        edits: Sequence[Edit] = (),
+        edits: Sequence[Edit] = (), *, cache: Cache | None = None,
     ) -> None:  # fmt: skip
         self.model, self.reading, self.inputs, self.layers, self.edits = model, reading, inputs, layers, edits
-        self.cache = DynamicCache(config=model.config)
+        self.cache = DynamicCache(config=model.config) if cache is None else cache
         self.seen: list[Seen] = []
 
     def read_thoughts(self, on_pass: Callable[[], None] | None = None) -> Tensor | None:

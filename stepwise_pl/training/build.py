@@ -144,6 +144,8 @@ def build_attempt(
         parts.data.limits,
     )
     module.learner.body = parts.compiled
+    # By `auto` answers are decoded as ever: every shape of a step costs half a minute, which only many validations give back.
+    module.learner.compiled = config.trainer.compile == "true"
     trainer = build_trainer(config, parts.steps, run_dir, describe, asked)
     trainer.loggers += more
     return trainer, module

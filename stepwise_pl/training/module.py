@@ -32,6 +32,7 @@ from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training import sharding
 from stepwise_pl.training.averaging import WeightAverage
 from stepwise_pl.training.between_steps import Stop
+from stepwise_pl.training.eval_size import set_eval_batch_size
 from stepwise_pl.training.optimizers import build_optimizer, lr_factor
 from stepwise_pl.training.ranks import everywhere
 from stepwise_pl.training.step_sums import StepMean, StepSums
@@ -128,6 +129,7 @@ class StepwiseModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.schedule.bind(self.data.steps_per_epoch, self.method.last_stage(self.data.limits))
         self.digits = DigitAccuracy(self.data.limits.longest_answer)
+        set_eval_batch_size(self.trainer, self.model, self.method, trains=stage == "fit")
         if stage == "fit":
             self.stage = self.schedule.stage(0)
 
@@ -268,7 +270,7 @@ class StepwiseModule(L.LightningModule):
         if self.sharded:
             sharding.gather(self.model)
         self.validation = Validation(
-            self.learner, self.tokenizer, self.evaluation, self.data.data.eval_batch_size,
+            self.learner, self.tokenizer, self.evaluation, self.data.eval_batch_size,
             keeps_answers=self.trainer.state.fn == "test",
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.methods import ICoTKD, Losses
 from stepwise_pl.methods.icot_kd import COUPLE, EMULATE, READ
+from stepwise_pl.models import decoding, static_rows
 from stepwise_pl.models.blocks import blocks, kept_states, replaced_states
 from stepwise_pl.models.build import build_model
 from stepwise_pl.models.decoding import _exact_up_to
@@ -284,6 +285,22 @@ def test_answers_are_those_of_full_greedy_passes_by_hand(learner: Learner, batch
         accepted = torch.tensor([min(2, len(row)) for row in found])
         stacked = CoTBatch.stack([with_answer(view.row(row), found[row]) for row in range(len(batch))])
         assert learner.generate(stacked, most, accepted) == found
+
+
+def test_rows_of_a_fixed_shape_write_the_same(
+    learner: Learner, batch: CoTBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = learner.method.view(learner, batch, Stage(2, 2))
+    expected = learner.generate(view, 6)
+    monkeypatch.setattr(static_rows, "BACKEND", "eager")
+    torch._dynamo.reset()
+    monkeypatch.delattr(decoding, "Cached")  # no other rows are allowed
+    learner.compiled = True
+    assert learner.generate(view, 6) == expected
+    accepted = torch.tensor([min(2, len(row)) for row in expected])
+    stacked = CoTBatch.stack([with_answer(view.row(row), expected[row]) for row in range(len(batch))])
+    assert learner.generate(stacked, 6, accepted) == expected
+    assert min(decoding._static_exact_up_to[learner.model].values()) > 0
 
 
 def with_answer(view: CoTBatch, written: list[int]) -> CoTBatch:

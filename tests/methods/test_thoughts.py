@@ -18,6 +18,7 @@ from stepwise_pl.data.encoding import EncodedExamples, encode
 from stepwise_pl.data.limits import Limits
 from stepwise_pl.data.tokenizers import build_tokenizer
 from stepwise_pl.methods import LATENT, Coconut, Codi, Losses, Method, Pause, SimCoT, Stepwise, own
+from stepwise_pl.models import decoding, static_rows
 from stepwise_pl.models.build import build_model
 from stepwise_pl.models.decoding import _exact_up_to
 from stepwise_pl.models.learner import Learner
@@ -270,6 +271,24 @@ def test_scores_and_answers_are_those_of_the_reference(
         assert after[row] == [*known[first:], *greedy(learner, known, 10 - int(accepted[row]))][: len(after[row])]
         assert len(after[row]) == 10 or after[row].count(learner.eos) == 2
     assert min(_exact_up_to[learner.model].values()) > 0  # with the cache
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_of_a_fixed_shape_write_the_same(
+    case: str, tokenizer, examples, batch: CoTBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_rows, "BACKEND", "eager")
+    torch._dynamo.reset()
+    learner = made(tokenizer, CASES[case][0](), examples)
+    view = learner.method.view(learner, batch, stages(learner, examples))
+    for accepted in (None, torch.arange(ROWS) % 3):
+        expected = learner.generate(view, 10, accepted)
+        with monkeypatch.context() as patch:
+            patch.delattr(decoding, "Cached")  # no other rows are allowed
+            learner.compiled = True
+            assert learner.generate(view, 10, accepted) == expected
+        learner.compiled = False
+    assert min(decoding._static_exact_up_to[learner.model].values()) > 0
 
 
 @pytest.mark.parametrize("case", CASES)

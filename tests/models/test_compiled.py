@@ -30,7 +30,7 @@ KINDS = ("gpt2", "llama", "mistral", "phi3", "qwen2")
 # The quickstart's task with a model that learns it in part within 200 steps.
 QUICK = (
     "experiment=quickstart", "seed=0", "data.epoch_size=1280", "data.batch_size=16", "trainer.duration=200steps", "trainer.log_every_n_steps=1",
-    "model.dropout=0.0", "schedule=stepwise", "schedule.delta=1", "trainer.validate_every_epochs=0", "optimizer.matrices=adamw",
+    "model.dropout=0.0", "schedule=stepwise", "schedule.delta=1", "optimizer.decay=0", "trainer.validate_every_epochs=0", "optimizer.matrices=adamw",
 )  # fmt: skip
 
 
@@ -275,7 +275,7 @@ def test_two_processes_compile(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("more", [("model.type=llama",), ("model.lora.rank=2",), ("trainer.precision=bf16-mixed",),
+@pytest.mark.parametrize("more", [("model.type=llama",), ("trainer.precision=bf16-mixed",),
                                   ("method=coconut", "method.unit=step"), ("optimizer=muon", "optimizer.average=0.9")])  # fmt: skip
 def test_other_models_methods_and_optimizers_compile(tmp_path: Path, more: tuple[str, ...]) -> None:
     found = {}

@@ -8,7 +8,7 @@ check    numerics, waits, graphs, resume, evaluation, FSDP2 and the benchmark, i
 train    the recipe mult4x4_gpt2_2layer by the true command, in at most 6 minutes
 
 A second call goes on: it skips the cases that are done and resumes the training. In <out> lie
-results.csv (targets and ratios first), cases.jsonl, log.txt and train_*: less than ten files.
+results.csv (targets and ratios first), cases.jsonl, log.txt and train_*: eight files.
 Everything else (the run folder, compiled code, the older commit) lies in <work>.
 """
 
@@ -25,6 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(REPO)]
 
 import baseline  # noqa: E402
 import plan  # noqa: E402
+import results  # noqa: E402
 import training  # noqa: E402
 from run import Runner  # noqa: E402
 
@@ -67,7 +68,9 @@ def settings_of(words: list[str]) -> Settings:
     for word in words:
         key, is_set, value = word.partition("=")
         if key not in kinds or not is_set:
-            sys.exit(f"error: {word}: must be a part (prepare, check, train) or one of {', '.join(f'{key}=' for key in kinds)}")
+            sys.exit(
+                f"error: {word}: must be a part (prepare, check, train) or one of {', '.join(f'{key}=' for key in kinds)}"
+            )
         given[key] = value == "true" if kinds[key] is bool else kinds[key](value)
     settings = Settings(**given)
     settings.work = settings.work or str(Path(settings.out) / "work")
@@ -90,11 +93,15 @@ def check(settings: Settings) -> bool:
             return "needs CUDA"
         if "compile" in case.needs and "compile" not in keys:
             return "this tree has no trainer.compile"
-        return "compiled on CUDA only" if "compile" in case.needs and settings.device != "cuda" and not settings.compile_on_cpu else ""
+        return (
+            "compiled on CUDA only"
+            if "compile" in case.needs and settings.device != "cuda" and not settings.compile_on_cpu
+            else ""
+        )
 
     runner = Runner(
         out, work, {"ours": REPO, "baseline": reason or older}, missing, time.strftime("%Y-%m-%d %H:%M:%S"),
-        time.monotonic() + settings.check_seconds, sizes.large_batch,
+        settings.check_seconds, sizes.large_batch,
     )  # fmt: skip
 
     def stop(number: int, frame: Any) -> None:
@@ -120,10 +127,14 @@ def train(settings: Settings) -> bool:
     out, work = Path(settings.out).resolve(), Path(settings.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
+    # A signal to this script stops the run, which saves itself.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     words = ["trainer=gpu" if settings.device == "cuda" else "trainer=cpu", *settings.words.split()]
-    reached = training.train(REPO, out, work, words, settings.train_seconds, settings.keep_checkpoints)
-    print(f"training: {reached}")
-    return reached["status"] in (0, 142, 143)
+    record = training.train(REPO, out, work, words, settings.train_seconds, settings.keep_checkpoints)
+    large_batch = (plan.Sizes() if settings.sizes == "full" else plan.TINY).large_batch
+    results.keep(out, work / "cases.jsonl", record, large_batch)
+    print(f"{record.outcome:10} {record.name:52} {record.seconds:6.1f} s  {record.note}")
+    return record.outcome in ("finished", "stopped")
 
 
 def main(words: list[str]) -> int:

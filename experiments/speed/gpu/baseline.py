@@ -20,7 +20,9 @@ def unpacked(folder: Path, repository: Path) -> str:
         return f"git cannot be asked for commit {COMMIT}: {error}"
     if archive.returncode:
         said = archive.stderr.decode(errors="replace").strip().splitlines()
-        return f"no commit {COMMIT} here ({said[-1] if said else 'git failed'}); give baseline=<folder with its sources>"
+        return (
+            f"no commit {COMMIT} here ({said[-1] if said else 'git failed'}); give baseline=<folder with its sources>"
+        )
     fresh = folder.with_name(folder.name + ".tmp")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(fresh, filter="data")

@@ -20,6 +20,7 @@ import torch
 from serve import Emit
 
 GIB = 2**30
+WAIT = "synchronizing CUDA operation"  # in torch's warning and in its error
 
 
 def measure(emit: Emit, words: list[str], device: str, **settings: Any) -> None:
@@ -37,7 +38,7 @@ def measure(emit: Emit, words: list[str], device: str, **settings: Any) -> None:
     try:
         runpy.run_module("stepwise_pl.train", run_name="__main__", alter_sys=True)
     except RuntimeError as error:
-        if "synchroniz" not in str(error):
+        if WAIT not in str(error):
             raise
         traceback.print_exc()
         emit.outcome("failed", f"a step waits for the device: {str(error).splitlines()[0]}")
@@ -60,8 +61,8 @@ class GraphCounts:
             self.replayed += 1
             return replay(graph)
 
-        torch.cuda.CUDAGraph.capture_begin = counted_begin  # type: ignore[method-assign]
-        torch.cuda.CUDAGraph.replay = counted_replay  # type: ignore[method-assign]
+        torch.cuda.CUDAGraph.capture_begin = counted_begin  # type: ignore[method-assign, assignment]
+        torch.cuda.CUDAGraph.replay = counted_replay  # type: ignore[method-assign, assignment]
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Watch(L.Callback):
         segments, steps: number of segments, and steps of each.
         waits: look for waits on the device instead: `steps` steps that name them, and as many in which one is an error.
         peak: also measure the best bf16 matrix product, after the steps.
+        tells_often: tell counts at the end of each segment, so that a case that is ended early has told some.
     """
 
     emit: Emit
@@ -85,6 +87,7 @@ class Watch(L.Callback):
     steps: int = 20
     waits: bool = False
     peak: bool = False
+    tells_often: bool = False
     graphs: GraphCounts | None = None
     times: list[float] = field(default_factory=list)
     found: "collections.Counter[str]" = field(default_factory=collections.Counter)
@@ -106,6 +109,10 @@ class Watch(L.Callback):
         elif (number - self.warmup) % self.steps == 0:
             self._synchronize()
             self.times.append(time.perf_counter())
+            if self.tells_often:
+                self.emit.row("steps seen", number)
+                self.emit.row("time of these steps", time.perf_counter() - self.begun, "s")
+                tell_graphs(self.emit, self.graphs, number - self.warmup, self.replays_before)
             if len(self.times) > self.segments:
                 self._tell_times(trainer, module, batch)
                 self._finish("measured")
@@ -117,7 +124,7 @@ class Watch(L.Callback):
     def _look_for_waits(self, number: int, trainer: L.Trainer) -> None:
         if number == 0:
             warnings.simplefilter("always")
-            warnings.showwarning = self._note_wait
+            warnings.showwarning = self._note_wait  # type: ignore[assignment]
             torch.cuda.set_sync_debug_mode("warn")
         elif number == self.steps and not self.found:
             torch.cuda.set_sync_debug_mode("error")
@@ -125,10 +132,12 @@ class Watch(L.Callback):
             torch.cuda.set_sync_debug_mode("default")
             self.emit.row("waits for the device in a step", sum(self.found.values()) / self.steps, "per step")
             places = "; ".join(f"{count} times {place}" for place, count in self.found.most_common(8))
-            self._finish("failed" if self.found else "passed", places or f"none in {2 * self.steps} steps without a log")
+            self._finish(
+                "failed" if self.found else "passed", places or f"none in {2 * self.steps} steps without a log"
+            )
 
     def _note_wait(self, message: Any, category: Any, filename: str, lineno: int, *args: Any) -> None:
-        if "synchroniz" not in str(message):
+        if WAIT not in str(message):
             return
         frames = [frame for frame in traceback.extract_stack() if "/gpu/measure.py" not in frame.filename]
         own = [frame for frame in frames if "stepwise_pl/" in frame.filename] or frames
@@ -147,6 +156,7 @@ class Watch(L.Callback):
 
     def _finish(self, outcome: str, note: str = "") -> None:
         tell_graphs(self.emit, self.graphs, self.seen - 1 - self.warmup, self.replays_before)
+        print_reasons()
         self.emit.outcome(outcome, note)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -172,7 +182,7 @@ def flops(config: Any, batch: Any) -> float:
     body = 12 * config.num_hidden_layers * config.hidden_size**2 * float(lengths.sum())
     attention = 2 * config.num_hidden_layers * config.hidden_size * float((lengths * (lengths + 1) / 2).sum())
     head = config.hidden_size * config.vocab_size * int(batch.is_target.sum())
-    return 6 * (body + attention + head)
+    return float(6 * (body + attention + head))
 
 
 def matrix_peak(device: str) -> float:
@@ -195,21 +205,34 @@ def matrix_peak(device: str) -> float:
 
 
 def tell_graphs(emit: Emit, graphs: GraphCounts | None, steps: int, replays_before: int) -> None:
-    """Tell the compilations of torch.compile, graph breaks, and CUDA graphs so far; nothing if nothing was compiled."""
-    from torch._dynamo.utils import counters, get_compilation_metrics
-
-    compiled = {str(found.compile_id): found for found in get_compilation_metrics() if found.compile_id is not None}
+    """Tell the compilations of torch.compile, graph breaks, and CUDA graphs so far; no compilations if nothing was compiled."""
+    compiled = compilations()
     if compiled:
-        # The number after the stroke counts the compilations of one function.
-        again = [name for name in compiled if name.split("/")[-1].split("_")[0] != "0"]
+        breaks, inductor = torch._dynamo.utils.counters["graph_break"], torch._dynamo.utils.counters["inductor"]
         emit.row("compilations", len(compiled))
-        emit.row("recompilations", len(again))
-        emit.row("graph breaks", sum(counters["graph_break"].values()))
-        emit.row("CUDA graphs skipped", counters["inductor"].get("cudagraph_skips", 0))
-        for name in again:
-            print("recompiled", name, getattr(compiled[name], "recompile_reason", ""))
-        for reason, count in counters["graph_break"].items():
-            print("graph break", count, reason)
+        # The number after the stroke counts the compilations of one function.
+        emit.row("recompilations", sum(name.split("/")[-1].split("_")[0] != "0" for name in compiled))
+        emit.row("graph breaks", sum(breaks.values()))
+        emit.row("CUDA graphs skipped", inductor.get("cudagraph_skips", 0))
     if graphs is not None:
         emit.row("CUDA graphs recorded", graphs.recorded)
         emit.row("CUDA graph replays", (graphs.replayed - replays_before) / max(steps, 1), "per step")
+
+
+def compilations() -> dict[str, str]:
+    """Name and reason of each compilation so far; torch keeps the newest 64."""
+    if "torch._dynamo" not in sys.modules:
+        return {}
+    found = torch._dynamo.utils.get_compilation_metrics()
+    return {
+        str(one.compile_id): str(getattr(one, "recompile_reason", None)) for one in found if one.compile_id is not None
+    }
+
+
+def print_reasons() -> None:
+    """Print why something was compiled again, and where graphs break."""
+    for name, reason in compilations().items():
+        print("compiled", name, reason)
+    if "torch._dynamo" in sys.modules:
+        for reason, count in torch._dynamo.utils.counters["graph_break"].items():
+            print("graph break", count, reason)

@@ -73,6 +73,15 @@ def add(path: Path, record: Record) -> None:
         file.write("\n" * is_cut + json.dumps(vars(record)) + "\n")
 
 
+def keep(out: Path, state: Path, record: Record, large_batch: int) -> dict[str, Record]:
+    """Add a record to the state, and write state and table into the folder `out`; return all records."""
+    add(state, record)
+    records = read(state)
+    (out / "cases.jsonl").write_bytes(state.read_bytes())
+    write(out / "results.csv", table(records, large_batch))
+    return records
+
+
 def read_case(path: Path) -> tuple[dict[str, tuple[float, str]], str, str]:
     """Values, outcome and note that a case has written; the outcome is empty if it has written none."""
     values: dict[str, tuple[float, str]] = {}
@@ -96,14 +105,21 @@ def table(records: Mapping[str, Record], large_batch: int = 256) -> list[Row]:
         *ratio_rows(records),
     ]
     for record in records.values():
-        rows.append(("case", record.name, "time of the case", f"{record.seconds:.1f}", "s", record.outcome, record.note))
-        rows += [("value", record.name, measure, f"{value:.5g}", unit, "", "") for measure, (value, unit) in record.values.items()]
+        rows.append(
+            ("case", record.name, "time of the case", f"{record.seconds:.1f}", "s", record.outcome, record.note)
+        )
+        rows += [
+            ("value", record.name, measure, f"{value:.5g}", unit, "", "")
+            for measure, (value, unit) in record.values.items()
+        ]
     return rows
 
 
 def ratio_rows(records: Mapping[str, Record]) -> Iterator[Row]:
     """Speeds and memory of one model and batch, divided by those of another step."""
-    names = dict.fromkeys(name.rpartition(": ")[0] for name in records if name.endswith((": compiled", ": plain")) and ", batch " in name)
+    names = dict.fromkeys(
+        name.rpartition(": ")[0] for name in records if name.endswith((": compiled", ": plain")) and ", batch " in name
+    )
     for name in names:
         if name.startswith("no waits") or not name:
             continue

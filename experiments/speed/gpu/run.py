@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import results
-from plan import Case
+from plan import TOGETHER, Case
 from results import Record
 from serve import last_words
 
@@ -101,7 +101,7 @@ class Runner:
         trees: name of a tree to its folder, or to the reason why it is not there.
         missing: says why a case cannot run here; empty if it can.
         call: the name of this call.
-        deadline: `time.monotonic()` at which everything has to be over.
+        seconds: everything has to be over after so many.
         forks: cases are forked from a server that has made the imports; false: each makes its own.
     """
 
@@ -110,7 +110,7 @@ class Runner:
     trees: dict[str, Path | str]
     missing: Callable[[Case], str]
     call: str
-    deadline: float
+    seconds: float
     large_batch: int = 256
     forks: bool = True
     servers: dict[str, list[Server]] = field(default_factory=dict)
@@ -121,9 +121,10 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
         self.state = self.work / "cases.jsonl"
         self.records = results.read(self.state)
+        self.started = time.monotonic()
 
     def run_all(self, cases: Sequence[Case], jobs: int) -> None:
-        """Run the cases that are not done: in the order given, those that never began first; those that may share the machine side by side."""
+        """Run the cases that are not done, in the order given, those that never began first; for the phases see `plan.py`."""
         open_cases = [case for case in cases if not self._is_done(case)]
         open_cases.sort(key=lambda case: getattr(self.records.get(case.name), "outcome", "") in ("error", "overran"))
         first = [case for case in open_cases if case.kind == "machine"]
@@ -136,11 +137,18 @@ class Runner:
                 # A child of a fork could not use the device, perhaps. Each case pays for its own imports then.
                 self.forks = False
                 self.run(case)
+        alone = [case for case in open_cases if case.alone and case not in first]
+        together = [case for case in open_cases if not case.alone]
+        self.side_by_side(together, jobs, TOGETHER if alone else 1.0)
+        for case in alone:
+            self.run(case)
+        tried = ("no time", "overran") if alone else ("no time",)
+        self.side_by_side([case for case in together if self.records[case.name].outcome in tried], jobs)
+
+    def side_by_side(self, cases: Sequence[Case], jobs: int, share: float = 1.0) -> None:
+        """Run cases, `jobs` at a time, until this share of the time is over."""
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(self.run, [case for case in open_cases if not case.alone]))
-        for case in open_cases:
-            if case.alone and case not in first:
-                self.run(case)
+            list(pool.map(lambda case: self.run(case, share), cases))
 
     def _is_done(self, case: Case) -> bool:
         return case.name in self.records and self.records[case.name].outcome in results.DONE
@@ -155,14 +163,17 @@ class Runner:
                 there.append(Server(place, self.work))
             return there[-1]
 
-    def run(self, case: Case) -> None:
-        """Run one case, whatever comes of it, and write the results."""
-        started, left = time.monotonic(), self.deadline - time.monotonic()
+    def run(self, case: Case, share: float = 1.0) -> None:
+        """Run one case, whatever comes of it, and write the results. It ends when this share of the time is over."""
+        deadline = self.started + share * self.seconds
+        left = deadline - time.monotonic()
         place = self.trees[case.tree]
         reason = self.missing(case) or (place if isinstance(place, str) else "")
         if reason:
             return self.keep(Record(case.name, "skipped", reason, call=self.call))
         if left < LEAST:
+            if case.name in self.records and self.records[case.name].outcome != "skipped":
+                return None  # an earlier record says more
             return self.keep(Record(case.name, "no time", "the next call runs it", call=self.call))
         number = f"{list(self.records).index(case.name) if case.name in self.records else len(self.records)}-{time.time_ns()}"
         rows, log = (self.work / "cases" / f"{number}.{kind}" for kind in ("jsonl", "log"))
@@ -171,7 +182,7 @@ class Runner:
         assert server is not None
         server.is_ready.wait(max(1.0, left))
         started = time.monotonic()
-        limit = min(case.limit, self.deadline - started)
+        limit = min(case.limit, deadline - started)
         arguments = case.arguments
         if case.kind == "measure":
             arguments = {**arguments, "words": [*arguments["words"], f"run_dir={self.work / 'runs' / number}"]}
@@ -192,10 +203,7 @@ class Runner:
     def keep(self, record: Record, log: Path | None = None) -> None:
         """Write a record, its output and the table."""
         with self.lock:
-            self.records[record.name] = record
-            results.add(self.state, record)
-            (self.out / "cases.jsonl").write_bytes(self.state.read_bytes())
-            results.write(self.out / "results.csv", results.table(self.records, self.large_batch))
+            self.records = results.keep(self.out, self.state, record, self.large_batch)
             if log is not None:
                 with (self.out / "log.txt").open("a") as file:
                     lines = log.read_text(errors="replace").splitlines()[-150:]

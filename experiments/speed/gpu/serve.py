@@ -66,7 +66,10 @@ def run(case: dict[str, Any]) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         said = last_words(Path(case["log"])) if isinstance(error, SystemExit) else ""
-        emit.outcome("error", said or f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:500])
+        emit.outcome(
+            "error",
+            said or f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:500],
+        )
         status = 1
     finally:
         sys.stdout.flush()

@@ -63,7 +63,7 @@ class Settings:
 
 def settings_of(words: list[str]) -> Settings:
     """Read the settings. Exit with one line if a word is none."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
+    kinds = {name: type(default) for name, default in vars(Settings()).items()}
     given: dict[str, Any] = {}
     for word in words:
         key, is_set, value = word.partition("=")

@@ -139,7 +139,8 @@ class Watch(L.Callback):
     def _note_wait(self, message: Any, category: Any, filename: str, lineno: int, *args: Any) -> None:
         if WAIT not in str(message):
             return
-        frames = [frame for frame in traceback.extract_stack() if "/gpu/measure.py" not in frame.filename]
+        between = ("/gpu/measure.py", "/warnings.py")  # from the place of the wait to this method
+        frames = [frame for frame in traceback.extract_stack() if not frame.filename.endswith(between)]
         own = [frame for frame in frames if "stepwise_pl/" in frame.filename] or frames
         deepest = frames[-1]
         place = f"{own[-1].filename.rpartition('stepwise_pl/')[2]}:{own[-1].lineno}"

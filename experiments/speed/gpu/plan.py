@@ -135,8 +135,8 @@ def checks(device: str, sizes: Sizes, accelerator: str, plain: tuple[str, ...], 
     here, steps = [*small, accelerator], sizes.numeric_steps
     numeric = {"words": here, "first": min(20, steps), "last": steps, "most_first": 1e-4, "most_mean": 0.01}
     on_cpu = {"words": small, "one": ["trainer.accelerator=cpu", *plain], "other": [accelerator, *plain]}
-    bf16 = {**numeric, "other": ["trainer.precision=bf16-mixed"], "most_first": 0.05, "most_mean": 0.05}
-    resume = {"words": [*here, "model.dropout=0.1"], "steps": sizes.resume_steps}
+    bf16: dict[str, Any] = {**numeric, "other": ["trainer.precision=bf16-mixed"], "most_first": 0.05, "most_mean": 0.05}
+    resume: dict[str, Any] = {"words": [*here, "model.dropout=0.1"], "steps": sizes.resume_steps}
     answers = {"words": [*here, "schedule=explicit_cot"], "steps": sizes.learn_steps}
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     end, compiled = sizes.seconds, ("compile",)

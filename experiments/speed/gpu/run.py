@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class Server:
         for event in (self.is_ready, *self.began.values(), *self.ended.values()):
             event.set()
 
-    def run(self, case: dict[str, object], seconds: float) -> bool:
+    def run(self, case: Mapping[str, object], seconds: float) -> bool:
         """Run a case; return whether it ended by itself within the seconds. The time of the imports does not count."""
         name = str(case["name"])
         self.is_ready.wait(120)

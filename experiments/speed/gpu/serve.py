@@ -88,8 +88,9 @@ def serve() -> None:
     children: dict[int, str] = {}
     rest, is_open = b"", True
     while is_open or children:
-        ready = select.select([0], [], [], 0.05)[0] if is_open else time.sleep(0.05)
-        if ready:
+        if not is_open:
+            time.sleep(0.05)
+        elif select.select([0], [], [], 0.05)[0]:
             got = os.read(0, 65536)
             is_open = bool(got)
             *lines, rest = (rest + got).split(b"\n")

@@ -148,11 +148,13 @@ def answers_agree(emit: Emit, words: list[str], one: list[str], other: list[str]
             started = time.perf_counter()
             trainer.test(module, parts.data, verbose=False)
             emit.row(f"evaluation, {name}", len(module.tested) / (time.perf_counter() - started), "problems/s")
-            found.append({number: decoded.predicted for number, decoded in module.tested.items()})
+            found.append(dict(module.tested))
             print(name, "Learner.compiled:", getattr(module.learner, "compiled", "no such attribute"))
             forget()
     apart = sum(found[0][number] != found[1].get(number) for number in found[0])
     emit.row("answers that differ", apart, f"of {len(found[0])}")
+    for name in ("right", "within_length"):
+        emit.row(f"answers, {name}", sum(getattr(answer, name) for answer in found[0].values()), f"of {len(found[0])}")
     emit.outcome("failed" if apart or len(found[0]) != len(found[1]) else "passed")
 
 

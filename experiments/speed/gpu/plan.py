@@ -137,7 +137,11 @@ def checks(device: str, sizes: Sizes, accelerator: str, plain: tuple[str, ...], 
     on_cpu = {"words": small, "one": ["trainer.accelerator=cpu", *plain], "other": [accelerator, *plain]}
     bf16: dict[str, Any] = {**numeric, "other": ["trainer.precision=bf16-mixed"], "most_first": 0.05, "most_mean": 0.05}
     resume: dict[str, Any] = {"words": [*here, "model.dropout=0.1"], "steps": sizes.resume_steps}
-    answers = {"words": [*here, "schedule=explicit_cot"], "steps": sizes.learn_steps}
+    # Products of two digits: after so few steps the model finishes its answers, right or wrong.
+    answers = {
+        "words": [*here, "schedule=explicit_cot", "task=mult2x2", "optimizer.lr=2e-3"],
+        "steps": sizes.learn_steps,
+    }
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     end, compiled = sizes.seconds, ("compile",)
     return [

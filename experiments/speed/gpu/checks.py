@@ -124,7 +124,10 @@ def resumes_exactly(emit: Emit, words: list[str], steps: int) -> None:
         weights = {name: weight.detach().cpu().clone() for name, weight in whole.model.state_dict().items()}
         del whole
         forget()
-        resumed = fit(words, Path(folder), Hook(), half).model.state_dict()
+        begun: list[int] = []
+        resumed = fit(words, Path(folder), Hook(at_start=begun.append), half).model.state_dict()
+    if begun != list(range(steps // 2, steps)):
+        raise RuntimeError(f"the resumed run made the steps {begun}")
     apart = sum(not torch.equal(weight, resumed[name].cpu()) for name, weight in weights.items())
     emit.row("weights that differ", apart, f"of {len(weights)}")
     emit.outcome("failed" if apart else "passed", "deterministic algorithms")

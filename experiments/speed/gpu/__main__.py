@@ -40,8 +40,9 @@ class Settings:
         device: `cuda` or `cpu`.
         sizes: `full`, or `tiny` for a look at the script on a CPU.
         check_seconds, train_seconds: the most that each part takes.
+        patience: the limits of single cases are multiplied by this.
         jobs: checks side by side; 0: half of the cores, at most 8.
-        only: parts of the names of the cases to run, separated by commas.
+        only: parts of the names of the cases to run, separated by semicolons.
         compile_on_cpu: run the compiled cases on a CPU too.
         words: further words of the training's command line, separated by spaces.
         keep_checkpoints: bring the best checkpoint of the training too.
@@ -54,6 +55,7 @@ class Settings:
     sizes: str = "full"
     check_seconds: float = 240
     train_seconds: float = 360
+    patience: float = 1
     jobs: int = 0
     only: str = ""
     compile_on_cpu: bool = False
@@ -111,7 +113,9 @@ def check(settings: Settings) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     cases = plan.cases(settings.device, sizes, keys)
-    wanted = [case for case in cases if any(part in case.name for part in settings.only.split(","))]
+    for case in cases:
+        case.limit *= settings.patience
+    wanted = [case for case in cases if any(part in case.name for part in settings.only.split(";"))]
     try:
         runner.run_all(wanted, settings.jobs or max(1, min(8, (os.cpu_count() or 1) // 2)))
     finally:

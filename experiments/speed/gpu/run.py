@@ -121,6 +121,8 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
         self.state = self.work / "cases.jsonl"
         self.records = results.read(self.state)
+        self.no_forks = self.work / "no_forks"  # an earlier call found that a child of a fork cannot use the device
+        self.forks = self.forks and not self.no_forks.is_file()
         self.started = time.monotonic()
 
     def run_all(self, cases: Sequence[Case], jobs: int) -> None:
@@ -136,6 +138,7 @@ class Runner:
             if self.records[case.name].outcome != "measured" and self.forks:
                 # A child of a fork could not use the device, perhaps. Each case pays for its own imports then.
                 self.forks = False
+                self.no_forks.touch()
                 self.run(case)
         alone = [case for case in open_cases if case.alone and case not in first]
         together = [case for case in open_cases if not case.alone]
@@ -197,7 +200,7 @@ class Runner:
         if not has_ended:
             outcome, note = "overran", f"ended after {limit:.0f} s; {last_words(log)}"
         elif not outcome:
-            outcome, note = "error", f"its process died; {last_words(log)}"
+            outcome, note = "error", f"its process died; {last_words(log) or last_words(self.work / 'server.log')}"
         self.keep(Record(case.name, outcome, note, values, time.monotonic() - started, self.call), log)
 
     def keep(self, record: Record, log: Path | None = None) -> None:

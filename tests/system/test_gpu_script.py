@@ -23,7 +23,7 @@ from tests.conftest import OFFLINE, REPO
 
 SCRIPT = REPO / "experiments" / "speed" / "gpu"
 NAMES = ("baseline", "checks", "measure", "plan", "results", "run", "serve", "training")
-TINY = ("device=cpu", "sizes=tiny", "jobs=1", "check_seconds=600")
+TINY = ("device=cpu", "sizes=tiny", "jobs=1", "check_seconds=600", "patience=5")
 
 
 @pytest.fixture
@@ -268,20 +268,20 @@ def test_a_case_that_raises_and_one_that_overruns_become_rows(part: Any, tmp_pat
         "data.cache_dir=null",
     ]
     cases = [
-        plan.Case("machine", "machine", {"device": "cpu"}, 60, alone=True),
-        plan.Case("raises", "machine", {"device": "no device"}, 60, alone=True),
-        plan.Case("wrong words", "measure", {"words": ["task=no_task"], "device": "cpu"}, 60, alone=True),
-        plan.Case("too few steps", "measure", {"words": [*words, "trainer.duration=2steps"], "device": "cpu"}, 60, alone=True),
+        plan.Case("machine", "machine", {"device": "cpu"}, 200, alone=True),
+        plan.Case("raises", "machine", {"device": "no device"}, 200, alone=True),
+        plan.Case("wrong words", "measure", {"words": ["task=no_task"], "device": "cpu"}, 200, alone=True),
+        plan.Case("too few steps", "measure", {"words": [*words, "trainer.duration=2steps"], "device": "cpu"}, 200, alone=True),
         plan.Case("overruns", "bare", {"words": words, "device": "cpu", "steps": 10**9}, 10, alone=True),
-        plan.Case("not here", "machine", {"device": "cpu"}, 60, "baseline", alone=True),
+        plan.Case("not here", "machine", {"device": "cpu"}, 200, "baseline", alone=True),
         plan.Case("unlike", "losses_agree", {
             "words": words, "one": ["optimizer.lr=1e-3"], "other": ["optimizer.lr=1e-2"], "first": 3, "last": 0, "most_first": 1e-4,
             "most_mean": 0.0,
-        }, 60),
-        plan.Case("well", "bare", {"words": words, "device": "cpu", "steps": 2}, 60, alone=True),
+        }, 200),
+        plan.Case("well", "bare", {"words": words, "device": "cpu", "steps": 2}, 200, alone=True),
     ]  # fmt: skip
     trees = {"ours": REPO, "baseline": "no commit here"}
-    runner = run.Runner(tmp_path / "out", tmp_path / "work", trees, lambda case: "", "now", 300, forks=forks)
+    runner = run.Runner(tmp_path / "out", tmp_path / "work", trees, lambda case: "", "now", 900, forks=forks)
     try:
         runner.run_all(cases, 1)
     finally:

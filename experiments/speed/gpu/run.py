@@ -129,7 +129,7 @@ class Runner:
         """Run the cases that are not done, in the order given, those that never began first; for the phases see `plan.py`."""
         open_cases = [case for case in cases if not self._is_done(case)]
         open_cases.sort(key=lambda case: getattr(self.records.get(case.name), "outcome", "") in ("error", "overran"))
-        first = [case for case in open_cases if case.kind == "machine"]
+        first = [case for case in open_cases if case.name == "machine"]
         if self.forks:
             for name in {case.tree for case in open_cases}:
                 self._server(name)  # the imports of all trees at the same time

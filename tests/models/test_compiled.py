@@ -284,3 +284,15 @@ def test_other_models_methods_and_optimizers_compile(tmp_path: Path, more: tuple
         command("train", *run)
         found[asked] = losses(tmp_path / asked)
     assert found["true"] == pytest.approx(found["false"], rel=0.02 if "bf16" in more[0] else 1e-4)
+
+
+@pytest.mark.long
+def test_adapters_compile(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    command("train", *QUICK, "trainer.duration=6steps", f"run_dir={tmp_path / 'base'}")
+    on_it = (f"model.init_from={tmp_path / 'base'}", "model.lora.rank=2", "trainer.duration=6steps")
+    found = {}
+    for asked in ("true", "false"):
+        command("train", *QUICK, *on_it, f"trainer.compile={asked}", f"run_dir={tmp_path / asked}")
+        found[asked] = losses(tmp_path / asked)
+    assert found["true"] == pytest.approx(found["false"], rel=1e-4)

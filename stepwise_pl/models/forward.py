@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -186,10 +187,20 @@ def unmasked(model: PreTrainedModel, read: dict[str, Any]) -> Iterator[None]:
         config._attn_implementation = "sdpa"
 
 
+# The setting of each model, and its narrowest window; None: every layer attends to all columns.
+_windows: WeakKeyDictionary[PreTrainedModel, tuple[Any, int | None]] = WeakKeyDictionary()
+
+
 def narrowest_window(model: PreTrainedModel, columns: int) -> int:
     """Return the columns that every layer attends to, at most `columns`."""
-    layers: list[Any] = DynamicCache(config=model.config).layers
-    return min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=columns)
+    setting = getattr(model.config, "sliding_window", None)
+    known, window = _windows.get(model, (0, None))
+    if known != setting:  # a window of 0 columns there is not
+        layers: list[Any] = DynamicCache(config=model.config).layers
+        windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+        window = min(windows, default=None)
+        _windows[model] = setting, window
+    return columns if window is None else min(window, columns)
 
 
 def full_pass(model: PreTrainedModel, tokens: Tensor, position: Tensor | None, last: int) -> Tensor:

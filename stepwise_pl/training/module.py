@@ -210,7 +210,9 @@ class StepwiseModule(L.LightningModule):
     ) -> None:
         # Lightning's own clipping refuses fused optimizers under mixed precision, even in bf16, which scales no gradient.
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            # These are all weights that are trained. To look for them in all modules takes longer.
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import ceil
 from typing import Any
 
 import torch
 import torch._dynamo
+import torch._functorch.config
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -140,5 +142,18 @@ class CompiledBody:
         """Compile as `torch.compile` does, and count it."""
         self.compilations += 1
         inductor: Callable[..., Any] = torch._dynamo.lookup_backend("inductor")
-        compiled: Callable[..., Any] = inductor(graph, inputs, config_patches={"triton.cudagraphs": self.graphs})
+        with _backward_at_once():
+            compiled: Callable[..., Any] = inductor(graph, inputs, config_patches={"triton.cudagraphs": self.graphs})
         return compiled
+
+
+def _backward_at_once() -> AbstractContextManager[None]:
+    """Inside of this context torch compiles the backward pass together with the forward pass.
+
+    Otherwise it would do so in the first backward pass, and an error would come too late for the blocks to run as they are.
+    """
+    config: Any = torch._functorch.config
+    if not hasattr(config, "force_non_lazy_backward_lowering"):  # an older torch knows no such key
+        return nullcontext()
+    patch: AbstractContextManager[None] = config.patch(force_non_lazy_backward_lowering=True)
+    return patch

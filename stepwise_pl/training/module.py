@@ -228,19 +228,14 @@ class StepwiseModule(L.LightningModule):
         # The hook runs inside step number `step` (from 0), so `step + 1` steps are done after it.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         state = {"train/lr": optimizer.param_groups[0]["lr"], "schedule/reset_step": self.reset_step}
-        shown = {**metrics, **state}
+        self._log(step + 1, {**metrics, **state}, write)
+
+    def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
+        """Log metrics after `step` optimizer steps. `write`: into the loggers too, with attempt, epoch and removed tokens."""
         # `self.log` would take a large part of the host's time for a step, and wait for the device while it copies numbers there.
-        self.trainer.callback_metrics.update({key: torch.as_tensor(value) for key, value in shown.items()})
-        if write:
-            self._write(step + 1, shown)
-
-    def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Log metrics of an evaluation, for callbacks, for the result of `Trainer.validate` and `test`, and into the loggers."""
-        self.log_dict(dict(metrics), logger=False)
-        self._write(step, metrics)
-
-    def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write metrics after `step` optimizer steps into the loggers, with attempt, epoch and removed tokens."""
+        self.trainer.callback_metrics.update({key: torch.as_tensor(value) for key, value in metrics.items()})
+        if not write:
+            return
         # The loggers are called here, because Lightning would call them after it has saved the step's checkpoint: a run
         # killed between the two would lack a row. The epoch is that of the last step done. Lightning's own count differs
         # if a run is resumed at its very end.

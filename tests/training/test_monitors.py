@@ -1,4 +1,4 @@
-"""Metrics reach the callbacks of Lightning that watch them, and whoever calls `Trainer.validate` and `Trainer.test`."""
+"""Metrics reach the callbacks of Lightning that watch them."""
 
 from pathlib import Path
 
@@ -43,14 +43,6 @@ def parts(*callbacks: Callback) -> tuple[L.Trainer, StepwiseModule, CoTDataModul
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1000,
     )  # fmt: skip
     return trainer, module, data
-
-
-def test_validate_and_test_return_what_they_measured() -> None:
-    trainer, module, data = parts()
-    for split, run in (("val", trainer.validate), ("test", trainer.test)):
-        (found,) = run(module, data, verbose=False)
-        assert {f"{split}/loss", f"{split}/answer_accuracy", f"{split}/token_accuracy"} <= found.keys()
-        assert found[f"{split}/loss"] == pytest.approx(float(trainer.callback_metrics[f"{split}/loss"])) > 0
 
 
 @pytest.mark.parametrize("monitor", ["train/loss", "val/loss"])

@@ -89,10 +89,11 @@ class CompiledBody:
         self.model, self.graphs, self.must = model, graphs, must
         self.widths = widths(longest - 1)  # nothing is predicted after the last token
         self.compilations, self.failed = 0, False
-        # A width may be read as ids and as vectors, with and without positions.
-        limit, config = 4 * len(self.widths), torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, limit)
-        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * limit)
+        # A width may be read as ids and as vectors, with and without positions. torch counts the graphs of all models of the
+        # process together, for instance those of a sweep, so that each model adds its own to the limit.
+        config, most = torch._dynamo.config, 4 * len(self.widths)
+        config.recompile_limit += most
+        config.accumulated_recompile_limit += most
         self._blocks = torch.compile(model.base_model, backend=self._compile, dynamic=False, fullgraph=True)
 
     def begin_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -154,6 +154,19 @@ def test_losses_and_gradients_are_those_of_plain_blocks_at_every_stage(
     assert plain.tokens_read == compiled.tokens_read
 
 
+def test_one_model_after_another_is_compiled_in_a_process(tokenizer, monkeypatch) -> None:
+    """So do the runs of a sweep, whose models may all be in memory still. torch counts their graphs together."""
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: graph.forward)
+    torch._dynamo.reset()
+    view = batch_of(tokenizer, 2).remove(100)
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=8):
+        bodies = [CompiledBody(small_model(tokenizer, layers=1).train(), view.tokens.shape[1] + 3) for _ in range(8)]
+        for body in (*bodies, bodies[0]):
+            for width in range(view.tokens.shape[1], view.tokens.shape[1] + 4):
+                body.logits(Targets.of(view.padded(width)))
+    assert [body.compilations for body in bodies] == [4] * 8
+
+
 def test_evaluation_hooks_and_states_run_as_they_are(tokenizer) -> None:
     one = learner(small_model(tokenizer), tokenizer)
     view = batch_of(tokenizer)

@@ -220,7 +220,9 @@ def test_a_backward_pass_that_cannot_be_compiled_is_found_before_it_begins(token
         raise ValueError("no backward pass here\nsecond line")
 
     of_torch = aot_autograd(fw_compiler=lambda graph, inputs: graph.forward, bw_compiler=no_backward)
-    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: of_torch(graph, inputs))
+    monkeypatch.setattr(
+        torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: of_torch(graph, inputs)
+    )
     torch._dynamo.reset()
     view, plain = batch_of(tokenizer), learner(small_model(tokenizer).train(), tokenizer)
     must, may = (learner(small_model(tokenizer).train(), tokenizer) for _ in range(2))

@@ -48,7 +48,9 @@ def parts(*callbacks: Callback) -> tuple[L.Trainer, StepwiseModule, CoTDataModul
 @pytest.mark.parametrize("monitor", ["train/loss", "val/loss"])
 def test_callbacks_of_lightning_follow_a_metric(monitor: str, tmp_path: Path) -> None:
     seen = Losses()
-    kept = ModelCheckpoint(tmp_path, "{step}", monitor=monitor, save_top_k=-1, every_n_train_steps=1 if "train" in monitor else None)
+    kept = ModelCheckpoint(
+        tmp_path, "{step}", monitor=monitor, save_top_k=-1, every_n_train_steps=1 if "train" in monitor else None
+    )
     # No loss falls by so much, so the second look ends the run.
     stop = EarlyStopping(monitor, min_delta=1e6, patience=1, check_on_train_epoch_end="train" in monitor)
     trainer, module, data = parts(seen, kept, stop)

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import ceil
 from typing import Any
 
 import torch
 import torch._dynamo
+import torch._functorch.config
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -87,10 +89,11 @@ class CompiledBody:
         self.model, self.graphs, self.must = model, graphs, must
         self.widths = widths(longest - 1)  # nothing is predicted after the last token
         self.compilations, self.failed = 0, False
-        # A width may be read as ids and as vectors, with and without positions.
-        limit, config = 4 * len(self.widths), torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, limit)
-        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4 * limit)
+        # A width may be read as ids and as vectors, with and without positions. torch counts the graphs of all models of the
+        # process together, for instance those of a sweep, so that each model adds its own to the limit.
+        config, most = torch._dynamo.config, 4 * len(self.widths)
+        config.recompile_limit += most
+        config.accumulated_recompile_limit += most
         self._blocks = torch.compile(model.base_model, backend=self._compile, dynamic=False, fullgraph=True)
 
     def begin_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -140,5 +143,18 @@ class CompiledBody:
         """Compile as `torch.compile` does, and count it."""
         self.compilations += 1
         inductor: Callable[..., Any] = torch._dynamo.lookup_backend("inductor")
-        compiled: Callable[..., Any] = inductor(graph, inputs, config_patches={"triton.cudagraphs": self.graphs})
+        with _backward_at_once():
+            compiled: Callable[..., Any] = inductor(graph, inputs, config_patches={"triton.cudagraphs": self.graphs})
         return compiled
+
+
+def _backward_at_once() -> AbstractContextManager[None]:
+    """Inside of this context torch compiles the backward pass together with the forward pass.
+
+    Otherwise it would do so in the first backward pass, and an error would come too late for the blocks to run as they are.
+    """
+    config: Any = torch._functorch.config
+    if not hasattr(config, "force_non_lazy_backward_lowering"):  # an older torch knows no such key
+        return nullcontext()
+    patch: AbstractContextManager[None] = config.patch(force_non_lazy_backward_lowering=True)
+    return patch

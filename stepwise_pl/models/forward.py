@@ -169,6 +169,7 @@ def unmasked(model: PreTrainedModel, read: dict[str, Any]) -> Iterator[None]:
     Padding stands on the right, and no token attends to its right. transformers would look whether a mask is all ones, and a GPU
     would wait for the answer; compiled, it would not look, and attend by a slower kernel. Nothing changes for other attention
     than `sdpa`, for models whose heads are not plain, and if a layer attends to fewer columns.
+    The configuration of the model says it for all threads, so that no other thread may decode with this model at the same time.
     """
     config = model.config
     columns = next(read[name] for name in ("input_ids", "inputs_embeds") if name in read).shape[1]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.model import ModelConfig
@@ -153,6 +154,19 @@ def test_losses_and_gradients_are_those_of_plain_blocks_at_every_stage(
     assert plain.tokens_read == compiled.tokens_read
 
 
+def test_one_model_after_another_is_compiled_in_a_process(tokenizer, monkeypatch) -> None:
+    """So do the runs of a sweep, whose models may all be in memory still. torch counts their graphs together."""
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: graph.forward)
+    torch._dynamo.reset()
+    view = batch_of(tokenizer, 2).remove(100)
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=8):
+        bodies = [CompiledBody(small_model(tokenizer, layers=1).train(), view.tokens.shape[1] + 3) for _ in range(8)]
+        for body in (*bodies, bodies[0]):
+            for width in range(view.tokens.shape[1], view.tokens.shape[1] + 4):
+                body.logits(Targets.of(view.padded(width)))
+    assert [body.compilations for body in bodies] == [4] * 8
+
+
 def test_evaluation_hooks_and_states_run_as_they_are(tokenizer) -> None:
     one = learner(small_model(tokenizer), tokenizer)
     view = batch_of(tokenizer)
@@ -199,6 +213,28 @@ def test_a_failure_ends_the_run_or_is_said_once(tokenizer, caplog, monkeypatch) 
     said = [record.message for record in caplog.records if record.name == "stepwise_pl.models.compiled"]
     assert len(said) == 1 and "no compiler here" in said[0] and body.failed
     assert torch.equal(found[0], head_logits(model, targets)) and torch.equal(*found)
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_found_before_it_begins(tokenizer, caplog, monkeypatch) -> None:
+    def no_backward(graph: Any, inputs: Any) -> Any:
+        raise ValueError("no backward pass here\nsecond line")
+
+    of_torch = aot_autograd(fw_compiler=lambda graph, inputs: graph.forward, bw_compiler=no_backward)
+    monkeypatch.setattr(
+        torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: of_torch(graph, inputs)
+    )
+    torch._dynamo.reset()
+    view, plain = batch_of(tokenizer), learner(small_model(tokenizer).train(), tokenizer)
+    must, may = (learner(small_model(tokenizer).train(), tokenizer) for _ in range(2))
+    must.body = CompiledBody(must.model, 60)
+    with pytest.raises(UserError, match=r"trainer.compile=true: .*no backward pass here"):
+        must.score(view)
+    torch._dynamo.reset()
+    may.body = CompiledBody(may.model, 60, must=False)
+    (loss, gradients), (found, others) = (loss_and_gradients(each, view) for each in (plain, may))
+    assert may.body.failed and "no backward pass here" in caplog.text
+    assert torch.allclose(loss, found)
+    assert all(torch.allclose(gradient, others[name], atol=1e-4) for name, gradient in gradients.items())
 
 
 def test_what_is_compiled_follows_from_the_key_the_device_and_the_model(tokenizer, caplog) -> None:

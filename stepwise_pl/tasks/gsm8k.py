@@ -7,10 +7,11 @@ from typing import Any
 from stepwise_pl.common.errors import one_of
 from stepwise_pl.common.registry import register
 from stepwise_pl.common.settings import setting
-from stepwise_pl.tasks.base import Example, parse_line, without_thousands_separators
+from stepwise_pl.tasks.base import Example, Examples, Splits, parse_line
 from stepwise_pl.tasks.file_task import FileTask
 from stepwise_pl.tasks.files import with_steps
 from stepwise_pl.tasks.reading import Record, field_text
+from stepwise_pl.tasks.thousands import without_thousands_separators
 
 EQUATION = re.compile(r"<<.*?>>")
 _BRACKETS = re.compile(r"<<|>>")

@@ -67,4 +67,5 @@ def _leading_zeros(rng: np.random.Generator, operands: int, digits: int) -> Prob
     """Return digits [n, operands, digits], the highest of at least one operand zero, and no operand all zeros."""
     problems = rng.integers(0, 10, (CHUNK, operands, digits), dtype=np.uint8)
     problems[..., -1][rng.random((CHUNK, operands)) < 0.5] = 0
-    return problems[(problems[..., -1] == 0).any(axis=1) & problems.any(axis=2).all(axis=1)]
+    has_zero, no_operand_is_zero = (problems[..., -1] == 0).any(axis=1), (problems != 0).any(axis=2).all(axis=1)
+    return np.asarray(problems[has_zero & no_operand_is_zero])

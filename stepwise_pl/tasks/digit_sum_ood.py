@@ -60,4 +60,4 @@ def _heavy(rng: np.random.Generator, shape: tuple[int, int, int], value: int) ->
     problems = drawn_digits(rng, *shape)
     is_digit = problems != modulus
     problems[is_digit & (rng.random((CHUNK, most)) < HEAVY)] = value
-    return problems[4 * (problems == value).sum(axis=1) >= 3 * is_digit.sum(axis=1)]
+    return np.asarray(problems[4 * (problems == value).sum(axis=1) >= 3 * is_digit.sum(axis=1)])

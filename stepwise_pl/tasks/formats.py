@@ -76,9 +76,14 @@ def without_stops(text: str) -> str:
     return re.sub(r" ?\.(?= |$)", "", text)
 
 
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text."""
+    return re.split(r"(?<=[.?!]) (?=\S)", " ".join(text.split()))
+
+
 def question_first(text: str) -> str:
     """Return a text whose last sentence, if it is the only question, stands at its beginning."""
-    *facts, question = re.split(r"(?<=[.?!]) (?=\S)", text)
+    *facts, question = sentences(text)
     if not facts or not question.endswith("?") or "?" in "".join(facts):
         return text
     return " ".join([question, *facts])

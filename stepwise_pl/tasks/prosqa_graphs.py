@@ -35,19 +35,20 @@ Arrange = Callable[[list[str], list[str]], list[str]]
 
 def draw(
     rng: np.random.Generator,
-    pull: float | None = None,
+    power: float = 1.0,
     mean_parents: float | None = None,
     fewest: int | None = None,
+    most: int = FAR,
 ) -> Problems:
     """Return graphs and their questions, at most CHUNK; [n, NODES + 4].
 
     A row holds the parents of each node as bits, then root, answer, wrong choice, and the seed of the text.
 
     Args:
-        pull, mean_parents: of the growth (`grow`).
-        fewest: the fewest steps that are asked for; None: `FEWEST_STEPS`.
+        power, mean_parents: of the growth (`grow`).
+        fewest, most: the fewest and the most steps that are asked for; None: `FEWEST_STEPS`.
     """
-    parents, distance = grow(rng, CHUNK, pull, mean_parents)
+    parents, distance = grow(rng, CHUNK, power, mean_parents)
     leaves = ~parents.any(axis=1, keepdims=True)  # [n, 1, NODES]
     choices = only(distance < FAR) & (distance > 0) & leaves  # [n, 2 roots, NODES]
     longest = np.where(choices, distance, 0).max(axis=(1, 2), keepdims=True)  # [n, 1, 1]
@@ -57,25 +58,27 @@ def draw(
     persons = (parents.any(axis=1) & ~parents.any(axis=2)).sum(axis=1)  # [n]
     both_have_choices = choices.any(axis=2).sum(axis=1) == 2
     fewest = FEWEST_STEPS if fewest is None else fewest
-    fits = (longest.ravel() >= fewest) & both_have_choices & (persons <= len(PERSONS))
+    right_steps = (longest.ravel() >= fewest) & (longest.ravel() <= most)
+    fits = right_steps & both_have_choices & (persons <= len(PERSONS))
     masks = parents @ (1 << np.arange(NODES))  # [n, NODES]
     seed = rng.integers(2**63, size=CHUNK)
     return np.asarray(np.column_stack([masks, root, answer, wrong, seed])[fits])
 
 
 def grow(
-    rng: np.random.Generator, count: int, pull: float | None = None, mean_parents: float | None = None
+    rng: np.random.Generator, count: int, power: float = 1.0, mean_parents: float | None = None
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Grow graphs.
 
     Args:
-        pull, mean_parents: None: `PULL` and `MEAN_PARENTS`.
+        power: of the weights by which parents are drawn; above 1, chains grow longer.
+        mean_parents: None: `MEAN_PARENTS`.
 
     Returns:
         Whether a node is a parent of another, [count, NODES children, NODES parents]; and the distance of each
         node from each root, [count, 2 roots, NODES], FAR if the root does not lead to the node.
     """
-    pull, mean_parents = PULL if pull is None else pull, MEAN_PARENTS if mean_parents is None else mean_parents
+    mean_parents = MEAN_PARENTS if mean_parents is None else mean_parents
     parents = np.zeros((count, NODES, NODES), bool)
     distance = np.full((count, 2, NODES), FAR)
     distance[:, [0, 1], [0, 1]] = 0
@@ -85,7 +88,7 @@ def grow(
         candidates = np.concatenate([only(before < FAR), anyone], axis=1)  # [count, 3 cases, child]
         allowed = candidates[np.arange(count), rng.choice(3, count, p=SHARES)]  # [count, child]
         nearest = before.min(axis=1)  # [count, child]
-        weight = 1 + pull * np.where(nearest < FAR, nearest, 0)
+        weight = (1 + PULL * np.where(nearest < FAR, nearest, 0)) ** power
         # Nodes wait for an exponential time, with their weight as the rate. Those that come first are a weighted
         # draw without replacement.
         waiting = np.where(allowed, rng.exponential(size=weight.shape) / weight, np.inf)

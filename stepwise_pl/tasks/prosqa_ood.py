@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 
 from stepwise_pl.tasks.base import Example, Examples, chunks
-from stepwise_pl.tasks.prosqa_graphs import FEWEST_STEPS, draw, tell, tell_each
-from stepwise_pl.tasks.sampling import Problems, Rendered, distinct, row_keys
+from stepwise_pl.tasks.prosqa_graphs import FEWEST_STEPS, NODES, draw, tell, tell_each
+from stepwise_pl.tasks.sampling import Problems, part
 
-DEEP = 8.0  # the pull of deep graphs
+DEEP = 8.0  # the power of the weights in deep graphs
 DENSE = 2.5  # parents of a node in dense graphs, in the mean
 # Names of concepts that the task does not have.
 OTHER_CONCEPTS = (
@@ -38,42 +38,29 @@ def suite(train: Examples, seed: int, size: int) -> dict[str, Examples]:
         size: the most problems of a part.
     """
     steps, facts = _most(train)
-    usual: Rule = draw, lambda _: True, tell_each
-    rules: dict[str, Rule] = {
-        "fewer_hops": (partial(draw, fewest=1), lambda example: len(example.steps) < FEWEST_STEPS, tell_each),
-        "more_hops": (
-            partial(draw, pull=DEEP, fewest=steps + 1),
-            lambda example: len(example.steps) > steps,
-            tell_each,
-        ),
-        "more_facts": (
-            partial(draw, mean_parents=DENSE),
-            lambda example: num_facts(example) > facts,
-            tell_each,
-        ),
-        "other_names": (*usual[:2], partial(tell_each, concepts=OTHER_CONCEPTS)),
-        "cot_in_order": (*usual[:2], partial(_arranged, backwards=False)),
-        "cot_reversed": (*usual[:2], partial(_arranged, backwards=True)),
+    rules: dict[str, tuple[Draw, Render]] = {
+        "fewer_hops": (partial(draw, fewest=1, most=FEWEST_STEPS - 1), tell_each),
+        "more_hops": (partial(draw, power=DEEP, fewest=steps + 1), tell_each),
+        "more_facts": (partial(_dense, facts=facts), tell_each),
+        "other_names": (draw, partial(tell_each, concepts=OTHER_CONCEPTS)),
+        "cot_in_order": (draw, partial(_arranged, backwards=False)),
+        "cot_reversed": (draw, partial(_arranged, backwards=True)),
     }
     return {
-        name: _part(rule, np.random.default_rng([seed, number]), size)
-        for number, (name, rule) in enumerate(rules.items())
+        name: part(draw_graphs, render, np.random.default_rng([seed, number]), size)
+        for number, (name, (draw_graphs, render)) in enumerate(rules.items())
     }
 
 
-# The draw of graphs, whether a problem belongs to the part, and how graphs are told.
-Rule = tuple[Callable[[np.random.Generator], Problems], Callable[[Example], bool], Callable[[Problems], list[Example]]]
+Draw = Callable[[np.random.Generator], Problems]
+Render = Callable[[Problems], list[Example]]
 
 
-def _part(rule: Rule, rng: np.random.Generator, size: int) -> Rendered:
-    draw_graphs, belongs, render = rule
-
-    def some() -> Problems:
-        # As many as are wanted in the end, because it takes longer to tell graphs than to draw them.
-        problems = draw_graphs(rng)[: 2 * size]
-        return problems[np.array([belongs(example) for example in render(problems)], bool)]
-
-    return Rendered(distinct(some, row_keys, size), render)
+def _dense(rng: np.random.Generator, facts: int) -> Problems:
+    """Return graphs [n, NODES + 4] of more than `facts` facts."""
+    problems = draw(rng, mean_parents=DENSE)
+    edges = (problems[:, :NODES, None] >> np.arange(NODES) & 1).sum(axis=(1, 2))
+    return np.asarray(problems[edges > facts])
 
 
 def num_facts(example: Example) -> int:

@@ -120,7 +120,8 @@ def part(
         problems = draw(rng)
         if not trained:
             return problems
-        return problems[np.array([example.prompt not in trained for example in render(problems)], bool)]
+        is_new = np.array([example.prompt not in trained for example in render(problems)], bool)
+        return np.asarray(problems[is_new])
 
     return Rendered(distinct(fresh, row_keys, size), render)
 

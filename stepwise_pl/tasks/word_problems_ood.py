@@ -24,11 +24,11 @@ OTHER_OPENINGS = phrases({
     "a * b": ("in each of {a} {C} there are {b} {T} , and all of them belong to {N} .",),
 })  # fmt: skip
 OTHER_MIDDLE = phrases({
-    "v + a": ("{N} has now {a} more {T} than before .", "{F} has {a} {T} and gives all of them to {N} ."),
-    "v - a": ("{N} has now {a} fewer {T} than before .", "{a} of the {T} that {N} has get lost ."),
-    "v * a": ("{N} has now {a} times as many {T} as before .",),
-    "v * 2": ("{N} has now twice as many {T} as before .",),
-    "v / 2": ("{N} has now half as many {T} as before .",),
+    "v + a": ("{N} has {a} more {T} than before .", "{F} has {a} {T} and gives all of them to {N} ."),
+    "v - a": ("{N} has {a} fewer {T} than before .", "{a} of the {T} that {N} has get lost ."),
+    "v * a": ("{N} has {a} times as many {T} as before .",),
+    "v * 2": ("{N} has twice as many {T} as before .",),
+    "v / 2": ("{N} has half as many {T} as before .",),
     "a * b ; v + r": ("{N} gets {b} {T} from each of {a} friends .",),
     "a * b ; v - r": ("{N} gives {b} {T} to each of {a} friends .",),
     "a + b ; v + r": ("{F} gives {N} {a} {T} in the morning and {b} {T} in the evening .",),

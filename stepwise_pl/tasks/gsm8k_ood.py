@@ -40,8 +40,8 @@ TRIES = 20  # new values tried for a number
 _REPLACEABLE = re.compile(r"(?<![\w.,:/%-])[0-9]+(?![\w:/%-]|[.,][0-9])(?! (?:percent|per cent|a\.m|p\.m|am|pm)\b)")
 # Words of a sentence that lean on the sentence before.
 _LEANS = re.compile(
-    r"\b(he|she|it|they|him|her|his|hers|its|their|theirs|them|this|that|these|those|then|also|another|other|others|each|both|"
-    r"same|rest|remaining|left|first|second|third|next|after|before|later|again|still|however|but|so|than|there)\b",
+    r"\b(he|she|it|they|him|her|his|hers|its|their|theirs|them|this|that|these|those|then|also|another|other|others|both|"
+    r"same|rest|remaining|left|first|second|third|next|after|before|later|again|still|however|but|so)\b|^(each|the|there)\b",
     re.IGNORECASE,
 )
 

@@ -268,7 +268,11 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         plain = upgraded(read_yaml(run.path / "config.yaml"), run.path / "config.yaml")
         with wandb_runs.environment_kept():
             wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
-    result = result_lines(predictions, summary) if config.suite is None else suite_lines(suite_results(summary))
+    result = (
+        result_lines(predictions, summary)
+        if config.suite is None
+        else suite_lines(suite_results(summary), config.suite_size)
+    )
     return summary, [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
         f"removed tokens  {summary['removed_tokens']} of {run.limits.max_cot} from the targets",

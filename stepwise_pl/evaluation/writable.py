@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stepwise_pl.common.errors import UserError
@@ -75,6 +74,5 @@ class Reader:
         lengths = encoded.length - encoded.cot_length + left + self.added
         if self.positions is None:
             return [""] * len(encoded)
-        return np.where(
-            lengths > self.positions, f"longer than the {self.positions} positions of the model", ""
-        ).tolist()
+        why = f"longer than the {self.positions} positions of the model"
+        return [why * int(length > self.positions) for length in lengths.tolist()]

@@ -34,14 +34,14 @@ def loss_cell(result: PartResult) -> str:
     return f"{100 * result.loss:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def suite_lines(results: Sequence[PartResult]) -> list[str]:
-    """Return the parts of one run as a table, the test problems first."""
+def suite_lines(results: Sequence[PartResult], suite_size: int) -> list[str]:
+    """Return the parts of one run as a table, the test problems first; `suite_size`: the problems that were asked for in each."""
     rows = [[result.part, accuracy_cell(result), loss_cell(result)] for result in results]
     return [
         "",
         *table(("part", "accuracy", "points lost"), rows),
         *left_out_lines({"": results}),
-        *notes([results]),
+        *notes([results], suite_size),
         "",
     ]
 
@@ -69,16 +69,15 @@ def side_by_side(found: Mapping[str, tuple[Mapping[str, Any], Sequence[PartResul
         "",
         *table(head, [["accuracy", *[""] * len(names)], *accuracies, ["points lost", *[""] * len(names)], *losses[1:]]),
         *left_out_lines({f"run {number}, ": results for number, (_, results) in enumerate(found.values(), start=1)}),
-        *notes([results for _, results in found.values()]),
+        *notes([results for _, results in found.values()], next(iter(found.values()))[0]["suite_size"]),
     ]
-    if any(
-        len({results[part].share and results[part].share.n for results in by_run if part in results}) > 1
-        for part in parts
-    ):
-        lines.append(
-            "Where n differs, the runs have answered different problems of a part, because one cannot read all."
-        )
+    if any(len({_num_problems(results[part]) for results in by_run if part in results}) > 1 for part in parts):
+        lines.append("Where n differs, one of the runs cannot read all problems of a part.")
     return lines
+
+
+def _num_problems(result: PartResult) -> int:
+    return result.share.n if result.share is not None else 0
 
 
 def _removed(summary: Mapping[str, Any]) -> str:
@@ -107,8 +106,13 @@ def left_out_lines(found: Mapping[str, Sequence[PartResult]]) -> list[str]:
     ]
 
 
-def notes(found: Sequence[Sequence[PartResult]]) -> list[str]:
-    """Return what a reader must know of the numbers."""
+def notes(found: Sequence[Sequence[PartResult]], suite_size: int) -> list[str]:
+    """Return what a reader must know of the numbers.
+
+    Args:
+        found: the results of each run.
+        suite_size: the problems that were asked for in each part.
+    """
     every = [result for results in found for result in results]
     lines = ["accuracy: 95% Wilson interval; points lost: against the run's own test problems, 95% interval"]
     kinds = {result.is_paired for result in every if loss_cell(result)}
@@ -118,6 +122,8 @@ def notes(found: Sequence[Sequence[PartResult]]) -> list[str]:
             frozenset({False}): " (Newcombe 1998)",
         }.get(frozenset(kinds), "; paired for parts made of test problems (Bonett and Price 2012), else Newcombe 1998")
         lines[0] += how
+    if any(result.part != TEST and not result.why and _num_problems(result) < suite_size for result in every):
+        lines.append(f"Where n is below {suite_size} there are no more such problems that were not trained on.")
     if any(result.share is not None and result.is_too_small for result in every):
         lines.append(f"A part of fewer than {FEWEST} problems has no percentage.")
     return lines

@@ -78,7 +78,7 @@ def without_stops(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text."""
-    return re.split(r"(?<=[.?!]) (?=\S)", " ".join(text.split()))
+    return re.split(r"(?<![ (](?:Mr|Ms|Dr|St|vs)\.)(?<! Mrs\.)(?<=[.?!]) (?=\S)", " ".join(text.split()))
 
 
 def question_first(text: str) -> str:

@@ -1,14 +1,14 @@
 """GSM8K problems with another number, or with their sentences in another order: the suite of `evaluate suite=ood` for GSM8K."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise, product
 from random import Random
 
 from stepwise_pl.tasks.base import Example, Examples
 from stepwise_pl.tasks.exact import NUMBER, equation_of, number_text, numbers_of, value_of
-from stepwise_pl.tasks.formats import in_words, question_first, sentences
+from stepwise_pl.tasks.formats import Form, in_words, question_first, sentences
 from stepwise_pl.tasks.variants import Variants
 
 # Numbers that equations may hold though the text does not say them: of dozens, weeks, hours, percentages, halves.
@@ -47,7 +47,7 @@ _LEANS = re.compile(
 
 
 def suite(test: Examples, trained: set[str], has_equations: bool, size: int) -> dict[str, Examples]:
-    """Return variants of the first `size` test problems.
+    """Return variants of test problems, the first `size` for each part.
 
     other_number       one number of the text is another one, and all equations and the answer follow from it
     question_first     the last sentence, the only question, stands at the beginning
@@ -61,28 +61,37 @@ def suite(test: Examples, trained: set[str], has_equations: bool, size: int) -> 
         trained: the prompts of training, which are left out.
         has_equations: whether the CoT is made of equations. Without them there is no `other_number`.
     """
-    originals = test.slice(0, min(size, len(test)))
-    swapped, first, other = Variants(), Variants(), Variants()
-    for index, example in enumerate(originals):
-        text = example.prompt
-        for part, variant in (
-            (other, with_other_number(example, Random(text)) if has_equations else None),
-            (first, example._replace(prompt=question_first(text))),
-            (swapped, example._replace(prompt=sentences_swapped(text))),
-        ):
-            if variant is not None and variant.prompt != text and variant.prompt not in trained:
-                part.add(index, variant)
-    reasons = {
-        "other_number": (other, "no number of them can be replaced without doubt"),
-        "question_first": (first, "they do not end with their only question"),
-        "sentences_swapped": (swapped, "no two of their sentences can change places without doubt"),
+    makers: dict[str, tuple[Callable[[Example], Example | None], str]] = {
+        "other_number": (with_other_number, "no number of them can be replaced without doubt"),
+        "question_first": (_with_prompt(question_first), "they do not end with their only question"),
+        "sentences_swapped": (
+            _with_prompt(sentences_swapped),
+            "no two of their sentences can change places without doubt",
+        ),
     }
     if not has_equations:
-        del reasons["other_number"]
-    for part, reason in reasons.values():
-        if missing := len(originals) - len(part):
-            part.left_out = f"{missing} of {len(originals)} test problems left out: {reason}"
-    return {name: part for name, (part, _) in reasons.items()}
+        del makers["other_number"]
+    return {name: _variants(test, maker, why, trained, size) for name, (maker, why) in makers.items()}
+
+
+def _variants(
+    test: Examples, maker: Callable[[Example], Example | None], why: str, trained: set[str], size: int
+) -> Variants:
+    """Return the first `size` variants; `why`: the reason why `maker` makes none of some problems."""
+    part, asked = Variants(), 0
+    for asked, example in enumerate(test.slice(0, len(test)), start=1):
+        variant = maker(example)
+        if variant is not None and variant.prompt != example.prompt and variant.prompt not in trained:
+            part.add(asked - 1, variant)
+        if len(part) == size:
+            break
+    if missing := asked - len(part):
+        part.left_out = f"{missing} of {asked} test problems left out: {why}"
+    return part
+
+
+def _with_prompt(form: Form) -> Callable[[Example], Example]:
+    return lambda example: example._replace(prompt=form(example.prompt))
 
 
 def sentences_swapped(text: str) -> str:
@@ -97,7 +106,7 @@ def sentences_swapped(text: str) -> str:
     return text
 
 
-def with_other_number(example: Example, rng: Random) -> Example | None:
+def with_other_number(example: Example) -> Example | None:
     """Return the problem with one number of its text replaced in text, equations and answer; None if no number allows it.
 
     A number n of the text is replaced only if
@@ -109,11 +118,10 @@ def with_other_number(example: Example, rng: Random) -> Example | None:
     - n is no sum, difference, product or quotient of two other numbers of the text;
     - no number that changes is equal to a number of the text, to a constant, or to another result.
 
-    With the new number, whole results stay whole, and positive results stay positive.
-
-    Args:
-        rng: chooses the number and its new value, between half and twice the old one.
+    With the new number, whole results stay whole, and positive results stay positive. The number and its new value,
+    between half and twice the old one, are drawn; the text of the problem is the seed.
     """
+    rng = Random(example.prompt)
     steps = _steps_of(example)
     read = [equation_of(step) for step in steps]
     equations = [(left, result) for pair in read if pair is not None for left, result in [pair]]
@@ -135,6 +143,8 @@ def with_other_number(example: Example, rng: Random) -> Example | None:
 
 
 def _steps_of(example: Example) -> list[str]:
+    if not example.steps:
+        return []
     ends = [*example.steps[1:], len(example.cot)]
     return [example.cot[begin:end].strip() for begin, end in zip(example.steps, ends, strict=True)]
 

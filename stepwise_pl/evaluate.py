@@ -191,7 +191,7 @@ def evaluate_runs(config: EvaluateConfig) -> dict[str, Any]:
 
     def one(folder: Path) -> Any:
         nonlocal is_first
-        asked = replace(config, run=str(folder), runs=[])
+        asked = replace(config, run=str(folder), runs=[], out=None)
         result, lines = evaluate_each(asked) if several else evaluate_one(asked)
         say("\n".join([*([] if is_first else [""]), *lines]))
         is_first = False

@@ -36,7 +36,8 @@ def loss_cell(result: PartResult) -> str:
 
 def suite_lines(results: Sequence[PartResult], suite_size: int) -> list[str]:
     """Return the parts of one run as a table, the test problems first; `suite_size`: the problems that were asked for in each."""
-    rows = [[result.part, accuracy_cell(result), loss_cell(result)] for result in results]
+    shown = [result for result in results if not _is_missing(result)]
+    rows = [[result.part, accuracy_cell(result), loss_cell(result)] for result in shown]
     return [
         "",
         *table(("part", "accuracy", "points lost"), rows),
@@ -52,28 +53,38 @@ def side_by_side(found: Mapping[str, tuple[Mapping[str, Any], Sequence[PartResul
     Args:
         found: summary and results of each run, by its folder.
     """
-    names = list(found)
     legend = [
         [f"{number}  {name}", str(summary["checkpoint"]), str(summary["step"]), _removed(summary), _written(summary)]
         for number, (name, (summary, _)) in enumerate(found.items(), start=1)
     ]
     by_run = [{result.part: result for result in results} for _, results in found.values()]
-    parts = list(dict.fromkeys(part for results in by_run for part in results))
-    head = ("part", *(f"run {number}" for number in range(1, len(names) + 1)))
+    parts = list(
+        dict.fromkeys(part for results in by_run for part, result in results.items() if not _is_missing(result))
+    )
+    head = ("part", *(f"run {number}" for number in range(1, len(found) + 1)))
     accuracies, losses = (
         [[part, *(cell(results[part]) if part in results else "" for results in by_run)] for part in parts]
         for cell in (accuracy_cell, loss_cell)
     )
+    losses = [row for row in losses if any(row[1:])]
+    empty = [""] * len(found)
     lines = [
         *table(("run", "checkpoint", "step", "removed tokens", "CoT tokens written"), legend),
         "",
-        *table(head, [["accuracy", *[""] * len(names)], *accuracies, ["points lost", *[""] * len(names)], *losses[1:]]),
+        *table(head, [["accuracy", *empty], *accuracies, ["points lost", *empty], *losses]),
         *left_out_lines({f"run {number}, ": results for number, (_, results) in enumerate(found.values(), start=1)}),
         *notes([results for _, results in found.values()], next(iter(found.values()))[0]["suite_size"]),
     ]
-    if any(len({_num_problems(results[part]) for results in by_run if part in results}) > 1 for part in parts):
-        lines.append("Where n differs, one of the runs cannot read all problems of a part.")
+    if len({summary["data_digest"] for summary, _ in found.values()}) > 1:
+        lines.append(
+            "The runs have not all answered the same problems: one cannot read them all, or its task is another one."
+        )
     return lines
+
+
+def _is_missing(result: PartResult) -> bool:
+    """Whether a run can read no problem of the part. A line says so in place of a row."""
+    return result.share is None and bool(result.why)
 
 
 def _num_problems(result: PartResult) -> int:

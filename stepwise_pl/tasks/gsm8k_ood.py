@@ -128,14 +128,15 @@ def with_other_number(example: Example) -> Example | None:
     if not equations or len(equations) < len(steps) or value_of(example.answer) != equations[-1][1]:
         return None
     found = [match for match in _REPLACEABLE.finditer(example.prompt) if int(match[0]) > 1]
-    rng.shuffle(found)
-    for match in found:
+    # Only `random()` is used: it gives the same numbers in every version of Python.
+    for match in sorted(found, key=lambda _: rng.random()):
         plan = _Plan.of(example.prompt, int(match[0]), equations)
         if plan is None:
             continue
         old = int(match[0])
         for _ in range(TRIES):
-            new = rng.randint(max(2, -(-old // 2)), 2 * old)
+            low = max(2, -(-old // 2))
+            new = low + int(rng.random() * (2 * old + 1 - low))
             if new not in plan.taken and (texts := plan.applied(new)) is not None:
                 prompt = example.prompt[: match.start()] + str(new) + example.prompt[match.end() :]
                 return Example.of_steps(prompt, [f"<<{text}>>" for text in texts], texts[-1].rpartition("=")[2])

@@ -120,6 +120,9 @@ def part(
         problems = draw(rng)
         if not trained:
             return problems
+        # Texts take long, and a part with few problems draws each of them many times.
+        _, first = np.unique(row_keys(problems), return_index=True)
+        problems = problems[np.sort(first)]
         is_new = np.array([example.prompt not in trained for example in render(problems)], bool)
         return np.asarray(problems[is_new])
 

@@ -10,6 +10,7 @@ from stepwise_pl.tasks.stories import LARGEST, Story, World
 from stepwise_pl.tasks.story_phrases import PEOPLE, SCENES, STOCK, Holder, Scene, phrases
 
 MOST_STEPS = 12  # stories with more equations hardly find numbers that are all different
+_NUMBER = re.compile(r"[0-9](?: [0-9])*")
 TRIES = 50  # stories told for each one that is kept, at most
 
 OTHER_GIRLS = ("Ada", "Inga", "Olga", "Tara", "Yuki", "Greta", "Paula", "Wanda")
@@ -70,7 +71,7 @@ def suite(fewest: int, most: int, seed: int, size: int) -> dict[str, Examples]:
         "other_names": ((World(_with_other_names()), *usual[1:]), anyone),
         "other_things": ((World(things), *usual[1:]), anyone),
         "other_templates": ((World(templates), *usual[1:]), anyone),
-        "distractor": ((World(distractors=DISTRACTORS), *usual[1:]), anyone),
+        "distractor": ((World(distractors=DISTRACTORS), *usual[1:]), _has_one_spare_number),
         "more_digits": ((World(largest=10 * LARGEST + 9), *usual[1:]), _has_four_digits),
     }
     return {
@@ -93,6 +94,12 @@ def _part(
         if len(found) == size:
             break
     return ExampleList(found.values())
+
+
+def _has_one_spare_number(example: Example) -> bool:
+    """Whether one number of the text, and no other, is in no equation. A spare number may be equal to one that is used."""
+    used = {text for left in re.findall(r"<< (.+?) =", example.cot) for text in _NUMBER.findall(left)}
+    return sum(text not in used for text in _NUMBER.findall(example.prompt)) == 1
 
 
 def _has_four_digits(example: Example) -> bool:

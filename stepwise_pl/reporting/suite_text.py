@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepwise_pl.common.text import percent, percents, table
+from stepwise_pl.runs.predictions import Share
 from stepwise_pl.runs.suites import FEWEST, TEST, PartResult
 
 HEAD = (
     "part", "run", "checkpoint", "step", "removed_tokens", "max_cot_tokens", "n", "right", "accuracy", "accuracy_low",
-    "accuracy_high", "loss", "loss_low", "loss_high", "paired", "left_out",
+    "accuracy_high", "right_any_length", "loss", "loss_low", "loss_high", "paired", "left_out",
 )  # fmt: skip
 
 
@@ -26,6 +27,14 @@ def accuracy_cell(result: PartResult) -> str:
     return f"{percent(result.share.accuracy)} {percents(result.share.interval)} n={result.share.n}"
 
 
+def any_length_cell(result: PartResult) -> str:
+    """`85.1% [81.7%, 87.9%]`: the accuracy at any length; empty if it is that of `accuracy_cell`, and below `FEWEST` problems."""
+    if result.share is None or result.is_too_small or result.any_length == result.share.right:
+        return ""
+    share = Share(result.any_length, result.share.n)
+    return f"{percent(share.accuracy)} {percents(share.interval)}"
+
+
 def loss_cell(result: PartResult) -> str:
     """`+12.3 [+9.1, +15.4]`: the loss in points with its interval; empty without one, and below `FEWEST` problems."""
     if result.loss is None or result.interval is None or result.is_too_small:
@@ -37,10 +46,13 @@ def loss_cell(result: PartResult) -> str:
 def suite_lines(results: Sequence[PartResult], suite_size: int) -> list[str]:
     """Return the parts of one run as a table, the test problems first; `suite_size`: the problems that were asked for in each."""
     shown = [result for result in results if not _is_missing(result)]
-    rows = [[result.part, accuracy_cell(result), loss_cell(result)] for result in shown]
+    rows = [[result.part, accuracy_cell(result), any_length_cell(result), loss_cell(result)] for result in shown]
+    head = ["part", "accuracy", "at any length", "points lost"]
+    if not any(row[2] for row in rows):
+        head, *rows = ([*row[:2], row[3]] for row in (head, *rows))
     return [
         "",
-        *table(("part", "accuracy", "points lost"), rows),
+        *table(head, rows),
         *left_out_lines({"": results}),
         *notes([results], suite_size),
         "",
@@ -62,16 +74,20 @@ def side_by_side(found: Mapping[str, tuple[Mapping[str, Any], Sequence[PartResul
         dict.fromkeys(part for results in by_run for part, result in results.items() if not _is_missing(result))
     )
     head = ("part", *(f"run {number}" for number in range(1, len(found) + 1)))
-    accuracies, losses = (
+    accuracies, any_length, losses = (
         [[part, *(cell(results[part]) if part in results else "" for results in by_run)] for part in parts]
-        for cell in (accuracy_cell, loss_cell)
+        for cell in (accuracy_cell, any_length_cell, loss_cell)
     )
-    losses = [row for row in losses if any(row[1:])]
-    empty = [""] * len(found)
+    # The accuracy of each part always has a row. The other rows are left out if they are empty.
+    blocks = {"accuracy": accuracies} | {
+        name: filled
+        for name, rows in (("accuracy at any length", any_length), ("points lost", losses))
+        if (filled := [row for row in rows if any(row[1:])])
+    }
     lines = [
         *table(("run", "checkpoint", "step", "removed tokens", "CoT tokens written"), legend),
         "",
-        *table(head, [["accuracy", *empty], *accuracies, ["points lost", *empty], *losses]),
+        *table(head, [row for name, rows in blocks.items() for row in ([name, *[""] * len(found)], *rows)]),
         *left_out_lines({f"run {number}, ": results for number, (_, results) in enumerate(found.values(), start=1)}),
         *notes([results for _, results in found.values()], next(iter(found.values()))[0]["suite_size"]),
     ]
@@ -166,4 +182,4 @@ def _numbers(summary: Mapping[str, Any], result: PartResult) -> list[Any]:
     has_loss = has_numbers and result.loss is not None and result.interval is not None
     loss = [result.loss, *result.interval] if has_loss and result.interval is not None else ["", "", ""]
     paired = str(result.is_paired).lower() if result.part != TEST else ""
-    return [*about, *counts, *accuracy, *loss, paired, result.why]
+    return [*about, *counts, *accuracy, result.any_length, *loss, paired, result.why]

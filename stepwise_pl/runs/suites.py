@@ -17,6 +17,7 @@ class PartResult:
 
     Attributes:
         share: the right answers; None if the part has no problem.
+        any_length: the answers that are right at any length, of as many problems.
         loss: accuracy on the run's own test problems minus accuracy in the part; None for the test problems and without problems.
         interval: the 95% interval of the loss.
         is_paired: whether the part is made of test problems. The loss is then against those alone, and its interval is
@@ -30,10 +31,12 @@ class PartResult:
     interval: tuple[float, float] | None = None
     is_paired: bool = False
     why: str = ""
+    any_length: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return the entry of a summary."""
-        counts = {"right": self.share.right, "n": self.share.n} if self.share else {"right": 0, "n": 0}
+        right, n = self.share or (0, 0)
+        counts = {"right": right, "right_any_length": self.any_length, "n": n}
         loss = {"loss": self.loss, "loss_interval": self.interval, "paired": self.is_paired}
         return {"part": self.part, **counts, **loss, "left_out": self.why}
 
@@ -50,9 +53,9 @@ def part_results(predictions: Sequence[Prediction], asked: Mapping[str, Any]) ->
         asked: the summary of the evaluation: `suite_sizes`, `suite_pairs` and `suite_left_out`. Old summaries lack the
             last two.
     """
-    of_part: dict[str, dict[int, bool]] = {}
+    of_part: dict[str, dict[int, Prediction]] = {}
     for prediction in predictions:
-        of_part.setdefault(prediction.strata[PART], {})[prediction.index] = prediction.right
+        of_part.setdefault(prediction.strata[PART], {})[prediction.index] = prediction
     pairs, left_out = asked.get("suite_pairs", ()), asked.get("suite_left_out", {})
     test = of_part.get(TEST, {})
     return [
@@ -71,23 +74,28 @@ def suite_results(summary: Mapping[str, Any]) -> list[PartResult]:
             part["loss_interval"],
             part["paired"],
             part["left_out"],
+            part["right_any_length"],
         )
         for part in summary["suite_results"]
     ]
 
 
-def _result(part: str, right: Mapping[int, bool], test: Mapping[int, bool], is_paired: bool, why: str) -> PartResult:
-    """Return the result of a part; `right`, `test`: whether each answer is right, by the place of its problem."""
-    if not right:
+def _result(
+    part: str, answers: Mapping[int, Prediction], test: Mapping[int, Prediction], is_paired: bool, why: str
+) -> PartResult:
+    """Return the result of a part; `answers`, `test`: the answers there and to the test problems, by the place of the problem."""
+    if not answers:
         return PartResult(part, None, is_paired=is_paired, why=why)
-    share = Share.of(right.values())
+    share = Share.of(answer.right for answer in answers.values())
+    any_length = sum(answer.right_any_length for answer in answers.values())
     if part == TEST or not test:
-        return PartResult(part, share, why=why)
+        return PartResult(part, share, why=why, any_length=any_length)
     if is_paired:
-        both = [(test[index], is_right) for index, is_right in right.items()]
+        both = [(test[index].right, answer.right) for index, answer in answers.items()]
         only_test, only_part = both.count((True, False)), both.count((False, True))
         loss = (only_test - only_part) / len(both)
-        return PartResult(part, share, loss, paired_difference(only_test, only_part, len(both)), True, why)
-    own = Share.of(test.values())
+        interval = paired_difference(only_test, only_part, len(both))
+        return PartResult(part, share, loss, interval, True, why, any_length)
+    own = Share.of(answer.right for answer in test.values())
     interval = newcombe((own.accuracy, own.n), (share.accuracy, share.n))
-    return PartResult(part, share, own.accuracy - share.accuracy, interval, False, why)
+    return PartResult(part, share, own.accuracy - share.accuracy, interval, False, why, any_length)

@@ -23,7 +23,6 @@ from stepwise_pl.runs.suites import part_results, suite_results
 
 if TYPE_CHECKING:
     from stepwise_pl.evaluation.problems import Problems
-    from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -235,6 +234,7 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         UserError: the problems do not fit the run.
     """
     from stepwise_pl.evaluation.judging import judged_by_recipe
+    from stepwise_pl.evaluation.levels import scorer_of
     from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
     from stepwise_pl.models.devices import accelerator_of
 
@@ -281,29 +281,6 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         *result,
         f"written to      {path}; predictions: {path.name}l",
     ]
-
-
-def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> "Scorer":
-    """The scorer of the run's model on the problems, on the device asked for.
-
-    Raises:
-        UserError: the problems do not fit the run.
-    """
-    from stepwise_pl.data.encoding import encode
-    from stepwise_pl.evaluation.levels import stage_of
-    from stepwise_pl.evaluation.scorer import Scorer
-    from stepwise_pl.models.architecture import check_positions
-    from stepwise_pl.models.devices import device_of
-
-    method, limits, stage = run.config.method, run.limits, stage_of(config, run)
-    # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
-    by_step = method.unit == "step" and method.removed(stage, limits) < limits.max_removed
-    examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
-    scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
-    longest = examples.longest(0 if method.keep_position else scorer.count, method.side)
-    check_positions(run.model, longest + method.added(stage, limits))
-    run.to(device_of(config.accelerator))
-    return scorer
 
 
 def run_command(config: EvaluateConfig) -> Any:

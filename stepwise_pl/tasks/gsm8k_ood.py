@@ -118,7 +118,8 @@ def with_other_number(example: Example) -> Example | None:
     - n is no sum, difference, product or quotient of two other numbers of the text;
     - no number that changes is equal to a number of the text, to a constant, or to another result.
 
-    With the new number, whole results stay whole, and positive results stay positive. The number and its new value,
+    With the new number, whole results stay whole, positive results stay positive, and each result stays on its side of every
+    number of the text that no equation holds (`more than 75`). The number and its new value,
     between half and twice the old one, are drawn; the text of the problem is the seed.
     """
     rng = Random(example.prompt)
@@ -157,10 +158,13 @@ class _Plan:
         old: the number of the text.
         equations: left side as text, and result, of each equation.
         taken: values that the new number must not have, because they stand for something else.
+        bounds: numbers of the text that no equation holds. They may be thresholds, as in `more than 75`.
     """
 
-    def __init__(self, old: int, equations: Sequence[tuple[str, Fraction]], taken: set[Fraction]) -> None:
-        self.old, self.equations, self.taken = Fraction(old), equations, taken
+    def __init__(
+        self, old: int, equations: Sequence[tuple[str, Fraction]], taken: set[Fraction], bounds: set[Fraction]
+    ) -> None:
+        self.old, self.equations, self.taken, self.bounds = Fraction(old), equations, taken, bounds
 
     @classmethod
     def of(cls, text: str, old: int, equations: Sequence[tuple[str, Fraction]]) -> "_Plan | None":
@@ -183,7 +187,7 @@ class _Plan:
             or unexplained & hidden
         ):
             return None
-        plan = cls(old, equations, {*said, *results, *literals, *CONSTANTS})
+        plan = cls(old, equations, {*said, *results, *literals, *CONSTANTS}, {*said} - {*literals})
         changed = [result for result, changes in zip(results, plan._changes(), strict=True) if changes]
         is_clear = all(results.count(value) == 1 and value not in others | CONSTANTS for value in changed)
         return plan if is_clear and plan._changes()[-1] else None
@@ -197,9 +201,15 @@ class _Plan:
             out.append(depends)
         return out
 
+    def _crosses(self, before: Fraction, after: Fraction) -> bool:
+        """Whether a bound lies between two values, or is one of them."""
+        return any((before - bound) * (after - bound) <= 0 for bound in self.bounds)
+
     def applied(self, new: int) -> list[str] | None:
         """Return the equations, `left=result`, with the new number; None if one does not hold or is of another kind."""
         now, out = {self.old: Fraction(new)}, []
+        if self._crosses(self.old, Fraction(new)):
+            return None
         for (left, result), depends in zip(self.equations, self._changes(), strict=True):
             if not depends:
                 out.append(f"{left}={number_text(result)}")
@@ -215,7 +225,11 @@ class _Plan:
             value = value_of(rewritten)
             if value is None or value in now.values() or value in self.taken or (text := number_text(value)) is None:
                 return None
-            if (value > 0) != (result > 0) or (value.denominator == 1) != (result.denominator == 1):
+            if (
+                self._crosses(result, value)
+                or (value > 0) != (result > 0)
+                or (value.denominator == 1) != (result.denominator == 1)
+            ):
                 return None
             now[result] = value
             out.append(f"{rewritten}={text}")

@@ -84,6 +84,17 @@ def test_a_problem_in_doubt_is_left_alone(why: str, example: Example) -> None:
     assert with_other_number(example) is None, why
 
 
+def test_a_result_stays_on_its_side_of_a_threshold() -> None:
+    found = set()
+    for saved in range(41, 70):
+        total = saved + 38
+        text = f"Ann saves ${saved} and $38. As she saved more than $78, she gets $190 more. How much has she?"
+        variant = with_other_number(problem(text, f"{saved}+38={total}", f"{total}+190={total + 190}"))
+        if variant is not None:
+            found.add(int(re.findall(r"=(\d+)>>", variant.cot)[0]))
+    assert len(found) > 5 and min(found) > 78
+
+
 def test_sentences_change_places_only_if_none_leans_on_another() -> None:
     facts = ["The farm sells fruit.", "Tom buys 3 pears.", "Ann buys 5 plums.", "How many fruits are bought?"]
     text = " ".join(facts)

@@ -1,7 +1,6 @@
 """`python -m stepwise_pl.evaluate run=<folder>`: accuracy and speed of trained runs, and every prediction."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,24 +8,26 @@ from typing import TYPE_CHECKING, Any
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.run_folders import asks_for_several, check_levels, look_at_each, run_folders
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import read_json
+from stepwise_pl.common.disk import require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.text import with_wilson
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.training import ACCELERATORS
 from stepwise_pl.config.upgrade import upgraded
-from stepwise_pl.reporting.evaluation_text import result_lines, runs_table, suite_lines, written_lines
-from stepwise_pl.runs.expected import judge
+from stepwise_pl.reporting.evaluation_text import result_lines, runs_table, written_lines
+from stepwise_pl.reporting.suite_text import CSV_START, csv_text, side_by_side, suite_lines
 from stepwise_pl.runs.folder import ALL, require_run
-from stepwise_pl.runs.saved_config import derived_of, require_same_files
+from stepwise_pl.runs.saved_config import require_same_files
+from stepwise_pl.runs.suites import part_results, suite_results
 
 if TYPE_CHECKING:
     from stepwise_pl.evaluation.problems import Problems
-    from stepwise_pl.evaluation.scorer import Scorer
     from stepwise_pl.models.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
+
+SUITES = ("ood", "format")
 
 
 @dataclass
@@ -45,10 +46,12 @@ class EvaluateConfig:
     # The problems: any file, pattern, Hub data set or list of these, in a format of stepwise_pl/tasks/reading. Its
     # columns are named as in the run's task if that task reads files, else as in task=file.
     file: Any = setting(None, path=True)
-    # The problems: `ood`, the test split and problems unlike the training set, in parts (multiplication only).
+    # The problems, in parts, the test split first: `ood`, problems unlike the training set; `format`, test problems in other forms.
     suite: str | None = None
     # Problems in each part of a suite, at most.
     suite_size: int = 500
+    # The CSV file of the table of several runs on a suite; null: `suite-<suite>.csv` in evaluations/ of the first run.
+    out: str | None = setting(None, path=True)
     # CoT tokens to remove; `all`: every number from 0 to the whole CoT, as one table and figure; null: as many as the
     # checkpoint was trained with.
     removed_tokens: Any = None
@@ -82,8 +85,13 @@ class EvaluateConfig:
         if self.offline and not self.wandb:
             raise UserError("offline=true: is about W&B; add wandb=true")
         if self.suite is not None:
-            one_of("suite", self.suite, ("ood",))
+            one_of("suite", self.suite, SUITES)
             require(self.limit is None, "limit", self.limit, "is not for a suite; give suite_size")
+        if self.out is not None:
+            require(
+                self.suite is not None and bool(self.runs), "out", self.out, "is the table of several runs on a suite"
+            )
+            require_own_or_new(Path(self.out), "out", CSV_START)
         require(self.suite_size >= 1, "suite_size", self.suite_size, "must be at least 1")
         one_of("accelerator", self.accelerator, ACCELERATORS)
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1")
@@ -182,7 +190,7 @@ def evaluate_runs(config: EvaluateConfig) -> dict[str, Any]:
 
     def one(folder: Path) -> Any:
         nonlocal is_first
-        asked = replace(config, run=str(folder), runs=[])
+        asked = replace(config, run=str(folder), runs=[], out=None)
         result, lines = evaluate_each(asked) if several else evaluate_one(asked)
         say("\n".join([*([] if is_first else [""]), *lines]))
         is_first = False
@@ -190,11 +198,13 @@ def evaluate_runs(config: EvaluateConfig) -> dict[str, Any]:
 
     found = look_at_each(run_folders(config), one, "evaluated")
     if len(found) > 1 and config.suite is None:
-        say(
-            "\n".join(
-                ["", *runs_table({str(folder): result if several else [result] for folder, result in found.items()})]
-            )
-        )
+        rows = {str(folder): result if several else [result] for folder, result in found.items()}
+        say("\n".join(["", *runs_table(rows)]))
+    elif len(found) > 1:
+        parts = {str(folder): (summary, suite_results(summary)) for folder, summary in found.items()}
+        out = Path(config.out) if config.out else next(iter(found)) / "evaluations" / f"suite-{config.suite}.csv"
+        write_text(out, csv_text(parts))
+        say("\n".join(["", *side_by_side(parts), f"written to {out}"]))
     return {str(folder): result for folder, result in found.items()}
 
 
@@ -204,11 +214,14 @@ def problems_for(config: EvaluateConfig, run: "TrainedRun") -> "Problems":
     Raises:
         UserError: they cannot be read, or the run's own files have changed.
     """
+    from stepwise_pl.evaluation.levels import stage_of
     from stepwise_pl.evaluation.problems import problems_of
+    from stepwise_pl.evaluation.writable import Reader
 
     if config.file is None:
         require_same_files(run.path, run.config.task)
-    return problems_of(config, run.config.task, (str(run.tokenizer.eos_token),))
+    reader = None if config.suite is None else Reader.of(run, stage_of(config, run))
+    return problems_of(config, run.config.task, (str(run.tokenizer.eos_token),), reader=reader)
 
 
 def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tuple[dict[str, Any], list[str]]:
@@ -220,6 +233,8 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
     Raises:
         UserError: the problems do not fit the run.
     """
+    from stepwise_pl.evaluation.judging import judged_by_recipe
+    from stepwise_pl.evaluation.levels import scorer_of
     from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
     from stepwise_pl.models.devices import accelerator_of
 
@@ -242,6 +257,8 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         speeds = {config.batch_size: config.batch_size, 1: config.speed_problems} if config.speed_problems else {}
         for batch_size in sorted(speeds):
             summary[f"problems_per_second_batch_{batch_size}"] = scorer.speed(batch_size, speeds[batch_size])
+    else:
+        summary["suite_results"] = [part.record() for part in part_results(predictions, summary)]
     summary["strata"] = strata_of(predictions)
     path = source.file(problems.name)
     write(path, summary, predictions)
@@ -251,7 +268,11 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         plain = upgraded(read_yaml(run.path / "config.yaml"), run.path / "config.yaml")
         with wandb_runs.environment_kept():
             wandb_runs.log_evaluation(run.path, run.config.logger, plain, summary, predictions, config.offline)
-    result = result_lines(predictions, summary) if config.suite is None else suite_lines(predictions, problems.asked)
+    result = (
+        result_lines(predictions, summary)
+        if config.suite is None
+        else suite_lines(suite_results(summary), config.suite_size)
+    )
     return summary, [
         f"{problems.title} of {run.path}, {run.checkpoint.name} (step {run.step})",
         f"removed tokens  {summary['removed_tokens']} of {run.limits.max_cot} from the targets",
@@ -260,41 +281,6 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
         *result,
         f"written to      {path}; predictions: {path.name}l",
     ]
-
-
-def scorer_of(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> "Scorer":
-    """The scorer of the run's model on the problems, on the device asked for.
-
-    Raises:
-        UserError: the problems do not fit the run.
-    """
-    from stepwise_pl.data.encoding import encode
-    from stepwise_pl.evaluation.levels import stage_of
-    from stepwise_pl.evaluation.scorer import Scorer
-    from stepwise_pl.models.architecture import check_positions
-    from stepwise_pl.models.devices import device_of
-
-    method, limits, stage = run.config.method, run.limits, stage_of(config, run)
-    # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
-    by_step = method.unit == "step" and method.removed(stage, limits) < limits.max_removed
-    examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
-    scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
-    longest = examples.longest(0 if method.keep_position else scorer.count, method.side)
-    check_positions(run.model, longest + method.added(stage, limits))
-    run.to(device_of(config.accelerator))
-    return scorer
-
-
-def judged_by_recipe(config: EvaluateConfig, run: "TrainedRun", summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a finished run against the band of its recipe; None if the band is about other problems or checkpoints."""
-    asked = config.file is None and config.split in (None, "test") and config.limit is None
-    finished = run.path / "summary.json"
-    if not (asked and summary["as_trained"] and config.checkpoint == "best" and finished.is_file()):
-        return None
-    seconds = read_json(finished).get("seconds")
-    changed = derived_of(run.path).get("changed") or []
-    counted = f"{run.config.expected.counts}_accuracy"
-    return judge(run.config.expected, summary[counted], seconds, changed) if counted in summary else None
 
 
 def run_command(config: EvaluateConfig) -> Any:

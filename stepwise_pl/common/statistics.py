@@ -63,6 +63,26 @@ def paired_difference(only_first: int, only_second: int, examples: int) -> tuple
     return _around((only_first - only_second) / examples, difference - half, difference + half, -1.0)
 
 
+def newcombe(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, float]:
+    """95% interval of a first accuracy minus a second one, each measured on problems of its own.
+
+    This is the hybrid score interval (Newcombe 1998, doi 10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I,
+    method 10), made of the two Wilson intervals.
+
+    Args:
+        first, second: accuracy (0 to 1) and number of examples.
+
+    Raises:
+        ValueError: there is no example.
+    """
+    (one, _), (other, _) = first, second
+    (low, high), (other_low, other_high) = wilson(*first), wilson(*second)
+    below = math.hypot(one - low, other_high - other)
+    above = math.hypot(high - one, other - other_low)
+    difference = one - other
+    return _around(difference, difference - below, difference + above, -1.0)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction (1979) for several tests: the adjusted p values, in the order given.
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from stepwise_pl.tasks.base import Example, without_thousands_separators
+from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.thousands import without_thousands_separators
 
 MARK = "####"  # stands before the answer
 

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.data.encoding import encode
+from stepwise_pl.evaluation.problems import Problems
+from stepwise_pl.evaluation.scorer import Scorer
 from stepwise_pl.methods import Method
 from stepwise_pl.models import trained_run as runs
+from stepwise_pl.models.architecture import check_positions
 from stepwise_pl.models.devices import device_of
 from stepwise_pl.models.trained_run import TrainedRun
 from stepwise_pl.runs.folder import ALL, kept_checkpoints, kept_name
@@ -125,3 +129,20 @@ def key_of_units(wanted: Wanted, run: TrainedRun) -> str:
 def no_level(method: Method, key: str, wanted: object) -> UserError:
     """Return the error for a method whose stages are no numbers of removed units."""
     return UserError(f"{key}={wanted}: the stages of method={method.kind} are no removed {method.unit}s; leave it out")
+
+
+def scorer_of(wanted: Wanted, run: TrainedRun, problems: Problems) -> Scorer:
+    """The scorer of the run's model on the problems, on the device asked for.
+
+    Raises:
+        UserError: the problems do not fit the run.
+    """
+    method, limits, stage = run.config.method, run.limits, stage_of(wanted, run)
+    # If the whole CoT is removed, step boundaries are not needed. A file may lack them.
+    by_step = method.unit == "step" and method.removed(stage, limits) < limits.max_removed
+    examples = encode(problems.examples, run.tokenizer, problems.name, by_step)
+    scorer = Scorer(run.learner, run.tokenizer, examples, limits, stage)
+    longest = examples.longest(0 if method.keep_position else scorer.count, method.side)
+    check_positions(run.model, longest + method.added(stage, limits))
+    run.to(device_of(wanted.accelerator))
+    return scorer

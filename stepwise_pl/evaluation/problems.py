@@ -4,16 +4,17 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.predictions import PART
-from stepwise_pl.tasks import ExampleList, Examples, Files, Task
+from stepwise_pl.tasks import Example, ExampleList, Examples, Files, Splits, Task
 from stepwise_pl.tasks.file_task import FileTask
 from stepwise_pl.tasks.reading import names_in
+from stepwise_pl.tasks.variants import Variants, reformatted
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Problems(NamedTuple):
         title: the problems for reading.
         asked: the settings that chose them, for the summary.
         strata: the strata of each example (`Task.strata`).
-        places: the index of each example in its split, file or part.
+        places: the index of each example in its split, file or part; of a variant, that of the test problem it was made of.
     """
 
     name: str
@@ -47,6 +48,18 @@ class Wanted(Protocol):
     limit: int | None
 
 
+class CanRead(Protocol):
+    """Says which problems of a suite a run can read (`writable.Reader`)."""
+
+    def obstacles(self, part: str, examples: Sequence[Example]) -> list[str]:
+        """Return for each problem what hinders the run from reading it; empty if nothing does."""
+        ...
+
+    def same_as(self, variant: str, original: str) -> bool:
+        """Whether two prompts are the same tokens."""
+        ...
+
+
 @dataclass
 class WholeSplit:
     """All problems of a split are wanted."""
@@ -58,11 +71,18 @@ class WholeSplit:
     limit: int | None = None
 
 
-def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...], notes: bool = True) -> Problems:
+def problems_of(
+    wanted: Wanted,
+    task: Task,
+    reserved: tuple[str, ...],
+    notes: bool = True,
+    reader: CanRead | None = None,
+) -> Problems:
     """Return the problems that are wanted.
 
     Args:
         notes: log what the splits lack.
+        reader: the reader of a suite. Problems that it cannot read are left out; None: it reads all.
 
     Raises:
         UserError: the problems cannot be read, there is none, or the task has no suite.
@@ -75,19 +95,63 @@ def problems_of(wanted: Wanted, task: Task, reserved: tuple[str, ...], notes: bo
         return Problems(name, title, asked, *_listed({"": examples}, task, wanted.limit))
     splits = task.splits(reserved)
     if wanted.suite is not None:
-        suite = task.ood(splits["train"], wanted.suite_size)
-        if not suite:
-            raise UserError(f"suite={wanted.suite}: task {task.kind} has none; multiplication has one")
-        parts = {"test": splits["test"], **suite}
-        sizes = {part: len(problems) for part, problems in parts.items()}
-        of_suite = {"suite": wanted.suite, "suite_size": wanted.suite_size, "suite_sizes": sizes}
-        return Problems(wanted.suite, f"suite {wanted.suite}", of_suite, *_listed(parts, task, None))
+        return _suite(wanted.suite, wanted.suite_size, task, splits, reader)
     for note in splits.notes if notes else ():
         log.warning("%s", note)
     split = wanted.split or "test"
     if not len(splits[split]):
         raise UserError(f"the {split} split has no example")
     return Problems(split, split, {"split": split}, *_listed({"": splits[split]}, task, wanted.limit))
+
+
+def _suite(suite: str, size: int, task: Task, splits: Splits, reader: CanRead | None) -> Problems:
+    """Return the problems of a suite, the test split first."""
+    asked = task.ood(splits, size) if suite == "ood" else reformatted(task, splits, size)
+    if not asked:
+        raise UserError(f"suite={suite}: task {task.kind} has none; suite=format is for every task")
+    test = splits["test"]
+    parts: dict[str, Examples] = {"test": test}
+    places = {"test": list(range(len(test)))}
+    left_out: dict[str, str] = {}
+    for part, examples in asked.items():
+        rows, reason = _readable(part, examples, test, reader)
+        listed = examples.slice(0, len(examples))
+        parts[part] = ExampleList([listed[row] for row in rows])
+        origins = examples.origins if isinstance(examples, Variants) else range(len(listed))
+        places[part] = [origins[row] for row in rows]
+        reasons = [examples.left_out] if isinstance(examples, Variants) else []
+        if text := "; ".join(filter(None, [*reasons, reason])):
+            left_out[part] = text
+    examples, strata, _ = _listed(parts, task, None)
+    of_suite = {
+        "suite": suite,
+        "suite_size": size,
+        "suite_sizes": {part: len(problems) for part, problems in parts.items()},
+        "suite_left_out": left_out,
+        "suite_pairs": [part for part, examples in asked.items() if isinstance(examples, Variants)],
+    }
+    return Problems(suite, f"suite {suite}", of_suite, examples, strata, sum(places.values(), []))
+
+
+def _readable(part: str, examples: Examples, test: Examples, reader: CanRead | None) -> tuple[list[int], str]:
+    """Return the rows of the problems that the reader can read, and a line that counts the others; empty if there are none."""
+    listed = examples.slice(0, len(examples))
+    if reader is None:
+        return list(range(len(listed))), ""
+    obstacles = reader.obstacles(part, listed)
+    if isinstance(examples, Variants):
+        originals = (test.slice(origin, origin + 1)[0] for origin in examples.origins)
+        obstacles = [
+            why or ("the same tokens as the test problem" if reader.same_as(variant.prompt, original.prompt) else "")
+            for why, variant, original in zip(obstacles, listed, originals, strict=True)
+        ]
+    rows = [row for row, why in enumerate(obstacles) if not why]
+    if len(rows) == len(listed):
+        return rows, ""
+    first = next(filter(None, obstacles))
+    if not rows:
+        return rows, f"left out: {first}"
+    return rows, f"{len(listed) - len(rows)} of {len(listed)} left out, the first: {first}"
 
 
 def _listed(

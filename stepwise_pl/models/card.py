@@ -13,6 +13,7 @@ from stepwise_pl.models.card_facts import Facts, base_model_of, header, is_gener
 from stepwise_pl.models.trained_run import TrainedRun
 from stepwise_pl.runs.provenance import sessions
 from stepwise_pl.runs.recipe import command_again
+from stepwise_pl.runs.suites import FEWEST
 
 CARD, FIGURE = "README.md", "accuracy.png"
 # Tokens of the example that are shown.
@@ -107,6 +108,8 @@ def _result(facts: Facts) -> list[str]:
     if facts.elsewhere:
         rows = [
             f"| {part} | {s.n} | {percent(s.accuracy)} | {percents(s.interval)} |"
+            if s.n >= FEWEST
+            else f"| {part} | {s.n} | too few | |"
             for part, s in facts.elsewhere.items()
         ]
         parts += ["Problems unlike the training set (`evaluate suite=ood`), the test split first:"]

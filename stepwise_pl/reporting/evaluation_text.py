@@ -6,7 +6,7 @@ from typing import Any
 
 from stepwise_pl.common.text import percent, percents, table, with_wilson
 from stepwise_pl.runs.expected import judged_lines
-from stepwise_pl.runs.predictions import HEAD, PART, Prediction, Share, by_last_number, by_position, by_stratum
+from stepwise_pl.runs.predictions import HEAD, Prediction, Share, by_last_number, by_position, by_stratum
 
 DIGITS_A_LINE = 10
 
@@ -92,16 +92,3 @@ def last_number_lines(predictions: Sequence[Prediction]) -> list[str]:
     if share is None:
         return []
     return [f"by last number  {with_wilson(share.accuracy, share.n)}  (as a float, at any length)"]
-
-
-def suite_lines(predictions: list[Prediction], asked: dict[str, Any]) -> list[str]:
-    """Accuracy in every part of a suite, the test split first, for reading."""
-    shares, sizes = by_stratum(predictions)[PART], asked["suite_sizes"]
-    rows = [[part, *(shares[part].row() if size else ["0", "-", "-"])] for part, size in sizes.items()]
-    short = any(size < asked["suite_size"] for part, size in sizes.items() if part != "test")
-    return [
-        "",
-        *table((PART, *HEAD), (row + [""] * (1 + len(HEAD) - len(row)) for row in rows)),
-        *[f"Where n is below {asked['suite_size']} there are no more such problems that were not trained on."] * short,
-        "",
-    ]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
-from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks import addition_ood
+from stepwise_pl.tasks.base import Example, Examples, Splits
+from stepwise_pl.tasks.formats import Form, with_sign
 from stepwise_pl.tasks.long_multiplication import carried
 from stepwise_pl.tasks.questions import in_usual_order, least_first, numbers_between
 from stepwise_pl.tasks.sampling import CHUNK, Problems, SampledTask, digit_chars, in_places, read_digits, spaced
@@ -81,6 +83,23 @@ class Addition(SampledTask):
 
     def operands_of(self, example: Example) -> tuple[str, ...]:
         return tuple(operand.replace(" ", "") for operand in example.prompt.split(" + "))
+
+    def ood(self, splits: Splits, size: int) -> dict[str, Examples]:
+        """Return the parts that `addition_ood.suite` describes."""
+        return addition_ood.suite(
+            lambda operands, digits: replace(self, operands=operands, digits=digits),
+            (self.operands, self.digits),
+            splits["train"],
+            size,
+        )
+
+    def forms(self) -> dict[str, Form]:
+        """Return the forms of every task; `;` for `+`, and `+` before the first operand. The small tokenizer knows both."""
+        return {
+            **super().forms(),
+            "sign_semicolon": with_sign("+", ";"),
+            "sign_before": lambda prompt: f"+ {prompt}",
+        }
 
     def solved(self, prompts: Sequence[str]) -> list[Example | None]:
         problems = np.zeros((len(prompts), self.operands, self.digits), np.uint8)

@@ -1,6 +1,5 @@
 """The interface of a task: three splits of (prompt, cot, answer) texts."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate, compress
@@ -11,27 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.tasks.formats import FORMS, Form
 
 SPLITS = ("train", "validation", "test")
 # A task may also have a split of easy examples for the start of training (`data.easy_first`).
 EASY = "easy"
-
-# A number whose commas stand between groups of exactly three digits: 1,000 and -$12,345.6, but not 1,2 or 0,123
-# or 1,2,300. A comma behind a bracket separates the items of a list or the arguments of a function: [1,200] is two numbers.
-_THOUSANDS = re.compile(r"(?<![0-9.,(\[{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9]|\.[0-9]+,[0-9])")
-# The same number written digit by digit: 1 , 0 0 0.
-_THOUSANDS_SPACED = re.compile(
-    r"(?<!\S)(?<![0-9.,(\[{] )[1-9](?: [0-9]){0,2}(?: ,(?: [0-9]){3})+(?!\S| [0-9]| , [0-9]| \.(?: [0-9])+ , [0-9])"
-)
-
-
-def without_thousands_separators(text: str) -> str:
-    """Return the text without the commas that only group the digits of one number: `1,000, 2,000.5` becomes `1000, 2000.5`.
-
-    Every other comma stays, because it separates two things: `1,2` is not `12`.
-    """
-    text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
-    return _THOUSANDS_SPACED.sub(lambda number: number[0].replace(" ,", ""), text)
 
 
 class Example(NamedTuple):
@@ -255,17 +238,21 @@ class Task:
         """
         return {}
 
-    def ood(self, train: Examples, size: int) -> dict[str, Examples]:
+    def ood(self, splits: Splits, size: int) -> dict[str, Examples]:
         """Return problems out of the training distribution, for `evaluate suite=ood`.
 
         Args:
-            train: the training split of `load`. None of its problems may occur.
+            splits: the splits of `load`. No problem of training may occur.
             size: the most problems of a part.
 
         Returns:
-            The parts by name; empty if the task has no such suite.
+            The parts by name; empty if the task has no such suite. A part made of test problems is a `variants.Variants`.
         """
         return {}
+
+    def forms(self) -> Mapping[str, Form]:
+        """Return other ways to write a prompt, by name, for `evaluate suite=format`. The right answer stays the same."""
+        return FORMS
 
 
 def shortages(splits: Mapping[str, Sized], asked: Mapping[str, int]) -> list[str]:

@@ -7,10 +7,14 @@ from typing import Any
 from stepwise_pl.common.errors import one_of
 from stepwise_pl.common.registry import register
 from stepwise_pl.common.settings import setting
-from stepwise_pl.tasks.base import Example, parse_line, without_thousands_separators
+from stepwise_pl.tasks import gsm8k_ood
+from stepwise_pl.tasks.base import Example, Examples, Splits, parse_line
 from stepwise_pl.tasks.file_task import FileTask
 from stepwise_pl.tasks.files import with_steps
+from stepwise_pl.tasks.formats import Form, without_stops
 from stepwise_pl.tasks.reading import Record, field_text
+from stepwise_pl.tasks.thousands import without_thousands_separators
+from stepwise_pl.tasks.variants import prompts_of
 
 EQUATION = re.compile(r"<<.*?>>")
 _BRACKETS = re.compile(r"<<|>>")
@@ -59,6 +63,14 @@ class GSM8K(FileTask):
                 "as No CoT; take the sentences with task.cot=natural_language"
             )
         return problems
+
+    def ood(self, splits: Splits, size: int) -> dict[str, Examples]:
+        """Return the parts that `gsm8k_ood.suite` describes."""
+        return gsm8k_ood.suite(splits["test"], prompts_of(splits["train"]), self.cot == "equations", size)
+
+    def forms(self) -> dict[str, Form]:
+        """Return the forms of every task, and sentences without full stops. The order of sentences is a part of suite=ood."""
+        return {**super().forms(), "no_stops": without_stops}
 
     def columns(self) -> tuple[str, ...]:
         return ("question", "answer")

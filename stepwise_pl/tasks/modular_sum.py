@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from stepwise_pl.common.errors import require
 from stepwise_pl.common.registry import register
-from stepwise_pl.tasks.sampling import DigitSumTask
+from stepwise_pl.tasks.digit_sum import DigitSumTask
 
 
 @register("task")

@@ -11,6 +11,7 @@ from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.registry import register
 from stepwise_pl.tasks import multiplication_ood
 from stepwise_pl.tasks.base import EASY, Example, Examples, Splits, Task, shortages
+from stepwise_pl.tasks.formats import Form
 from stepwise_pl.tasks.long_multiplication import (
     Digits,
     carries,
@@ -190,10 +191,15 @@ class Multiplication(Task):
             "carries": f"{low}-{low + width - 1}" if width > 1 else str(low),
         }
 
-    def ood(self, train: Examples, size: int) -> dict[str, Examples]:
+    def ood(self, splits: Splits, size: int) -> dict[str, Examples]:
         """Return the parts that `multiplication_ood.suite` describes."""
+        train = splits["train"]
         assert isinstance(train, Problems)
         return multiplication_ood.suite(train.operands, self.lengths(), self.split == "unordered", self.seed, size)
+
+    def forms(self) -> dict[str, Form]:
+        """Return the forms of every task, and operands in brackets, which the CoT has too."""
+        return {**super().forms(), "brackets": lambda prompt: f"( {prompt.replace(' * ', ' ) * ( ')} )"}
 
     def _split(self) -> dict[str, Digits]:
         """Return the operands [problems, 2, digits] of train, validation and test.

@@ -1,37 +1,15 @@
 """Graph questions as in ProsQA (Hao et al. 2024, arXiv 2412.06769). The chain of thought is a path through the graph."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from random import Random
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stepwise_pl.common.registry import register
-from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks import prosqa_ood
+from stepwise_pl.tasks.base import Example, Examples, Splits
+from stepwise_pl.tasks.formats import SENTENCE_FORMS, Form
+from stepwise_pl.tasks.prosqa_graphs import CONCEPTS, PERSONS, draw, tell_each
 from stepwise_pl.tasks.sampling import Keys, Problems, SampledTask, row_keys
-
-PERSONS = (
-    "Alex", "Bob", "Carol", "Davis", "Eva", "Fae", "Gabriel", "Jack", "Max", "Oliver", "Polly", "Rex", "Sally", "Sam",
-    "Stella", "Tom", "Wren",
-)  # fmt: skip
-CONCEPTS = (
-    "bompus", "boompus", "brimpus", "chorpus", "dumpus", "felpus", "fompus", "gerpus", "gorpus", "grimpus", "gwompus",
-    "hilpus", "impus", "jelpus", "jompus", "kerpus", "lempus", "lorpus", "numpus", "quimpus", "rempus", "rompus",
-    "rorpus", "scrompus", "shumpus", "sterpus", "storpus", "terpus", "timpus", "tumpus", "vumpus", "worpus", "wumpus",
-    "yerpus", "yimpus", "yumpus", "zhorpus", "zumpus",
-)  # fmt: skip
-
-CHUNK = 1 << 12  # graphs grown at a time
-NODES = 28  # nodes of a graph, with those that no fact names
-MEAN_PARENTS = 1.5  # mean of the Poisson distribution of a node's parents
-# Shares of nodes whose parents only root 0 leads to, whose parents only root 1 leads to, and with any parents.
-SHARES = (0.35, 0.65 * 0.7, 0.65 * 0.3)
-PULL = 1.5  # a node at distance d from the nearest root is drawn as a parent with weight 1 + PULL * d
-FEWEST_STEPS = 3  # shortest chain that is asked for
-FAR = 64  # distance from a root that does not lead to the node
 
 
 @register("task")
@@ -87,101 +65,24 @@ class ProsQA(SampledTask):
         return ("Every", "Is", "a", "is", "or", *PERSONS, *forms)
 
     def draw(self, rng: np.random.Generator) -> Problems:
-        """Return graphs and their questions, at most CHUNK; [n, NODES + 4].
-
-        A row holds the parents of each node as bits, then root, answer, wrong choice, and the seed of the text.
-        """
-        parents, distance = grow(rng, CHUNK)
-        leaves = ~parents.any(axis=1, keepdims=True)  # [n, 1, NODES]
-        choices = only(distance < FAR) & (distance > 0) & leaves  # [n, 2 roots, NODES]
-        longest = np.where(choices, distance, 0).max(axis=(1, 2), keepdims=True)  # [n, 1, 1]
-        farthest = choices & (distance == longest)
-        root, answer = np.divmod(any_of(rng, farthest.reshape(CHUNK, -1)), NODES)  # [n] each
-        wrong = any_of(rng, choices[np.arange(CHUNK), 1 - root])  # [n]
-        persons = (parents.any(axis=1) & ~parents.any(axis=2)).sum(axis=1)  # [n]
-        both_have_choices = choices.any(axis=2).sum(axis=1) == 2
-        fits = (longest.ravel() >= FEWEST_STEPS) & both_have_choices & (persons <= len(PERSONS))
-        masks = parents @ (1 << np.arange(NODES))  # [n, NODES]
-        seed = rng.integers(2**63, size=CHUNK)
-        return np.asarray(np.column_stack([masks, root, answer, wrong, seed])[fits])
+        """Return graphs and their questions (`prosqa_graphs.draw`)."""
+        return draw(rng)
 
     def keys(self, problems: Problems) -> Keys:
         """Return a hash of graph and question. So no two problems differ in names and order alone."""
         return row_keys(problems[:, :-1])
 
     def render(self, problems: Problems) -> list[Example]:
-        return [tell(row) for row in problems.tolist()]
+        return tell_each(problems)
 
     def strata(self, example: Example) -> dict[str, str]:
         """Return the number of steps. A CoT without marked steps, as a file of lines holds, has no strata."""
         return {"steps": str(len(example.steps))} if example.steps else {}
 
+    def ood(self, splits: Splits, size: int) -> dict[str, Examples]:
+        """Return the parts that `prosqa_ood.suite` describes."""
+        return prosqa_ood.suite(splits["train"], self.seed, size)
 
-def grow(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Grow graphs.
-
-    Returns:
-        Whether a node is a parent of another, [count, NODES children, NODES parents]; and the distance of each
-        node from each root, [count, 2 roots, NODES], FAR if the root does not lead to the node.
-    """
-    parents = np.zeros((count, NODES, NODES), bool)
-    distance = np.full((count, 2, NODES), FAR)
-    distance[:, [0, 1], [0, 1]] = 0
-    for child in range(2, NODES):
-        before = distance[:, :, :child]  # [count, 2, child]
-        anyone = np.ones((count, 1, child), bool)
-        candidates = np.concatenate([only(before < FAR), anyone], axis=1)  # [count, 3 cases, child]
-        allowed = candidates[np.arange(count), rng.choice(3, count, p=SHARES)]  # [count, child]
-        nearest = before.min(axis=1)  # [count, child]
-        weight = 1 + PULL * np.where(nearest < FAR, nearest, 0)
-        # Nodes wait for an exponential time, with their weight as the rate. Those that come first are a weighted
-        # draw without replacement.
-        waiting = np.where(allowed, rng.exponential(size=weight.shape) / weight, np.inf)
-        place = waiting.argsort(axis=1).argsort(axis=1)
-        drawn = allowed & (place < rng.poisson(MEAN_PARENTS, (count, 1)))
-        parents[:, child, :child] = drawn
-        distance[:, :, child] = np.where(drawn[:, None], before + 1, FAR).min(axis=2, initial=FAR)
-    return parents, distance
-
-
-def only(reached: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return whether a root, and not the other one, reaches a node; [n, 2 roots, nodes] as `reached`."""
-    return reached & ~reached[:, ::-1]
-
-
-def any_of(rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return the index of a random true element of each row [n, ...]; 0 if there is none."""
-    return np.asarray(np.where(mask, rng.random(mask.shape), -1).argmax(axis=1))
-
-
-def tell(row: list[int]) -> Example:
-    """Return the text of a row of `ProsQA.draw`."""
-    *masks, root, answer, wrong, seed = row
-    # Only `random()` is used: it gives the same numbers in every version of Python.
-    rng = Random(seed)
-
-    def shuffled(items: Iterable[Any]) -> list[Any]:
-        return sorted(items, key=lambda _: rng.random())
-
-    parents = [[node for node in range(NODES) if mask >> node & 1] for mask in masks]
-    edges = [(parent, child) for child in range(NODES) for parent in parents[child]]
-    persons, concepts = iter(shuffled(PERSONS)), iter(shuffled(CONCEPTS))
-    names = {node: next(concepts if parents[node] else persons) for node in sorted({n for edge in edges for n in edge})}
-    facts = {
-        (parent, child): f"{'Every ' if parents[parent] else ''}{names[parent]} is a {names[child]}."
-        for parent, child in edges
-    }
-    one, other = shuffled((answer, wrong))
-    question = f"Is {names[root]} a {names[one]} or {names[other]}?"
-    steps = [facts[edge] for edge in pairwise(shuffled(shortest_paths(parents, root, answer))[0])]
-    return Example.of_steps(
-        " ".join([*shuffled(facts.values()), question]), steps, f"{names[root]} is a {names[answer]}."
-    )
-
-
-def shortest_paths(parents: list[list[int]], start: int, end: int) -> list[tuple[int, ...]]:
-    """Return all shortest paths, found backwards from the end; there must be one."""
-    paths: list[tuple[int, ...]] = [(end,)]
-    while not (found := [path for path in paths if path[0] == start]):
-        paths = [(parent, *path) for path in paths for parent in parents[path[0]]]
-    return found
+    def forms(self) -> dict[str, Form]:
+        """Return the forms of every task; facts without full stops, and the question first. The small tokenizer knows both."""
+        return {**super().forms(), **SENTENCE_FORMS}

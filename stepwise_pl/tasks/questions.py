@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from stepwise_pl.common.errors import UserError
-from stepwise_pl.tasks.base import without_thousands_separators
+from stepwise_pl.tasks.thousands import without_thousands_separators
 
 # Words before a problem (`what is`, `how much is`) and marks behind it. A sign there would belong to a number.
 _BEFORE, _BEHIND = r"[A-Za-z\s:,']*?", r"[\s=?.!]*"

@@ -1,16 +1,15 @@
 """Generated problems: an endless stream of draws gives distinct problems, and each goes to one split."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stepwise_pl.common.errors import UserError, require
+from stepwise_pl.common.errors import require
 from stepwise_pl.tasks.base import SPLITS, Example, Splits, Task, shortages
-from stepwise_pl.tasks.questions import digits_in, printed
 
 Problems = npt.NDArray[Any]  # [problems, ...]; the task decides what a row means
 Keys = npt.NDArray[np.uint64]
@@ -71,52 +70,6 @@ class SampledTask(Task):
         return Splits(splits, shortages(splits, asked))
 
 
-@dataclass
-class DigitSumTask(SampledTask):
-    """Digits whose sum is taken; the answer is its remainder, and the CoT the running remainders (`running_sums`)."""
-
-    def shape(self) -> tuple[int, int, int]:
-        """Return the modulus, and the fewest and the most digits of a problem."""
-        raise NotImplementedError
-
-    def draw(self, rng: np.random.Generator) -> Problems:
-        return drawn_digits(rng, *self.shape())
-
-    def render(self, problems: Problems) -> list[Example]:
-        return running_sums(problems, self.shape()[0])
-
-    def solved(self, prompts: Sequence[str]) -> list[Example | None]:
-        modulus, least, most = self.shape()
-        problems = np.full((len(prompts), most), modulus, np.uint8)
-        rows = []
-        for row, prompt in enumerate(prompts):
-            digits = read_digits(prompt)
-            if least <= len(digits) <= most and max(digits) < modulus:
-                problems[row, : len(digits)] = digits
-                rows.append(row)
-        return in_places(rows, self.render(problems[rows]), len(prompts))
-
-    def prompt_of(self, text: str) -> str:
-        """Return the prompt of `3 4 1 2`, `3412` or `3 + 4 + 1 + 2`."""
-        modulus, least, _ = self.shape()
-        digits, given = digits_in(text, " ".join(str(place % modulus) for place in range(1, least + 1)))
-        if given not in (None, modulus):
-            raise UserError(f"{printed(text)}: this task adds modulo {modulus}, not {given}")
-        return " ".join(digits)
-
-    def cot_length_known(self) -> bool:
-        return True
-
-    def quantities(self) -> tuple[str, ...]:
-        return ("running_sum",)
-
-    def values(self, name: str, examples: Sequence[Example]) -> list[npt.NDArray[np.float64]]:
-        """Return the sum of all digits, of which the answer is the remainder; one number an example."""
-        if name not in self.quantities():
-            return super().values(name, examples)
-        return [np.array(example.prompt.split(), np.float64).sum(keepdims=True) for example in examples]
-
-
 class Rendered:
     """A split of generated problems [problems, ...]. Their texts are made on demand."""
 
@@ -148,6 +101,32 @@ def distinct(draw: Callable[[], Problems], keys: Callable[[Problems], Keys], cou
         seen = np.sort(np.concatenate([seen, key[new]]), kind="stable")
         idle = 0 if new.any() else idle + 1
     return np.concatenate(found)[:count]
+
+
+def part(
+    draw: Callable[[np.random.Generator], Problems],
+    render: Callable[[Problems], list[Example]],
+    rng: np.random.Generator,
+    size: int,
+    trained: Set[str] = frozenset(),
+) -> Rendered:
+    """Return a part of a suite: the first `size` distinct problems that `draw` gives, or fewer if there are no more.
+
+    Args:
+        trained: prompts that are left out; empty if no problem of the part can be one of training.
+    """
+
+    def fresh() -> Problems:
+        problems = draw(rng)
+        if not trained:
+            return problems
+        # Texts take long, and a part with few problems draws each of them many times.
+        _, first = np.unique(row_keys(problems), return_index=True)
+        problems = problems[np.sort(first)]
+        is_new = np.array([example.prompt not in trained for example in render(problems)], bool)
+        return np.asarray(problems[is_new])
+
+    return Rendered(distinct(fresh, row_keys, size), render)
 
 
 def needed(asked: dict[str, int]) -> int:
@@ -202,22 +181,3 @@ def in_places(rows: Sequence[int], examples: Sequence[Example], count: int) -> l
     for row, example in zip(rows, examples, strict=True):
         found[row] = example
     return found
-
-
-def drawn_digits(rng: np.random.Generator, modulus: int, least: int, most: int) -> Problems:
-    """Draw digits below `modulus`, [CHUNK, most]. `modulus` itself stands behind the last digit of a shorter problem."""
-    drawn = rng.integers(0, modulus, (CHUNK, most), dtype=np.uint8)
-    length = rng.integers(least, most + 1, (CHUNK, 1))
-    drawn[np.arange(most) >= length] = modulus
-    return drawn
-
-
-def running_sums(problems: Problems, modulus: int) -> list[Example]:
-    """Return the texts of digits [n, most]: prompt, running sums modulo `modulus`, and the last of them as answer."""
-    prompts = spaced(np.where(problems == modulus, np.uint8(ord(" ")), digit_chars(problems)))
-    cots = spaced(digit_chars((np.cumsum(problems, axis=1) % modulus).astype(np.uint8)))
-    out = []
-    for prompt, cot in zip(map(str.rstrip, prompts), cots, strict=True):
-        cot = cot[: len(prompt)]
-        out.append(Example(prompt, cot, cot[-1], tuple(range(0, len(cot), 2))))
-    return out

@@ -14,6 +14,7 @@ from stepwise_pl.common.statistics import (
     holm,
     mcnemar,
     mean_interval,
+    newcombe,
     over_seeds,
     paired_difference,
     t_quantile,
@@ -149,3 +150,28 @@ def test_the_paired_interval_contains_the_difference(first: int, second: int, ag
     n = max(1, first + second + agreed)
     low, high = paired_difference(first, second, n)
     assert -1 <= low <= (first - second) / n <= high <= 1
+
+
+# Newcombe (1998), table II: 56 of 70 against 48 of 80, and small samples, by method 10.
+@pytest.mark.parametrize(
+    ("first", "second", "interval"),
+    [
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 10), (0.6075, 1.0)),
+        ((5, 56), (0, 29), (-0.0381, 0.1926)),
+    ],
+)
+def test_newcombe_is_that_of_the_paper(
+    first: tuple[int, int], second: tuple[int, int], interval: tuple[float, float]
+) -> None:
+    shares = [(right / n, n) for right, n in (first, second)]
+    assert newcombe(*shares) == pytest.approx(interval, abs=5e-5)
+    low, high = newcombe(*shares[::-1])
+    assert (-high, -low) == pytest.approx(newcombe(*shares))
+
+
+@given(st.integers(0, 50), st.integers(0, 80))
+def test_newcombe_contains_the_difference(right: int, other: int) -> None:
+    low, high = newcombe((right / 50, 50), (other / 80, 80))
+    assert -1 <= low <= right / 50 - other / 80 <= high <= 1

@@ -86,7 +86,9 @@ def test_one_checkpoint_at_every_level_is_evaluated_as_at_each_level_alone(
     calls = []
     for module, name in ((levels, "load"), (problems, "problems_of")):
         was = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *given, name=name, was=was: (calls.append(name), was(*given))[1])
+        monkeypatch.setattr(
+            module, name, lambda *given, name=name, was=was, **more: (calls.append(name), was(*given, **more))[1]
+        )
     out = evaluated(copy, checkpoint="best", removed_tokens="all", limit=9)
     assert calls == ["load", "problems_of"]
     assert "best.ckpt at every level" in out

@@ -182,7 +182,7 @@ def test_a_limit_is_the_beginning(run: Path, mixture: Path) -> None:
 
 
 def test_the_suite_is_one_table_that_follows_from_its_predictions(run: Path) -> None:
-    out, summary, rows = evaluated(run, suite="ood", suite_size=30)
+    out, summary, rows = evaluated(run, suite="ood", suite_size=60)
     trained = load_run(str(run), "best")
     assert summary["removed_tokens"] == trained.limits.max_cot
     assert "answer_accuracy" not in summary  # a mixture
@@ -195,18 +195,21 @@ def test_the_suite_is_one_table_that_follows_from_its_predictions(run: Path) -> 
     assert of_part["test"] == [{**row, "strata": {"part": "test", **row["strata"]}} for row in evaluated(run)[2]]
     lines = out.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("part "))
-    shown = [line.split()[:3] for line in lines[head + 1 : head + 8]]
-    assert [part for part, *_ in shown] == [
+    rows_shown = [(line, *line.split(maxsplit=1)) for line in lines[head + 1 : head + 8]]
+    assert [part for _, part, _ in rows_shown] == [
         "test", "fewer_digits", "leading_zeros", "swapped", "repeated_digits", "carry_heavy", "zero_heavy",
     ]  # fmt: skip
-    for part, n, accuracy in shown:
+    for line, part, rest in rows_shown:
+        shown = rest.strip() if rest.strip().startswith("n=") else rest.split()[0]
         right = [row["right"] for row in of_part[part]]
-        assert (n, accuracy) == (str(len(right)), f"{sum(right) / len(right):.1%}" if right else "-")
+        percent, few = f"{sum(right) / max(1, len(right)):.1%}", len(right) < 50
+        assert shown == (f"n={len(right)}{', too few' * bool(right)}" if few else percent)
+        assert few or f"n={len(right)}" in line
         assert [row["index"] for row in of_part[part]] == list(range(len(right)))
         assert summary["suite_sizes"][part] == len(right)
     assert summary["suite_sizes"]["fewer_digits"] == 0  # one digit is trained on
-    assert summary["suite_sizes"]["zero_heavy"] == 30
-    assert "Where n is below 30 there are no more such problems" in out
+    assert summary["suite_sizes"]["zero_heavy"] == 60
+    assert "Where n is below 60 there are no more such problems" in out
     assert (run / "evaluations" / "best-ood-removed8.jsonl").is_file()
 
 
@@ -214,7 +217,7 @@ def test_errors_are_one_line(run: Path, tmp_path) -> None:
     (tmp_path / "bad.txt").write_text("2 * 3||6 0 #### 6 0\n2 * 3 #### 6 0\n")
     for arguments, message in {
         "split=test suite=ood": "error: split=test and suite=ood: give one of split, file and suite",
-        "suite=hard": "error: suite=hard: must be one of ood",
+        "suite=hard": "error: suite=hard: must be one of ood, format",
         f"file={tmp_path / 'bad.txt'}": "1 malformed lines, the first is line 2: no '||' between prompt and CoT; mend them",
     }.items():
         out = command("evaluate", f"run={run}", *arguments.split(), check=False)
@@ -265,7 +268,7 @@ def test_a_run_on_files_reads_other_files_by_its_own_columns(tmp_path) -> None:
         levels = evaluate_all(EvaluateConfig(run=str(run), removed_steps="all", speed_problems=0))
     assert [(level["removed_steps"], level["removed_tokens"]) for level in levels] == [(0, 0), (1, 1), (2, 2)]
     assert "levels-best-test.csv" in out.getvalue()
-    with pytest.raises(UserError, match="suite=ood: task file has none; multiplication has one"):
+    with pytest.raises(UserError, match="suite=ood: task file has none; suite=format is for every task"):
         evaluated(run, suite="ood")
     # Lines of text have no steps. That matters only if some steps are left.
     (tmp_path / "lines.txt").write_text("2 * 3||6 0 #### 6 0\n")

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chi2_contingency, ks_2samp
 
 from stepwise_pl.data.tokenizers import build_tokenizer
-from stepwise_pl.tasks import Files, prosqa
+from stepwise_pl.tasks import Files, prosqa_graphs
 from stepwise_pl.tasks.base import Example, chunks
 from stepwise_pl.tasks.prosqa import ProsQA
 from tests.conftest import DATA, command
@@ -128,7 +128,7 @@ def generated(count: int, **constants: object) -> tuple[Question, ...]:
     """The first questions of training, by a generator that differs in these constants."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():
-            patch.setattr(prosqa, name, value)
+            patch.setattr(prosqa_graphs, name, value)
         return tuple(parsed(example) for example in ProsQA(train_size=count).load()["train"].slice(0, count))
 
 
@@ -238,7 +238,7 @@ WRONG: list[tuple[dict[str, object] | Callable[[Question], Question], str]] = [
     ({"SHARES": (0.35, 0.35, 0.3)}, "persons, nodes below the person and another"),
     ({"SHARES": (0.2, 0.2, 0.6)}, "nodes with one child"),
     ({"PULL": 0}, "steps, distance of the wrong choice"),
-    ({"PERSONS": prosqa.PERSONS[:14], "CONCEPTS": prosqa.CONCEPTS[:32]}, "person, answer, wrong choice"),
+    ({"PERSONS": prosqa_graphs.PERSONS[:14], "CONCEPTS": prosqa_graphs.CONCEPTS[:32]}, "person, answer, wrong choice"),
     (in_order_of_growth, "the answer is mentioned last, place of the first step, place of the last step, steps in order"),
     (with_answer_first, "place of the answer"),
     (with_busiest_path, "path taken"),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.tasks.base import Example
+from stepwise_pl.tasks.stories import solve
 from stepwise_pl.tasks.story_phrases import COMPARISON, SCENES, Phrase
-from stepwise_pl.tasks.word_problems import WordProblems, solve
+from stepwise_pl.tasks.word_problems import WordProblems
 
 NUMBER = r"\d(?: \d)*"
 EQUATION = re.compile(rf"<< ({NUMBER}) ([-+*/]) ({NUMBER}) = ({NUMBER}) >>")

@@ -189,8 +189,8 @@ class StepwiseModule(L.LightningModule):
         return build_optimizer(self.model, self.optimizer_config, self.extra, self.tokens)
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
-        if self.learner.body is not None:
-            self.learner.body.begin_step(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
+        if self.learner.compiled_blocks is not None:
+            self.learner.compiled_blocks.begin_step(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
         losses = self.method.loss(self.learner, batch, stage)
         self.sums.add(losses)

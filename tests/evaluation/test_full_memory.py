@@ -63,7 +63,7 @@ def test_answers_and_metrics_are_those_of_a_memory_that_holds_all(
     assert 0 < metrics["answer_accuracy"] < 1
     passes = hold(model, 16)
     limited = learner(model, tokenizer)
-    limited.compiled = compiled
+    limited.decodes_compiled = compiled
     found, same = evaluated(limited, tokenizer, examples)
     assert same == answers
     assert found == pytest.approx(metrics, rel=1e-5)

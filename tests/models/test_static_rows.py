@@ -294,7 +294,7 @@ def test_the_learner_decodes_with_static_rows_if_it_is_told_so(tokenizer, exampl
     model = small_model(tokenizer, 10)
     view = examples.collate(np.arange(7)).remove(2)
     plain, compiled = (
-        Learner(model, tokenizer.eos_token_id, Stepwise(), compiled=compiled) for compiled in (False, True)
+        Learner(model, tokenizer.eos_token_id, Stepwise(), decodes_compiled=compiled) for compiled in (False, True)
     )
     expected = plain.generate(view, 15)
     assert programs() == 0

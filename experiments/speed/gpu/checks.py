@@ -152,7 +152,7 @@ def answers_agree(emit: Emit, words: list[str], one: list[str], other: list[str]
             trainer.test(module, parts.data, verbose=False)
             emit.row(f"evaluation, {name}", len(module.tested) / (time.perf_counter() - started), "problems/s")
             found.append(dict(module.tested))
-            print(name, "Learner.compiled:", getattr(module.learner, "compiled", "no such attribute"))
+            print(name, "is decoded by a compiled pass:", module.learner.decodes_compiled)
             forget()
     apart = sum(found[0][number] != found[1].get(number) for number in found[0])
     emit.row("answers that differ", apart, f"of {len(found[0])}")

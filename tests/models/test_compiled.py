@@ -159,12 +159,13 @@ def test_one_model_after_another_is_compiled_in_a_process(tokenizer, monkeypatch
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: graph.forward)
     torch._dynamo.reset()
     view = batch_of(tokenizer, 2).remove(100)
-    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=8):
-        bodies = [CompiledBlocks(small_model(tokenizer, layers=1).train(), view.tokens.shape[1] + 3) for _ in range(8)]
-        for body in (*bodies, bodies[0]):
+    with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=1):
+        # 9 tokens are one width, so that each model adds four graphs to the limit.
+        models = [CompiledBlocks(small_model(tokenizer, layers=1).train(), 9) for _ in range(3)]
+        for blocks in (*models, models[0]):
             for width in range(view.tokens.shape[1], view.tokens.shape[1] + 4):
-                body.logits(Targets.of(view.padded(width)))
-    assert [body.compilations for body in bodies] == [4] * 8
+                blocks.logits(Targets.of(view.padded(width)))
+    assert [blocks.compilations for blocks in models] == [4] * 3
 
 
 def test_evaluation_hooks_and_states_run_as_they_are(tokenizer) -> None:
@@ -184,10 +185,10 @@ def test_learned_inputs_are_read_by_compiled_blocks(tokenizer, backend: str) -> 
     table = torch.nn.Embedding(2, 32)
     view = batch_of(tokenizer).remove(4).insert([[own(row % 2)] for row in range(9)])
     found = []
-    for body in (False, True):
+    for is_compiled in (False, True):
         one = learner(small_model(tokenizer).train(), tokenizer)
         one.tokens = table
-        one.compiled_blocks = CompiledBlocks(one.model, view.tokens.shape[1]) if body else None
+        one.compiled_blocks = CompiledBlocks(one.model, view.tokens.shape[1]) if is_compiled else None
         table.zero_grad()
         loss, _ = loss_and_gradients(one, view)
         assert table.weight.grad is not None
@@ -207,11 +208,11 @@ def test_a_failure_ends_the_run_or_is_said_once(tokenizer, caplog, monkeypatch) 
     with pytest.raises(UserError, match=r"trainer.compile=true: .*no compiler here"):
         CompiledBlocks(model, 60).logits(targets)
     torch._dynamo.reset()
-    body = CompiledBlocks(model, 60, must=False)
+    blocks = CompiledBlocks(model, 60, must=False)
     with caplog.at_level(logging.WARNING):
-        found = [body.logits(targets) for _ in range(2)]
+        found = [blocks.logits(targets) for _ in range(2)]
     said = [record.message for record in caplog.records if record.name == "stepwise_pl.models.compiled"]
-    assert len(said) == 1 and "no compiler here" in said[0] and body.failed
+    assert len(said) == 1 and "no compiler here" in said[0] and blocks.failed
     assert torch.equal(found[0], head_logits(model, targets)) and torch.equal(*found)
 
 

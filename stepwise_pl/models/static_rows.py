@@ -1,6 +1,6 @@
 """Rows of tokens of a fixed shape: the pass over the next token of each row is compiled once and replayed.
 
-A step of greedy decoding is hundreds of small kernels, and a GPU waits for the process that launches them. At fixed shapes
+A step of greedy decoding is many small kernels, and a GPU waits for the process that launches them. At fixed shapes
 and addresses torch records the launches of a step once, as a CUDA graph, and starts all of them by one call. So the cache is
 as long as the whole text from the start (`StaticCache` of transformers), and rows and length are rounded up to few sizes.
 """

@@ -78,7 +78,7 @@ def target_logits(model: PreTrainedModel, targets: Targets, head: Head | None = 
 
     Padding stands on the right, and no token attends to its right, so no padding is masked. All the same the inputs hold a mask
     of ones: without one, transformers takes a jump in the positions for the start of another packed sequence, and cuts attention
-    to everything before it. If `unmasked` applies, transformers does not look at positions for a mask at all.
+    to everything before it. Inside of `unmasked` transformers builds no mask.
 
     Args:
         head: replaces `head_logits` if weights are sharded (`stepwise_pl.training.sharding`).

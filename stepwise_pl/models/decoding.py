@@ -262,7 +262,7 @@ def _continued(rows: Rows, wanted: _Wanted, on_logits: Callable[[Tensor], None] 
 
 
 def _asked_every(wanted: _Wanted) -> int:
-    """Return after how many tokens it is asked whether all rows have ended. Who is told of each pass wants no pass in vain."""
+    """Return the number of tokens after which the device is asked whether all rows have ended. With `on_pass` no pass is in vain."""
     return ASKED_EVERY if wanted.bound.is_cuda and wanted.on_pass is None else 1
 
 

@@ -104,10 +104,10 @@ def test_tokens_are_those_of_a_growing_cache_and_of_full_passes(
         ):
             expected = generate(model, view, eos, 25, read_prompts(view, accepted))
             assert decoded(monkeypatch, model, view, eos, 25, accepted) == expected
-            for row, tokens in enumerate(expected):
+            for row in (0, 4, 9):  # a short, a middle and a long prompt
                 # `naive` counts the end tokens that it writes itself.
-                if eos not in tokens[: int(accepted[row])]:
-                    assert tokens == naive_after(model, view.row(row), eos, 25, int(accepted[row]))
+                if eos not in expected[row][: int(accepted[row])]:
+                    assert expected[row] == naive_after(model, view.row(row), eos, 25, int(accepted[row]))
     # One shape, with and without accepted tokens, at every number of removed tokens.
     assert programs() == 1
 

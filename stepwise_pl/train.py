@@ -101,7 +101,7 @@ def train_in(run_dir: Path, config: Config, asked: Request, let_others_begin: Ca
     from stepwise_pl.training.outlook import introduce
 
     parts = build_parts(config)
-    introduce(config.trainer, parts.data, parts.model, parts.compiled)
+    introduce(config.trainer, parts.data, parts.model, parts.compiled_blocks)
     derived = describe(parts)
     plain = {**typed, "derived": {"name": name, **labelled, **derived}}
     with wandb_runs.environment_kept():
@@ -109,8 +109,8 @@ def train_in(run_dir: Path, config: Config, asked: Request, let_others_begin: Ca
         # As it was at the end: the test takes the schedule back to the checkpoint that is tested.
         derived["examples_per_token"] = examples_per_token(parts)
         tested = test(parts, fitted, run_dir)
-        if parts.compiled is not None:
-            derived["compilations"] = parts.compiled.compilations
+        if parts.compiled_blocks is not None:
+            derived["compilations"] = parts.compiled_blocks.compilations
         derived["can_export"] = config.method.can_export(parts.data.limits)
         summary = summarise(config, run_dir, name, fitted, tested, derived, labelled["changed"])
         if fitted.trainer.is_global_zero:

@@ -147,9 +147,9 @@ class TrainerConfig:
     # Multiply float32 matrices in TF32, which keeps 10 bits of the fraction instead of 23. GPUs from Ampere on are faster at it.
     tf32: bool = False
     # Compile the blocks of the model (torch.compile), on one GPU with CUDA graphs: `true`, `false`, or `auto`, on a GPU where it is
-    # possible. On the CPU it does not pay (docs/gpus.md).
+    # possible. On the CPU it does not pay. With dropout a compiled run draws other random numbers (docs/gpus.md).
     compile: str = setting("auto", changeable=True, aside=True)
-    # Choose kernels that compute the same numbers twice, where torch has some. A GPU may need more time for them; the CPU needs none.
+    # Use kernels that give the same bits every time, where torch has them. The CPU needs none of them; on a GPU they may take longer.
     deterministic: bool = setting(False, changeable=True, aside=True)
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
@@ -185,7 +185,7 @@ class TrainerConfig:
         require(self.strategy == "ddp" or self.processes > 1, "trainer.strategy", self.strategy,
                 "needs trainer.devices of at least 2")  # fmt: skip
         one_of("trainer.precision", self.precision, ("32-true", "bf16-mixed", "bf16-true"))
-        self.compile = str(self.compile).lower()  # YAML has true and false as no words
+        self.compile = str(self.compile).lower()  # YAML reads true and false as booleans
         one_of("trainer.compile", self.compile, ("auto", "true", "false"))
         # Runs are compared by their configuration: `4000 steps` becomes `4000steps`.
         self.duration = str(Duration.parse(self.duration))

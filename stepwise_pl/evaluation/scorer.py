@@ -77,15 +77,13 @@ class Scorer:
     def speed(self, batch_size: int, problems: int) -> float:
         """Return the problems answered per second, `batch_size` at a time. A first batch warms up and is not counted.
 
-        If decoding is compiled, all batches warm up, because each shape is compiled when it first comes. If the memory
-        holds fewer problems, as `evaluate` has found, they are answered in batches of this smaller size.
+        If the memory holds fewer problems, as `evaluate` has found, they are answered in batches of this smaller size.
         """
         batch_size = min(batch_size, self.learner.fitting.get(DECODED, batch_size))
         prepared = [view.to(self.learner.model.device) for view in self.views(batch_size, problems)]
         # The bound takes a pass over all examples, so it is computed before the clock starts.
         bound = self.bound
-        for view in prepared if self.learner.compiled else prepared[:1]:
-            self.learner.generate(view, bound)
+        self.learner.generate(prepared[0], bound)
         started = time.perf_counter()
         for view in prepared:
             self.learner.generate(view, bound)

@@ -19,7 +19,7 @@ from stepwise_pl.models.learner import Learner, Scored
 from stepwise_pl.models.memory import in_portions
 from stepwise_pl.models.static_rows import release
 
-# What is done with examples, for `Learner.fitting`.
+# The keys of `Learner.fitting`.
 SCORED, DECODED = "scored", "decoded"
 
 
@@ -155,21 +155,21 @@ class Verifier:
         eos = self.learner.eos
 
         def work(rows: range) -> tuple[list[Draft], list[list[int]]]:
-            some = drafts[rows.start : rows.stop]
-            batch = CoTBatch.stack([draft.batch for draft in some])
-            accepted = torch.tensor([draft.accepted for draft in some])
-            return some, self.learner.generate(batch, max_new_tokens, accepted)
+            portion = drafts[rows.start : rows.stop]
+            batch = CoTBatch.stack([draft.batch for draft in portion])
+            accepted = torch.tensor([draft.accepted for draft in portion])
+            return portion, self.learner.generate(batch, max_new_tokens, accepted)
 
         done = in_portions(self.learner.fitting, DECODED, len(drafts), work, self.batch_size)
-        for _, (some, tokens) in done:
-            targets = [draft.target for draft in some]
+        for _, (portion, tokens) in done:
+            targets = [draft.target for draft in portion]
             found = zip(
                 answers(tokens, self.tokenizer), answers(targets, self.tokenizer),
                 [row.count(eos) == 2 and len(row) <= asked for row in tokens],
                 cot_tokens(tokens, eos), cot_tokens(targets, eos),
                 [unfinished_answer(row, self.tokenizer) for row in tokens], strict=True,
             )  # fmt: skip
-            draws = [int(draft.batch.draw) for draft in some]
+            draws = [int(draft.batch.draw) for draft in portion]
             for draw, decoded in zip(draws, (Decoded(*parts) for parts in found), strict=True):
                 if decoded.right:
                     self.right.append(draw)

@@ -34,9 +34,9 @@ def why_not(model: PreTrainedModel, sharded: bool) -> str:
     return ""
 
 
-def compiled_body(
+def compile_blocks(
     asked: str, model: PreTrainedModel, longest: int, device: str, *, shares: int = 1, sharded: bool = False
-) -> "CompiledBody | None":
+) -> "CompiledBlocks | None":
     """Return what `trainer.compile` asks for; None: nothing is compiled.
 
     Args:
@@ -56,7 +56,7 @@ def compiled_body(
             raise UserError(f"trainer.compile=true: {problem}; set it to auto or false")
         log.info("the model is not compiled: %s", problem)
         return None
-    return CompiledBody(model, longest, graphs=device == "gpu" and shares == 1, must=asked == "true")
+    return CompiledBlocks(model, longest, graphs=device == "gpu" and shares == 1, must=asked == "true")
 
 
 def widths(longest: int) -> list[int]:
@@ -67,7 +67,7 @@ def widths(longest: int) -> list[int]:
     return found
 
 
-class CompiledBody:
+class CompiledBlocks:
     """Computes the logits at targets by compiled blocks; the output head, which reads targets alone, is not compiled.
 
     A batch is padded on the right to one of a few `widths`, so that the number of compilations is bounded. No token attends to

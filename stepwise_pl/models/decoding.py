@@ -107,27 +107,39 @@ def generate(
         bound = torch.minimum(bound, (following < limit).sum(1) + 1)  # the last token generated is not read
         following = following.clamp(max=limit - 1)
     bound = bound.masked_fill(ended >= 2, 0)
-    if reading.before and reading.has_gaps:
-        require_window(model, tokens.shape[1] + int(bound.max()))
-    most = int(bound.max())
-    wanted = _Wanted(following, ended, bound, eos, on_pass)
-    new: list[Tensor] | None = None if most > 0 else []
-    if new is None and compiled and can_be_static(model):
-        shape = Shape.of(model, len(tokens), tokens.shape[1] + most)
-        found = _static_exact_up_to.setdefault(model, {})
-        new = _with_cache(partial(StaticRows, more=most), model, reading, inputs, wanted, found, shape)
-    if new is None:
-        new = _with_cache(Cached, model, reading, inputs, wanted, _exact_up_to.setdefault(model, {}))
-    if new is None:
-        if reading.before:
-            raise UserError(
-                f"a {model.config.model_type} cannot read thoughts: its KV cache changes its answers; choose another model.type"
-            )
-        new = _continued(Whole(model, reading, inputs), wanted)
+    new = _new_tokens(model, reading, inputs, _Wanted(following, ended, bound, eos, on_pass), compiled)
     more = torch.stack(new, dim=1).tolist() if new else [[] for _ in out]
     return [
         _until_end(row + rest[: max(0, most)], eos) for row, rest, most in zip(out, more, bound.tolist(), strict=True)
     ]
+
+
+def _new_tokens(
+    model: PreTrainedModel, start: Reading, inputs: Inputs, wanted: _Wanted, compiled: bool
+) -> list[Tensor]:
+    """Do the work of `_continued` by the first way that does not change the answers: static rows, a growing cache, full passes.
+
+    Raises:
+        UserError: the rows have thoughts, and the model's cache or window of attention changes its answers.
+    """
+    rows, width = start.tokens.shape
+    most = int(wanted.bound.max())
+    if start.before and start.has_gaps:
+        require_window(model, width + most)
+    if most <= 0:
+        return []
+    new: list[Tensor] | None = None
+    if compiled and can_be_static(model):
+        shape = Shape.of(model, rows, width + most)
+        found = _static_exact_up_to.setdefault(model, {})
+        new = _with_cache(partial(StaticRows, more=most), model, start, inputs, wanted, found, shape)
+    if new is None:
+        new = _with_cache(Cached, model, start, inputs, wanted, _exact_up_to.setdefault(model, {}))
+    if new is None and start.before:
+        raise UserError(
+            f"a {model.config.model_type} cannot read thoughts: its KV cache changes its answers; choose another model.type"
+        )
+    return _continued(Whole(model, start, inputs), wanted) if new is None else new
 
 
 def _with_cache(
@@ -250,7 +262,7 @@ def _continued(rows: Rows, wanted: _Wanted, on_logits: Callable[[Tensor], None] 
 
 
 def _asked_every(wanted: _Wanted) -> int:
-    """Return after how many tokens it is asked whether all rows have ended. Who is told of each pass wants no pass in vain."""
+    """Return the number of tokens after which the device is asked whether all rows have ended. With `on_pass` no pass is in vain."""
     return ASKED_EVERY if wanted.bound.is_cuda and wanted.on_pass is None else 1
 
 

@@ -76,9 +76,9 @@ class Targets:
 def target_logits(model: PreTrainedModel, targets: Targets, head: Head | None = None) -> Tensor:
     """Return the logits that predict each target, teacher-forced; [targets, vocabulary].
 
-    The mask is all ones: padding stands on the right, and no token attends to its right. The
-    mask cannot be left out: without one, transformers takes a jump in the positions for the
-    start of another packed sequence, and cuts attention to everything before it.
+    Padding stands on the right, and no token attends to its right, so no padding is masked. All the same the inputs hold a mask
+    of ones: without one, transformers takes a jump in the positions for the start of another packed sequence, and cuts attention
+    to everything before it. Inside of `unmasked` transformers builds no mask.
 
     Args:
         head: replaces `head_logits` if weights are sharded (`stepwise_pl.training.sharding`).
@@ -196,7 +196,8 @@ def narrowest_window(model: PreTrainedModel, columns: int) -> int:
     """Return the columns that every layer attends to, at most `columns`."""
     setting = getattr(model.config, "sliding_window", None)
     known, window = _windows.get(model, (0, None))
-    if known != setting:  # a window of 0 columns there is not
+    # The 0 of a model that is not known yet differs from every setting: no model has a window of 0 columns.
+    if known != setting:
         layers: list[Any] = DynamicCache(config=model.config).layers
         windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
         window = min(windows, default=None)

@@ -14,7 +14,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.methods import Method
 from stepwise_pl.methods.base import LATENT
 from stepwise_pl.models.blocks import replaced_states
-from stepwise_pl.models.compiled import CompiledBody
+from stepwise_pl.models.compiled import CompiledBlocks
 from stepwise_pl.models.decoding import generate, read_prompts
 from stepwise_pl.models.edits import Edit, edited_states
 from stepwise_pl.models.forward import Head, Targets, model_inputs, see, target_logits
@@ -61,8 +61,8 @@ class Learner:
         extra: the module that the method trains besides the model; None: there is none.
         head: computes the logits if the model's weights are sharded; None otherwise.
         tokens: the inputs that the method learns (`Method.num_tokens`); None: there are none.
-        body: computes the logits of training by compiled blocks, where no hook is asked for; None: nothing is compiled.
-        compiled: answers are decoded by a compiled pass, if the model's type can be compiled (`static_rows`).
+        compiled_blocks: compute the logits of training, in passes without hooks and thoughts; None: the blocks run as they are.
+        decodes_compiled: whether answers are decoded by a compiled pass, if the model's type can be compiled (`static_rows`).
         fitting: the most examples at a time that the device's memory has held, by what was done with them, once it has run out.
         tokens_read: tokens that training has read in the forward passes of the present optimizer step.
     """
@@ -73,8 +73,8 @@ class Learner:
     extra: nn.Module | None = None
     tokens: nn.Embedding | None = None
     head: Head | None = None
-    body: CompiledBody | None = None
-    compiled: bool = False
+    compiled_blocks: CompiledBlocks | None = None
+    decodes_compiled: bool = False
     fitting: dict[str, int] = field(default_factory=dict)
     tokens_read: int = 0
 
@@ -100,12 +100,12 @@ class Learner:
         has_thoughts = thoughts is None and bool((view.tokens == LATENT).any())
         if states is None and not has_thoughts:
             states = self._prompt_states(view)
-        # Compiled blocks know no hooks.
-        body = (
-            self.body if torch.is_grad_enabled() and states is None and not (has_thoughts or edits or layers) else None
-        )
-        if body is not None:
-            view = body.widened(view)
+        # A compiled pass would leave out the hooks that replace or keep states.
+        has_hooks = states is not None or bool(edits) or bool(layers)
+        is_compiled = torch.is_grad_enabled() and not has_thoughts and not has_hooks
+        blocks = self.compiled_blocks if is_compiled else None
+        if blocks is not None:
+            view = blocks.widened(view)
         targets = Targets.of(view)
         moved, seen = targets.to(self.model.device), None
         if has_thoughts:
@@ -116,8 +116,8 @@ class Learner:
                 moved = replace(moved, tokens=self.inputs.of(moved.tokens, thoughts))
             # Hooks run in the order in which they were set: an edit finds the method's states in place.
             with self._thinking(view, states), edited_states(self.model, edits):
-                if body is not None:
-                    logits = body.logits(moved)
+                if blocks is not None:
+                    logits = blocks.logits(moved)  # [targets, vocabulary]
                 elif layers:
                     seen = see(self.model, model_inputs(self.model, moved.tokens, moved.position), layers)
                     logits = seen.logits_at(self.model, moved.index)
@@ -190,4 +190,4 @@ class Learner:
         view = view.to(self.model.device)
         accepted = None if accepted is None else accepted.to(self.model.device)
         reading = read_prompts(view, accepted, self._prompt_states(view))
-        return generate(self.model, view, self.eos, most, reading, self.inputs, on_pass, compiled=self.compiled)
+        return generate(self.model, view, self.eos, most, reading, self.inputs, on_pass, compiled=self.decodes_compiled)

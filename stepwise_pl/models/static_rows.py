@@ -1,6 +1,6 @@
 """Rows of tokens of a fixed shape: the pass over the next token of each row is compiled once and replayed.
 
-A step of greedy decoding is hundreds of small kernels, and a GPU waits for the process that launches them. At fixed shapes
+A step of greedy decoding is many small kernels, and a GPU waits for the process that launches them. At fixed shapes
 and addresses torch records the launches of a step once, as a CUDA graph, and starts all of them by one call. So the cache is
 as long as the whole text from the start (`StaticCache` of transformers), and rows and length are rounded up to few sizes.
 """
@@ -90,20 +90,20 @@ class _Memory:
 
 
 @dataclass
-class _OfModel:
-    """Attributes: step: the compiled step; memory: by shape."""
+class _CompiledStep:
+    """The compiled step of a model, and the tensors of each shape that it was called with."""
 
     step: Callable[..., Tensor]
     memory: dict[Shape, _Memory] = field(default_factory=dict)
 
 
-_of_models: WeakKeyDictionary[PreTrainedModel, _OfModel] = WeakKeyDictionary()
+_compiled_steps: WeakKeyDictionary[PreTrainedModel, _CompiledStep] = WeakKeyDictionary()
 
 
 def release(model: nn.Module) -> None:
     """Give the memory of all shapes back. The compiled steps stay."""
-    if isinstance(model, PreTrainedModel) and model in _of_models:
-        _of_models[model].memory.clear()
+    if isinstance(model, PreTrainedModel) and model in _compiled_steps:
+        _compiled_steps[model].memory.clear()
 
 
 def can_be_static(model: PreTrainedModel) -> bool:
@@ -157,9 +157,9 @@ class StaticRows(Cached):
     ) -> None:  # fmt: skip
         self.count, self.width = start.tokens.shape  # width: columns that hold tokens
         shape = Shape.of(model, self.count, self.width + more)
-        known = _of_models.get(model)
+        known = _compiled_steps.get(model)
         if known is None:
-            known = _of_models[model] = _OfModel(_compiled(model.device))
+            known = _compiled_steps[model] = _CompiledStep(_compiled(model.device))
         if shape not in known.memory:
             known.memory[shape] = _Memory.of(model, shape)
         self.step, self.memory = known.step, known.memory[shape]

@@ -27,7 +27,7 @@ from stepwise_pl.data.tokenizers import tokenizer_for
 from stepwise_pl.methods import Method
 from stepwise_pl.models.build import build_model, model_setting
 from stepwise_pl.models.causality import require_causal
-from stepwise_pl.models.compiled import CompiledBody, compiled_body
+from stepwise_pl.models.compiled import CompiledBlocks, compile_blocks
 from stepwise_pl.models.devices import accelerator_of
 from stepwise_pl.models.lora import frozen_digest
 from stepwise_pl.models.readability import require_readable
@@ -55,7 +55,8 @@ class Parts(NamedTuple):
     model: PreTrainedModel
     # Facts of what the method has loaded besides (`Method.prepare`).
     loaded: dict[str, Any]
-    compiled: CompiledBody | None
+    # The blocks of training, compiled; None: they run as they are.
+    compiled_blocks: CompiledBlocks | None
 
     @property
     def steps(self) -> int:
@@ -96,10 +97,10 @@ def build_parts(config: Config) -> Parts:
     require_readable(method, model, eos, data.encoded, data.limits, sharded)
     device, trainer = accelerator_of(config.trainer.accelerator), config.trainer
     torch.set_float32_matmul_precision("high" if trainer.tf32 else "highest")
-    compiled = compiled_body(
+    blocks = compile_blocks(
         trainer.compile, model, longest, device, shares=micro_batches * trainer.processes, sharded=sharded
     )
-    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole), compiled)
+    return Parts(config, tokenizer, data, model, method.prepare(model, tokenizer, whole), blocks)
 
 
 def longest_view(method: Method, data: CoTDataModule, first: int) -> int:
@@ -143,9 +144,9 @@ def build_attempt(
         config.method,
         parts.data.limits,
     )
-    module.learner.body = parts.compiled
-    # By `auto` answers are decoded as ever: every shape of a step costs half a minute, which only many validations give back.
-    module.learner.compiled = config.trainer.compile == "true"
+    module.learner.compiled_blocks = parts.compiled_blocks
+    # With `auto` answers are decoded by plain passes: each shape is compiled for many seconds, and only many validations give them back.
+    module.learner.decodes_compiled = config.trainer.compile == "true"
     trainer = build_trainer(config, parts.steps, run_dir, describe, asked)
     trainer.loggers += more
     return trainer, module

@@ -139,6 +139,8 @@ class StepwiseModule(L.LightningModule):
     def on_train_batch_start(self, batch: CoTBatch, batch_idx: int) -> None:
         # s also grows within epochs, and a run that resumes inside an epoch gets no `on_train_epoch_start`.
         self.follow_schedule()
+        if self.learner.compiled_blocks is not None:
+            self.learner.compiled_blocks.begin_step(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
 
     def follow_schedule(self) -> None:
         """Move to the schedule's s(t), reset the optimizer if s grew, and set the learning rate.
@@ -189,8 +191,6 @@ class StepwiseModule(L.LightningModule):
         return build_optimizer(self.model, self.optimizer_config, self.extra, self.tokens)
 
     def training_step(self, batch: CoTBatch, batch_idx: int) -> Tensor:
-        if self.learner.body is not None:
-            self.learner.body.begin_step(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
         stage = self.schedule.spread(batch.draw.numpy(), self.trainer.global_step, self.seed)
         losses = self.method.loss(self.learner, batch, stage)
         self.sums.add(losses)

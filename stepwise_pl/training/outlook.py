@@ -13,7 +13,7 @@ from stepwise_pl.config.request import Request
 from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import TrainerConfig
 from stepwise_pl.data.module import CoTDataModule
-from stepwise_pl.models.compiled import CompiledBody
+from stepwise_pl.models.compiled import CompiledBlocks
 from stepwise_pl.models.devices import accelerator_of, wait_for
 from stepwise_pl.runs.outlook import Removal, length_line, removal_line, stages_line, sweep_time_line, time_line
 from stepwise_pl.training.module import StepwiseModule
@@ -25,7 +25,7 @@ MEASURED_STEPS, MEASURED_SECONDS = 20, 5.0
 RECENT_STEPS = 100  # Older steps count less and less: sequences get shorter while tokens leave.
 
 
-def introduce(cfg: TrainerConfig, data: CoTDataModule, model: nn.Module, compiled: CompiledBody | None = None) -> None:
+def introduce(cfg: TrainerConfig, data: CoTDataModule, model: nn.Module, blocks: CompiledBlocks | None = None) -> None:
     """Log device, precision, parameters and the sizes of the splits."""
     name = torch.cuda.get_device_name() if (found := accelerator_of(cfg.accelerator)) == "gpu" else found
     shared = f"{cfg.processes} x {name} ({cfg.strategy})" if cfg.processes > 1 else name
@@ -33,7 +33,7 @@ def introduce(cfg: TrainerConfig, data: CoTDataModule, model: nn.Module, compile
     count, trained = (sum(w.numel() for w in found) for found in (weights, [w for w in weights if w.requires_grad]))
     chosen = " (trainer.accelerator=auto)" if cfg.accelerator == "auto" else ""
     tf32 = " with TF32" if cfg.tf32 else ""
-    ways = "" if compiled is None else f", compiled{' with CUDA graphs' if compiled.graphs else ''}"
+    ways = "" if blocks is None else f", compiled{' with CUDA graphs' if blocks.graphs else ''}"
     log.info("device: %s%s, precision %s%s%s", shared, chosen, cfg.precision, tf32, ways)
     log.info("model: %s parameters", f"{count:,}" if trained == count else f"{trained:,} trained of {count:,}")
     log.info("data: %s examples", ", ".join(f"{len(split):,} {name}" for name, split in data.encoded.items()))

@@ -295,7 +295,7 @@ def test_rows_of_a_fixed_shape_write_the_same(
     monkeypatch.setattr(static_rows, "BACKEND", "eager")
     torch._dynamo.reset()
     monkeypatch.delattr(decoding, "Cached")  # no other rows are allowed
-    learner.compiled = True
+    learner.decodes_compiled = True
     assert learner.generate(view, 6) == expected
     accepted = torch.tensor([min(2, len(row)) for row in expected])
     stacked = CoTBatch.stack([with_answer(view.row(row), expected[row]) for row in range(len(batch))])

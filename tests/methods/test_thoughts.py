@@ -285,9 +285,9 @@ def test_rows_of_a_fixed_shape_write_the_same(
         expected = learner.generate(view, 10, accepted)
         with monkeypatch.context() as patch:
             patch.delattr(decoding, "Cached")  # no other rows are allowed
-            learner.compiled = True
+            learner.decodes_compiled = True
             assert learner.generate(view, 10, accepted) == expected
-        learner.compiled = False
+        learner.decodes_compiled = False
     assert min(decoding._static_exact_up_to[learner.model].values()) > 0
 
 

@@ -18,7 +18,7 @@ from stepwise_pl.data.batch import CoTBatch, Part
 from stepwise_pl.data.encoding import encode
 from stepwise_pl.methods.base import own
 from stepwise_pl.models.build import build_model
-from stepwise_pl.models.compiled import LEAST, CompiledBody, compiled_body, widths
+from stepwise_pl.models.compiled import LEAST, CompiledBlocks, compile_blocks, widths
 from stepwise_pl.models.forward import UNMASKED, Targets, head_logits, model_inputs, see, unmasked
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.runs.records import read_metrics
@@ -138,7 +138,7 @@ def test_losses_and_gradients_are_those_of_plain_blocks_at_every_stage(
     plain = learner(small_model(tokenizer).train(), tokenizer, keep_position=keep_position)
     compiled = learner(small_model(tokenizer).train(), tokenizer, keep_position=keep_position)
     batch = batch_of(tokenizer)
-    compiled.body = CompiledBody(compiled.model, batch.tokens.shape[1])
+    compiled.compiled_blocks = CompiledBlocks(compiled.model, batch.tokens.shape[1])
     seen = set()
     for removed in (0, 1, 2, 5, 9, 100):
         view = batch.remove(removed, "left", keep_position)
@@ -147,10 +147,10 @@ def test_losses_and_gradients_are_those_of_plain_blocks_at_every_stage(
         assert gradients.keys() == others.keys()
         for name, gradient in gradients.items():
             assert torch.allclose(gradient, others[name], atol=1e-4 * float(gradient.abs().max())), name
-        seen.add(compiled.body.widened(view).tokens.shape[1])
-    assert not compiled.body.failed
+        seen.add(compiled.compiled_blocks.widened(view).tokens.shape[1])
+    assert not compiled.compiled_blocks.failed
     # Without a jump in the positions they are not given: two kinds of input with `keep_position`.
-    assert len(seen) <= compiled.body.compilations <= 2 * len(seen)
+    assert len(seen) <= compiled.compiled_blocks.compilations <= 2 * len(seen)
     assert plain.tokens_read == compiled.tokens_read
 
 
@@ -159,22 +159,23 @@ def test_one_model_after_another_is_compiled_in_a_process(tokenizer, monkeypatch
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: lambda graph, inputs, **_: graph.forward)
     torch._dynamo.reset()
     view = batch_of(tokenizer, 2).remove(100)
-    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=8):
-        bodies = [CompiledBody(small_model(tokenizer, layers=1).train(), view.tokens.shape[1] + 3) for _ in range(8)]
-        for body in (*bodies, bodies[0]):
-            for width in range(view.tokens.shape[1], view.tokens.shape[1] + 4):
-                body.logits(Targets.of(view.padded(width)))
-    assert [body.compilations for body in bodies] == [4] * 8
+    with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=1):
+        # 9 tokens are one width, so that each model adds four graphs to the limit.
+        models = [CompiledBlocks(small_model(tokenizer, layers=1).train(), 9) for _ in range(2)]
+        for blocks in (*models, models[0]):
+            for width in range(view.tokens.shape[1], view.tokens.shape[1] + 3):
+                blocks.logits(Targets.of(view.padded(width)))
+    assert [blocks.compilations for blocks in models] == [3] * 2
 
 
 def test_evaluation_hooks_and_states_run_as_they_are(tokenizer) -> None:
     one = learner(small_model(tokenizer), tokenizer)
     view = batch_of(tokenizer)
-    one.body = CompiledBody(one.model, view.tokens.shape[1])
+    one.compiled_blocks = CompiledBlocks(one.model, view.tokens.shape[1])
     with torch.no_grad():
         expected = one.score(view)
     states = one.score(view, layers=(0, 1, 2))
-    assert one.body.compilations == 0
+    assert one.compiled_blocks.compilations == 0
     assert torch.allclose(states.loss, expected.loss) and states.states is not None
     assert expected.row.equal(states.row) and expected.column.equal(states.column)
 
@@ -184,10 +185,10 @@ def test_learned_inputs_are_read_by_compiled_blocks(tokenizer, backend: str) -> 
     table = torch.nn.Embedding(2, 32)
     view = batch_of(tokenizer).remove(4).insert([[own(row % 2)] for row in range(9)])
     found = []
-    for body in (False, True):
+    for is_compiled in (False, True):
         one = learner(small_model(tokenizer).train(), tokenizer)
         one.tokens = table
-        one.body = CompiledBody(one.model, view.tokens.shape[1]) if body else None
+        one.compiled_blocks = CompiledBlocks(one.model, view.tokens.shape[1]) if is_compiled else None
         table.zero_grad()
         loss, _ = loss_and_gradients(one, view)
         assert table.weight.grad is not None
@@ -203,15 +204,15 @@ def test_a_failure_ends_the_run_or_is_said_once(tokenizer, caplog, monkeypatch) 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ValueError("no compiler here\nsecond line")
 
-    monkeypatch.setattr(CompiledBody, "_compile", broken)
+    monkeypatch.setattr(CompiledBlocks, "_compile", broken)
     with pytest.raises(UserError, match=r"trainer.compile=true: .*no compiler here"):
-        CompiledBody(model, 60).logits(targets)
+        CompiledBlocks(model, 60).logits(targets)
     torch._dynamo.reset()
-    body = CompiledBody(model, 60, must=False)
+    blocks = CompiledBlocks(model, 60, must=False)
     with caplog.at_level(logging.WARNING):
-        found = [body.logits(targets) for _ in range(2)]
+        found = [blocks.logits(targets) for _ in range(2)]
     said = [record.message for record in caplog.records if record.name == "stepwise_pl.models.compiled"]
-    assert len(said) == 1 and "no compiler here" in said[0] and body.failed
+    assert len(said) == 1 and "no compiler here" in said[0] and blocks.failed
     assert torch.equal(found[0], head_logits(model, targets)) and torch.equal(*found)
 
 
@@ -226,36 +227,36 @@ def test_a_backward_pass_that_cannot_be_compiled_is_found_before_it_begins(token
     torch._dynamo.reset()
     view, plain = batch_of(tokenizer), learner(small_model(tokenizer).train(), tokenizer)
     must, may = (learner(small_model(tokenizer).train(), tokenizer) for _ in range(2))
-    must.body = CompiledBody(must.model, 60)
+    must.compiled_blocks = CompiledBlocks(must.model, 60)
     with pytest.raises(UserError, match=r"trainer.compile=true: .*no backward pass here"):
         must.score(view)
     torch._dynamo.reset()
-    may.body = CompiledBody(may.model, 60, must=False)
+    may.compiled_blocks = CompiledBlocks(may.model, 60, must=False)
     (loss, gradients), (found, others) = (loss_and_gradients(each, view) for each in (plain, may))
-    assert may.body.failed and "no backward pass here" in caplog.text
+    assert may.compiled_blocks.failed and "no backward pass here" in caplog.text
     assert torch.allclose(loss, found)
     assert all(torch.allclose(gradient, others[name], atol=1e-4) for name, gradient in gradients.items())
 
 
 def test_what_is_compiled_follows_from_the_key_the_device_and_the_model(tokenizer, caplog) -> None:
     model = small_model(tokenizer)
-    assert compiled_body("false", model, 60, "gpu") is None
-    assert compiled_body("auto", model, 60, "cpu") is None and compiled_body("auto", model, 60, "mps") is None
-    on_gpu = compiled_body("auto", model, 60, "gpu")
+    assert compile_blocks("false", model, 60, "gpu") is None
+    assert compile_blocks("auto", model, 60, "cpu") is None and compile_blocks("auto", model, 60, "mps") is None
+    on_gpu = compile_blocks("auto", model, 60, "gpu")
     assert on_gpu is not None and on_gpu.graphs and not on_gpu.must
     # The gradients of a micro-batch would be overwritten by those of the next.
-    shared = compiled_body("auto", model, 60, "gpu", shares=2)
+    shared = compile_blocks("auto", model, 60, "gpu", shares=2)
     assert shared is not None and not shared.graphs
-    asked = compiled_body("true", model, 60, "cpu")
+    asked = compile_blocks("true", model, 60, "cpu")
     assert asked is not None and asked.must and not asked.graphs
     with caplog.at_level(logging.INFO):
-        assert compiled_body("auto", model, 60, "gpu", sharded=True) is None
+        assert compile_blocks("auto", model, 60, "gpu", sharded=True) is None
     assert "not compiled: trainer.strategy=fsdp2" in caplog.text
     with pytest.raises(UserError, match="trainer.compile=true: .*opt"):
-        compiled_body("true", model_of_type("opt", tokenizer), 60, "cpu")
+        compile_blocks("true", model_of_type("opt", tokenizer), 60, "cpu")
     model.gradient_checkpointing_enable()
     with pytest.raises(UserError, match="trainer.compile=true: model.gradient_checkpointing"):
-        compiled_body("true", model, 60, "cpu")
+        compile_blocks("true", model, 60, "cpu")
 
 
 def model_of_type(kind: str, tokenizer: Any) -> Any:

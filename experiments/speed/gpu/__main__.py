@@ -32,7 +32,7 @@ from run import Runner  # noqa: E402
 
 @dataclasses.dataclass
 class Settings:
-    """What `key=value` sets.
+    """The settings that `key=value` changes.
 
     Attributes:
         out, work: the folders of results and of everything else; work is by default `work` in out.

@@ -134,7 +134,7 @@ def resumes_exactly(emit: Emit, words: list[str], steps: int) -> None:
 
 
 def answers_agree(emit: Emit, words: list[str], one: list[str], other: list[str], steps: int) -> None:
-    """Train for some steps, and compare the answers that the model writes under the words `one` and `other`. Each test is made twice, the second is timed."""
+    """Train for some steps, and compare the answers that the model writes under the words `one` and `other`. Each test runs twice, and the second is timed."""
     with tempfile.TemporaryDirectory() as folder:
         module = fit([*words, *one, f"trainer.duration={steps}steps"], Path(folder), Hook())
         weights = {name: weight.detach().cpu().clone() for name, weight in module.model.state_dict().items()}
@@ -152,7 +152,7 @@ def answers_agree(emit: Emit, words: list[str], one: list[str], other: list[str]
             trainer.test(module, parts.data, verbose=False)
             emit.row(f"evaluation, {name}", len(module.tested) / (time.perf_counter() - started), "problems/s")
             found.append(dict(module.tested))
-            print(name, "Learner.compiled:", getattr(module.learner, "compiled", "no such attribute"))
+            print(name, "is decoded by a compiled pass:", module.learner.decodes_compiled)
             forget()
     apart = sum(found[0][number] != found[1].get(number) for number in found[0])
     emit.row("answers that differ", apart, f"of {len(found[0])}")
@@ -161,7 +161,7 @@ def answers_agree(emit: Emit, words: list[str], one: list[str], other: list[str]
     emit.outcome("failed" if apart or len(found[0]) != len(found[1]) else "passed")
 
 
-# What the cases share
+# Shared by the cases
 
 
 def config_of(words: Sequence[str]) -> Config:

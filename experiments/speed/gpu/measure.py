@@ -47,7 +47,7 @@ def measure(emit: Emit, words: list[str], device: str, **settings: Any) -> None:
 
 
 class GraphCounts:
-    """Counts recordings and replays of CUDA graphs, whoever makes them."""
+    """Counts recordings and replays of all CUDA graphs of the process."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
@@ -77,7 +77,7 @@ class Watch(L.Callback):
         segments, steps: number of segments, and steps of each.
         waits: look for waits on the device instead: `steps` steps that name them, and as many in which one is an error.
         peak: also measure the best bf16 matrix product, after the steps.
-        tells_often: tell counts at the end of each segment, so that a case that is ended early has told some.
+        tells_often: tell counts at the end of each segment, so that a case that is ended early leaves counts too.
     """
 
     emit: Emit

@@ -69,7 +69,10 @@ class Sizes:
 
 
 SMALL_MODEL = ("model.layers=1", "model.heads=2", "model.width=32")
-TINY = Sizes(SMALL_MODEL, 256, 64, 2, 2, 2, 2, 24, 4, 4, 16, 60)
+TINY = Sizes(
+    shrink=SMALL_MODEL, train_size=256, large_batch=64, warmup=2, segments=2, steps=2, bare_steps=2, numeric_steps=24,
+    resume_steps=4, learn_steps=4, problems=16, seconds=60,
+)  # fmt: skip
 
 BENCHMARK = {
     "gpt2, batch 32": (GPT2, 32),
@@ -87,9 +90,8 @@ def cases(device: str, sizes: Sizes, keys: frozenset[str]) -> list[Case]:
     accelerator = "trainer.accelerator=" + ("gpu" if device == "cuda" else "cpu")
     plain = (PLAIN,) if "compile" in keys else ()
     exact = ("trainer.tf32=false",) if "tf32" in keys else ()
-    rows = [Case("machine", "machine", {"device": device}, 60, alone=True)]
     return [
-        *rows,
+        Case("machine", "machine", {"device": device}, 60, alone=True),
         *waits(device, sizes, accelerator, plain),
         *checks(device, sizes, accelerator, plain, exact),
         *benchmark(device, sizes, accelerator, plain),
@@ -98,7 +100,7 @@ def cases(device: str, sizes: Sizes, keys: frozenset[str]) -> list[Case]:
 
 def benchmark(device: str, sizes: Sizes, accelerator: str, plain: tuple[str, ...]) -> list[Case]:
     """The cases that are timed."""
-    rows: list[Case] = []
+    found: list[Case] = []
     for name, (model, small) in BENCHMARK.items():
         words = [*COMMON, *model, *sizes.shrink, accelerator, *batch_words(sizes, small or sizes.large_batch)]
         watch = {
@@ -106,14 +108,15 @@ def benchmark(device: str, sizes: Sizes, accelerator: str, plain: tuple[str, ...
             "steps": sizes.steps if small else max(1, sizes.steps // 2),
         }  # fmt: skip
         name = name.format(large=sizes.large_batch)
-        rows += [
+        found += [
             Case(f"{name}: compiled", "measure", {**watch, "words": [*words, COMPILED]}, 75, alone=True, needs=("compile",)),
             Case(f"{name}: cd7dcba", "measure", {**watch, "words": words}, 45, "baseline", alone=True),
             Case(f"{name}: plain", "measure", {**watch, "words": [*words, *plain]}, 45, alone=True),
             Case(f"{name}: bare loop", "bare", {"words": words, "device": device, "steps": sizes.bare_steps}, 45, alone=True),
         ]  # fmt: skip
+    # The ratios of the targets need the first two steps of every model, so these come before all others.
     order = ("compiled", "cd7dcba", "bare loop", "plain")
-    return sorted(rows, key=lambda case: order.index(case.name.rpartition(": ")[2]) // 2)
+    return sorted(found, key=lambda case: order.index(case.name.rpartition(": ")[2]) // 2)
 
 
 def batch_words(sizes: Sizes, batch: int) -> list[str]:
@@ -160,22 +163,22 @@ def checks(device: str, sizes: Sizes, accelerator: str, plain: tuple[str, ...], 
 
 def waits(device: str, sizes: Sizes, accelerator: str, plain: tuple[str, ...]) -> list[Case]:
     """The search for waits in a step, and the counts of compilations and graphs. They fill the cache of compiled code for the benchmark."""
-    rows: list[Case] = []
+    found: list[Case] = []
     for name, (model, small) in BENCHMARK.items():
         words = [*COMMON, *model, *sizes.shrink, accelerator, *batch_words(sizes, small or sizes.large_batch)]
         # After step 51 no step is logged up to step 99.
         watch = {"device": device, "warmup": 52, "steps": 20, "waits": True}
         name = name.format(large=sizes.large_batch)
         ours = {**watch, "words": [*words, COMPILED]}
-        rows.append(Case(f"no waits: {name}, compiled", "measure", ours, sizes.seconds, needs=("cuda", "compile")))
+        found.append(Case(f"no waits: {name}, compiled", "measure", ours, sizes.seconds, needs=("cuda", "compile")))
         if small and model is GPT2:
             ours = {**watch, "words": [*words, *plain]}
-            rows.append(Case(f"no waits: {name}, plain", "measure", ours, sizes.seconds, needs=("cuda",)))
+            found.append(Case(f"no waits: {name}, plain", "measure", ours, sizes.seconds, needs=("cuda",)))
     leaving = [
         "task=mult4x4", "schedule=stepwise", "schedule.delta=20", "data.epoch_size=3200", "data.cache_dir=null", *TWO_LAYERS,
         *sizes.shrink, accelerator, "trainer.validate_every_epochs=0", "trainer.precision=bf16-mixed", *problems(sizes), COMPILED,
     ]  # fmt: skip
     # A segment of 20 steps loses 4 tokens.
     watch = {"device": device, "warmup": 20, "segments": 10, "steps": 20, "tells_often": True, "words": leaving}
-    rows.append(Case("graphs while 44 tokens leave", "measure", watch, sizes.seconds, needs=("compile",)))
-    return rows
+    found.append(Case("graphs while 44 tokens leave", "measure", watch, sizes.seconds, needs=("compile",)))
+    return found

@@ -1,4 +1,4 @@
-"""What is known so far: the state of all cases on the disk, and the table made of it, with ratios and targets."""
+"""The records of all cases on the disk, and the table made of them, with ratios and targets."""
 
 import csv
 import json

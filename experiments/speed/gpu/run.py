@@ -189,11 +189,11 @@ class Runner:
         arguments = case.arguments
         if case.kind == "measure":
             arguments = {**arguments, "words": [*arguments["words"], f"run_dir={self.work / 'runs' / number}"]}
-        told = {
+        message = {
             "name": f"{case.name} {number}", "kind": case.kind, "arguments": arguments, "rows": str(rows), "log": str(log),
             "environment": case.environment,
         }  # fmt: skip
-        has_ended = server.run(told, limit)
+        has_ended = server.run(message, limit)
         if not self.forks:
             server.close()
         values, outcome, note = results.read_case(rows)

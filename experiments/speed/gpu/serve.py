@@ -6,7 +6,7 @@ The tree is the first folder of PYTHONPATH that holds `stepwise_pl`: this one, o
 
 A case is `{"name", "kind", "arguments", "rows", "log", "environment"}`. The child appends its rows
 to the file `rows`, a line of JSON each, as soon as it has them, and its output to `log`. Standard
-output tells `{"name", "pid"}` of a child that has begun and `{"name", "status"}` of one that has ended.
+output tells `{"name", "pid"}` of a child that has begun and `{"name"}` of one that has ended.
 """
 
 import contextlib
@@ -106,7 +106,7 @@ def serve() -> None:
                     os.killpg(pid, signal.SIGKILL)
         for pid in list(children):
             if os.waitpid(pid, os.WNOHANG)[0]:
-                tell(name=children.pop(pid), status=0)
+                tell(name=children.pop(pid))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def target_logits(model: PreTrainedModel, targets: Targets, head: Head | None = 
     to everything before it. Inside of `unmasked` transformers builds no mask.
 
     Args:
-        head: replaces `head_logits` if weights are sharded (`stepwise_pl.training.sharding`).
+        head: replaces `head_logits` if weights are sharded (`training.sharding`) or blocks are compiled (`models.compiled`).
     """
     if model.config.model_type in PLAIN_HEADS:
         return head_logits(model, targets) if head is None else head(targets)

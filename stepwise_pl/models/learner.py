@@ -116,13 +116,12 @@ class Learner:
                 moved = replace(moved, tokens=self.inputs.of(moved.tokens, thoughts))
             # Hooks run in the order in which they were set: an edit finds the method's states in place.
             with self._thinking(view, states), edited_states(self.model, edits):
-                if blocks is not None:
-                    logits = blocks.logits(moved)  # [targets, vocabulary]
-                elif layers:
+                if layers:
                     seen = see(self.model, model_inputs(self.model, moved.tokens, moved.position), layers)
                     logits = seen.logits_at(self.model, moved.index)
                 else:
-                    logits = target_logits(self.model, moved, self.head)  # [targets, vocabulary]
+                    head = self.head if blocks is None else blocks.logits
+                    logits = target_logits(self.model, moved, head)  # [targets, vocabulary]
         width = targets.tokens.shape[1]
         self.count(view)
         return Scored(

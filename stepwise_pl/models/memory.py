@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 # The part of the free memory that an estimate may fill: blocks of unlike sizes leave holes, and kernels need room to work in.
 FILLED = 0.6
-# No accelerator answers more problems per second in larger batches than these.
+# A bound on the estimate. Larger batches were not measured.
 MOST_EXAMPLES = 4096
 # Tensors that a layer holds at a time, by their width for each token: the states with their norms, the heads (queries, keys,
 # values, with and without rotation, keys and values repeated for each group, output), and the wide part of the MLP. Nothing

@@ -252,7 +252,7 @@ measure.tell_graphs(Told(), None, 1, 0)
     assert "recompilations=2" in out.stdout and "graph breaks=1" in out.stdout
 
 
-# What goes wrong costs only itself
+# A case that goes wrong costs itself alone
 
 
 @pytest.mark.long

@@ -104,7 +104,7 @@ def train(method: Method, **optimizer: Any) -> StepwiseModule:
         limit_val_batches=0, logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
         log_every_n_steps=1000, gradient_clip_val=1.0, callbacks=[Watch()],
     )  # fmt: skip
-    # What was logged moves to the CPU once the run is over.
+    # Lightning moves logged values to the CPU once the run is over.
     trainer._teardown = lambda: None  # type: ignore[method-assign]
     trainer.fit(module, data)
     return module

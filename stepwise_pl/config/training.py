@@ -153,6 +153,9 @@ class TrainerConfig:
     deterministic: bool = setting(False, changeable=True, aside=True)
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
+    # End the run after the optimizer step at which training has read so many tokens, in all passes of the model, and before `duration`
+    # is over. null: no limit. `optimizer.decay` counts the steps of `duration` all the same.
+    max_tokens_read: int | None = setting(None, changeable=True)
     # Stop after this time, hours:minutes:seconds (02:50:00, with days 1-00:00:00), as a signal does: after the step, with a checkpoint and
     # status 142; resume goes on. null: no limit.
     max_time: str | None = setting(None, changeable=True, aside=True)
@@ -191,6 +194,8 @@ class TrainerConfig:
         self.duration = str(Duration.parse(self.duration))
         if self.max_time is not None:
             seconds_of(self.max_time)
+        require(self.max_tokens_read is None or self.max_tokens_read >= 1, "trainer.max_tokens_read", self.max_tokens_read,
+                "must be at least 1, or null for no limit")  # fmt: skip
         for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
         for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):

@@ -262,7 +262,7 @@ def build_trainer(
     callbacks: list[Callback] = [
         # Callbacks of the user come first, because guard and checkpoints may raise `Collapse`.
         *own_callbacks(config.callbacks),
-        ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+        ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed, cfg.max_tokens_read),
         # StageRecords comes before the guard and the checkpoints, because both may raise `Collapse`.
         StageRecords(run_dir / "stages.jsonl"),
         guard,

@@ -169,6 +169,8 @@ class TrainerConfig:
     validate_every_removed: int = setting(0, changeable=True)
     # Log the training metrics every N steps; at least 1.
     log_every_n_steps: int = setting(50, changeable=True, aside=True)
+    # Log signals that may tell a collapse early every N steps (stepwise_pl/training/signals.py); about one more step each time. 0: never.
+    log_signals_every_n_steps: int = setting(0, changeable=True, aside=True)
     # Write checkpoints/last.ckpt every N steps (and at every validation).
     checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
     # Keep a checkpoint of the weights at every N removed tokens (or reasoning steps, or named stages of a method). 0: none.
@@ -198,7 +200,13 @@ class TrainerConfig:
                 "must be at least 1, or null for no limit")  # fmt: skip
         for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
-        for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
+        for key in (
+            "gradient_clip_val",
+            "log_signals_every_n_steps",
+            "validate_every_epochs",
+            "validate_every_removed",
+            "keep_every_removed",
+        ):
             require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
         require(self.keep_at_most is None or self.keep_at_most >= 1, "trainer.keep_at_most", self.keep_at_most,
                 "must be at least 1, or null for all")  # fmt: skip

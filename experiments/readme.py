@@ -41,7 +41,9 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, o
         csv.writer(file, lineterminator="\n").writerows(lines)
 
 
-def replaced(rows: Iterable[Row], fresh: Sequence[Mapping[str, object]], key: Sequence[str]) -> list[Mapping[str, object]]:
+def replaced(
+    rows: Iterable[Row], fresh: Sequence[Mapping[str, object]], key: Sequence[str]
+) -> list[Mapping[str, object]]:
     """All rows; those with the key of a fresh row give way to the fresh ones, at the place of the first of them.
 
     Args:

@@ -26,7 +26,9 @@ def task_and_arm(run: str) -> tuple[str, str]:
     for task in TASKS:
         if run.startswith(start := f"{START}{task}_"):
             return task, run.removeprefix(start)
-    raise ValueError(f"{run}: a run is called {START}<task>_<arm>, with a task of {', '.join(TASKS)}; give <name>=<run folder>")
+    raise ValueError(
+        f"{run}: a run is called {START}<task>_<arm>, with a task of {', '.join(TASKS)}; give <name>=<run folder>"
+    )
 
 
 def in_order(arms: Iterable[str]) -> list[str]:

@@ -68,7 +68,12 @@ def levels(name: str, run: Path, summary: dict[str, Any]) -> Rows:
     if (run / LEVELS).is_file():
         for row in read_rows(run / LEVELS):
             numbers = {key: float(row[key]) for key in ("cot_tokens_written", "accuracy")}
-            yield {"run": name, "seed": summary["seed"], **{key: row[key] for key in ("removed_tokens", "examples")}, **numbers}
+            yield {
+                "run": name,
+                "seed": summary["seed"],
+                **{key: row[key] for key in ("removed_tokens", "examples")},
+                **numbers,
+            }
 
 
 def results(name: str, run: Path, summary: dict[str, Any]) -> Rows:

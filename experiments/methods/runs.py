@@ -112,7 +112,8 @@ def read_runs(folder: Path = HERE) -> dict[str, dict[str, list[Run]]]:
             )  # fmt: skip
             found.setdefault(task, {}).setdefault(arm, []).append(run)
     return {
-        task: {arm: sorted(arms[arm], key=lambda run: run.seed) for arm in in_order(arms)} for task, arms in found.items()
+        task: {arm: sorted(arms[arm], key=lambda run: run.seed) for arm in in_order(arms)}
+        for task, arms in found.items()
     }
 
 
@@ -122,7 +123,13 @@ def read_speeds(task: str, folder: Path = HERE) -> list[Speed]:
     def number(text: str) -> float | None:
         return float(text) if text else None
 
-    keys = ("answers_per_second", "answers_per_second_in_batches", "first_step_seconds", "last_step_seconds", "training_seconds")
+    keys = (
+        "answers_per_second",
+        "answers_per_second_in_batches",
+        "first_step_seconds",
+        "last_step_seconds",
+        "training_seconds",
+    )
     rows = [row for row in read_rows(folder / "speeds.csv") if row["task"] == task]
     order = in_order(row["arm"] for row in rows)
     rows.sort(key=lambda row: order.index(row["arm"]))

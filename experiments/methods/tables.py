@@ -129,7 +129,15 @@ def published_table(tasks: dict[str, dict[str, list[Run]]]) -> str:
         runs = tasks[task].get(arm)
         return percent(fmean(run.test for run in runs)) if runs else NONE
 
-    head = ["method", "model", "data", "published accuracy", "how it was scored", "source", *(f"here: {task}" for task in seen)]
+    head = [
+        "method",
+        "model",
+        "data",
+        "published accuracy",
+        "how it was scored",
+        "source",
+        *(f"here: {task}" for task in seen),
+    ]
     rows = read_rows(HERE / "published.csv")
     keys = ("method", "model", "data", "accuracy", "scored", "source")
     return table(head, ([*(row[key] for key in keys), *(here(row["arm"], task) for task in seen)] for row in rows))

@@ -105,19 +105,20 @@ def cell_of(arm: str) -> int:
 
 def draw(task: str, arms: dict[str, list[Run]], speeds: list[Speed], folder: Path) -> list[Path]:
     """Write the figure of a task as `accuracy-<task>.png` and `.svg`."""
-    rows = -(-len(arms) // COLUMNS)
+    columns = min(COLUMNS, len(arms))
+    rows = -(-len(arms) // columns)
     # A speed is drawn beside that of explicit CoT, so that there is nothing to draw before that is measured.
     has_speeds = bool(relative_speeds(speeds))
     with pyplot() as plt, plt.rc_context({"svg.fonttype": "none"}):
         figure = plt.figure(figsize=(9.6, 0.9 + 1.55 * rows + 2.9 * has_speeds), layout="constrained")
         above, *below = figure.subfigures(1 + has_speeds, 1, height_ratios=[0.5 + 1.55 * rows, *[2.9] * has_speeds], squeeze=False).flat  # fmt: skip
-        grid = above.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        grid = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         last = max(run.validations[-1].tokens_read for runs in arms.values() for run in runs)
         for axes, (arm, runs) in zip(grid.flat, arms.items(), strict=False):
             draw_curves(axes, arm, runs, last)
-        for number in range(len(arms), rows * COLUMNS):
+        for number in range(len(arms), rows * columns):
             grid.flat[number].set_visible(False)
-            grid.flat[number - COLUMNS].tick_params(labelbottom=True)
+            grid.flat[number - columns].tick_params(labelbottom=True)
         above.supxlabel("million tokens read in training", fontsize="small")
         above.supylabel("validation accuracy", fontsize="small")
         title = TASKS[task][0].upper() + TASKS[task][1:]

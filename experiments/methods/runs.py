@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.methods.arms import WAITS, in_order, task_and_arm
+from experiments.methods.arms import TASKS, WAITS, in_order, task_and_arm
 from experiments.readme import Row, read_rows
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.training import GuardConfig
@@ -95,7 +95,7 @@ class Speed:
 
 
 def read_runs(folder: Path = HERE) -> dict[str, dict[str, list[Run]]]:
-    """The runs of each arm of each task, arms in the order of the tables and seeds in theirs."""
+    """The runs of each arm of each task, in the order of the tables."""
     validations: dict[tuple[str, str], list[Validation]] = {}
     for row in read_rows(folder / "curves.csv"):
         numbers = [int(row[key]) for key in ("step", "tokens_read", "removed_tokens")]
@@ -112,8 +112,9 @@ def read_runs(folder: Path = HERE) -> dict[str, dict[str, list[Run]]]:
             )  # fmt: skip
             found.setdefault(task, {}).setdefault(arm, []).append(run)
     return {
-        task: {arm: sorted(arms[arm], key=lambda run: run.seed) for arm in in_order(arms)}
-        for task, arms in found.items()
+        task: {arm: sorted(found[task][arm], key=lambda run: run.seed) for arm in in_order(found[task])}
+        for task in TASKS
+        if task in found
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments import readme
-from experiments.methods import collect, runs
+from experiments.methods import collect, figures, runs
 from experiments.methods import tables as methods
 from experiments.methods.runs import Run, Validation
 from experiments.tables import all_tables
@@ -145,3 +145,25 @@ def test_a_task_with_one_seed_missing_has_a_dash_in_its_place() -> None:
     lines = methods.accuracy_table(arms).splitlines()
     assert "test accuracy, seeds 0, 1" in lines[0]
     assert lines[2].startswith("| stepwise | 100.0%, – | ") and lines[3].startswith("| codi | –, 100.0% | ")
+
+
+def test_the_mean_curve_lies_between_the_seeds_and_ends_where_the_shortest_seed_ends() -> None:
+    one, other = run_of([0, 1, 1, 1], [0, 1, 3, 4]), run_of([0, 0, 0.5], [0, 1, 2])
+    tokens, accuracies, shares = figures.means([one, other])
+    assert (tokens[0], tokens[-1]) == (100, 300)
+    assert (accuracies[0], accuracies[-1]) == (0, 0.75)
+    assert (shares[0], shares[-1]) == (0, (3 + 2) / 2 / 4)
+    for at, accuracy in zip(tokens, accuracies, strict=True):
+        seeds = [figures.at(run.validations, at)[0] for run in (one, other)]
+        assert min(seeds) <= accuracy <= max(seeds)
+    # Half-way between two validations.
+    assert figures.at(one.validations, 150) == (0.5, 0)
+
+
+def test_every_task_with_several_arms_has_its_figure_in_the_readme(tmp_path: Path) -> None:
+    text = (EXPERIMENTS / "methods" / readme.NAME).read_text(encoding="utf-8")
+    for task, arms in runs.read_runs().items():
+        if len(arms) > 1:
+            assert f"](accuracy-{task}.png)" in text
+            png, _ = figures.draw(task, arms, runs.read_speeds(task), tmp_path)
+            assert png.name == f"accuracy-{task}.png" and png.stat().st_size > 10_000

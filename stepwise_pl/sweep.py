@@ -20,7 +20,8 @@ class SweepConfig:
     x: str | None = None
     # The swept key of the map's rows.
     y: str | None = None
-    # The measure that the map shows and that laws are fitted to; null: `removed_share`. All measures are listed below.
+    # The measure that the map shows and that laws are fitted to; null: `removed_share`. The measures
+    # are listed above.
     value: str | None = None
     # Fit a power law, value = a · key^b, over this swept key, which has numbers; alone for each combination of the
     # others, and pooled with one b for all. Null: fit none.

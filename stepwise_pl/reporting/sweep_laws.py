@@ -49,10 +49,10 @@ class Law:
 
     @property
     def missing_words(self) -> str:
-        """`2 of 8 runs left out (1 with 0, 1 failed)`; empty if none is missing."""
+        """`2 of 8 runs have no number above 0 (1 with 0, 1 failed)`; empty if none is missing."""
         kinds = [(self.at_zero, "with 0"), (self.without, "with none"), (self.failed, "failed")]
         words = ", ".join(f"{count} {kind}" for count, kind in kinds if count)
-        return f"{self.missing} of {self.missing + self.runs} runs left out ({words})" if words else ""
+        return f"{self.missing} of {self.missing + self.runs} runs have no number above 0 ({words})" if words else ""
 
 
 def require_numbers(runs: Sequence[MeasuredRun], key: str) -> None:
@@ -104,7 +104,7 @@ def _law(runs: Sequence[MeasuredRun], key: str, *, pooled: bool) -> Law:
     if not law.no_law:
         groups = [label(_rest(run, key)) for run in used]
         if pooled and len(set(groups)) < 2:
-            law.no_law = "only one combination has values above 0"
+            law.no_law = "only one combination has numbers above 0"
             return law
         try:
             law.fit = fit_power(numbers, [run.value or 0 for run in used], groups)
@@ -121,9 +121,9 @@ def _not_to_be_fitted(law: Law) -> str:
     if not total:
         return "no run has ended"
     if 3 * law.missing >= total:
-        return "a third of the runs or more have no value above 0, and may lack it for a reason"
+        return f"{law.missing_words}, a third or more, which may lack it for a reason"
     if law.key_values < 3:
-        return f"{counted(law.key_values, 'value')} of the key, where a law needs 3 or more"
+        return f"{counted(law.key_values, 'value')} of the key, where a law needs 3"
     return ""
 
 
@@ -146,17 +146,18 @@ def law_lines(laws: Sequence[Law], key: str) -> list[str]:
 
 def _in_words(law: Law, key: str) -> str:
     fit, name = law.fit, key.lstrip("+")
-    notes = [f"{counted(law.runs, 'run')} at {counted(law.key_values, 'value')} of {name}", law.missing_words]
+    notes = [] if fit is None else [f"{counted(law.runs, 'run')} at {counted(law.key_values, 'value')} of {name}"]
+    if law.missing and law.missing_words not in law.no_law:
+        notes.append(f"{law.missing_words}, left out")
     if law.not_ended:
         notes.append(f"{law.not_ended} not ended")
     if fit is not None and fit.curvature_p is None:
         notes.append("too few to test for a bend")
-    told = "; ".join(filter(None, notes))
     if fit is None or law.no_law:
         is_bent = fit is not None and fit.curvature_p is not None and fit.curvature_p < SIGNIFICANT
-        return f"{'no power law' if is_bent else 'no law'}: {law.no_law}; {told}"
+        return "; ".join([f"{'no power law' if is_bent else 'no law'}: {law.no_law}", *notes])
     factors = "" if law.pooled else f", a={next(iter(fit.factors.values())):.3g}"
-    return f"b={fit.exponent:.3g} [{fit.low:.3g}, {fit.high:.3g}]{factors}; {told}"
+    return "; ".join([f"b={fit.exponent:.3g} [{fit.low:.3g}, {fit.high:.3g}]{factors}", *notes])
 
 
 def law_rows(laws: Sequence[Law], value: str, key: str) -> list[dict[str, Any]]:

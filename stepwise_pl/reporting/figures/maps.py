@@ -35,7 +35,9 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
     for name, group in groups.items():
         panel = Cells(x_values, y_values, [], [], [], name)
         for y_value in y_values:
-            at = [[run for run in group if (run.config[x], run.config[y]) == (x_value, y_value)] for x_value in x_values]
+            at = [
+                [run for run in group if (run.config[x], run.config[y]) == (x_value, y_value)] for x_value in x_values
+            ]
             panel.values.append([mean_of(some) for some in at])
             panel.texts.append([place_text(some, measure) for some in at])
             means |= {
@@ -48,11 +50,14 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
     if not means:
         return None
     x_label, y_label = x.lstrip("+"), y.lstrip("+")
+    words = f"{title}: {measure.label}, mean of n seeds (lowest–highest)"
+    if any(run.never_at_95 for run in placed):
+        words += "; below 95%: never reached 95%, counted as 0"
     return HeatMap(
-        map_slug(value, x, y), title, f"Mean over n seeds, and the lowest and highest seed: {measure.meaning}.",
+        map_slug(value, x, y), words, f"Mean over n seeds, and the lowest and highest seed: {measure.meaning}.",
         f"Heat map of {measure.label} by {x_label} and {y_label}. Means: "
         f"{listed([f'{place}: {shown(mean, measure)}' for place, mean in means.items()])}.",
-        x_label, y_label, panels, label=f"{measure.label} (mean)", percent=measure.is_share,
+        x_label, y_label, panels, label=value, percent=measure.is_share,
         high=1.0 if measure.is_share else max(means.values()) or 1.0,
     )  # fmt: skip
 

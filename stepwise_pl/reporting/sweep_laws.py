@@ -27,6 +27,7 @@ class Law:
         key_values: distinct values of the key among them.
         at_zero, without, failed: runs that are missing: their number is 0, they have none, or their job has failed.
         not_ended: jobs that have yet to end. They do not count as missing.
+        left_out: combinations that a pooled fit leaves out, because they miss too many runs to be fitted alone.
         fit: None if the numbers allow none.
         no_law: why there is no law; empty if there is one.
     """
@@ -39,6 +40,7 @@ class Law:
     without: int
     failed: int
     not_ended: int
+    left_out: int = 0
     fit: PowerFit | None = None
     no_law: str = ""
 
@@ -46,6 +48,11 @@ class Law:
     def missing(self) -> int:
         """The runs that have ended, or failed, without a number above 0."""
         return self.at_zero + self.without + self.failed
+
+    @property
+    def misses_too_many(self) -> bool:
+        """Whether a third or more are missing. They would be missing for a reason, such as being the hardest."""
+        return self.missing > 0 and 3 * self.missing >= self.runs + self.missing
 
     @property
     def missing_words(self) -> str:
@@ -81,17 +88,27 @@ def laws_of(runs: Sequence[MeasuredRun], key: str) -> list[Law]:
     for run in runs:
         if key in run.config:
             groups.setdefault(label(_rest(run, key)), []).append(run)
-    laws = [_law(group, key, pooled=False) for group in groups.values()]
-    if len(groups) > 1:
-        laws.append(_law([run for group in groups.values() for run in group], key, pooled=True))
-    return laws
+    laws = [_law(group, key) for group in groups.values()]
+    return [*laws, _pooled(laws, list(groups.values()), key)] if len(groups) > 1 else laws
+
+
+def _pooled(laws: Sequence[Law], groups: Sequence[Sequence[MeasuredRun]], key: str) -> Law:
+    """One exponent for all combinations, less those that miss too many runs.
+
+    Args:
+        laws, groups: the fit and the runs of each combination.
+    """
+    kept = [group for law, group in zip(laws, groups, strict=True) if not law.misses_too_many]
+    law = _law([run for group in kept for run in group], key, pooled=True)
+    law.left_out = len(groups) - len(kept)
+    return law
 
 
 def _rest(run: MeasuredRun, key: str) -> dict[str, str]:
     return {name: text for name, text in run.config.items() if name != key}
 
 
-def _law(runs: Sequence[MeasuredRun], key: str, *, pooled: bool) -> Law:
+def _law(runs: Sequence[MeasuredRun], key: str, *, pooled: bool = False) -> Law:
     ended = [run for run in runs if run.has_ended]
     used = [run for run in ended if run.value is not None and run.value > 0]
     without, failed = sum(run.value is None for run in ended), sum(run.outcome == FAILED for run in runs)
@@ -100,28 +117,31 @@ def _law(runs: Sequence[MeasuredRun], key: str, *, pooled: bool) -> Law:
         {} if pooled else _rest(runs[0], key), pooled, len(used), len(set(numbers)), len(ended) - len(used) - without,
         without, failed, len(runs) - len(ended) - failed,
     )  # fmt: skip
-    law.no_law = _not_to_be_fitted(law)
-    if not law.no_law:
-        groups = [label(_rest(run, key)) for run in used]
-        if pooled and len(set(groups)) < 2:
-            law.no_law = "only one combination has numbers above 0"
-            return law
-        try:
-            law.fit = fit_power(numbers, [run.value or 0 for run in used], groups)
-        except ValueError as error:
-            law.no_law = str(error)
-            return law
-        law.no_law = _against(law.fit, key, min(numbers), max(numbers))
+    groups = [label(_rest(run, key)) for run in used]
+    law.no_law = _not_to_be_fitted(law, len(set(groups)))
+    if law.no_law:
+        return law
+    try:
+        law.fit = fit_power(numbers, [run.value or 0 for run in used], groups)
+    except ValueError as error:
+        law.no_law = str(error)
+        return law
+    law.no_law = _against(law.fit, key, min(numbers), max(numbers))
     return law
 
 
-def _not_to_be_fitted(law: Law) -> str:
-    """Why the numbers are not fitted; empty if they are."""
-    total = law.runs + law.missing
-    if not total:
-        return "no run has ended"
-    if 3 * law.missing >= total:
+def _not_to_be_fitted(law: Law, combinations: int) -> str:
+    """Why the numbers are not fitted; empty if they are.
+
+    Args:
+        combinations: those that have numbers above 0.
+    """
+    if law.misses_too_many:
         return f"{law.missing_words}, a third or more, which may lack it for a reason"
+    if law.pooled and combinations < 2:
+        return f"{combinations or 'no'} combination has numbers to be fitted, where a pooled law needs 2"
+    if not law.runs:
+        return "no run has ended"
     if law.key_values < 3:
         return f"{counted(law.key_values, 'value')} of the key, where a law needs 3"
     return ""
@@ -149,6 +169,8 @@ def _in_words(law: Law, key: str) -> str:
     notes = [] if fit is None else [f"{counted(law.runs, 'run')} at {counted(law.key_values, 'value')} of {name}"]
     if law.missing and law.missing_words not in law.no_law:
         notes.append(f"{law.missing_words}, left out")
+    if law.left_out:
+        notes.append(f"{counted(law.left_out, 'combination')} left out, for want of a third of the runs or more")
     if law.not_ended:
         notes.append(f"{law.not_ended} not ended")
     if fit is not None and fit.curvature_p is None:
@@ -187,5 +209,6 @@ def law_rows(laws: Sequence[Law], value: str, key: str) -> list[dict[str, Any]]:
             "without": law.without,
             "failed": law.failed,
             "not_ended": law.not_ended,
+            "left_out": law.left_out,
         })  # fmt: skip
     return rows

@@ -18,7 +18,9 @@ def noisy(
 ) -> tuple[list[float], list[float]]:
     """Keys and values of a law with `seeds` values at each key; `bend`: of a term in (log key)²."""
     keys = np.repeat(KEYS, seeds)
-    logs = np.log(factor) + exponent * np.log(keys) + bend * np.log(keys) ** 2 + noise * random.standard_normal(len(keys))
+    logs = (
+        np.log(factor) + exponent * np.log(keys) + bend * np.log(keys) ** 2 + noise * random.standard_normal(len(keys))
+    )
     return keys.tolist(), np.exp(logs).tolist()
 
 

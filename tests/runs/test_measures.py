@@ -33,7 +33,9 @@ def write_run(run: Path, rows: Sequence[Row], attempts: Sequence[int] = (), **su
     }))  # fmt: skip
     with (run / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "attempt", "schedule/removed_tokens", "train/loss", "val/answer_accuracy", "val/examples"])
+        writer.writerow(
+            ["step", "attempt", "schedule/removed_tokens", "train/loss", "val/answer_accuracy", "val/examples"]
+        )
         for place, (step, removed, accuracy) in enumerate(rows):
             attempt = attempts[place] if attempts else 0
             writer.writerow([step, attempt, removed, 0.5, "", ""])
@@ -50,7 +52,15 @@ def numbers(folder: Path) -> dict[str, float | None]:
     return {name: run.value for name, run in sweep_of(folder, Job("run", [], {}, FINISHED))}
 
 
-TO_THE_END: list[Row] = [(10, 0, 0.5), (20, 0, 0.95), (30, 2, 0.9), (40, 2, 0.97), (50, 4, 0.2), (60, 4, 0.96), (90, 4, 1.0)]
+TO_THE_END: list[Row] = [
+    (10, 0, 0.5),
+    (20, 0, 0.95),
+    (30, 2, 0.9),
+    (40, 2, 0.97),
+    (50, 4, 0.2),
+    (60, 4, 0.96),
+    (90, 4, 1.0),
+]
 
 
 def test_a_run_that_removes_all_tokens_has_every_number(tmp_path: Path) -> None:

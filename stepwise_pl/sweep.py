@@ -8,6 +8,7 @@ from stepwise_pl.cli.words import say
 from stepwise_pl.common.errors import UserError, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.reporting.sweep_text import report
+from stepwise_pl.runs.measures import require_measure
 
 
 @dataclass
@@ -36,8 +37,6 @@ class SweepConfig:
         if self.x and self.y:
             require(self.x.lstrip("+") != self.y.lstrip("+"), "y", self.y, "is x as well; a map has two different keys")
         if self.value is not None:
-            from stepwise_pl.runs.measures import require_measure
-
             require_measure(self.value)
             if not (self.x or self.fit):
                 raise UserError(

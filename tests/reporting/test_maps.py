@@ -87,6 +87,18 @@ def test_runs_of_another_length_are_not_averaged_with_the_others() -> None:
     assert {panel.title: panel.values for panel in drawn.panels} == {"": [[1.0]], "trainer.duration=8steps": [[0.0]]}
 
 
+def test_runs_that_did_not_sweep_a_key_are_left_out() -> None:
+    """A sweep may have gone on with a command that sweeps another key as well."""
+    runs = [run(1.0, a=1), run(0.5, a=2, b=1), run(0.0, a=4, b=1)]
+    drawn = sweep_map(runs, "removed_share", "a", "b", "mine")
+    assert drawn is not None and drawn.panels[0].values == [[0.5, 0.0]]
+    assert [(law.combination, law.runs + law.missing) for law in laws_of(runs, "b")] == [
+        ({"a": "2"}, 1),
+        ({"a": "4"}, 1),
+        ({}, 1),
+    ]
+
+
 def test_a_map_without_numbers_is_not_drawn_and_its_frame_has_the_places_to_come() -> None:
     waiting = [run(None, outcome=WAITING, a=a, b=b) for a in (2, 1) for b in (1, 2)]
     assert sweep_map(waiting, "removed_share", "a", "b", "mine") is None

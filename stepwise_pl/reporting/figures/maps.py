@@ -31,7 +31,8 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
     for run in placed:
         rest = {key: text for key, text in run.config.items() if key not in (x, y)}
         groups.setdefault(label(rest) if rest else "", []).append(run)
-    panels, means = [], {}
+    panels: list[Cells] = []
+    means: dict[str, float] = {}
     for name, group in groups.items():
         panel = Cells(x_values, y_values, [], [], [], name)
         for y_value in y_values:

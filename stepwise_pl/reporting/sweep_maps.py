@@ -76,7 +76,7 @@ def _draw(folder: Path, runs: Sequence[MeasuredRun], value: str, x: str, y: str)
     write_text(folder / f"{slug}.csv", csv_of(run_rows(runs, value)))
     drawn = sweep_map(runs, value, x, y, folder.resolve().name)
     if drawn is None:
-        return [f"not drawn, because no run has ended with a number of {value}", str(folder / f"{slug}.csv")]
+        return ["not drawn, because no run with both keys has ended", str(folder / f"{slug}.csv")]
     write_figure(drawn, [], folder)
     lines = [f"{value}: {MEASURES[value].meaning}", f"{folder / slug}.png, .svg, .csv"]
     if out := sum(x not in run.config or y not in run.config for run in runs):

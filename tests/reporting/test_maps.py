@@ -12,6 +12,7 @@ import pytest
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.reporting.figures.maps import compact, map_slug, place_text, sweep_map
+from stepwise_pl.reporting.static import write_figure
 from stepwise_pl.reporting.sweep_laws import Law, law_lines, law_rows, laws_of, require_numbers
 from stepwise_pl.reporting.sweep_maps import swept_key
 from stepwise_pl.runs.cells import Cell, SweepRun
@@ -99,11 +100,18 @@ def test_runs_that_did_not_sweep_a_key_are_left_out() -> None:
     ]
 
 
-def test_a_map_without_numbers_is_not_drawn_and_its_frame_has_the_places_to_come() -> None:
+def test_a_map_is_drawn_once_a_run_has_ended_and_its_frame_has_the_places_to_come() -> None:
     waiting = [run(None, outcome=WAITING, a=a, b=b) for a in (2, 1) for b in (1, 2)]
     assert sweep_map(waiting, "removed_share", "a", "b", "mine") is None
     drawn = sweep_map([*waiting, run(0.0, a=3, b=1)], "removed_share", "a", "b", "mine")
     assert drawn is not None and drawn.panels[0].texts == [["", "", "0.0%\nn=1"], ["", "", ""]]
+
+
+def test_a_map_of_runs_without_a_number_says_so_and_is_drawn(tmp_path: Path) -> None:
+    drawn = sweep_map([run(None, seed, a=1, b=1) for seed in (0, 1)], "examples", "a", "b", "mine")
+    assert drawn is not None and (drawn.panels[0].values, drawn.panels[0].texts) == ([[None]], [["none\nn=0 of 2"]])
+    assert drawn.alt.endswith("Means: none.") and drawn.high > 0
+    assert {path.name for path in write_figure(drawn, [], tmp_path)} == {"map-examples-a-b.png", "map-examples-a-b.svg"}
 
 
 def test_numbers_of_zero_have_a_scale_of_colours() -> None:

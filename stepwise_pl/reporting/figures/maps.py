@@ -17,7 +17,7 @@ def map_slug(value: str, x: str, y: str) -> str:
 
 
 def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: str) -> HeatMap | None:
-    """Mean of a measure by two swept keys, with the number of seeds and their range; None if no run has a number.
+    """Mean of a measure by two swept keys, with the number of seeds and their range; None if no run has ended.
 
     Runs that differ in another key than x, y and the seed are in panels of their own. Runs without x or y are left out.
 
@@ -26,6 +26,8 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
     """
     measure = MEASURES[value]
     placed = [run for run in runs if x in run.config and y in run.config]
+    if not any(run.has_ended for run in placed):
+        return None
     x_values, y_values = (ordered({run.config[key]: None for run in placed}) for key in (x, y))
     groups: dict[str, list[MeasuredRun]] = {}
     for run in placed:
@@ -48,8 +50,6 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
             }
         panel.hover = panel.texts
         panels.append(panel)
-    if not means:
-        return None
     x_label, y_label = x.lstrip("+"), y.lstrip("+")
     words = f"{title}: {measure.label}, mean of n seeds (lowest–highest)"
     if any(run.never_at_95 for run in placed):
@@ -57,9 +57,9 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
     return HeatMap(
         map_slug(value, x, y), words, f"Mean over n seeds, and the lowest and highest seed: {measure.meaning}.",
         f"Heat map of {measure.label} by {x_label} and {y_label}. Means: "
-        f"{listed([f'{place}: {shown(mean, measure)}' for place, mean in means.items()])}.",
+        f"{listed([f'{place}: {shown(mean, measure)}' for place, mean in means.items()]) or 'none'}.",
         x_label, y_label, panels, label=value, percent=measure.is_share,
-        high=1.0 if measure.is_share else max(means.values()) or 1.0,
+        high=1.0 if measure.is_share else max(means.values(), default=0.0) or 1.0,
     )  # fmt: skip
 
 

@@ -140,6 +140,11 @@ def t_quantile(freedom: int, inside: float = 0.95) -> float:
     return math.tan(low) * math.sqrt(freedom)
 
 
+def t_beyond(t: float, freedom: int) -> float:
+    """Two-sided p of a value of Student's t with `freedom` degrees of freedom: the probability of a larger |t|."""
+    return max(0.0, 1 - _t_inside(math.atan(abs(t) / math.sqrt(freedom)), freedom))
+
+
 def _t_inside(angle: float, freedom: int) -> float:
     """P(|t| < √freedom · tan(angle)), by the finite sums 26.7.3 and 26.7.4 of Abramowitz and Stegun."""
     sine, cosine = math.sin(angle), math.cos(angle)

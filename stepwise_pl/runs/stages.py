@@ -50,15 +50,19 @@ def stages_of(rows: Iterable[Mapping[str, str]], names: Sequence[str] = ()) -> l
     stages: dict[tuple[int, int], StageAccuracy] = {}
     for row in rows:
         if row.get("val/answer_accuracy"):
-            removed = round(float(row["schedule/removed_tokens"]))
-            # Rows have the number of the stage if it has a name, and else the removed tokens alone.
-            number = round(float(row.get("schedule/stage") or -1))
+            removed, number = place_of(row)
             any_length = row.get("val/answer_accuracy_any_length")
             stages[removed, number] = StageAccuracy(
                 removed, int(row["step"]), float(row["val/answer_accuracy"]), round(float(row["val/examples"])),
                 float(any_length) if any_length else None, stage_name(names, number),
             )  # fmt: skip
     return [stages[place] for place in sorted(stages)]
+
+
+def place_of(row: Mapping[str, str]) -> tuple[int, int]:
+    """The removed tokens of a row of metrics.csv, and the number of its stage; -1 if the stages have no names."""
+    # Rows have the number of the stage if it has a name, and else the removed tokens alone.
+    return round(float(row["schedule/removed_tokens"])), round(float(row.get("schedule/stage") or -1))
 
 
 def stage_name(names: Sequence[str], number: float | None) -> str:

@@ -3,6 +3,7 @@
 sweep.json            the command, the swept keys; run folder, overrides and outcome of every job; the results
 sweep.csv             the results, a row per cell: what is the same in every swept key but the seed
 sweep.png/svg         the results as a figure; sweep-grid.png/svg as a heat map, where two keys are swept
+map-<value>-<x>-<y>   a map over two swept keys as png, svg and csv, and fits.csv, as `sweep x= y= fit=` asks for them
 <cell>/seed<seed>/    the run folders, each with a job.json: what its job is, written by the process that does it
 """
 

@@ -17,6 +17,7 @@ from stepwise_pl.common.statistics import (
     newcombe,
     over_seeds,
     paired_difference,
+    t_beyond,
     t_quantile,
     wilson,
 )
@@ -42,6 +43,11 @@ def test_mcnemar_of_many_problems() -> None:
 def test_t_quantiles_are_scipys(freedom: int) -> None:
     for inside in (0.5, 0.95, 0.999):
         assert t_quantile(freedom, inside) == pytest.approx(stats.t.ppf((1 + inside) / 2, freedom), rel=1e-9)
+
+
+@given(st.floats(-50, 50), st.integers(1, 60))
+def test_p_values_of_students_t_are_scipys(t: float, freedom: int) -> None:
+    assert t_beyond(t, freedom) == pytest.approx(2 * stats.t.sf(abs(t), freedom), rel=1e-6, abs=1e-12)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9))

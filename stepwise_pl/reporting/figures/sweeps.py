@@ -109,14 +109,14 @@ def grid_of(cells: Sequence[Cell[SweepRun]]) -> tuple[str, str] | None:
 def ordered(values: Sequence[str] | dict[str, None]) -> list[str]:
     """The values by number, if all are numbers such as 8, 0.5, 1/2 and inf, or lengths of one unit such as 8steps; else as given."""
     try:
-        numbers = {value: _unit_and_number(value) for value in values}
+        numbers = {value: unit_and_number(value) for value in values}
     except (ValueError, ZeroDivisionError):
         return list(values)
     has_one_unit = len({unit for unit, _ in numbers.values()}) == 1
     return sorted(numbers, key=lambda value: numbers[value]) if has_one_unit else list(values)
 
 
-def _unit_and_number(value: str) -> tuple[str, float]:
+def unit_and_number(value: str) -> tuple[str, float]:
     """The unit (empty: none) and the number of a value. Raise `ValueError` or `ZeroDivisionError` if it is no number."""
     with contextlib.suppress(UserError):
         length = Duration.parse(value)

@@ -1,0 +1,100 @@
+"""A measure of the runs of a sweep by two swept keys: the map that `sweep x= y=` draws."""
+
+import re
+from collections.abc import Sequence
+from statistics import fmean
+
+from stepwise_pl.common.text import percent
+from stepwise_pl.reporting.figures.data import Cells, HeatMap, listed
+from stepwise_pl.reporting.figures.sweeps import ordered
+from stepwise_pl.runs.measures import MEASURES, Measure, MeasuredRun
+from stepwise_pl.runs.sweep_folder import label
+
+
+def map_slug(value: str, x: str, y: str) -> str:
+    """The name of a map's files, without their ending: letters, digits, `_`, `.` and `-`."""
+    return "-".join(["map", value, *(re.sub(r"[^A-Za-z0-9_.-]", "_", key.lstrip("+")) for key in (x, y))])
+
+
+def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: str) -> HeatMap | None:
+    """Mean of a measure by two swept keys, with the number of seeds and their range; None if no run has ended.
+
+    Runs that differ in another key than x, y and the seed are in panels of their own. Runs without x or y are left out.
+
+    Args:
+        value: the name of the measure.
+    """
+    measure = MEASURES[value]
+    placed = [run for run in runs if x in run.config and y in run.config]
+    if not any(run.has_ended for run in placed):
+        return None
+    x_values, y_values = (ordered({run.config[key]: None for run in placed}) for key in (x, y))
+    groups: dict[str, list[MeasuredRun]] = {}
+    for run in placed:
+        rest = {key: text for key, text in run.config.items() if key not in (x, y)}
+        groups.setdefault(label(rest) if rest else "", []).append(run)
+    panels: list[Cells] = []
+    means: dict[str, float] = {}
+    for name, group in groups.items():
+        panel = Cells(x_values, y_values, [], [], [], name)
+        for y_value in y_values:
+            at = [
+                [run for run in group if (run.config[x], run.config[y]) == (x_value, y_value)] for x_value in x_values
+            ]
+            panel.values.append([mean_of(some) for some in at])
+            panel.texts.append([place_text(some, measure) for some in at])
+            means |= {
+                " ".join(filter(None, [name, label({x: x_value, y: y_value})])): mean
+                for x_value, mean in zip(x_values, panel.values[-1], strict=True)
+                if mean is not None
+            }
+        panel.hover = panel.texts
+        panels.append(panel)
+    x_label, y_label = x.lstrip("+"), y.lstrip("+")
+    words = f"{title}: {measure.label}, mean of n seeds (lowest–highest)"
+    if any(run.never_at_95 for run in placed):
+        words += "; below 95%: never reached 95%, counted as 0"
+    return HeatMap(
+        map_slug(value, x, y), words, f"Mean over n seeds, and the lowest and highest seed: {measure.meaning}.",
+        f"Heat map of {measure.label} by {x_label} and {y_label}. Means: "
+        f"{listed([f'{place}: {shown(mean, measure)}' for place, mean in means.items()]) or 'none'}.",
+        x_label, y_label, panels, label=value, percent=measure.is_share,
+        high=1.0 if measure.is_share else max(means.values(), default=0.0) or 1.0,
+    )  # fmt: skip
+
+
+def mean_of(runs: Sequence[MeasuredRun]) -> float | None:
+    """The mean of the numbers of the runs; None if no run has one."""
+    numbers = [run.value for run in runs if run.value is not None]
+    return fmean(numbers) if numbers else None
+
+
+def place_text(runs: Sequence[MeasuredRun], measure: Measure) -> str:
+    """The text at one place of the map: mean, n, and the range of the seeds if they differ. Empty: no run has ended."""
+    ended = [run for run in runs if run.has_ended]
+    numbers = [run.value for run in ended if run.value is not None]
+    if not ended:
+        return ""
+    if not numbers:
+        return f"none\nn=0 of {len(ended)}"
+    lines = [shown(fmean(numbers), measure), f"n={len(numbers)}"]
+    if len(numbers) < len(ended):
+        lines[1] += f" of {len(ended)}"
+    if len(set(numbers)) > 1:
+        lines.append(f"{shown(min(numbers), measure)}–{shown(max(numbers), measure)}")
+    if never := sum(run.never_at_95 for run in ended):
+        lines.append(f"{never} below 95%")
+    return "\n".join(lines)
+
+
+def shown(number: float, measure: Measure) -> str:
+    """A number as figures and lines of text have it: a percentage if it is a share, else `compact`."""
+    return percent(number) if measure.is_share else compact(number)
+
+
+def compact(number: float) -> str:
+    """`8`, `1.5`, `12.8k` or `3.57M`: three digits."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.9995 * size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint long bench gpu lock clean
+.PHONY: help setup run test lint long bench gpu tables lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/\1\t\2/' | expand -t 10
@@ -39,6 +39,9 @@ bench: setup  ## Measure a training step, an evaluation and a start on this mach
 gpu: PYTHON = python3
 gpu:  ## Check and measure on one CUDA card, then train there; 10 minutes, a second call goes on, nothing is installed
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) experiments/speed/gpu
+
+tables: setup  ## Write the tables of experiments/*/README.md from the csv files beside them
+	$(BIN)/python experiments/tables.py
 
 lock: setup  ## Write the installed versions to requirements.lock
 	(echo "# Exact versions that make installs; written by make lock."; \

@@ -1,6 +1,4 @@
-"""The table of the quickstart's arms, from results.csv (the quickstart) and results_arms.csv (the arms).
-
-    python experiments/quickstart/arms.py
+"""The tables of the quickstart's arms, from results.csv (the quickstart), results_arms.csv (the arms) and results_smoothing.csv.
 
 `all gone`: the step at which the last token left; a seed that kept tokens counts as 4,000, the end. `lowest`: the lowest last
 validation of a number of removed tokens that the seed came to. p: the Mann-Whitney test of an arm's seeds against those of the
@@ -15,10 +13,18 @@ from typing import NamedTuple
 
 from scipy.stats import PermutationMethod, mannwhitneyu
 
+from experiments.readme import NONE, span, table
 from stepwise_pl.common.statistics import holm
 
 HERE = Path(__file__).parent
 BASE, TOKENS, END = "quickstart", 8, 4000
+# One thing of the quickstart is other in each arm.
+OTHER = {
+    "quickstart_reset": "the moments are cleared when a token leaves, as in the paper",
+    "quickstart_no_smoothing": "λ = inf",
+    "quickstart_right_side": "tokens leave from the right",
+    "quickstart_linear": "one token every 200 steps from step 600 on, without waiting",
+}
 OPEN_LOOP = ("quickstart_linear", "quickstart_linear_fast", "quickstart_linear_guard")
 
 
@@ -51,14 +57,11 @@ def read(name: str) -> dict[str, list[Seed]]:
 
 
 def cells(seeds: list[Seed]) -> list[str]:
-    """Finished seeds, steps, lowest accuracies and test accuracies, ordered."""
-    steps = sorted(seed.all_gone for seed in seeds if seed.all_gone is not None)
-    span = f"{steps[0]:,} to {steps[-1]:,}" if steps else "–"
-    lowest, test, removed = (sorted(getattr(seed, name) for seed in seeds) for name in ("lowest", "test", "removed"))
-    gone = " to ".join(map(str, dict.fromkeys((removed[0], removed[-1]))))
+    """Finished seeds, steps, lowest accuracies and test accuracies."""
+    steps = [seed.all_gone for seed in seeds if seed.all_gone is not None]
     return [
-        f"{len(steps)} of {len(seeds)}", span, f"{lowest[0]:.1%} to {lowest[-1]:.1%}",
-        f"{test[0]:.1%} to {test[-1]:.1%} with {gone} gone",
+        f"{len(steps)} of {len(seeds)}", span(steps, ","), span([seed.lowest for seed in seeds], ".1%"),
+        f"{span([seed.test for seed in seeds], '.1%')} with {span([seed.removed for seed in seeds], 'd')} gone",
     ]  # fmt: skip
 
 
@@ -72,15 +75,26 @@ def p_of(one: list[float], other: list[float]) -> float:
     return float(mannwhitneyu(one, other, method=PermutationMethod(n_resamples=10_000)).pvalue)
 
 
-def main() -> None:
+def arms_table() -> str:
+    """The quickstart, and each arm with its p value."""
     base, arms = read("results.csv")[BASE], read("results_arms.csv")
     p = holm([p_of(measure(arm, seeds), measure(arm, base)) for arm, seeds in arms.items()])
-    print("| arm | seeds that lost all 8 tokens | all gone after steps | lowest end of a stage | test accuracy | p |")
-    print("|---|---|---|---|---|---|")
-    print(f"| `{BASE}` | {' | '.join(cells(base))} | – |")
-    for (arm, seeds), value in zip(arms.items(), p, strict=True):
-        print(f"| `{arm}` | {' | '.join(cells(seeds))} | {value:.2g} |")
+    head = ["arm", "what is other", f"seeds that lost all {TOKENS} tokens", "all gone after steps", "lowest end of a stage", "test accuracy", "p"]  # fmt: skip
+    rows = [
+        [f"`{arm}`", OTHER[arm], *cells(seeds), f"{value:.2g}"]
+        for (arm, seeds), value in zip(arms.items(), p, strict=True)
+    ]
+    return table(head, [[f"`{BASE}`", NONE, *cells(base), NONE], *rows])
 
 
-if __name__ == "__main__":
-    main()
+def smoothing_table() -> str:
+    """The quickstart with its own λ and with the paper's."""
+    seeds = {"1": read("results.csv")[BASE], "4": read("results_smoothing.csv")["smoothing4"]}
+    head = [
+        "λ",
+        f"seeds that lost all {TOKENS} tokens within {END:,} steps",
+        "all gone after steps",
+        "test accuracy of each seed",
+    ]
+    tests = {smoothing: ", ".join(f"{seed.test:.1%}" for seed in found) for smoothing, found in seeds.items()}
+    return table(head, [[smoothing, *cells(found)[:2], tests[smoothing]] for smoothing, found in seeds.items()])

@@ -153,6 +153,9 @@ class TrainerConfig:
     deterministic: bool = setting(False, changeable=True, aside=True)
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
+    # End the run after the optimizer step at which training has read so many tokens, in all passes of the model, and before `duration`
+    # is over. null: no limit. `optimizer.decay` counts the steps of `duration` all the same.
+    max_tokens_read: int | None = setting(None, changeable=True)
     # Stop after this time, hours:minutes:seconds (02:50:00, with days 1-00:00:00), as a signal does: after the step, with a checkpoint and
     # status 142; resume goes on. null: no limit.
     max_time: str | None = setting(None, changeable=True, aside=True)
@@ -166,6 +169,8 @@ class TrainerConfig:
     validate_every_removed: int = setting(0, changeable=True)
     # Log the training metrics every N steps; at least 1.
     log_every_n_steps: int = setting(50, changeable=True, aside=True)
+    # Log signals that may tell a collapse early every N steps (stepwise_pl/training/signals.py); about one more step each time. 0: never.
+    log_signals_every_n_steps: int = setting(0, changeable=True, aside=True)
     # Write checkpoints/last.ckpt every N steps (and at every validation).
     checkpoint_every_n_steps: int = setting(1000, changeable=True, aside=True)
     # Keep a checkpoint of the weights at every N removed tokens (or reasoning steps, or named stages of a method). 0: none.
@@ -191,9 +196,17 @@ class TrainerConfig:
         self.duration = str(Duration.parse(self.duration))
         if self.max_time is not None:
             seconds_of(self.max_time)
+        require(self.max_tokens_read is None or self.max_tokens_read >= 1, "trainer.max_tokens_read", self.max_tokens_read,
+                "must be at least 1, or null for no limit")  # fmt: skip
         for key in ("devices", "num_nodes", "accumulate_grad_batches", "log_every_n_steps", "checkpoint_every_n_steps"):
             require(getattr(self, key) >= 1, f"trainer.{key}", getattr(self, key), "must be at least 1")
-        for key in ("gradient_clip_val", "validate_every_epochs", "validate_every_removed", "keep_every_removed"):
+        for key in (
+            "gradient_clip_val",
+            "log_signals_every_n_steps",
+            "validate_every_epochs",
+            "validate_every_removed",
+            "keep_every_removed",
+        ):
             require(getattr(self, key) >= 0, f"trainer.{key}", getattr(self, key), "must be at least 0")
         require(self.keep_at_most is None or self.keep_at_most >= 1, "trainer.keep_at_most", self.keep_at_most,
                 "must be at least 1, or null for all")  # fmt: skip

@@ -43,6 +43,10 @@ class Adaptive(Schedule):
     chunk: str = "one"
     # s goes no further.
     remove_at_most: int | None = None
+    # End the run once everything has left and accuracy has come to `keep` again.
+    stop_when_done: bool = setting(False, changeable=True)
+    # End the run if a stage is still below `keep` after this many optimizer steps; null: go on.
+    stop_when_stuck: int | None = setting(None, changeable=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +57,8 @@ class Adaptive(Schedule):
             raise UserError(
                 f"schedule.max_stay={self.max_stay}: must be at least schedule.check_every={self.check_every}"
             )
+        require(self.stop_when_stuck is None or self.stop_when_stuck >= self.check_every, "schedule.stop_when_stuck",
+                self.stop_when_stuck, f"must be at least schedule.check_every={self.check_every}")  # fmt: skip
         require(self.remove_at_most is None or self.remove_at_most >= 0, "schedule.remove_at_most",
                 self.remove_at_most, "must be at least 0")  # fmt: skip
 
@@ -61,6 +67,8 @@ class Adaptive(Schedule):
         self.now, self.since = 0, 0  # s, and the step at which it became that
         # A stage lasts at least `longer * check_every` steps. The guard raises `longer` when it slows the schedule down.
         self.longer = Fraction(1)
+        self.is_done = False  # everything has left, and accuracy has come to `keep` again
+        self.below = 0  # steps of this stage at the last look, if accuracy was below `keep` there
 
     def hurried(self) -> "Adaptive":
         """A chunk leaves at every step, however bad the answers are."""
@@ -94,13 +102,22 @@ class Adaptive(Schedule):
 
     def wants_validation(self, step: int) -> bool:
         stayed = step - self.since
-        return self.is_waiting() and stayed > 0 and stayed % self.check_every == 0
+        looks = self.is_waiting() or (self.may_end_run and not self.is_done)
+        return looks and stayed > 0 and stayed % self.check_every == 0
+
+    @property
+    def may_end_run(self) -> bool:
+        return self.stop_when_done or self.stop_when_stuck is not None
+
+    def reason_to_end(self) -> str:
+        if self.stop_when_done and self.is_done:
+            return f"everything has left, and accuracy has reached {self._goal} (schedule.stop_when_done)"
+        if self.stop_when_stuck is not None and self.below >= self.stop_when_stuck * self.longer:
+            return f"stage {self.now} is below {self._goal} after {self.below:,} steps (schedule.stop_when_stuck)"
+        return ""
 
     def observe(self, step: int, metrics: Mapping[str, Any]) -> None:
         if "val/answer_accuracy" not in metrics:
-            return
-        if self.now >= self.most:
-            self.decision = ""
             return
         stayed = step - self.since
         # Only a validation that the schedule has asked for decides. Others, such as one after the last step of a run that is
@@ -108,6 +125,12 @@ class Adaptive(Schedule):
         is_look_due = self.wants_validation(step) and stayed >= self.check_every * self.longer
         is_good = float(metrics["val/answer_accuracy"]) >= self.keep - ROUNDING
         is_late = self.max_stay is not None and stayed >= self.max_stay * self.longer
+        if is_look_due:
+            self.below = 0 if is_good else stayed
+        if self.now >= self.most:
+            self.is_done = self.is_done or (is_look_due and is_good)
+            self.decision = ""
+            return
         if is_look_due and is_good:
             self.decision = f"stage {self.now} has reached {self._goal}"
         elif is_look_due and is_late:
@@ -116,9 +139,10 @@ class Adaptive(Schedule):
             self.decision = f"stage {self.now} waits for {self._goal} since step {self.since}"
             return
         chunk = 1 if self.chunk == "one" else self.now + 1
-        self.now, self.since = min(self.now + chunk, self.most), step
+        self.now, self.since, self.below = min(self.now + chunk, self.most), step, 0
 
     def hold(self, step: int, removed: int, wait: int = 0) -> None:
+        self.is_done, self.below = False, 0
         self.now, self.since = removed, max(self.since, step + wait)
 
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
@@ -126,7 +150,8 @@ class Adaptive(Schedule):
         self.longer = 1 / rate
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        return {"now": self.now, "since": self.since, "longer": str(self.longer)}
+        state = {"now": self.now, "since": self.since, "longer": str(self.longer)}
+        return {**state, "is_done": self.is_done, "below": self.below}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if "targets" in state:
@@ -135,3 +160,4 @@ class Adaptive(Schedule):
                 f"{TOKEN_ACCURACY} of stepwise_pl"
             )
         self.now, self.since, self.longer = state["now"], state["since"], Fraction(state["longer"])
+        self.is_done, self.below = state.get("is_done", False), state.get("below", 0)  # older checkpoints lack these

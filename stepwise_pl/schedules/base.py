@@ -148,6 +148,15 @@ class Schedule:
         """Whether s stays until the model is good enough, however long that takes. An open-loop schedule never waits."""
         return False
 
+    @property
+    def may_end_run(self) -> bool:
+        """Whether `reason_to_end` may ever give a reason."""
+        return False
+
+    def reason_to_end(self) -> str:
+        """Return, in words, why the run may end before its last step; empty if it may not. The training module asks after a validation."""
+        return ""
+
     def waits_for(self) -> str:
         """Return, in words, what the run has done when s of a closed-loop schedule moves, such as `reached 95%`.
 

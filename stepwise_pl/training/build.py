@@ -41,6 +41,7 @@ from stepwise_pl.training.outlook import Outlook
 from stepwise_pl.training.precision import BFloat16Weights
 from stepwise_pl.training.progress import ProgressBar, ProgressLog, StageRecords
 from stepwise_pl.training.sharding import SharedWeights
+from stepwise_pl.training.signals import Signals
 from stepwise_pl.training.validation_times import ValidationTimes
 
 log = logging.getLogger(__name__)
@@ -262,7 +263,9 @@ def build_trainer(
     callbacks: list[Callback] = [
         # Callbacks of the user come first, because guard and checkpoints may raise `Collapse`.
         *own_callbacks(config.callbacks),
-        ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed),
+        # A row is written before the checkpoint of its step: a run killed between the two would lack the row.
+        *([Signals(cfg.log_signals_every_n_steps)] if cfg.log_signals_every_n_steps else []),
+        ValidationTimes(cfg.validate_every_epochs, every_removed, cfg.keep_every_removed, cfg.max_tokens_read),
         # StageRecords comes before the guard and the checkpoints, because both may raise `Collapse`.
         StageRecords(run_dir / "stages.jsonl"),
         guard,

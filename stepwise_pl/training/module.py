@@ -230,9 +230,9 @@ class StepwiseModule(L.LightningModule):
         # The hook runs inside step number `step` (from 0), so `step + 1` steps are done after it.
         write = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         state = {"train/lr": optimizer.param_groups[0]["lr"], "schedule/reset_step": self.reset_step}
-        self._log(step + 1, {**metrics, **state}, write)
+        self.log_row(step + 1, {**metrics, **state}, write)
 
-    def _log(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
+    def log_row(self, step: int, metrics: Mapping[str, Any], write: bool = True) -> None:
         """Log metrics after `step` optimizer steps. `write`: into the loggers too, with attempt, epoch and removed tokens."""
         # `self.log` would take a large part of the host's time for a step, and wait for the device while it copies numbers there.
         self.trainer.callback_metrics.update({key: torch.as_tensor(value) for key, value in metrics.items()})
@@ -283,7 +283,7 @@ class StepwiseModule(L.LightningModule):
         accuracy = metrics["val/answer_accuracy"]
         is_kept_stage = self.schedule.is_kept_stage(float(accuracy))
         metrics["val/selection_score"] = accuracy + (2.0 * self.stage if is_kept_stage else -2.0)
-        self._log(step, metrics)
+        self.log_row(step, metrics)
         position: dict[str, Any] = {"step": step, "attempt": self.attempt, "removed_tokens": self.removed_tokens}
         if name := self.method.stage_name(self.stage):
             position["stage"] = name
@@ -299,7 +299,7 @@ class StepwiseModule(L.LightningModule):
             self.stop.obey(self.trainer)
 
     def on_test_epoch_end(self) -> None:
-        self._log(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))
+        self.log_row(self.trainer.global_step if self.steps is None else self.steps, self._evaluated("test"))
         self.tested = dict(everywhere(self.trainer, list((self.validation.answers or {}).items())))
 
     def _evaluated(self, split: str) -> dict[str, Any]:

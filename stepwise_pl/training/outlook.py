@@ -123,8 +123,9 @@ class Outlook(Callback):
         assert isinstance(module, StepwiseModule)
         removal = removal_of(module)
         shrinks = bool(removal.waits_for) or removal.gone(self.steps - 1) > removal.gone(self._begin)
+        may_end = self.config.trainer.max_tokens_read is not None or module.schedule.may_end_run
         # A guard that goes back trains some steps again.
-        is_bound = shrinks and self.config.guard.action == "warn"
+        is_bound = (shrinks or may_end) and self.config.guard.action == "warn"
         seconds, validated = self.seconds(self.steps - self._begin), self.validations > 1
         log.info("%s", time_line(
             seconds, self.step_seconds, self.measured, is_resumed=self._begin > 0, is_bound=is_bound,

@@ -1,12 +1,16 @@
 """Decide when to validate: at the end of epochs, and before tokens leave."""
 
+import logging
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.training.lightning_gaps import validate_after
 from stepwise_pl.training.module import StepwiseModule
+
+log = logging.getLogger(__name__)
 
 
 class ValidationTimes(Callback):
@@ -18,13 +22,27 @@ class ValidationTimes(Callback):
     - Just before a token leaves at a stage that is a multiple of `keep_every_removed` (0:
       never), because a checkpoint is kept there.
     - When an adaptive schedule asks for it.
-    - After the last step.
+    - After the last step, and after the step that has used up `max_tokens_read`.
+
+    After a validation the run may end before its last step, by its budget of tokens or by its schedule.
     """
 
-    def __init__(self, every_epochs: int, every_removed: int, keep_every_removed: int = 0) -> None:
+    def __init__(
+        self, every_epochs: int, every_removed: int, keep_every_removed: int = 0, max_tokens_read: int | None = None
+    ) -> None:
         self.every_epochs, self.every_removed, self.keep_every_removed = every_epochs, every_removed, keep_every_removed
+        self.max_tokens_read = max_tokens_read
         # Attempt and stage of the last validation just before a token left.
         self.validated_at: list[int] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, StepwiseModule)
+        if self.max_tokens_read is not None and pl_module.tokens_read is None:
+            raise UserError(
+                f"trainer.max_tokens_read={self.max_tokens_read}: an earlier part of this run did not count its tokens; set it to null"
+            )
+        # A run that has ended before its last step is over when it is resumed, too.
+        trainer.should_stop = bool(self._reason_to_end(pl_module))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,7 +57,7 @@ class ValidationTimes(Callback):
             return False
         if epoch_ends and self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0:
             return True
-        if trainer.global_step == trainer.max_steps:
+        if trainer.global_step == trainer.max_steps or self._has_read_all(module):
             return True
         if module.schedule.wants_validation(trainer.global_step):
             return True
@@ -55,6 +73,20 @@ class ValidationTimes(Callback):
         assert isinstance(pl_module, StepwiseModule)
         if pl_module.schedule.stage(trainer.global_step) > pl_module.stage:
             self.validated_at = [pl_module.attempt, pl_module.stage]
+        reason = self._reason_to_end(pl_module)
+        if reason and trainer.state.fn == "fit" and trainer.global_step < trainer.max_steps:
+            log.info("the run ends at step %d: %s", trainer.global_step, reason)
+            trainer.should_stop = True
+
+    def _has_read_all(self, module: StepwiseModule) -> bool:
+        """Whether training has used up its budget of tokens."""
+        return self.max_tokens_read is not None and (module.tokens_read or 0) >= self.max_tokens_read
+
+    def _reason_to_end(self, module: StepwiseModule) -> str:
+        """Why the run ends before its last step; empty if it does not."""
+        if self._has_read_all(module):
+            return f"{module.tokens_read:,} tokens are read (trainer.max_tokens_read)"
+        return module.schedule.reason_to_end()
 
     def state_dict(self) -> dict[str, Any]:
         return {"validated_at": self.validated_at}

@@ -13,15 +13,15 @@ from tests.conftest import COMMANDS, schema_of
 MAY_CHANGE = (
     "run_dir", "resume", "plugins", "objective", "expected.", "model.gradient_checkpointing", "guard.", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "schedule.delta", "schedule.keep", "schedule.check_every",
-    "schedule.max_stay", "optimizer.decay",
-    "trainer.accelerator", "trainer.compile", "trainer.deterministic", "trainer.duration", "trainer.max_time", "trainer.validate_every_epochs",
-    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
+    "schedule.max_stay", "schedule.stop_when_", "optimizer.decay",
+    "trainer.accelerator", "trainer.compile", "trainer.deterministic", "trainer.duration", "trainer.max_time", "trainer.max_tokens_read", "trainer.validate_every_epochs",
+    "trainer.validate_every_removed", "trainer.log_every_n_steps", "trainer.log_signals_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
 # Beginnings of the keys that change neither what is learned nor how.
 CHANGE_NOTHING = (
     "seed", "name", "run_dir", "resume", "plugins", "objective", "expected.", "model.gradient_checkpointing", "logger.",
     "data.num_workers", "data.eval_batch_size", "data.cache_dir", "trainer.accelerator", "trainer.compile", "trainer.deterministic", "trainer.devices",
-    "trainer.num_nodes", "trainer.max_time", "trainer.strategy", "trainer.log_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
+    "trainer.num_nodes", "trainer.max_time", "trainer.strategy", "trainer.log_every_n_steps", "trainer.log_signals_every_n_steps", "trainer.checkpoint_every_n_steps", "trainer.keep_",
 )  # fmt: skip
 # Keys of all commands that hold paths.
 HOLD_PATHS = {

@@ -1,0 +1,177 @@
+"""Which signal tells that a stage will be lost? The ROC of each, over the runs of signals.csv and results.csv.
+
+A stage is lost if accuracy at its end is surely (95% Wilson) below a quarter of the run's best so far: the guard calls two of these
+in a row a collapse. A run is looked at up to its first lost stage, because later stages begin from a model that is broken already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from experiments.readme import Row, read_rows
+from stepwise_pl.common.statistics import wilson
+
+HERE = Path(__file__).resolve().parent
+LOW = 0.25  # guard.collapsed
+# The direction in which a signal should go when a stage will be lost.
+HIGHER_IS_WORSE = {
+    "gradient_norm": True, "update_size": True, "loss": True, "first_token_loss": True, "next_stage_loss": True,
+    "accuracy": False, "averaged_accuracy": False,
+}  # fmt: skip
+# Optimizer steps after the token has left at which a signal is read; 0: the last reading before it leaves.
+WHEN = (0, 10, 20, 50, 90)
+SMOOTHED = 3  # readings of which the mean is taken, within the stage
+DRAWS = 2000
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass
+class StageOfRun:
+    """A stage of a run, from the step at which its token left.
+
+    Attributes:
+        run: pace (steps for each token) and seed.
+        removed_tokens: CoT tokens gone in this stage.
+        is_lost: see the top of this file.
+        readings: by signal and `WHEN`; nan where a signal is not there.
+    """
+
+    run: tuple[int, int]
+    removed_tokens: int
+    is_lost: bool
+    readings: dict[tuple[str, int], float]
+
+
+def read_stages() -> list[StageOfRun]:
+    """The stages from one removed token on, of every run up to its first lost stage."""
+    signals, validations = _by_run(read_rows(HERE / "signals.csv")), _by_run(read_rows(HERE / "results.csv"))
+    found = []
+    for run, rows in validations.items():
+        best = 0.0
+        for row in rows:
+            accuracy, examples = float(row["accuracy_any_length"]), int(row["examples"])
+            best = max(best, accuracy)
+            removed, is_lost = int(row["removed_tokens"]), wilson(accuracy, examples)[1] < LOW * best
+            if removed:
+                found.append(StageOfRun(run, removed, is_lost, _readings(signals[run], removed)))
+            if is_lost:
+                break
+    return found
+
+
+def _by_run(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
+    out: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        out.setdefault((int(row["pace"]), int(row["seed"])), []).append(row)
+    return out
+
+
+def _readings(rows: Sequence[Row], removed: int) -> dict[tuple[str, int], float]:
+    """The mean of the last readings up to each of `WHEN`, within the stage (0: within the stage before)."""
+    own = [row for row in rows if int(row["removed_tokens"]) == removed]
+    before = [row for row in rows if int(row["removed_tokens"]) == removed - 1]
+    begins = int(
+        before[-1]["step"]
+    )  # the token leaves after this step: the pace is a multiple of the steps between readings
+    out = {}
+    for when in WHEN:
+        seen = before if when == 0 else [row for row in own if int(row["step"]) <= begins + when]
+        for signal in HIGHER_IS_WORSE:
+            values = [float(row[signal]) for row in seen[-SMOOTHED:] if row[signal]]
+            out[signal, when] = float(np.mean(values)) if values else float("nan")
+    return out
+
+
+def scores(stages: Sequence[StageOfRun], signal: str, when: int) -> Scores:
+    """The signal of each stage, so that more is worse, [stages]."""
+    values = np.array([stage.readings[signal, when] for stage in stages])
+    return values if HIGHER_IS_WORSE[signal] else -values
+
+
+def auc(lost: npt.NDArray[np.bool_], score: Scores, strata: npt.NDArray[np.int64] | None = None) -> float:
+    """The chance that a lost stage has a worse score than a kept one; ties count half.
+
+    Args:
+        strata: pairs of a lost and a kept stage count only within a stratum, [stages]; None: all pairs. nan if there is no pair.
+    """
+    groups = [np.ones(len(lost), bool)] if strata is None else [strata == one for one in np.unique(strata)]
+    right = pairs = 0.0
+    for group in groups:
+        worse, better = score[group & lost], score[group & ~lost]
+        if len(worse) and len(better):
+            count = len(worse) * len(better)
+            right += count * roc_auc_score(np.r_[np.ones(len(worse)), np.zeros(len(better))], np.r_[worse, better])
+            pairs += count
+    return right / pairs if pairs else float("nan")
+
+
+@dataclass
+class Judged:
+    """How well a signal tells lost stages from kept ones.
+
+    Attributes:
+        area: area under the ROC curve, with its 95% interval from draws of whole runs.
+        at_one_pace: the same over pairs of stages at the same pace, so that the pace itself tells nothing.
+        stages: how many there were, and how many of them lost.
+    """
+
+    signal: str
+    when: int
+    area: tuple[float, float, float]
+    at_one_pace: tuple[float, float, float]
+    stages: tuple[int, int]
+
+
+def judged(stages: Sequence[StageOfRun], signal: str, when: int) -> Judged:
+    """Judge a signal at a moment. Stages without a reading (the next stage's loss, where there is none) are left out."""
+    known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
+    lost = np.array([stage.is_lost for stage in known])
+    paces = np.array([stage.run[0] for stage in known])
+    score = scores(known, signal, when)
+    members: dict[tuple[int, int], list[int]] = {}
+    for place, stage in enumerate(known):
+        members.setdefault(stage.run, []).append(place)
+    runs, rng = list(members.values()), np.random.default_rng(0)
+    drawn = []
+    for _ in range(DRAWS):
+        places = np.concatenate([runs[number] for number in rng.integers(0, len(runs), len(runs))])
+        drawn.append((auc(lost[places], score[places]), auc(lost[places], score[places], paces[places])))
+    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
+    return Judged(
+        signal, when, (auc(lost, score), float(low[0]), float(high[0])), (auc(lost, score, paces), float(low[1]), float(high[1])),
+        (len(known), int(lost.sum())),
+    )  # fmt: skip
+
+
+@dataclass
+class Alarm:
+    """A threshold that was chosen on some seeds, and what it does on the others.
+
+    Attributes:
+        threshold: of the signal itself.
+        caught, false: of the lost and of the kept stages, how many it calls; each with its count.
+    """
+
+    threshold: float
+    caught: tuple[int, int]
+    false: tuple[int, int]
+
+
+def alarm(stages: Sequence[StageOfRun], signal: str, when: int, most_false: float = 0.1) -> Alarm:
+    """Choose the threshold on the even seeds, with false alarms at most at `most_false` of the kept stages, and try it on the odd ones."""
+    known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
+    lost, score = np.array([stage.is_lost for stage in known]), scores(known, signal, when)
+    chosen_on = np.array([stage.run[1] % 2 == 0 for stage in known])
+    false, caught, thresholds = roc_curve(lost[chosen_on], score[chosen_on])
+    best = int(np.argmax(np.where(false <= most_false, caught, -1)))
+    called = score[~chosen_on] >= thresholds[best]
+    others = lost[~chosen_on]
+    sign = 1 if HIGHER_IS_WORSE[signal] else -1
+    return Alarm(
+        sign * float(thresholds[best]), (int((called & others).sum()), int(others.sum())),
+        (int((called & ~others).sum()), int((~others).sum())),
+    )  # fmt: skip

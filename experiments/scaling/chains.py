@@ -80,7 +80,9 @@ def links_of(example: Example) -> tuple[list[Link], list[Link]]:
         else:
             name, shift = f"row {rows + 1}", rows
             digits, chains = settled([0] * rows + [digit * second[rows] for digit in first] + [0])
-            total, into_total = settled([old + new for old, new in zip(_padded(total, len(digits)), digits, strict=True)])
+            total, into_total = settled(
+                [old + new for old, new in zip(_padded(total, len(digits)), digits, strict=True)]
+            )
             rows += 1
         _require_same(texts, digits, name)
         cot += [Link(f"{name}, digit {i + 1}", i >= shift, chain) for i, chain in enumerate(chains)]

@@ -80,7 +80,9 @@ def rows_of(folder: Path, job: SweepRun) -> tuple[Row, list[Row]]:
     method, schedule, model = config["method"], config["schedule"], config["model"]
     kind = (method["kind"], method["unit"], method["side"], schedule["kind"], schedule["chunk"])
     if kind != ("stepwise", "token", "left", "adaptive", "one"):
-        raise ValueError(f"{folder}: is {' '.join(kind)}, where tokens leave one by one from the left in this experiment")
+        raise ValueError(
+            f"{folder}: is {' '.join(kind)}, where tokens leave one by one from the left in this experiment"
+        )
     run = learned(folder, job.result, config)
     key = dict(zip(KEY, (task_name(config["task"]), model["layers"], model["width"], config["seed"]), strict=True))
     stages = stage_rows(run, config["data"]["batch_size"])

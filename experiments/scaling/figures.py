@@ -3,7 +3,8 @@
     python experiments/scaling/figures.py
 
 share-gone.png       share of CoT tokens gone at 95%, by depth and width, a panel for each task
-steps-per-stage.png  optimizer steps of each stage along the CoT, a line for each depth; grey: the carry chain into the token
+steps-per-stage.png  optimizer steps of each stage along the CoT, a line for each depth; grey: the carry chain into the token that
+                     left when the stage began
 """
 
 from collections.abc import Sequence
@@ -29,18 +30,18 @@ def share_map(runs: Sequence[Run]) -> HeatMap | None:
     if found is None:
         return None
     panels = [replace(panel, title=panel.title.removeprefix("task=")) for panel in found.panels]
-    return replace(found, slug="share-gone", panels=panels, columns=COLUMNS)
+    return replace(found, slug="share-gone", panels=panels, columns=COLUMNS, label="share of CoT tokens gone")
 
 
 def mean_steps(runs: Sequence[Run]) -> tuple[list[int], list[float], list[bool]]:
-    """The stages that some run came to, from the first on in which a token had left, and the mean steps of each.
+    """The stages that some run came to, and the mean steps of each.
 
     Returns:
         Removed tokens, mean steps (a stage that was not kept counts with its steps so far), and whether every run kept it.
     """
     steps: dict[int, list[int]] = {}
     kept: dict[int, int] = {}
-    for stage in (stage for run in runs for stage in run.stages if stage.removed_tokens):
+    for stage in (stage for run in runs for stage in run.stages):
         steps.setdefault(stage.removed_tokens, []).append(stage.steps)
         kept[stage.removed_tokens] = kept.get(stage.removed_tokens, 0) + stage.is_kept
     places = sorted(steps)
@@ -60,14 +61,16 @@ def draw_task(axes: Any, task: str, runs: Sequence[Run], tokens: Sequence[Token]
                 markersize=POINTS * marker.size, markerfacecolor=color if is_full else "white",
             )  # fmt: skip
     axes.set_title(task, fontsize="small", pad=3)
-    axes.set(yscale="log", xlim=(0.4, max(run.cot_tokens for run in runs) + 0.6))
+    axes.set(yscale="log", xlim=(-0.6, max(run.cot_tokens for run in runs) + 0.6))
     axes.tick_params(labelsize="x-small")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if not tokens:
         return []
     behind = axes.twinx()
     behind.bar([token.number for token in tokens], [token.chain for token in tokens], width=1.0, color=CHAIN, alpha=0.6)
     behind.tick_params(labelsize="x-small", colors="#777777")
+    behind.locator_params(axis="y", nbins=4)
     # The lines stand in front of the bars.
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
@@ -100,11 +103,12 @@ def draw_steps(runs: Sequence[Run], chains: dict[str, list[Token]], folder: Path
         grid.flat[0].set_yticks(ticks)
         grid.flat[0].yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         grid.flat[0].yaxis.set_minor_formatter(NullFormatter())
-        figure.supxlabel("number of the CoT token that left when the stage began", fontsize="small")
+        for axes in grid.flat[max(0, len(tasks) - columns) : len(tasks)]:
+            axes.set_xlabel("CoT tokens gone", fontsize="small")
         figure.supylabel("optimizer steps of the stage", fontsize="small")
         figure.suptitle(
-            "Steps until 95% after each token has left, mean over widths and seeds.\n"
-            "Hollow: not every run came to the stage and kept it. Grey (right): mean carry chain into the token.",
+            "Steps until 95% was reached in each stage, or so far: mean over widths and seeds.\n"
+            "Hollow: not every run came to the stage and kept it. Grey, right: mean carry chain into the token that left last.",
             fontsize="small",
         )
         handles: dict[str, Any] = {}

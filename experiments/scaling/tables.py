@@ -6,6 +6,7 @@ python experiments/scaling/tables.py [--check]
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +19,7 @@ from experiments.scaling.failure import FACTORS, FEWEST_STAGES, Ranks, combinati
 from experiments.scaling.runs import PARITY, Run, Token, read_chains, read_runs
 from stepwise_pl.common.statistics import mean_interval
 from stepwise_pl.common.text import counted
-from stepwise_pl.reporting.sweep_laws import Law, laws_of
+from stepwise_pl.reporting.sweep_laws import laws_of
 
 HERE = Path(__file__).resolve().parent
 Rows = Iterator[list[str]]
@@ -62,6 +63,11 @@ def rho(value: float) -> str:
     return f"{min(1.0, max(-1.0, value)):.2f}"
 
 
+def gone_text(run: Run) -> str:
+    """Tokens gone at 95%; `never`: 95% was not reached, not even with the whole CoT."""
+    return "never" if run.examples_per_token is None else str(run.removed_at_95)
+
+
 def map_table(runs: Sequence[Run]) -> str:
     """Tokens gone at 95% and examples until all are gone, for each task, depth and width, the seeds in their order."""
     widths = sorted({run.width for run in runs})
@@ -69,7 +75,7 @@ def map_table(runs: Sequence[Run]) -> str:
     for task, layers in dict.fromkeys((run.task, run.layers) for run in runs):
         at = [[run for run in runs if (run.task, run.layers, run.width) == (task, layers, width)] for width in widths]
         tokens = next(run.cot_tokens for run in runs if run.task == task)
-        gone = [alike([str(run.removed_at_95) for run in some]) if some else NONE for some in at]
+        gone = [alike([gone_text(run) for run in some]) if some else NONE for some in at]
         examples = [
             alike([NONE if run.examples is None else f"{run.examples:,.0f}" for run in some]) if some else NONE
             for some in at
@@ -83,30 +89,47 @@ def map_table(runs: Sequence[Run]) -> str:
 
 
 def laws_table(runs: Sequence[Run]) -> str:
-    """Exponents of examples per token over depth, width and bits, with one factor for each combination of the other two."""
-    families = {
-        "multiplication": [run for run in runs if not run.is_parity],
-        PARITY: [run for run in runs if run.is_parity],
-    }
-    groups = {
-        **{task: [run for run in runs if run.task == task] for task in tasks_of(runs)},
-        **families,
-        "all": list(runs),
-    }
-    asked = (
-        [("layers", name) for name in groups] + [("width", name) for name in (*families, "all")] + [("bits", PARITY)]
-    )
+    """Exponents of examples per token over depth, width and bits, with one factor for each combination of the other two.
+
+    The second column has only runs that are through, so that each has learned the whole CoT. The others then count as missing.
+    """
+    groups = {task: [run for run in runs if run.task == task] for task in tasks_of(runs)}
+    families = ("multiplication", PARITY, "all")
+    groups |= dict(zip(families, (*by_family(runs), list(runs)), strict=True))
+    asked = [*(("layers", name) for name in groups), *(("width", name) for name in families), ("bits", PARITY)]
     return table(
-        ["over", "runs of", "exponent [95% interval]", "fitted", "without a number", "combinations left out"],
-        (_law_row(key, name, groups[name]) for key, name in asked if groups[name]),
+        ["over", "runs of", "exponent [95% interval], all runs", "the same, runs that are through"],
+        (
+            [key, name, law_text(groups[name], key), law_text(groups[name], key, only_through=True)]
+            for key, name in asked
+            if groups[name]
+        ),
     )
 
 
-def _law_row(key: str, name: str, runs: Sequence[Run]) -> list[str]:
-    law: Law = laws_of([run.measured("examples_per_token", with_bits=key == "bits") for run in runs], key)[-1]
-    fit = law.fit
-    text = f"{fit.exponent:.2f} [{fit.low:.2f}, {fit.high:.2f}]" if fit and not law.no_law else f"no law: {law.no_law}"
-    return [key, name, text, str(law.runs), str(law.missing), str(law.left_out)]
+def by_family(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of multiplication, and those of parity."""
+    return [run for run in runs if not run.is_parity], [run for run in runs if run.is_parity]
+
+
+def law_text(runs: Sequence[Run], key: str, *, only_through: bool = False) -> str:
+    """The exponent of the pooled law, or why there is none.
+
+    Args:
+        key: `layers`, `width`, or `bits`, for runs of parity.
+        only_through: runs that are not through count as runs without a number.
+    """
+    measured = [run.measured("examples_per_token", with_bits=key == "bits") for run in runs]
+    if only_through:
+        measured = [
+            one if run.is_through else replace(one, value=None) for run, one in zip(runs, measured, strict=True)
+        ]
+    law = laws_of(measured, key)[-1]
+    if law.fit is None or law.no_law:
+        return f"no law: {law.no_law}"
+    left_out = f", {counted(law.left_out, 'combination')} left out" if law.left_out else ""
+    exponent = f"{law.fit.exponent:.2f} [{law.fit.low:.2f}, {law.fit.high:.2f}]"
+    return f"{exponent}, {law.runs} of {law.runs + law.missing} runs{left_out}"
 
 
 def levels_table(runs: Sequence[Run]) -> str:
@@ -123,7 +146,7 @@ def levels_table(runs: Sequence[Run]) -> str:
 
 def differences_table(runs: Sequence[Run]) -> str:
     """Each step of depth, width and task against the one before, at equal other factors and seeds."""
-    multiplication, parity = ([run for run in runs if run.is_parity == is_parity] for is_parity in (False, True))
+    multiplication, parity = by_family(runs)
     groups = {"all": list(runs), "multiplication": multiplication, PARITY: parity}
     rows = [row for factor in ("layers", "width") for name in groups for row in _steps(groups[name], factor, name)]
     rows += [row for name in ("multiplication", PARITY) for row in _steps(groups[name], "task", name)]
@@ -151,9 +174,9 @@ def _steps(runs: Sequence[Run], factor: str, name: str) -> Rows:
 def ranks_table(runs: Sequence[Run], chains: dict[str, list[Token]]) -> str:
     """Rank correlations of a stage's steps with position and chain, within a run, as means over runs."""
     groups = {task: [run for run in runs if run.task == task] for task in tasks_of(runs)}
-    for name, is_parity in (("multiplication", False), (PARITY, True)):
-        if len({run.task for run in runs if run.is_parity == is_parity}) > 1:
-            groups[name] = [run for run in runs if run.is_parity == is_parity]
+    for name, family in zip(("multiplication", PARITY), by_family(runs), strict=True):
+        if len(tasks_of(family)) > 1:
+            groups[name] = family
     rows = []
     for name, some in groups.items():
         found = [(run, ranks(run, chains.get(run.task, []))) for run in some]

@@ -20,10 +20,13 @@ Combination = tuple[object, ...]
 
 
 def combinations(runs: Sequence[Run], factor: str) -> dict[object, dict[Combination, dict[int, Run]]]:
-    """The runs by the level of a factor, then by the combination of the other factors, then by seed."""
+    """The runs by the level of a factor, then by the combination of the other factors, then by seed.
+
+    Depths and widths ascend; tasks stand in the order of the runs.
+    """
     others = [name for name in FACTORS if name != factor]
     found: dict[object, dict[Combination, dict[int, Run]]] = {}
-    for run in runs:
+    for run in runs if factor == "task" else sorted(runs, key=lambda run: getattr(run, factor)):
         combination = tuple(getattr(run, name) for name in others)
         found.setdefault(getattr(run, factor), {}).setdefault(combination, {})[run.seed] = run
     return found

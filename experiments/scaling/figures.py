@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments.scaling.runs import HERE, Run, Token, read_chains, read_runs
 from experiments.scaling.tables import tasks_of
+from stepwise_pl.common.text import counted
 from stepwise_pl.reporting.figures.data import HeatMap
 from stepwise_pl.reporting.figures.maps import sweep_map
 from stepwise_pl.reporting.static import POINTS, pyplot, save_figure, write_figure
@@ -48,12 +49,18 @@ def mean_steps(runs: Sequence[Run]) -> tuple[list[int], list[float], list[bool]]
     return places, [fmean(steps[place]) for place in places], [kept[place] == len(runs) for place in places]
 
 
-def draw_task(axes: Any, task: str, runs: Sequence[Run], tokens: Sequence[Token]) -> list[Any]:
-    """The panel of a task. Return the axes of the chains, if it has any."""
-    for cell, layers in enumerate(sorted({run.layers for run in runs})):
+def draw_task(axes: Any, task: str, runs: Sequence[Run], tokens: Sequence[Token], depths: Sequence[int]) -> list[Any]:
+    """The panel of a task. Return the axes of the chains, if it has any.
+
+    Args:
+        depths: of all tasks, so that a depth has the same colour in every panel.
+    """
+    for cell, layers in enumerate(depths):
+        if not any(run.layers == layers for run in runs):
+            continue
         color, marker = style_of(cell)
         places, steps, all_kept = mean_steps([run for run in runs if run.layers == layers])
-        axes.plot(places, steps, color=color, linewidth=1.2, label=counted_layers(layers))
+        axes.plot(places, steps, color=color, linewidth=1.2, label=counted(layers, "layer"))
         for is_full in (True, False):
             at = [place for place, is_kept in enumerate(all_kept) if is_kept == is_full]
             axes.plot(
@@ -77,16 +84,11 @@ def draw_task(axes: Any, task: str, runs: Sequence[Run], tokens: Sequence[Token]
     return [behind]
 
 
-def counted_layers(layers: int) -> str:
-    """`1 layer` or `2 layers`."""
-    return f"{layers} layer{'' if layers == 1 else 's'}"
-
-
 def draw_steps(runs: Sequence[Run], chains: dict[str, list[Token]], folder: Path) -> list[Path]:
     """Write the figure of the steps as `steps-per-stage.png` and `.svg`."""
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    tasks = tasks_of(runs)
+    tasks, depths = tasks_of(runs), sorted({run.layers for run in runs})
     columns = min(COLUMNS, len(tasks))
     rows = -(-len(tasks) // columns)
     longest = max((token.chain for task in tasks for token in chains.get(task, [])), default=1.0)
@@ -94,7 +96,9 @@ def draw_steps(runs: Sequence[Run], chains: dict[str, list[Token]], folder: Path
         size = (max(6.0, 3.3 * columns), 1.2 + 2.2 * rows)
         figure, grid = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
         for axes, task in zip(grid.flat, tasks, strict=False):
-            for behind in draw_task(axes, task, [run for run in runs if run.task == task], chains.get(task, [])):
+            for behind in draw_task(
+                axes, task, [run for run in runs if run.task == task], chains.get(task, []), depths
+            ):
                 behind.set_ylim(0, 1.1 * longest)
         for axes in grid.flat[len(tasks) :]:
             axes.set_visible(False)

@@ -158,9 +158,7 @@ def differences_table(runs: Sequence[Run]) -> str:
 
 
 def _steps(runs: Sequence[Run], factor: str, name: str) -> Rows:
-    levels = list(combinations(runs, factor))
-    levels = levels if factor == "task" else sorted(levels, key=lambda level: int(str(level)))
-    for low, high in pairwise(levels):
+    for low, high in pairwise(combinations(runs, factor)):
         found = difference(runs, factor, low, high)
         signs = [sum(share > 0 for share in found.shares), sum(share == 0 for share in found.shares)]
         signs.append(len(found.shares) - sum(signs))
@@ -177,13 +175,16 @@ def ranks_table(runs: Sequence[Run], chains: dict[str, list[Token]]) -> str:
     for name, family in zip(("multiplication", PARITY), by_family(runs), strict=True):
         if len(tasks_of(family)) > 1:
             groups[name] = family
+    multiplication, _ = by_family(runs)
+    for layers in sorted({run.layers for run in multiplication}):
+        groups[f"multiplication, {counted(layers, 'layer')}"] = [run for run in multiplication if run.layers == layers]
     rows = []
     for name, some in groups.items():
         found = [(run, ranks(run, chains.get(run.task, []))) for run in some]
         used = [one for _, one in found if one is not None]
         rows.append([name, str(len(used)), str(len(found) - len(used)), *_rank_cells(used)])
     head = [
-        "task", "runs", f"left out, fewer than {FEWEST_STAGES} stages", "steps with position", "steps with chain",
+        "runs of", "used", f"left out, fewer than {FEWEST_STAGES} stages", "steps with position", "steps with chain",
         "the same, position held", "steps with chain, without signs and shifts",
     ]  # fmt: skip
     return table(head, rows)
@@ -217,16 +218,8 @@ def stuck_table(runs: Sequence[Run], chains: dict[str, list[Token]]) -> str:
         words = with_interval(gap, "{:+.2f}".format)
         rows.append([f"mean of {counted(len(more), 'run')}", "", "", "", "", "", f"{fmean(own):.2f}", f"{fmean(mean):.2f}", words])  # fmt: skip
     head = [
-        "task",
-        "layers",
-        "width",
-        "seed",
-        "tokens gone",
-        "stopped at",
-        "its chain",
-        "mean of the CoT",
-        "difference [t]",
-    ]
+        "task", "layers", "width", "seed", "tokens gone", "stopped at", "its chain", "mean of the CoT", "difference [t]",
+    ]  # fmt: skip
     return table(head, rows)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.readme import read_rows, replaced, write_rows
+from stepwise_pl.common.text import counted
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.cells import SweepRun, cells_of_sweep
 from stepwise_pl.runs.measures import MEASURES, Learned, learned
@@ -129,7 +130,8 @@ def main(sweeps: Sequence[Path], folder: Path = HERE) -> str:
     for name, columns, fresh in (("results", RESULTS, results), ("stages", STAGES, stages)):
         file = folder / f"{name}.csv"
         write_rows(file, columns, replaced(read_rows(file) if file.is_file() else [], fresh, KEY))
-    return f"{len(results)} runs collected" + (f", {waiting} jobs left out, which have not finished" if waiting else "")
+    left_out = f", {counted(waiting, 'job')} left out for not being finished" if waiting else ""
+    return f"{counted(len(results), 'run')} collected{left_out}"
 
 
 if __name__ == "__main__":

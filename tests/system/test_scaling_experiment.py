@@ -134,7 +134,7 @@ THROUGH = [(10, 0, 0.5), (20, 0, 0.95), (30, 1, 0.96), (50, 2, 0.95), (60, 3, 0.
 def test_a_run_that_is_through_has_a_row_for_each_stage(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     write_run(sweep / "seed0", THROUGH)
-    assert collect.main([write_sweep_of(sweep, job(0))], tmp_path) == "1 runs collected"
+    assert collect.main([write_sweep_of(sweep, job(0))], tmp_path) == "1 run collected"
     (row,) = read_rows(tmp_path / "results.csv")
     assert row == {
         "task": "parity 4", "layers": "2", "width": "32", "seed": "0", "cot_tokens": "4", "removed_at_95": "4", "examples": "800",
@@ -179,7 +179,7 @@ def test_collected_runs_replace_theirs_and_leave_the_others(tmp_path: Path) -> N
     write_run(second / "seed1", THROUGH[:3], seed=1)
     collect.main([write_sweep_of(first, job(0), job(1))], tmp_path)
     said = collect.main([write_sweep_of(second, job(1), job(2, WAITING), job(3, RUNNING))], tmp_path)
-    assert said == "1 runs collected, 2 jobs left out, which have not finished"
+    assert said == "1 run collected, 2 jobs left out for not being finished"
     assert [(run.seed, run.removed_at_95, len(run.stages)) for run in read_runs(tmp_path)] == [(0, 4, 5), (1, 1, 2)]
     with pytest.raises(ValueError, match="both are parity 4 2 32 1"):
         collect.main([first, second], tmp_path)

@@ -172,13 +172,20 @@ def _measured(folder: Path, run: SweepRun, measure: Measure) -> MeasuredRun:
         place = folder / run.job.run
         saved = read_yaml(place / "config.yaml")
         found.seed = found.seed or str(saved.get("seed", ""))
-        found.value = measure.of(_learned(place, run.result, saved))
+        found.value = measure.of(learned(place, run.result, saved))
         found.never_at_95 = measure.marks and run.result.removed_at_95 is None
     return found
 
 
-def _learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
-    """Read a finished run."""
+def learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
+    """Read a finished run.
+
+    Args:
+        saved: its config.yaml.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     summary = read_summary(run / "summary.json")
     data = saved.get("data")
     size = data.get("batch_size") if isinstance(data, dict) else None

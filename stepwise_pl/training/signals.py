@@ -113,12 +113,12 @@ class Signals(Callback):
 def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
     """Return the share of the view's examples with every answer token predicted, given the targets before it; a scalar."""
     is_answer = view.part[scored.row, scored.column] == Part.ANSWER
-    wrong_rows = scored.row[is_answer & ~scored.right.to(scored.row.device)]
-    return torch.tensor(1 - len(wrong_rows.unique()) / len(view))
+    wrong_rows = set(scored.row[is_answer & ~scored.right.to(scored.row.device)].tolist())
+    return torch.tensor(1 - len(wrong_rows) / len(view))
 
 
 def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
-    scored = learner.score(learner.method.view(learner, problems, stage))
+    scored: Scored = learner.score(learner.method.view(learner, problems, stage))
     return scored.loss / len(scored.label)
 
 

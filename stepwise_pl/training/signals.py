@@ -118,8 +118,9 @@ def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
 
 
 def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
-    scored: Scored = learner.score(learner.method.view(learner, problems, stage))
-    return scored.loss / len(scored.label)
+    scored = learner.score(learner.method.view(learner, problems, stage))
+    mean: Tensor = scored.loss / len(scored.label)
+    return mean
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

@@ -119,7 +119,8 @@ def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
 
 def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
     scored = learner.score(learner.method.view(learner, problems, stage))
-    return scored.loss / len(scored.label)
+    mean: Tensor = scored.loss / len(scored.label)
+    return mean
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

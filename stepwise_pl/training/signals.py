@@ -119,14 +119,13 @@ def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
 
 def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
     scored = learner.score(learner.method.view(learner, problems, stage))
-    mean: Tensor = scored.loss / len(scored.label)
-    return mean
+    return scored.loss / len(scored.label)
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """The norm of all numbers together."""
-    norms = torch.stack(torch._foreach_norm(tensors))
-    return torch.linalg.vector_norm(norms.float())
+    norm: Tensor = torch.stack(torch._foreach_norm(tensors)).float().norm()
+    return norm
 
 
 @contextmanager

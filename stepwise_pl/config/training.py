@@ -233,6 +233,11 @@ class GuardConfig:
     patience: int = 2
     # A checkpoint is good, and worth going back to, if its accuracy is at least this part of the best so far.
     good: float = 0.75
+    # Judge a stage early, too: if accuracy is below this part of the best a few steps after a token has left, that is a collapse at once.
+    # Accuracy is that of the weights that train, on 64 validation problems, each token given those before it. null: not.
+    early: float | None = None
+    # Optimizer steps after a token has left at which a stage is judged early; at least 1.
+    early_after: int = 10
     # The guard goes back N times. At the next collapse the run ends, at its last good checkpoint.
     max_rollbacks: int = 4
     # Epochs that `wait` waits the first time; each further wait is twice as long.
@@ -244,6 +249,10 @@ class GuardConfig:
         require(self.collapsed <= self.good <= 1, "guard.good", self.good,
                 f"must be at least guard.collapsed={self.collapsed} and at most 1")  # fmt: skip
         require(self.patience >= 1, "guard.patience", self.patience, "must be at least 1")
+        require(
+            self.early is None or 0 < self.early < 1, "guard.early", self.early, "must be above 0 and below 1, or null"
+        )
+        require(self.early_after >= 1, "guard.early_after", self.early_after, "must be at least 1")
         require(self.max_rollbacks >= 1, "guard.max_rollbacks", self.max_rollbacks,
                 "must be at least 1 (guard.action=warn never goes back)")  # fmt: skip
         require(0 < self.wait_epochs < math.inf, "guard.wait_epochs", self.wait_epochs, "must be above 0")

@@ -14,6 +14,11 @@ from stepwise_pl.methods import Method
 def check(config: Config) -> None:
     """Raise `UserError` if the machine lacks a device or package that is asked for, or if settings do not fit together."""
     config.schedule.require_slow_down(config.guard.action)
+    if config.guard.early is not None and config.schedule.waits_for():
+        raise UserError(
+            f"guard.early={config.guard.early}: schedule.kind={config.schedule.kind} waits for accuracy, whatever it is right after a token "
+            "has left; set guard.early=null"
+        )
     if type(config.method).view is Method.view:
         raise config.method.mistake("view", "is missing: it says what is read and written at a stage")
     if config.schedule.needs_accuracy() and not config.method.is_judged_at(0):

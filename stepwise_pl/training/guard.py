@@ -6,6 +6,8 @@ waits, a stage is judged once accuracy has come back in it. Answers of any lengt
 answers right, and still writes a CoT that should be gone, has lost nothing. Removal schedules
 that are too aggressive end in a collapse (arXiv 2405.14838, section 5). A loss that is not
 finite counts as a collapse.
+
+With `guard.early` a stage is judged soon after it has begun, too. experiments/early_warning measures how well this tells a lost stage.
 """
 
 import logging
@@ -15,10 +17,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from stepwise_pl.common.errors import Collapse
+from stepwise_pl.common.errors import Collapse, UserError
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.config.training import GuardConfig
 from stepwise_pl.training.module import StepwiseModule
+from stepwise_pl.training.signals import PROBLEMS, early_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,9 @@ class Guard(Callback):
 
     Raises:
         Collapse: from `on_validation_end`, if accuracy has collapsed and the guard acts, or if
-            the validation loss is not finite.
+            the validation loss is not finite; from `on_train_batch_end`, if a stage begins as
+            lost ones do (`guard.early`) and the guard acts.
+        UserError: from `on_train_start`, if `guard.early` is set and weights are shared out.
     """
 
     def __init__(self, cfg: GuardConfig) -> None:
@@ -49,6 +54,33 @@ class Guard(Callback):
     def collapsed(self) -> bool:
         """Whether accuracy has been low for `patience` validations."""
         return self.low >= self.cfg.patience
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, StepwiseModule)
+        if self.cfg.early is not None and pl_module.sharded:
+            raise UserError("guard.early: needs whole weights; set it to null, or trainer.strategy=ddp")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.cfg.early is None or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        assert isinstance(pl_module, StepwiseModule)
+        step, stage, schedule = trainer.global_step, pl_module.stage, pl_module.schedule
+        begun = step - self.cfg.early_after
+        if begun < 1 or schedule.stage(begun) != stage or schedule.stage(begun - 1) >= stage:
+            return
+        accuracy = early_accuracy(pl_module)
+        if accuracy >= self.cfg.early * self.best or not pl_module.method.is_judged_at(stage):
+            return
+        place = pl_module.method.place(stage, pl_module.removed_tokens)
+        message = (
+            f"an early sign of a collapse: {accuracy:.1%} of the first {PROBLEMS} validation problems at step {step} {place}, "
+            f"{self.best:.1%} at its best"
+        )
+        if self.acts:
+            raise Collapse(message, step)
+        log.warning("%s; guard=halve would go back and remove more slowly", message)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":

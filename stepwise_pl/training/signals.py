@@ -58,8 +58,7 @@ class Signals(Callback):
             raise UserError(
                 "trainer.log_signals_every_n_steps: needs whole weights; set it to 0, or trainer.strategy=ddp"
             )
-        validation = pl_module.data.encoded["validation"]
-        self._problems = validation.collate(np.arange(min(PROBLEMS, len(validation))))
+        self._problems = fixed_problems(pl_module)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -90,7 +89,7 @@ class Signals(Callback):
         assert problems is not None
         now, last = module.stage, module.schedule.last
         found = {}
-        with _evaluation_mode(module):
+        with evaluation_mode(module):
             view = learner.method.view(learner, problems, Stage(now, last))
             scored = learner.score(view)
             loss = F.cross_entropy(scored.logits.float(), scored.label, reduction="none")
@@ -108,6 +107,21 @@ class Signals(Callback):
                 if average is not None:
                     found["averaged_accuracy"] = answers_predicted(view, learner.score(view))
         return found
+
+
+def fixed_problems(module: StepwiseModule) -> CoTBatch:
+    """Return the first validation problems, at most 64, with their whole CoT."""
+    validation = module.data.encoded["validation"]
+    return validation.collate(np.arange(min(PROBLEMS, len(validation))))
+
+
+@torch.no_grad()
+def early_accuracy(module: StepwiseModule) -> float:
+    """Return the signal `accuracy` of the module as it is: by the weights that train, at the present stage."""
+    problems, learner = fixed_problems(module), module.learner
+    with evaluation_mode(module):
+        view = learner.method.view(learner, problems, Stage(module.stage, module.schedule.last))
+        return float(answers_predicted(view, learner.score(view)))
 
 
 def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
@@ -129,7 +143,7 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Inside of this context there is no dropout, so that no random number of training is used up."""
     module.eval()
     try:

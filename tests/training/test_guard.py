@@ -15,12 +15,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stepwise_pl.common.errors import Collapse
+from stepwise_pl.common.errors import Collapse, UserError
+from stepwise_pl.config.run import Config
 from stepwise_pl.config.training import GuardConfig
 from stepwise_pl.methods import ICoTKD, Method, Stepwise
+from stepwise_pl.models.early import check
 from stepwise_pl.runs.records import all_rows, read_attempts, read_metrics, read_stage_records
 from stepwise_pl.runs.stages import read_stages
 from stepwise_pl.schedules import Adaptive, Linear, Schedule
+from stepwise_pl.tasks import Multiplication
 from stepwise_pl.training.guard import Guard
 from stepwise_pl.training.module import StepwiseModule
 from stepwise_pl.training.rollback import go_on_from, pace
@@ -551,3 +554,38 @@ def test_a_guard_that_warns_sees_a_collapse_also_if_no_validation_ends_a_stage(d
         guard.on_validation_end(trainer, module)  # type: ignore[arg-type]
         told = told or (epoch if guard.collapsed else None)
     assert told is not None and told <= 10
+
+
+# The early judgement: 10 steps after a token has left, by the accuracy of the weights that train.
+
+
+@pytest.mark.parametrize("action,rollbacks", [("halve", 1), ("warn", 0)])
+def test_a_stage_that_begins_badly_is_a_collapse_at_once(tmp_path: Path, action: str, rollbacks: int) -> None:
+    """Validation says 90% throughout. The weights have learned nothing: the first token leaves after step 20, and step 25 judges it."""
+    folder = tmp_path / "run"
+    words = (
+        f"guard={action}",
+        "guard.early=0.5",
+        "guard.early_after=5",
+        "guard.max_rollbacks=1",
+        "trainer.duration=3epochs",
+    )
+    out = start(folder, *words, options=("--accuracy=0.9",))
+    assert out.returncode == 0, out.stderr[-2000:]
+    sign = "an early sign of a collapse: "
+    assert out.stderr.count(sign) >= 1 and "at step 25 with 1 tokens removed, 90.0% at its best" in out.stderr
+    found = summary(folder)["rollbacks"]
+    assert [(one["at_step"], one["to_step"], one["action"]) for one in found[:1]] == [(25, 20, "halve")][:rollbacks]
+
+
+def test_a_stage_that_begins_well_goes_on(tmp_path: Path) -> None:
+    """Any accuracy is at least 1% of a best of 0."""
+    out = start(tmp_path / "run", "guard=halve", "guard.early=0.01", "guard.early_after=5", options=("--accuracy=0.0",))
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert "early sign" not in out.stderr
+
+
+def test_a_schedule_that_waits_has_no_use_for_the_early_judgement() -> None:
+    config = Config(task=Multiplication(), schedule=Adaptive(), method=Stepwise(), guard=GuardConfig(early=0.5))
+    with pytest.raises(UserError, match="guard.early=0.5: schedule.kind=adaptive waits for accuracy"):
+        check(config)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.cells import ACCURACY, Cell, Result, SweepRun
-from stepwise_pl.runs.records import attempt_of, read_attempts
+from stepwise_pl.runs.records import attempt_of, read_metrics
 from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.stages import place_of
 from stepwise_pl.runs.sweep_folder import FINISHED
@@ -29,12 +29,12 @@ class Validation(NamedTuple):
 
 
 @dataclass
-class Learned:
-    """What the files of a finished run say.
+class FinishedRun:
+    """The numbers in the files of a finished run, from which measures are made.
 
     Attributes:
         validations: in the order of training.
-        tokens_read: of all forward passes of training; None if they were not counted.
+        tokens_read: of all forward passes of training, without those that the guard threw away; None if they were not counted.
     """
 
     result: Result
@@ -46,9 +46,10 @@ class Learned:
 
         If several stages have this number of removed tokens, the last of them counts, as in `stages.removed_at`.
         """
-        there = [one for one in self.validations if one.place[0] == removed_tokens]
-        last = max((one.place for one in there), default=None)
-        return next((one for one in there if one.place == last and one.accuracy >= ACCURACY), None)
+        there = [validation for validation in self.validations if validation.place[0] == removed_tokens]
+        last = max((validation.place for validation in there), default=None)
+        right = (validation for validation in there if validation.place == last and validation.accuracy >= ACCURACY)
+        return next(right, None)
 
 
 @dataclass(frozen=True)
@@ -65,29 +66,30 @@ class Measure:
 
     label: str
     meaning: str
-    of: Callable[[Learned], float | None]
+    of: Callable[[FinishedRun], float | None]
     is_share: bool = False
     marks: bool = False
 
 
-def _removed_at_95(run: Learned) -> float:
+def _removed_at_95(run: FinishedRun) -> float:
     return run.result.removed_at_95 or 0
 
 
-def _removed_share(run: Learned) -> float | None:
+def _removed_share(run: FinishedRun) -> float | None:
     return _removed_at_95(run) / run.result.max_cot_tokens if run.result.max_cot_tokens else None
 
 
-def _examples(run: Learned) -> float | None:
+def _examples(run: FinishedRun) -> float | None:
     found = run.first_right(run.result.max_cot_tokens)
     return None if found is None else found.examples
 
 
-def _examples_per_token(run: Learned) -> float | None:
-    """The first validation counts: the last one of a run that has removed all tokens is the end of its training."""
+def _examples_per_token(run: FinishedRun) -> float | None:
+    # The first validation counts. A run that has removed all tokens trains on, and its last validation is the end of its training.
     removed = run.result.removed_at_95
-    found = None if removed is None else run.first_right(removed)
-    return None if removed is None or found is None else found.examples / (removed + 1)
+    if removed is None or (found := run.first_right(removed)) is None:
+        return None
+    return found.examples / (removed + 1)
 
 
 MEASURES: dict[str, Measure] = {
@@ -172,19 +174,19 @@ def _measured(folder: Path, run: SweepRun, measure: Measure) -> MeasuredRun:
         place = folder / run.job.run
         saved = read_yaml(place / "config.yaml")
         found.seed = found.seed or str(saved.get("seed", ""))
-        found.value = measure.of(_learned(place, run.result, saved))
+        found.value = measure.of(_finished_run(place, run.result, saved))
         found.never_at_95 = measure.marks and run.result.removed_at_95 is None
     return found
 
 
-def _learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
+def _finished_run(run: Path, result: Result, saved: dict[str, Any]) -> FinishedRun:
     """Read a finished run."""
     summary = read_summary(run / "summary.json")
     data = saved.get("data")
     size = data.get("batch_size") if isinstance(data, dict) else None
     if not isinstance(size, int):
         raise UserError(f"{run / 'config.yaml'}: lacks data.batch_size")
-    rows, _ = read_attempts(run / "metrics.csv") if (run / "metrics.csv").is_file() else ([], [])
+    rows = read_metrics(run / "metrics.csv") if (run / "metrics.csv").is_file() else []
     # Steps that each return of the guard has thrown away.
     thrown_away = [back["at_step"] - back["to_step"] for back in summary.get("rollbacks") or ()]
     validations = [
@@ -196,4 +198,4 @@ def _learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
         for row in rows
         if row.get("val/answer_accuracy")
     ]
-    return Learned(result, validations, summary.get("tokens_read"))
+    return FinishedRun(result, validations, summary.get("tokens_read"))

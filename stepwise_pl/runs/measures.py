@@ -34,7 +34,7 @@ class FinishedRun:
 
     Attributes:
         validations: in the order of training.
-        tokens_read: of all forward passes of training, without those that the guard threw away; None if they were not counted.
+        tokens_read: of all forward passes of training; None if they were not counted.
     """
 
     result: Result

@@ -1,4 +1,4 @@
-"""Which signal tells that a stage will be lost? The ROC of each, over the runs of signals.csv and results.csv.
+"""How surely each signal tells that a stage will be lost: its ROC over the runs of signals.csv and results.csv.
 
 A stage is lost if accuracy at its end is surely (95% Wilson) below a quarter of the run's best so far: the guard calls two of these
 in a row a collapse. A run is looked at up to its first lost stage, because later stages begin from a model that is broken already.

@@ -29,7 +29,7 @@ class Validation(NamedTuple):
 
 
 @dataclass
-class FinishedRun:
+class Learned:
     """The numbers in the files of a finished run, from which measures are made.
 
     Attributes:
@@ -66,25 +66,25 @@ class Measure:
 
     label: str
     meaning: str
-    of: Callable[[FinishedRun], float | None]
+    of: Callable[[Learned], float | None]
     is_share: bool = False
     marks: bool = False
 
 
-def _removed_at_95(run: FinishedRun) -> float:
+def _removed_at_95(run: Learned) -> float:
     return run.result.removed_at_95 or 0
 
 
-def _removed_share(run: FinishedRun) -> float | None:
+def _removed_share(run: Learned) -> float | None:
     return _removed_at_95(run) / run.result.max_cot_tokens if run.result.max_cot_tokens else None
 
 
-def _examples(run: FinishedRun) -> float | None:
+def _examples(run: Learned) -> float | None:
     found = run.first_right(run.result.max_cot_tokens)
     return None if found is None else found.examples
 
 
-def _examples_per_token(run: FinishedRun) -> float | None:
+def _examples_per_token(run: Learned) -> float | None:
     # The first validation counts. A run that has removed all tokens trains on, and its last validation is the end of its training.
     removed = run.result.removed_at_95
     if removed is None or (found := run.first_right(removed)) is None:
@@ -174,13 +174,20 @@ def _measured(folder: Path, run: SweepRun, measure: Measure) -> MeasuredRun:
         place = folder / run.job.run
         saved = read_yaml(place / "config.yaml")
         found.seed = found.seed or str(saved.get("seed", ""))
-        found.value = measure.of(_finished_run(place, run.result, saved))
+        found.value = measure.of(learned(place, run.result, saved))
         found.never_at_95 = measure.marks and run.result.removed_at_95 is None
     return found
 
 
-def _finished_run(run: Path, result: Result, saved: dict[str, Any]) -> FinishedRun:
-    """Read a finished run."""
+def learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
+    """Read a finished run.
+
+    Args:
+        saved: its config.yaml.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     summary = read_summary(run / "summary.json")
     data = saved.get("data")
     size = data.get("batch_size") if isinstance(data, dict) else None
@@ -198,4 +205,4 @@ def _finished_run(run: Path, result: Result, saved: dict[str, Any]) -> FinishedR
         for row in rows
         if row.get("val/answer_accuracy")
     ]
-    return FinishedRun(result, validations, summary.get("tokens_read"))
+    return Learned(result, validations, summary.get("tokens_read"))

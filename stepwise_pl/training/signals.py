@@ -120,8 +120,8 @@ class Signals(Callback):
 def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
     """Return the share of the view's examples with every answer token predicted, given the targets before it; a scalar."""
     is_answer = view.part[scored.row, scored.column] == Part.ANSWER
-    wrong_rows = scored.row[is_answer & ~scored.right.to(scored.row.device)]
-    return torch.tensor(1 - len(wrong_rows.unique()) / len(view))
+    wrong_rows = set(scored.row[is_answer & ~scored.right.to(scored.row.device)].tolist())
+    return torch.tensor(1 - len(wrong_rows) / len(view))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from stepwise_pl.common.disk import write_text
 from stepwise_pl.common.statistics import over_seeds
@@ -44,7 +45,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, o
 def replaced(
     rows: Iterable[Row], fresh: Sequence[Mapping[str, object]], key: Sequence[str]
 ) -> list[Mapping[str, object]]:
-    """All rows; those with the key of a fresh row give way to the fresh ones, at the place of the first of them.
+    """All rows, in which fresh rows stand in place of those with the same key. Fresh rows of a new key come last.
 
     Args:
         key: the columns that tell whose rows they are, such as run and seed.
@@ -77,7 +78,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def mean_cell(accuracies: Sequence[float], examples: int) -> str:
     """`99.6% [99.4%, 99.7%] t`: the mean over seeds, its 95% interval, and the kind of the interval."""
     low, high, kind = over_seeds(accuracies, examples)
-    return f"{percent(sum(accuracies) / len(accuracies))} {percents((low, high))} {kind}"
+    return f"{percent(fmean(accuracies))} {percents((low, high))} {kind}"
 
 
 def span(values: Sequence[float], form: str) -> str:

@@ -1,4 +1,4 @@
-"""What the runs of the early warning logged: signals.csv and results.csv, from a sweep folder.
+"""Write signals.csv and results.csv from the sweep folder of the early warning.
 
 python experiments/early_warning/collect.py <sweep folder>
 """
@@ -7,26 +7,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.early_warning.roc import HERE, HIGHER_IS_WORSE
 from experiments.readme import write_rows
 from stepwise_pl.common.disk import read_json
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.records import read_metrics, read_stage_records
 
-HERE = Path(__file__).resolve().parent
-SIGNALS = (
-    "gradient_norm",
-    "update_size",
-    "loss",
-    "first_token_loss",
-    "next_stage_loss",
-    "accuracy",
-    "averaged_accuracy",
-)
 RUN = ("pace", "seed")
 
 
 def facts_of(run: Path) -> dict[str, object]:
-    """The run's pace, in optimizer steps for each token, and its seed."""
+    """The run's pace, in optimizer steps for each token (Δ is 1 token an epoch), and its seed."""
     config = read_yaml(run / "config.yaml")
     data = config["data"]
     return {"pace": data["epoch_size"] // data["batch_size"], "seed": config["seed"]}
@@ -34,32 +25,30 @@ def facts_of(run: Path) -> dict[str, object]:
 
 def signals_of(run: Path) -> Iterator[dict[str, object]]:
     """A row for each step at which signals were logged."""
+    facts = facts_of(run)
     for row in read_metrics(run / "metrics.csv"):
         if row.get("signals/loss"):
-            values = {name: float(row[f"signals/{name}"]) for name in SIGNALS if row.get(f"signals/{name}")}
+            values = {name: float(row[f"signals/{name}"]) for name in HIGHER_IS_WORSE if row.get(f"signals/{name}")}
             rounded = {name: float(f"{value:.4g}") for name, value in values.items()}
-            yield {**facts_of(run), "step": row["step"], "removed_tokens": row["schedule/removed_tokens"], **rounded}
+            yield {**facts, "step": row["step"], "removed_tokens": row["schedule/removed_tokens"], **rounded}
 
 
 def validations_of(run: Path) -> Iterator[dict[str, object]]:
-    """A row for each validation, the last of its number of removed tokens, and what the guard said at the end of the run."""
+    """A row for each validation, one at the end of each stage, with the guard's verdict on the run."""
     summary = read_json(run / "summary.json")
-    guard = {"collapsed": summary["collapsed"], "collapsed_at": summary["collapsed_at"]}
+    at = summary["collapsed_at"]
+    about = {**facts_of(run), "collapsed": summary["collapsed"], "collapsed_at": "" if at is None else at}
     for record in read_stage_records(run / "stages.jsonl"):
         found = {key: record[key] for key in ("step", "removed_tokens", "accuracy_any_length", "examples")}  # type: ignore[literal-required]
-        yield {**facts_of(run), **found, **{key: "" if value is None else value for key, value in guard.items()}}
+        yield {**about, **found}
 
 
 def main(sweep: Path) -> None:
     """Write both files beside this one."""
-    runs = sorted(
-        (path.parent for path in sweep.glob("**/summary.json")), key=lambda run: tuple(facts_of(run).values())
-    )
-    write_rows(
-        HERE / "signals.csv",
-        (*RUN, "step", "removed_tokens", *SIGNALS),
-        (row for run in runs for row in signals_of(run)),
-    )
+    runs = [path.parent for path in sweep.glob("**/summary.json")]
+    runs.sort(key=lambda run: tuple(facts_of(run).values()))
+    columns = (*RUN, "step", "removed_tokens", *HIGHER_IS_WORSE)
+    write_rows(HERE / "signals.csv", columns, (row for run in runs for row in signals_of(run)))
     columns = (*RUN, "step", "removed_tokens", "accuracy_any_length", "examples", "collapsed", "collapsed_at")
     write_rows(HERE / "results.csv", columns, (row for run in runs for row in validations_of(run)))
 

@@ -1,4 +1,4 @@
-"""Which signal tells that a stage will be lost? The ROC of each, over the runs of signals.csv and results.csv.
+"""How surely each signal tells that a stage will be lost: its ROC over the runs of signals.csv and results.csv.
 
 A stage is lost if accuracy at its end is surely (95% Wilson) below a quarter of the run's best so far: the guard calls two of these
 in a row a collapse. A run is looked at up to its first lost stage, because later stages begin from a model that is broken already.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 from experiments.readme import Row, read_rows
 from stepwise_pl.common.statistics import wilson
@@ -22,11 +22,12 @@ HIGHER_IS_WORSE = {
     "gradient_norm": True, "update_size": True, "loss": True, "first_token_loss": True, "next_stage_loss": True,
     "accuracy": False, "averaged_accuracy": False,
 }  # fmt: skip
-# Optimizer steps after the token has left at which a signal is read; 0: the last reading before it leaves.
+# Optimizer steps after the token has left at which a signal is read; 0: the last reading before it leaves. Every stage lasts longer.
 WHEN = (0, 10, 20, 50, 90)
 SMOOTHED = 3  # readings of which the mean is taken, within the stage
 DRAWS = 2000
 Scores = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -46,9 +47,9 @@ class StageOfRun:
     readings: dict[tuple[str, int], float]
 
 
-def read_stages() -> list[StageOfRun]:
+def read_stages(folder: Path = HERE) -> list[StageOfRun]:
     """The stages from one removed token on, of every run up to its first lost stage."""
-    signals, validations = _by_run(read_rows(HERE / "signals.csv")), _by_run(read_rows(HERE / "results.csv"))
+    signals, validations = _by_run(read_rows(folder / "signals.csv")), _by_run(read_rows(folder / "results.csv"))
     found = []
     for run, rows in validations.items():
         best = 0.0
@@ -74,9 +75,8 @@ def _readings(rows: Sequence[Row], removed: int) -> dict[tuple[str, int], float]
     """The mean of the last readings up to each of `WHEN`, within the stage (0: within the stage before)."""
     own = [row for row in rows if int(row["removed_tokens"]) == removed]
     before = [row for row in rows if int(row["removed_tokens"]) == removed - 1]
-    begins = int(
-        before[-1]["step"]
-    )  # the token leaves after this step: the pace is a multiple of the steps between readings
+    # The token leaves right after this reading, because a stage lasts a multiple of the steps between readings.
+    begins = int(before[-1]["step"])
     out = {}
     for when in WHEN:
         seen = before if when == 0 else [row for row in own if int(row["step"]) <= begins + when]
@@ -92,21 +92,35 @@ def scores(stages: Sequence[StageOfRun], signal: str, when: int) -> Scores:
     return values if HIGHER_IS_WORSE[signal] else -values
 
 
-def auc(lost: npt.NDArray[np.bool_], score: Scores, strata: npt.NDArray[np.int64] | None = None) -> float:
-    """The chance that a lost stage has a worse score than a kept one; ties count half.
+def draws_of_seeds(seeds: npt.NDArray[np.int64]) -> Counts:
+    """How often each stage is in each draw of whole seeds, with replacement, [1 + DRAWS, stages]. The first row is the stages as they are.
+
+    Runs of one seed begin with the same weights, so that their stages are not independent. Runs of different seeds are.
+    """
+    names, place = np.unique(seeds, return_inverse=True)
+    chances = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(0).multinomial(len(names), chances, DRAWS)  # [draws, seeds]
+    return np.concatenate([np.ones((1, len(names)), np.int64), drawn])[:, place]
+
+
+def areas(
+    lost: npt.NDArray[np.bool_], score: Scores, counts: Counts, strata: npt.NDArray[np.int64] | None = None
+) -> Scores:
+    """The chance that a lost stage has a worse score than a kept one, in each draw; ties count half. [draws]
 
     Args:
+        lost: whether each stage is lost, [stages].
+        score: more is worse, [stages].
+        counts: how often each stage is in each draw, [draws, stages].
         strata: pairs of a lost and a kept stage count only within a stratum, [stages]; None: all pairs. nan if there is no pair.
     """
-    groups = [np.ones(len(lost), bool)] if strata is None else [strata == one for one in np.unique(strata)]
-    right = pairs = 0.0
-    for group in groups:
-        worse, better = score[group & lost], score[group & ~lost]
-        if len(worse) and len(better):
-            count = len(worse) * len(better)
-            right += count * roc_auc_score(np.r_[np.ones(len(worse)), np.zeros(len(better))], np.r_[worse, better])
-            pairs += count
-    return right / pairs if pairs else float("nan")
+    worse, better = score[lost, None], score[~lost]
+    is_right = (worse > better) + 0.5 * (worse == better)  # [lost, kept]
+    is_pair = np.ones(is_right.shape) if strata is None else (strata[lost, None] == strata[~lost]).astype(float)
+    of_lost, of_kept = counts[:, lost], counts[:, ~lost]
+    pairs = (of_lost @ is_pair * of_kept).sum(axis=1)  # [draws]
+    right = (of_lost @ (is_pair * is_right) * of_kept).sum(axis=1)  # [draws]
+    return np.divide(right, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
 @dataclass
@@ -114,7 +128,7 @@ class Judged:
     """How well a signal tells lost stages from kept ones.
 
     Attributes:
-        area: area under the ROC curve, with its 95% interval from draws of whole runs.
+        area: area under the ROC curve, with its 95% interval from draws of whole seeds (percentile bootstrap).
         at_one_pace: the same over pairs of stages at the same pace, so that the pace itself tells nothing.
         stages: how many there were, and how many of them lost.
     """
@@ -130,21 +144,18 @@ def judged(stages: Sequence[StageOfRun], signal: str, when: int) -> Judged:
     """Judge a signal at a moment. Stages without a reading (the next stage's loss, where there is none) are left out."""
     known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
     lost = np.array([stage.is_lost for stage in known])
-    paces = np.array([stage.run[0] for stage in known])
-    score = scores(known, signal, when)
-    members: dict[tuple[int, int], list[int]] = {}
-    for place, stage in enumerate(known):
-        members.setdefault(stage.run, []).append(place)
-    runs, rng = list(members.values()), np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        places = np.concatenate([runs[number] for number in rng.integers(0, len(runs), len(runs))])
-        drawn.append((auc(lost[places], score[places]), auc(lost[places], score[places], paces[places])))
-    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
+    paces, seeds = np.array([stage.run for stage in known]).T
+    score, counts = scores(known, signal, when), draws_of_seeds(seeds)
     return Judged(
-        signal, when, (auc(lost, score), float(low[0]), float(high[0])), (auc(lost, score, paces), float(low[1]), float(high[1])),
+        signal, when, _with_interval(areas(lost, score, counts)), _with_interval(areas(lost, score, counts, paces)),
         (len(known), int(lost.sum())),
     )  # fmt: skip
+
+
+def _with_interval(found: Scores) -> tuple[float, float, float]:
+    """The area of the stages as they are, and the middle 95% of the draws."""
+    low, high = np.nanpercentile(found[1:], [2.5, 97.5])
+    return float(found[0]), float(low), float(high)
 
 
 @dataclass
@@ -166,7 +177,8 @@ def alarm(stages: Sequence[StageOfRun], signal: str, when: int, most_false: floa
     known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
     lost, score = np.array([stage.is_lost for stage in known]), scores(known, signal, when)
     chosen_on = np.array([stage.run[1] % 2 == 0 for stage in known])
-    false, caught, thresholds = roc_curve(lost[chosen_on], score[chosen_on])
+    # Without `drop_intermediate=False` a threshold in the middle of a straight piece of the curve could not be chosen.
+    false, caught, thresholds = roc_curve(lost[chosen_on], score[chosen_on], drop_intermediate=False)
     best = int(np.argmax(np.where(false <= most_false, caught, -1)))
     called = score[~chosen_on] >= thresholds[best]
     others = lost[~chosen_on]

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 START = "methods_cpu_"
 # How a task is called in a sentence.
-TASKS = {"modular_sum": "the sum of 8 digits modulo 5", "parity": "the parity of 12 bits", "prosqa": "ProsQA"}
+TASKS = {
+    "modular_sum": "the sum of 8 digits modulo 5", "parity": "the parity of 12 bits", "prosqa": "ProsQA",
+    "mult3x3": "the product of 3 digits by 3",
+}  # fmt: skip
 # The order of the tables. The place of an arm decides its colour, so a new arm stands at the end.
 ARMS = (
     "no_cot", "explicit_cot", "stepwise", "auxiliary", "icot_kd", "coconut", "coconut_unmixed", "coconut_unscaled", "sim_cot",

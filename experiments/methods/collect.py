@@ -99,7 +99,7 @@ def main(given: list[str], folder: Path = HERE) -> None:
     for text in given:
         name, _, path = text.rpartition("=")
         summary = read_json(Path(path) / "summary.json")
-        # What was changed on the command line stands behind the name.
+        # Behind the name of the recipe stand the settings that were changed on the command line.
         key = name or summary["name"].split("/")[0], summary["seed"]
         task_and_arm(key[0])
         if key in found:

@@ -45,7 +45,7 @@ def until(runs: Sequence[Run], seeds: Sequence[int]) -> str:
 
 
 def verdict_table(arms: dict[str, list[Run]], speeds: Sequence[Speed]) -> str:
-    """What each arm comes to, and its price, in a line."""
+    """The result of each arm and its price, in a line."""
     tokens, seeds, relative = next(iter(arms.values()))[0].tokens, seeds_of(arms), relative_speeds(speeds)
     head = ["arm", "seeds that answer without CoT", "test accuracy, mean", f"{tokens - 1} tokens gone until, million tokens read", "answers per second, explicit CoT = 1"]  # fmt: skip
     return table(head, (
@@ -91,7 +91,7 @@ def accuracy_table(arms: dict[str, list[Run]]) -> str:
 
 
 def cost_table(arms: dict[str, list[Run]], speeds: Sequence[Speed]) -> str:
-    """What training and answering cost, a row for each arm and machine."""
+    """The cost of training and answering, a row for each arm and machine."""
 
     def number(value: float | None, form: str = ",.0f") -> str:
         return NONE if value is None else format(value, form)

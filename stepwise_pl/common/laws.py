@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepwise_pl.common.statistics import t_beyond, t_quantile
+from stepwise_pl.common.text import counted
 
 # Logarithms are known to about this share of their size. Residuals below it are rounding and count as this much noise,
 # so that numbers which follow a law exactly, or are all equal, are judged as such.
@@ -41,8 +42,8 @@ class PowerFit:
 def fit_power(keys: Sequence[float], values: Sequence[float], groups: Sequence[Hashable] | None = None) -> PowerFit:
     """Fit log value = log a + b · log key by least squares, with an intercept for each group.
 
-    A column less its mean in each group gives the slope that a regression with an indicator of each group gives (Frisch
-    and Waugh 1933).
+    The slope is that of a regression with an indicator of each group: both columns are taken less their means in each
+    group (Frisch and Waugh 1933, doi 10.2307/1907330).
 
     Args:
         keys, values: above 0, one for each point.
@@ -53,12 +54,14 @@ def fit_power(keys: Sequence[float], values: Sequence[float], groups: Sequence[H
     """
     if not all(math.isfinite(number) and number > 0 for number in (*keys, *values)):
         raise ValueError("a power law needs finite numbers above 0")
-    names = list(dict.fromkeys(groups if groups is not None else [0] * len(keys)))
-    group = np.array([names.index(name) for name in (groups if groups is not None else [0] * len(keys))], int)
-    counts = np.bincount(group)
+    groups = [0] * len(keys) if groups is None else groups
+    names = list(dict.fromkeys(groups))
+    group = np.array([names.index(name) for name in groups], int)  # [points]
+    counts = np.bincount(group)  # [groups]
     freedom = len(keys) - len(names) - 1
     if freedom < 1:
-        raise ValueError(f"{len(keys)} points are too few for {len(names)} intercepts and an exponent")
+        points, intercepts = counted(len(keys), "point"), counted(len(names), "intercept")
+        raise ValueError(f"{points} are too few for an exponent and {intercepts}")
 
     def means(column: np.ndarray) -> np.ndarray:  # [points] -> [groups]
         return np.asarray(np.bincount(group, column) / counts)

@@ -13,8 +13,7 @@ HEAD = (
     "part", "run", "checkpoint", "step", "removed_tokens", "max_cot_tokens", "n", "right", "accuracy", "accuracy_low",
     "accuracy_high", "right_any_length", "loss", "loss_low", "loss_high", "paired", "left_out",
 )  # fmt: skip
-
-
+# The beginning of every such file.
 CSV_START = b"part,run,checkpoint,"
 
 
@@ -119,22 +118,21 @@ def _written(summary: Mapping[str, Any]) -> str:
 def left_out_lines(found: Mapping[str, Sequence[PartResult]]) -> list[str]:
     """Return a line for each reason why problems are left out; `found`: the results by the beginning of their lines.
 
-    Parts that are missing for the same reason share a line, and so do runs.
+    Parts that are missing for the same reason share a line. Runs share their lines if all miss the same parts for the same reasons.
     """
-    first = next(iter(found.values()))
-    same = all([r.why for r in results] == [r.why for r in first] for results in found.values())
-    lines: dict[str, list[str]] = {}
-    for run, results in found.items() if not same else [("", first)]:
+    reasons = {run: [result.why for result in results] for run, results in found.items()}
+    first, *others = reasons.values()
+    is_same = all(reason == first for reason in others)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for run, results in found.items() if not is_same else [("", next(iter(found.values())))]:
         for result in results:
             if result.why:
-                lines.setdefault(f"{run}\n{result.why}", []).append(result.part)
-    return [
-        f"{key.partition(chr(10))[0]}{', '.join(parts)}: {key.partition(chr(10))[2]}" for key, parts in lines.items()
-    ]
+                lines.setdefault((run, result.why), []).append(result.part)
+    return [f"{run}{', '.join(parts)}: {why}" for (run, why), parts in lines.items()]
 
 
 def notes(found: Sequence[Sequence[PartResult]], suite_size: int) -> list[str]:
-    """Return what a reader must know of the numbers.
+    """Return the lines that explain the numbers: kinds of intervals, and parts with few problems.
 
     Args:
         found: the results of each run.
@@ -143,12 +141,12 @@ def notes(found: Sequence[Sequence[PartResult]], suite_size: int) -> list[str]:
     every = [result for results in found for result in results]
     lines = ["accuracy: 95% Wilson interval; points lost: against the run's own test problems, 95% interval"]
     kinds = {result.is_paired for result in every if loss_cell(result)}
-    if kinds:
-        how = {
-            frozenset({True}): ", paired (Bonett and Price 2012)",
-            frozenset({False}): " (Newcombe 1998)",
-        }.get(frozenset(kinds), "; paired for parts made of test problems (Bonett and Price 2012), else Newcombe 1998")
-        lines[0] += how
+    if kinds == {True}:
+        lines[0] += ", paired (Bonett and Price 2012)"
+    elif kinds == {False}:
+        lines[0] += " (Newcombe 1998)"
+    elif kinds:
+        lines[0] += "; paired for parts made of test problems (Bonett and Price 2012), else Newcombe 1998"
     if any(result.part != TEST and not result.why and _num_problems(result) < suite_size for result in every):
         lines.append(f"Where n is below {suite_size} there are no more such problems that were not trained on.")
     if any(result.share is not None and result.is_too_small for result in every):

@@ -149,12 +149,16 @@ def _not_to_be_fitted(law: Law, combinations: int) -> str:
 
 def _against(fit: PowerFit, key: str, lowest: float, highest: float) -> str:
     """Why a fit is no law; empty if nothing speaks against it. A bent curve may have a mean slope of 0, so it comes first."""
-    if fit.curvature_p is not None and fit.curvature_p < SIGNIFICANT:
+    if _is_bent(fit):
         ends = f"{fit.first_slope:.3g} at {key.lstrip('+')}={lowest:g}, {fit.last_slope:.3g} at {highest:g}"
         return f"the slope changes: {ends} (p={fit.curvature_p:.2g})"
     if fit.low <= 0 <= fit.high:
         return f"the exponent may be 0: b={fit.exponent:.3g} [{fit.low:.3g}, {fit.high:.3g}]"
     return ""
+
+
+def _is_bent(fit: PowerFit) -> bool:
+    return fit.curvature_p is not None and fit.curvature_p < SIGNIFICANT
 
 
 def law_lines(laws: Sequence[Law], key: str) -> list[str]:
@@ -176,8 +180,8 @@ def _in_words(law: Law, key: str) -> str:
     if fit is not None and fit.curvature_p is None:
         notes.append("too few to test for a bend")
     if fit is None or law.no_law:
-        is_bent = fit is not None and fit.curvature_p is not None and fit.curvature_p < SIGNIFICANT
-        return "; ".join([f"{'no power law' if is_bent else 'no law'}: {law.no_law}", *notes])
+        kind = "no power law" if fit is not None and _is_bent(fit) else "no law"
+        return "; ".join([f"{kind}: {law.no_law}", *notes])
     factors = "" if law.pooled else f", a={next(iter(fit.factors.values())):.3g}"
     return "; ".join([f"b={fit.exponent:.3g} [{fit.low:.3g}, {fit.high:.3g}]{factors}", *notes])
 

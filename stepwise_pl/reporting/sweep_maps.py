@@ -1,4 +1,4 @@
-"""What `sweep x= y= value= fit=` adds to a sweep: a map over two swept keys with its numbers, and laws."""
+"""A map over two swept keys with its numbers, and laws, in a sweep folder: `sweep x= y= value= fit=`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from stepwise_pl.runs.sweep_folder import alone
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a sweep besides its table.
+    """A question to a sweep that its table does not answer.
 
     Attributes:
         value: the name of a measure.
@@ -73,6 +73,7 @@ def swept_key(setting: str, named: str, cells: Sequence[Cell[SweepRun]]) -> str:
 def _draw(folder: Path, runs: Sequence[MeasuredRun], value: str, x: str, y: str) -> list[str]:
     """Write the map and its numbers; return lines about them."""
     slug = map_slug(value, x, y)
+    # Jobs that have not ended have a row as well, so the numbers are written even if there is no map yet.
     write_text(folder / f"{slug}.csv", csv_of(run_rows(runs, value)))
     drawn = sweep_map(runs, value, x, y, folder.resolve().name)
     if drawn is None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.cells import ACCURACY, Cell, Result, SweepRun
-from stepwise_pl.runs.records import attempt_of, read_attempts
+from stepwise_pl.runs.records import attempt_of, read_metrics
 from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.stages import place_of
 from stepwise_pl.runs.sweep_folder import FINISHED
@@ -30,7 +30,7 @@ class Validation(NamedTuple):
 
 @dataclass
 class Learned:
-    """What the files of a finished run say.
+    """The numbers in the files of a finished run, from which measures are made.
 
     Attributes:
         validations: in the order of training.
@@ -46,9 +46,10 @@ class Learned:
 
         If several stages have this number of removed tokens, the last of them counts, as in `stages.removed_at`.
         """
-        there = [one for one in self.validations if one.place[0] == removed_tokens]
-        last = max((one.place for one in there), default=None)
-        return next((one for one in there if one.place == last and one.accuracy >= ACCURACY), None)
+        there = [validation for validation in self.validations if validation.place[0] == removed_tokens]
+        last = max((validation.place for validation in there), default=None)
+        right = (validation for validation in there if validation.place == last and validation.accuracy >= ACCURACY)
+        return next(right, None)
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,11 @@ def _examples(run: Learned) -> float | None:
 
 
 def _examples_per_token(run: Learned) -> float | None:
-    """The first validation counts: the last one of a run that has removed all tokens is the end of its training."""
+    # The first validation counts. A run that has removed all tokens trains on, and its last validation is the end of its training.
     removed = run.result.removed_at_95
-    found = None if removed is None else run.first_right(removed)
-    return None if removed is None or found is None else found.examples / (removed + 1)
+    if removed is None or (found := run.first_right(removed)) is None:
+        return None
+    return found.examples / (removed + 1)
 
 
 MEASURES: dict[str, Measure] = {
@@ -191,7 +193,7 @@ def learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
     size = data.get("batch_size") if isinstance(data, dict) else None
     if not isinstance(size, int):
         raise UserError(f"{run / 'config.yaml'}: lacks data.batch_size")
-    rows, _ = read_attempts(run / "metrics.csv") if (run / "metrics.csv").is_file() else ([], [])
+    rows = read_metrics(run / "metrics.csv") if (run / "metrics.csv").is_file() else []
     # Steps that each return of the guard has thrown away.
     thrown_away = [back["at_step"] - back["to_step"] for back in summary.get("rollbacks") or ()]
     validations = [

@@ -43,7 +43,7 @@ class Adaptive(Schedule):
     chunk: str = "one"
     # s goes no further.
     remove_at_most: int | None = None
-    # End the run once everything has left and accuracy has come to `keep` again.
+    # End the run once the last stage has reached `keep`: everything has left, or `remove_at_most` units.
     stop_when_done: bool = setting(False, changeable=True)
     # End the run if a stage is still below `keep` after this many optimizer steps; null: go on.
     stop_when_stuck: int | None = setting(None, changeable=True)
@@ -67,7 +67,7 @@ class Adaptive(Schedule):
         self.now, self.since = 0, 0  # s, and the step at which it became that
         # A stage lasts at least `longer * check_every` steps. The guard raises `longer` when it slows the schedule down.
         self.longer = Fraction(1)
-        self.is_done = False  # everything has left, and accuracy has come to `keep` again
+        self.is_done = False  # the last stage has reached `keep`
         self.below = 0  # steps of this stage at the last look, if accuracy was below `keep` there
 
     def hurried(self) -> "Adaptive":
@@ -111,7 +111,7 @@ class Adaptive(Schedule):
 
     def reason_to_end(self) -> str:
         if self.stop_when_done and self.is_done:
-            return f"everything has left, and accuracy has reached {self._goal} (schedule.stop_when_done)"
+            return f"stage {self.now}, the last one, has reached {self._goal} (schedule.stop_when_done)"
         if self.stop_when_stuck is not None and self.below >= self.stop_when_stuck * self.longer:
             return f"stage {self.now} is below {self._goal} after {self.below:,} steps (schedule.stop_when_stuck)"
         return ""

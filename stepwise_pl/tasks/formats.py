@@ -78,7 +78,8 @@ def without_stops(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text."""
-    return re.split(r"(?<![ (](?:Mr|Ms|Dr|St|vs)\.)(?<! Mrs\.)(?<=[.?!]) (?=\S)", " ".join(text.split()))
+    # A title or an abbreviation ends no sentence, also at the very beginning of the text.
+    return re.split(r"(?<!\b(?:Mr|Ms|Dr|St|vs)\.)(?<!\bMrs\.)(?<=[.?!]) (?=\S)", " ".join(text.split()))
 
 
 def question_first(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
 from random import Random
@@ -12,29 +13,8 @@ from stepwise_pl.tasks.formats import Form, in_words, question_first, sentences
 from stepwise_pl.tasks.variants import Variants
 
 # Numbers that equations may hold though the text does not say them: of dozens, weeks, hours, percentages, halves.
-CONSTANTS = {
-    Fraction(text)
-    for text in [
-        "2",
-        "3",
-        "4",
-        "5",
-        "7",
-        "8",
-        "10",
-        "12",
-        "24",
-        "30",
-        "50",
-        "52",
-        "60",
-        "100",
-        "365",
-        "1000",
-        "1/2",
-        "1/4",
-    ]
-}
+_WHOLE_CONSTANTS = (2, 3, 4, 5, 7, 8, 10, 12, 24, 30, 50, 52, 60, 100, 365, 1000)
+CONSTANTS = {*map(Fraction, _WHOLE_CONSTANTS), Fraction(1, 2), Fraction(1, 4)}
 TRIES = 20  # new values tried for a number
 # A number of the text that may be replaced: whole, and no part of a fraction, time, percentage, date or longer word.
 _REPLACEABLE = re.compile(r"(?<![\w.,:/%-])[0-9]+(?![\w:/%-]|[.,][0-9])(?! (?:percent|per cent|a\.m|p\.m|am|pm)\b)")
@@ -125,7 +105,7 @@ def with_other_number(example: Example) -> Example | None:
     rng = Random(example.prompt)
     steps = _steps_of(example)
     read = [equation_of(step) for step in steps]
-    equations = [(left, result) for pair in read if pair is not None for left, result in [pair]]
+    equations = [equation for equation in read if equation is not None]
     if not equations or len(equations) < len(steps) or value_of(example.answer) != equations[-1][1]:
         return None
     found = [match for match in _REPLACEABLE.finditer(example.prompt) if int(match[0]) > 1]
@@ -151,6 +131,11 @@ def _steps_of(example: Example) -> list[str]:
     return [example.cot[begin:end].strip() for begin, end in zip(example.steps, ends, strict=True)]
 
 
+def _is_said_in_words(number: int, text: str) -> bool:
+    return number < 1_000_000 and re.search(rf"\b{in_words(number)}\b", text, re.IGNORECASE) is not None
+
+
+@dataclass
 class _Plan:
     """The numbers of the equations that change if a number of the text does.
 
@@ -161,10 +146,10 @@ class _Plan:
         bounds: numbers of the text that no equation holds. They may be thresholds, as in `more than 75`.
     """
 
-    def __init__(
-        self, old: int, equations: Sequence[tuple[str, Fraction]], taken: set[Fraction], bounds: set[Fraction]
-    ) -> None:
-        self.old, self.equations, self.taken, self.bounds = Fraction(old), equations, taken, bounds
+    old: Fraction
+    equations: Sequence[tuple[str, Fraction]]
+    taken: set[Fraction]
+    bounds: set[Fraction]
 
     @classmethod
     def of(cls, text: str, old: int, equations: Sequence[tuple[str, Fraction]]) -> "_Plan | None":
@@ -180,14 +165,14 @@ class _Plan:
         unexplained = {*literals} - {*said, *results}
         if (
             said.count(n) != 1
-            or re.search(rf"\b{in_words(old)}\b" if old < 1_000_000 else "$^", text, re.IGNORECASE)
+            or _is_said_in_words(old, text)
             or n in {*CONSTANTS, *results, *implied}
             or n not in literals
             or not unexplained <= CONSTANTS | shares
             or unexplained & hidden
         ):
             return None
-        plan = cls(old, equations, {*said, *results, *literals, *CONSTANTS}, {*said} - {*literals})
+        plan = cls(n, equations, {*said, *results, *literals, *CONSTANTS}, {*said} - {*literals})
         changed = [result for result, changes in zip(results, plan._changes(), strict=True) if changes]
         is_clear = all(results.count(value) == 1 and value not in others | CONSTANTS for value in changed)
         return plan if is_clear and plan._changes()[-1] else None
@@ -214,8 +199,6 @@ class _Plan:
             if not depends:
                 out.append(f"{left}={number_text(result)}")
                 continue
-            if any(number_text(now[value]) is None for value in numbers_of(left) if value in now):
-                return None
 
             def other(found: re.Match[str]) -> str:
                 (value,) = numbers_of(found[0])

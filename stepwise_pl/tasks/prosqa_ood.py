@@ -30,7 +30,7 @@ def suite(train: Examples, seed: int, size: int) -> dict[str, Examples]:
     cot_in_order   the facts of the CoT stand in its order, the others anywhere
     cot_reversed   the facts of the CoT stand in the opposite order
 
-    The graphs are drawn anew. That one of 28 nodes was trained on does not happen.
+    The graphs are drawn anew, and not compared with those trained on: a graph of 28 nodes hardly comes twice.
 
     Args:
         train: the training split, for its most steps and facts.

@@ -74,9 +74,11 @@ def suite(fewest: int, most: int, seed: int, size: int) -> dict[str, Examples]:
         "distractor": ((World(distractors=DISTRACTORS), *usual[1:]), _has_one_spare_number),
         "more_digits": ((World(largest=10 * LARGEST + 9), *usual[1:]), _has_four_digits),
     }
+    # Parts are numbered from 1. The generator of [seed, 0] is that of seed, so a part 0 would have the seeds of the training
+    # stories, and most of its stories would begin as those do.
     return {
         name: _part(*rule, np.random.default_rng([seed, number]), size)
-        for number, (name, rule) in enumerate(rules.items())
+        for number, (name, rule) in enumerate(rules.items(), start=1)
         if 1 <= rule[0][1] <= rule[0][2] <= MOST_STEPS
     }
 

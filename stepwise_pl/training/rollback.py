@@ -141,7 +141,8 @@ def go_back(
     log.warning("%s. Back to step %d %s: %s", collapse, step, place, rollback["does"])
     stepwise["schedule"] = module.schedule.save(step)
     stepwise["rollbacks"] = [*module.rollbacks, rollback]
-    stepwise["seconds"] = module.seconds
+    # Time and tokens of steps that are given up have been spent all the same.
+    stepwise["seconds"], stepwise["tokens_read"] = module.seconds, module.tokens_read
     if trainer.is_global_zero:
         # The row comes before the checkpoint. After a kill between the two, the resumed run drops the row and comes here again.
         row = {

@@ -1,11 +1,11 @@
 """Signals that may tell a collapse before accuracy does: `trainer.log_signals_every_n_steps`.
 
-The paper leaves open how instability can be seen early (arXiv 2405.14838, section 5). experiments/early_warning measures how early,
-and how surely, each of these signals does.
+The paper leaves open how instability can be seen early (arXiv 2405.14838, section 5). experiments/early_warning measures how early
+and how surely each of these signals tells it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.data.batch import CoTBatch, Part
-from stepwise_pl.models.learner import Learner, Scored
+from stepwise_pl.models.learner import Scored
 from stepwise_pl.models.lora import trained
 from stepwise_pl.schedules.spread import Stage
 from stepwise_pl.training.module import StepwiseModule
 
-PROBLEMS = 64  # validation problems behind the losses and accuracies: always the same ones
+PROBLEMS = 64  # validation problems behind the losses and accuracies, the first ones each time
 
 
 class Signals(Callback):
@@ -31,8 +32,8 @@ class Signals(Callback):
     - `gradient_norm`: norm of the whole gradient, before it is clipped.
     - `update_size`: norm of the step's change of the weights, as a share of the norm of the weights.
     - `loss`: mean loss of the targets at stage s(t).
-    - `first_token_loss`: mean loss of the first token that is left to write: at first of the CoT, at last of the answer.
-    - `next_stage_loss`: mean loss of the targets at s(t) + 1, which offsets let the model meet; not at the last stage.
+    - `first_token_loss`: mean loss of the first token that is left to write: of the CoT, and at the last stage of the answer.
+    - `next_stage_loss`: mean loss of the targets at s(t) + 1, which the model meets through offsets; not at the last stage.
     - `accuracy`: share of problems with all answer tokens predicted, given the targets before them; with the weights that train.
     - `averaged_accuracy`: the same with the averaged weights (`optimizer.average`), if there are any.
 
@@ -48,8 +49,9 @@ class Signals(Callback):
 
     def __init__(self, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
-        self._norms: dict[str, Tensor] = {}
-        self._before: list[Tensor] = []  # the trained weights before the step
+        self._gradient_norm: Tensor | None = None
+        # The trained weights before a step that is measured; empty outside of such a step.
+        self._before: list[Tensor] = []
         self._problems: CoTBatch | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -67,18 +69,23 @@ class Signals(Callback):
             return
         weights = list(trained(pl_module).values())
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        self._norms = {"gradient_norm": _norm(gradients)}
+        self._gradient_norm = get_total_norm(gradients)
         self._before = [weight.detach().clone() for weight in weights]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._before or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        # Of several micro-batches only the last makes a step, and sets the weights before it.
+        if not self._before:
             return
         assert isinstance(pl_module, StepwiseModule)
         weights = [weight.detach() for weight in trained(pl_module).values()]
         changes = [now - before for now, before in zip(weights, self._before, strict=True)]
-        found = {**self._norms, "update_size": _norm(changes) / _norm(self._before), **self._of_problems(pl_module)}
+        found = {
+            "gradient_norm": self._gradient_norm,
+            "update_size": get_total_norm(changes) / get_total_norm(self._before),
+            **self._of_problems(pl_module),
+        }
         self._before = []
         pl_module.log_row(trainer.global_step, {f"signals/{name}": value for name, value in found.items()})
 
@@ -88,7 +95,6 @@ class Signals(Callback):
         problems, learner = self._problems, module.learner
         assert problems is not None
         now, last = module.stage, module.schedule.last
-        found = {}
         with evaluation_mode(module):
             view = learner.method.view(learner, problems, Stage(now, last))
             scored = learner.score(view)
@@ -101,10 +107,10 @@ class Signals(Callback):
                 "accuracy": answers_predicted(view, scored),
             }  # fmt: skip
             if now < last:
-                found["next_stage_loss"] = _mean_loss(learner, problems, Stage(now + 1, last))
-            average = module.average
-            with average.in_place() if average is not None else nullcontext():
-                if average is not None:
+                following = learner.score(learner.method.view(learner, problems, Stage(now + 1, last)))
+                found["next_stage_loss"] = following.loss / len(following.label)
+            if module.average is not None:
+                with module.average.in_place():
                     found["averaged_accuracy"] = answers_predicted(view, learner.score(view))
         return found
 
@@ -129,17 +135,6 @@ def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
     is_answer = view.part[scored.row, scored.column] == Part.ANSWER
     wrong_rows = set(scored.row[is_answer & ~scored.right.to(scored.row.device)].tolist())
     return torch.tensor(1 - len(wrong_rows) / len(view))
-
-
-def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
-    scored = learner.score(learner.method.view(learner, problems, stage))
-    return scored.loss / len(scored.label)
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all numbers together."""
-    norm: Tensor = torch.stack(torch._foreach_norm(tensors)).float().norm()
-    return norm
 
 
 @contextmanager

@@ -123,8 +123,8 @@ def test_a_bend_needs_three_keys_and_a_point_more_than_it_has_numbers() -> None:
         ([1, 2, 0], [1, 2, 3], None, "above 0"),
         ([1, 2, 3], [1, 2, -3], None, "above 0"),
         ([1, 2, 3], [1, 2, math.inf], None, "above 0"),
-        ([1, 2], [1, 2], None, "2 points are too few for 1 intercepts"),
-        ([1, 2, 3, 4], [1, 2, 3, 4], [0, 0, 1, 2], "4 points are too few for 3 intercepts"),
+        ([1, 2], [1, 2], None, "2 points are too few for an exponent and 1 intercept"),
+        ([1, 2, 3, 4], [1, 2, 3, 4], [0, 0, 1, 2], "4 points are too few for an exponent and 3 intercepts"),
         ([1, 1, 3, 3], [1, 2, 3, 4], [0, 0, 1, 1], "no group has two values of the key"),
     ],
 )

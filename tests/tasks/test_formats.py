@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stepwise_pl.tasks import Addition, Files, ModularSum, Multiplication, Parity, ProsQA, WordProblems
 from stepwise_pl.tasks.base import Task
-from stepwise_pl.tasks.formats import FORMS, in_words, numbers_in_words, with_sign, without_stops
+from stepwise_pl.tasks.formats import FORMS, in_words, numbers_in_words, sentences, with_sign, without_stops
 from stepwise_pl.tasks.variants import Variants, reformatted
 
 SIZES = {"train_size": 60, "validation_size": 5, "test_size": 30}
@@ -53,6 +53,13 @@ def test_signs_and_stops() -> None:
     assert with_sign("*", "x")("2 * 3") == "2 x 3" and with_sign("*", "times")("2*3") == "2 times 3"
     assert with_sign("+", "plus")("C++ has 1 + 2") == "C++ has 1 plus 2"
     assert without_stops("A b. C 1.5 d .") == "A b C 1.5 d"
+
+
+def test_a_title_ends_no_sentence_wherever_it_stands() -> None:
+    wanted = ["Mr. Lee has 3 cats.", "Mrs. Hu (vs. Dr. Ott) has 4!", "In St. Ives Ms. Day has 5.", "How many?"]
+    assert sentences("  ".join(wanted)) == wanted
+    assert sentences("(Mrs. Hu has 4.) How many?") == ["(Mrs. Hu has 4.) How many?"]
+    assert sentences("It is 3.5 km. Go.") == ["It is 3.5 km.", "Go."]
 
 
 @pytest.mark.parametrize(

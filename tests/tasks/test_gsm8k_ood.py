@@ -101,6 +101,9 @@ def test_sentences_change_places_only_if_none_leans_on_another() -> None:
     assert sentences_swapped(text) == " ".join([facts[0], facts[2], facts[1], facts[3]])
     assert sentences_swapped(text.replace("Ann", "She")) == text.replace("Ann", "She")
     assert sentences_swapped(" ".join(facts[1:])) == " ".join(facts[1:])
+    # A title at the beginning is no sentence. Without it, the sentences behind it would change places.
+    titled = "Mr. Lee has 3 cats. Ms. Hu has 4 cats. How many cats?"
+    assert sentences_swapped(titled) == titled
     assert question_first(text) == " ".join([facts[3], *facts[:3]])
     assert question_first(facts[3]) == facts[3]
     assert question_first(f"Is it? {text}") == f"Is it? {text}"

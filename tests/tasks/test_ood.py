@@ -138,6 +138,15 @@ def test_the_same_task_gives_the_same_suite_and_another_seed_another(kind: type)
     assert all(part != first[name] for name, part in suite(1).items())
 
 
+def test_stories_do_not_begin_as_those_trained_on() -> None:
+    """A few do by chance. All would, if a part drew its stories from the seeds of the training split."""
+    task = WordProblems(**SIZES)
+    splits = task.load()
+    trained = {example.prompt.split(" . ")[0] for example in listed(splits["train"])}
+    for name, part in task.ood(splits, 60).items():
+        assert sum(example.prompt.split(" . ")[0] in trained for example in listed(part)) < 12, name
+
+
 def test_the_parts_of_digit_strings_match_their_names() -> None:
     for task in TASKS[:4]:
         modulus, fewest, most = task.shape()

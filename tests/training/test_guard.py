@@ -69,6 +69,16 @@ def test_after_a_collapse_the_run_goes_back_and_continues_with_half_of_delta(col
     assert (collapsed / "accuracy.png").stat().st_size > 10_000
 
 
+def test_tokens_of_steps_that_were_given_up_count(collapsed: Path) -> None:
+    """They belong to the budget that methods share, and `trainer.max_tokens_read` must end a run that goes back again and again."""
+    rows = [row for row in all_rows(collapsed / "metrics.csv") if row["train/loss"]]
+    read = [int(row["tokens_read"]) for row in rows]
+    assert [int(row["attempt"]) for row in rows] == sorted(int(row["attempt"]) for row in rows) and rows[-1][
+        "attempt"
+    ] == "1"
+    assert read == sorted(set(read)) and summary(collapsed)["tokens_read"] == read[-1]
+
+
 def test_metrics_name_the_attempt_and_count_no_row_twice(collapsed: Path) -> None:
     kept, (given_up,) = read_attempts(collapsed / "metrics.csv")
     steps = [int(row["step"]) for row in kept if row["train/loss"]]

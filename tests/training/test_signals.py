@@ -107,7 +107,13 @@ def plain(model: Any, problems: Any, stage: int) -> tuple[list[float], list[floa
 
 
 def test_a_run_learns_the_same_with_signals_and_without(tmp_path: Path) -> None:
-    words = (*SMALL, "model.dropout=0.1", "optimizer.average=0.9", "trainer.duration=30steps")
+    words = (
+        *SMALL,
+        "model.dropout=0.1",
+        "optimizer.average=0.9",
+        "trainer.duration=30steps",
+        "trainer.accumulate_grad_batches=2",
+    )
     for name, every in (("without", 0), ("with", 4)):
         command("train", *words, f"trainer.log_signals_every_n_steps={every}", f"run_dir={tmp_path / name}")
     states = [

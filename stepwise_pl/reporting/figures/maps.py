@@ -33,23 +33,14 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
     for run in placed:
         rest = {key: text for key, text in run.config.items() if key not in (x, y)}
         groups.setdefault(label(rest) if rest else "", []).append(run)
-    panels: list[Cells] = []
-    means: dict[str, float] = {}
-    for name, group in groups.items():
-        panel = Cells(x_values, y_values, [], [], [], name)
-        for y_value in y_values:
-            at = [
-                [run for run in group if (run.config[x], run.config[y]) == (x_value, y_value)] for x_value in x_values
-            ]
-            panel.values.append([mean_of(some) for some in at])
-            panel.texts.append([place_text(some, measure) for some in at])
-            means |= {
-                " ".join(filter(None, [name, label({x: x_value, y: y_value})])): mean
-                for x_value, mean in zip(x_values, panel.values[-1], strict=True)
-                if mean is not None
-            }
-        panel.hover = panel.texts
-        panels.append(panel)
+    panels = [_panel(name, group, (x, x_values), (y, y_values), measure) for name, group in groups.items()]
+    means = {
+        " ".join(filter(None, [panel.title, label({x: x_value, y: y_value})])): mean
+        for panel in panels
+        for y_value, row in zip(y_values, panel.values, strict=True)
+        for x_value, mean in zip(x_values, row, strict=True)
+        if mean is not None
+    }
     x_label, y_label = x.lstrip("+"), y.lstrip("+")
     words = f"{title}: {measure.label}, mean of n seeds (lowest–highest)"
     if any(run.never_at_95 for run in placed):
@@ -61,6 +52,20 @@ def sweep_map(runs: Sequence[MeasuredRun], value: str, x: str, y: str, title: st
         x_label, y_label, panels, label=value, percent=measure.is_share,
         high=1.0 if measure.is_share else max(means.values(), default=0.0) or 1.0,
     )  # fmt: skip
+
+
+def _panel(
+    title: str, runs: Sequence[MeasuredRun], x: tuple[str, list[str]], y: tuple[str, list[str]], measure: Measure
+) -> Cells:
+    """The panel of runs that differ in x, y and the seed alone; `x`, `y`: the key and its values."""
+    (x_key, x_values), (y_key, y_values) = x, y
+    # The runs at each place, row by row.
+    rows = [
+        [[run for run in runs if (run.config[x_key], run.config[y_key]) == (x_value, y_value)] for x_value in x_values]
+        for y_value in y_values
+    ]
+    texts = [[place_text(place, measure) for place in row] for row in rows]
+    return Cells(x_values, y_values, [[mean_of(place) for place in row] for row in rows], texts, texts, title)
 
 
 def mean_of(runs: Sequence[MeasuredRun]) -> float | None:

@@ -49,7 +49,7 @@ class StageOfRun:
 
 def read_stages(folder: Path = HERE) -> list[StageOfRun]:
     """The stages from one removed token on, of every run up to its first lost stage."""
-    signals, validations = _by_run(read_rows(folder / "signals.csv")), _by_run(read_rows(folder / "results.csv"))
+    signals, validations = by_run(read_rows(folder / "signals.csv")), by_run(read_rows(folder / "results.csv"))
     found = []
     for run, rows in validations.items():
         best = 0.0
@@ -64,7 +64,7 @@ def read_stages(folder: Path = HERE) -> list[StageOfRun]:
     return found
 
 
-def _by_run(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
+def by_run(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
     out: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
         out.setdefault((int(row["pace"]), int(row["seed"])), []).append(row)
@@ -130,6 +130,7 @@ class Judged:
     Attributes:
         area: area under the ROC curve, with its 95% interval from draws of whole seeds (percentile bootstrap).
         at_one_pace: the same over pairs of stages at the same pace, so that the pace itself tells nothing.
+        at_one_place: the same over pairs at the same pace with as many tokens gone, so that neither tells anything.
         stages: how many there were, and how many of them lost.
     """
 
@@ -137,6 +138,7 @@ class Judged:
     when: int
     area: tuple[float, float, float]
     at_one_pace: tuple[float, float, float]
+    at_one_place: tuple[float, float, float]
     stages: tuple[int, int]
 
 
@@ -145,11 +147,10 @@ def judged(stages: Sequence[StageOfRun], signal: str, when: int) -> Judged:
     known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
     lost = np.array([stage.is_lost for stage in known])
     paces, seeds = np.array([stage.run for stage in known]).T
+    places = np.array([1000 * stage.run[0] + stage.removed_tokens for stage in known])
     score, counts = scores(known, signal, when), draws_of_seeds(seeds)
-    return Judged(
-        signal, when, _with_interval(areas(lost, score, counts)), _with_interval(areas(lost, score, counts, paces)),
-        (len(known), int(lost.sum())),
-    )  # fmt: skip
+    found = (_with_interval(areas(lost, score, counts, strata)) for strata in (None, paces, places))
+    return Judged(signal, when, *found, (len(known), int(lost.sum())))
 
 
 def _with_interval(found: Scores) -> tuple[float, float, float]:

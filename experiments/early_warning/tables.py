@@ -48,11 +48,11 @@ def runs_table() -> str:
     )
 
 
-def areas_table(at_one_pace: bool) -> str:
-    """Area under the ROC curve of each signal at each moment."""
+def areas_table(pairs: str) -> str:
+    """Area under the ROC curve of each signal at each moment; `pairs` is the attribute of `Judged` that has it."""
 
     def cell(found: Judged) -> str:
-        area, low, high = found.at_one_pace if at_one_pace else found.area
+        area, low, high = getattr(found, pairs)
         return f"{area:.2f} [{low:.2f}, {high:.2f}]"
 
     head = ["signal", "before the token leaves", *(f"{when} steps after" for when in WHEN[1:])]
@@ -78,8 +78,8 @@ def alarms_table() -> str:
 def tables() -> dict[str, str]:
     """The tables of the README by their names."""
     return {
-        "runs": runs_table(), "areas": areas_table(at_one_pace=False), "areas at one pace": areas_table(at_one_pace=True),
-        "alarms": alarms_table(),
+        "runs": runs_table(), "areas": areas_table("area"), "areas at one pace": areas_table("at_one_pace"),
+        "areas at one pace and stage": areas_table("at_one_place"), "alarms": alarms_table(),
     }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_a_planted_signal_is_found_and_noise_is_not() -> None:
     area, low, high = judged(stages, "loss", 20).area
     assert low < 0.983 < high and area > 0.95  # P(N(3, 1) > N(0, 1)) = Φ(3 / √2) = 0.983
     for found in (judged(stages, "accuracy", 20), judged(planted(shift=0), "loss", 20)):
-        for area, low, high in (found.area, found.at_one_pace):
+        for area, low, high in (found.area, found.at_one_pace, found.at_one_place):
             assert low < area < high and low < 0.5 < high
 
 

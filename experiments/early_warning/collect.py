@@ -1,6 +1,6 @@
-"""Write signals.csv and results.csv from the sweep folder of the early warning.
+"""Write signals.csv and results.csv from the sweep folder of the early warning, and guard.csv from that of the guarded runs.
 
-python experiments/early_warning/collect.py <sweep folder>
+python experiments/early_warning/collect.py <sweep folder> [<sweep folder of the guarded runs>]
 """
 
 import sys
@@ -43,8 +43,35 @@ def validations_of(run: Path) -> Iterator[dict[str, object]]:
         yield {**about, **found}
 
 
-def main(sweep: Path) -> None:
-    """Write both files beside this one."""
+def guarded(run: Path) -> dict[str, object]:
+    """The row of a guarded run: how often it went back and what that cost, and where it ended."""
+    summary, guard = read_json(run / "summary.json"), read_yaml(run / "config.yaml")["guard"]
+    back = [f"{one['at_step']} to {one['to_step']}" for one in summary["rollbacks"]]
+    found = {
+        key: summary[key] for key in ("abandoned_examples", "steps", "removed_tokens", "test_accuracy", "test_examples")
+    }
+    early = "" if guard["early"] is None else guard["early"]
+    return {**facts_of(run), "early": early, "went_back": "; ".join(back), **found}
+
+
+def main(sweep: Path, guarded_sweep: Path | None = None) -> None:
+    """Write the files beside this one."""
+    if guarded_sweep is not None:
+        rows = sorted(
+            map(guarded, (path.parent for path in guarded_sweep.glob("**/summary.json"))),
+            key=lambda row: str(row["early"]),
+        )
+        columns = (
+            *RUN,
+            "early",
+            "went_back",
+            "abandoned_examples",
+            "steps",
+            "removed_tokens",
+            "test_accuracy",
+            "test_examples",
+        )
+        write_rows(HERE / "guard.csv", columns, rows)
     runs = [path.parent for path in sweep.glob("**/summary.json")]
     runs.sort(key=lambda run: tuple(facts_of(run).values()))
     columns = (*RUN, "step", "removed_tokens", *HIGHER_IS_WORSE)
@@ -54,4 +81,4 @@ def main(sweep: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

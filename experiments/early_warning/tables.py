@@ -9,6 +9,7 @@ from functools import cache
 from experiments import readme
 from experiments.early_warning.roc import HERE, HIGHER_IS_WORSE, WHEN, Judged, StageOfRun, alarm, judged, read_stages
 from experiments.readme import read_rows, table
+from stepwise_pl.common.text import percent
 
 
 @cache
@@ -75,11 +76,30 @@ def alarms_table() -> str:
     return table(head, rows)
 
 
+def guard_table() -> str:
+    """What the early judgement does to runs that go back."""
+    head = [
+        "`guard.early`",
+        "seed",
+        "went back, from step to step",
+        "examples given up",
+        "CoT tokens gone at the best checkpoint",
+        "test accuracy",
+    ]
+    rows = read_rows(HERE / "guard.csv")
+    return table(head, (
+        [row["early"] or "null", row["seed"], row["went_back"] or readme.NONE, f"{int(row['abandoned_examples']):,}",
+         row["removed_tokens"], percent(float(row["test_accuracy"]))]
+        for row in sorted(rows, key=lambda row: (row["early"], int(row["seed"])))
+    ))  # fmt: skip
+
+
 def tables() -> dict[str, str]:
     """The tables of the README by their names."""
     return {
         "runs": runs_table(), "areas": areas_table("area"), "areas at one pace": areas_table("at_one_pace"),
         "areas at one pace and stage": areas_table("at_one_place"), "alarms": alarms_table(),
+        "guard": guard_table(),
     }  # fmt: skip
 
 

@@ -132,7 +132,7 @@ class MeasuredRun:
     """A job of a sweep with its number.
 
     Attributes:
-        config: the swept keys without the seed, and others that differ (`SweepRun.config`).
+        config: the swept keys without the seed, and others that differ (`Cell.config`).
         seed: empty if a job has not begun and its seed is not swept.
         run: the run folder, relative to the sweep folder.
         outcome: of the job; only a finished job has a number.
@@ -162,11 +162,11 @@ def measured(folder: Path, cells: Sequence[Cell[SweepRun]], measure: Measure) ->
     Raises:
         UserError: a file of a finished run is damaged.
     """
-    return [_measured(folder, run, measure) for cell in cells for run in cell.runs]
+    return [_measured(folder, run, cell.config, measure) for cell in cells for run in cell.runs]
 
 
-def _measured(folder: Path, run: SweepRun, measure: Measure) -> MeasuredRun:
-    config = {key: value for key, value in run.config.items() if key != "seed"}
+def _measured(folder: Path, run: SweepRun, config: dict[str, str], measure: Measure) -> MeasuredRun:
+    # In the configuration of the cell, a path that differs with the seed alone is one value.
     found = MeasuredRun(config, run.seed, run.job.run, run.job.outcome)
     if run.result is not None:
         place = folder / run.job.run

@@ -139,6 +139,25 @@ def test_a_seed_that_is_not_swept_is_that_of_the_run(tmp_path: Path) -> None:
     assert {run.seed for _, run in sweep_of(tmp_path, Job("run", [], {}, FINISHED))} == {"5"}
 
 
+def test_runs_that_begin_with_a_run_of_their_own_seed_differ_in_the_seed_alone(tmp_path: Path) -> None:
+    """The path of that run has the seed in it (`model.init_from`), and is no key of a map or of a law."""
+    jobs = []
+    for delta in ("1", "2"):
+        for seed in ("0", "1"):
+            job = Job(f"{delta}/seed{seed}", [], {"schedule.delta": delta, "seed": seed}, FINISHED)
+            write_run(tmp_path / job.run, TO_THE_END)
+            config = tmp_path / job.run / "config.yaml"
+            config.write_text(
+                config.read_text().replace("seed: 5", f"seed: {seed}")
+                + f"model: {{init_from: /first/seed{seed}}}\nschedule: {{delta: {delta}}}\n"
+            )
+            jobs.append(job)
+    runs = [run for name, run in sweep_of(tmp_path, *jobs) if name == "seconds"]
+    assert [run.seed for run in runs] == ["0", "1", "0", "1"]
+    assert len({tuple(run.config.items()) for run in runs}) == 2
+    assert {run.config["schedule.delta"] for run in runs} == {"1", "2"}
+
+
 def test_a_configuration_without_its_batch_size_is_damaged(tmp_path: Path) -> None:
     write_run(tmp_path / "run", TO_THE_END)
     (tmp_path / "run" / "config.yaml").write_text("derived: {max_cot_tokens: 4, examples_per_token: null}\n")

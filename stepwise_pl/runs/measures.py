@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.cells import ACCURACY, Cell, Result, SweepRun
-from stepwise_pl.runs.records import attempt_of, read_attempts
+from stepwise_pl.runs.records import attempt_of, damage_told, read_attempts
 from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.stages import place_of
 from stepwise_pl.runs.sweep_folder import FINISHED
@@ -111,7 +111,7 @@ MEASURES: dict[str, Measure] = {
         _examples_per_token,
     ),
     "tokens_read": Measure(
-        "tokens read", "tokens of all forward passes of training; none if they were not counted", lambda run: run.tokens_read
+        "tokens read", "tokens of all forward passes of training, without those that the guard threw away; none if they were not counted", lambda run: run.tokens_read
     ),
     "test_accuracy": Measure(
         "test accuracy", "share of right answers on the test set", lambda run: run.result.test_accuracy, is_share=True
@@ -184,16 +184,32 @@ def _learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
     size = data.get("batch_size") if isinstance(data, dict) else None
     if not isinstance(size, int):
         raise UserError(f"{run / 'config.yaml'}: lacks data.batch_size")
-    rows, _ = read_attempts(run / "metrics.csv") if (run / "metrics.csv").is_file() else ([], [])
-    # Steps that each return of the guard has thrown away.
-    thrown_away = [back["at_step"] - back["to_step"] for back in summary.get("rollbacks") or ()]
-    validations = [
-        Validation(
-            place_of(row),
-            float(row["val/answer_accuracy"]),
-            size * (int(row["step"]) + sum(thrown_away[: attempt_of(row)])),
-        )
-        for row in rows
-        if row.get("val/answer_accuracy")
-    ]
+    with damage_told(run / "summary.json"):
+        # Steps that each return of the guard has thrown away.
+        thrown_away = [back["at_step"] - back["to_step"] for back in summary.get("rollbacks") or ()]
+    metrics = run / "metrics.csv"
+    if not metrics.is_file():
+        # A run that lacks its validations would count as one that never reached 95%.
+        raise UserError(f"{metrics}: is missing; a map and a law need the validations of each finished run")
+    with damage_told(metrics):
+        validations = [
+            Validation(
+                place_of(row),
+                float(row["val/answer_accuracy"]),
+                size * (int(row["step"]) + sum(thrown_away[: attempt_of(row)])),
+            )
+            for row in _whole_rows(metrics)
+            if row["val/answer_accuracy"]
+        ]
     return Learned(result, validations, summary.get("tokens_read"))
+
+
+def _whole_rows(metrics: Path) -> list[dict[str, str]]:
+    """The rows that count. Raise `ValueError` if there is none, or if one is cut off."""
+    rows, _ = read_attempts(metrics)
+    if not rows:
+        raise ValueError("no row")
+    for row in rows:
+        if None in row.values():
+            raise ValueError(f"the row {','.join(filter(None, row.values()))[:40]} is cut off")
+    return rows

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,35 @@ def test_a_configuration_without_its_batch_size_is_damaged(tmp_path: Path) -> No
     (tmp_path / "run" / "config.yaml").write_text("derived: {max_cot_tokens: 4, examples_per_token: null}\n")
     with pytest.raises(UserError, match="run/config.yaml: lacks data.batch_size"):
         numbers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file,change,message",
+    [
+        ("metrics.csv", lambda text: None, "metrics.csv: is missing"),
+        ("metrics.csv", lambda text: "", "metrics.csv: is damaged (no row)"),
+        ("metrics.csv", lambda text: "a,b\n1,2\n", "metrics.csv: lacks val/answer_accuracy"),
+        ("metrics.csv", lambda text: text.replace("0.97", "good"), "metrics.csv: is damaged (could not convert string to float: 'good')"),
+        ("metrics.csv", lambda text: text.replace("40,0,2,,0.97,20", "40,0,2"), "metrics.csv: is damaged (the row 40,0,2 is cut off)"),
+        ("summary.json", lambda text: text[:-1] + ', "rollbacks": [{"at_step": 5}]}', "summary.json: lacks to_step"),
+        ("summary.json", lambda text: text[:-1] + ', "rollbacks": 5}', "summary.json: is damaged ("),
+        ("config.yaml", lambda text: text.replace("examples_per_token: null", ""), "config.yaml: lacks examples_per_token"),
+        ("config.yaml", lambda text: text.replace("10", "ten"), "config.yaml: lacks data.batch_size"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_told_in_one_line(
+    tmp_path: Path, file: str, change: Callable[[str], str | None], message: str
+) -> None:
+    """None may count as a run that removed no token."""
+    write_run(tmp_path / "run", TO_THE_END)
+    path = tmp_path / "run" / file
+    if (text := change(path.read_text())) is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        numbers(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'run'}/{message}")
 
 
 def test_an_unknown_measure_names_them_all() -> None:

@@ -25,7 +25,10 @@ from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percent, percents
 
 
-class Row(dict[str, str]):
+Row = dict[str, str]
+
+
+class _NamedRow(Row):
     """A row of a csv file. A column that is asked for and not there is an error that names the file."""
 
     def __init__(self, cells: Mapping[str, str], path: Path) -> None:
@@ -54,11 +57,11 @@ def read_rows(path: Path) -> list[Row]:
     if text and not text.endswith("\n"):
         raise UserError(f"{path}: is cut off, for its last line has no end; restore the file")
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    rows = []
+    rows: list[Row] = []
     for cells in reader:
         if None in cells or None in cells.values():
             raise UserError(f"{path}: line {reader.line_num} has more or fewer cells than the first line")
-        rows.append(Row(cells, path))
+        rows.append(_NamedRow(cells, path))
     return rows
 
 

@@ -24,7 +24,6 @@ from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percent, percents
 
-
 Row = dict[str, str]
 
 

@@ -10,26 +10,59 @@ written by people.
 """
 
 import argparse
+import contextlib
 import csv
+import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from stepwise_pl.common.disk import write_text
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.statistics import over_seeds
 from stepwise_pl.common.text import percent, percents
 
 Row = dict[str, str]
+
+
+class _NamedRow(Row):
+    """A row of a csv file. A column that is asked for and not there is an error that names the file."""
+
+    def __init__(self, cells: Mapping[str, str], path: Path) -> None:
+        super().__init__(cells)
+        self.path = path
+
+    def __missing__(self, column: str) -> str:
+        raise UserError(f"{self.path}: has no column {column}")
+
+
 NAME = "README.md"
 NONE = "–"
 MARKED = re.compile(r"^<!-- table: (?P<name>.+?) -->\n(?P<text>.*?)^<!-- end -->$", re.S | re.M)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a csv file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a csv file.
+
+    Raises:
+        UserError: the file cannot be read, or is cut off.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if text and not text.endswith("\n"):
+        raise UserError(f"{path}: is cut off, for its last line has no end; restore the file")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows: list[Row] = []
+    for cells in reader:
+        if None in cells or None in cells.values():
+            raise UserError(f"{path}: line {reader.line_num} has more or fewer cells than the first line")
+        rows.append(_NamedRow(cells, path))
+    return rows
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
@@ -38,8 +71,10 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, o
     for row in rows:
         values = [row.get(column, "") for column in columns]
         lines.append([f"{value:.6g}" if isinstance(value, float) else value for value in values])
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    # In one go: a run may be gone, so a file that is cut off could not be made again.
+    write_text(path, file.getvalue())
 
 
 def replaced(
@@ -104,6 +139,21 @@ def differences(folder: Path, tables: Mapping[str, str]) -> list[str]:
     ]
 
 
+def made(folder: Path, tables: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
+    """Make the tables of a folder.
+
+    Raises:
+        UserError: a csv file lacks what they need, or has something else in its place.
+    """
+    try:
+        return tables()
+    except (ValueError, LookupError, ZeroDivisionError, statistics.StatisticsError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{folder}: no table can be made of its csv files ({reason}); look for a damaged cell"
+        ) from error
+
+
 def rewrite(folder: Path, tables: Mapping[str, str]) -> None:
     """Put the tables between the markers of the README."""
 
@@ -118,15 +168,28 @@ def _text(folder: Path) -> str:
     return (folder / NAME).read_text(encoding="utf-8")
 
 
-def command(found: Mapping[Path, Mapping[str, str]]) -> int:
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """End a script with one line, and status 2, at an error that its user can put right."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def command(tables_of: Mapping[Path, Callable[[], Mapping[str, str]]]) -> int:
     """Rewrite the tables, or with `--check` only compare them. Return the exit code: 1 if a table differs.
 
     Args:
-        found: the tables of each folder.
+        tables_of: makes the tables of each folder.
     """
     parser = argparse.ArgumentParser(description="Write the tables of the README from the csv files beside it.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table differs")
-    if not parser.parse_args().check:
+    is_check = parser.parse_args().check
+    with told():
+        found = {folder: made(folder, tables) for folder, tables in tables_of.items()}
+    if not is_check:
         for folder, tables in found.items():
             rewrite(folder, tables)
     lines = [line for folder, tables in found.items() for line in differences(folder, tables)]

@@ -4,6 +4,7 @@ python experiments/tables.py [--check]
 """
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from experiments import readme
 HERE = Path(__file__).resolve().parent
 
 
-def all_tables() -> dict[Path, dict[str, str]]:
-    """The tables of each folder, the text by the name."""
+def all_tables() -> dict[Path, Callable[[], dict[str, str]]]:
+    """A function for each folder that makes its tables, the text by the name."""
     folders = sorted(path.parent for path in HERE.glob(f"*/{readme.NAME}"))
     return {
-        folder: import_module(f"experiments.{folder.name}.tables").tables()
+        folder: import_module(f"experiments.{folder.name}.tables").tables
         for folder in folders
         if "<!-- table: " in (folder / readme.NAME).read_text(encoding="utf-8")
     }

@@ -82,4 +82,4 @@ def tables() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(readme.command({HERE: tables()}))
+    sys.exit(readme.command({HERE: tables}))

@@ -45,4 +45,4 @@ def tables() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(readme.command({HERE: tables()}))
+    sys.exit(readme.command({HERE: tables}))

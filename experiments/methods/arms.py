@@ -5,6 +5,8 @@ A run is called `methods_cpu_<task>_<arm>`, as its recipe in conf/experiment.
 
 from collections.abc import Iterable
 
+from stepwise_pl.common.errors import UserError
+
 START = "methods_cpu_"
 # How a task is called in a sentence.
 TASKS = {
@@ -24,12 +26,12 @@ def task_and_arm(run: str) -> tuple[str, str]:
     """`("modular_sum", "coconut")` for `methods_cpu_modular_sum_coconut`.
 
     Raises:
-        ValueError: it is no run of this experiment.
+        UserError: it is no run of this experiment.
     """
     for task in TASKS:
         if run.startswith(start := f"{START}{task}_"):
             return task, run.removeprefix(start)
-    raise ValueError(
+    raise UserError(
         f"{run}: a run is called {START}<task>_<arm>, with a task of {', '.join(TASKS)}; give <name>=<run folder>"
     )
 

@@ -12,16 +12,17 @@ levels.csv   the last checkpoint at every level, of runs that have `evaluate che
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import collect
 from experiments.methods.arms import task_and_arm
-from experiments.readme import read_rows, replaced, write_rows
+from experiments.readme import read_rows, replaced, told, write_rows
 from stepwise_pl.common.disk import read_json
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
-from stepwise_pl.runs.records import read_metrics
+from stepwise_pl.runs.records import damage_told, read_metrics
 
 HERE = Path(__file__).parent
 KEY = ("run", "seed")
@@ -93,25 +94,34 @@ def main(given: list[str], folder: Path = HERE) -> None:
     """Put the runs into the csv files of a folder.
 
     Raises:
-        ValueError: a run is none of this experiment, or given twice.
+        UserError: a run is none of this experiment, given twice, or cannot be read. Then no file is changed.
     """
     found: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
     for text in given:
-        name, _, path = text.rpartition("=")
+        # A folder may have `=` in its name.
+        name, _, path = ("", "", text) if Path(text).is_dir() or "=" not in text else text.partition("=")
         summary = read_json(Path(path) / "summary.json")
-        # Behind the name of the recipe stand the settings that were changed on the command line.
-        key = name or summary["name"].split("/")[0], summary["seed"]
+        with damage_told(Path(path) / "summary.json"):
+            # What was changed on the command line stands behind the name.
+            key = name or summary["name"].split("/")[0], summary["seed"]
         task_and_arm(key[0])
         if key in found:
-            raise ValueError(f"{found[key][0]} and {path}: both are {key[0]}, seed {key[1]}")
+            raise UserError(f"{found[key][0]} and {path}: both are {key[0]}, seed {key[1]}")
         found[key] = Path(path), summary
+    files: dict[Path, tuple[Sequence[str], Sequence[Mapping[str, object]]]] = {}
     for file, (columns, rows_of) in FILES.items():
         path = folder / f"{file}.csv"
-        fresh = [row for (name, _), (run, summary) in found.items() for row in rows_of(name, run, summary)]
-        write_rows(path, columns, replaced(read_rows(path) if path.is_file() else [], fresh, KEY))
+        fresh: list[dict[str, Any]] = []
+        for (name, _), (run, summary) in found.items():
+            with damage_told(run):
+                fresh += rows_of(name, run, summary)
+        files[path] = columns, replaced(read_rows(path) if path.is_file() else [], fresh, KEY)
+    for path, (columns, rows) in files.items():
+        write_rows(path, columns, rows)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="run folders that hold a summary.json, or <name>=<run folder>")
-    main(parser.parse_args().runs)
+    with told():
+        main(parser.parse_args().runs)

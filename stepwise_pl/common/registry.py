@@ -7,6 +7,7 @@ the schema that Hydra checks, the object that runs, and the documentation. A mod
 has to change. `common.plugins` loads classes from outside of this package.
 """
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -44,8 +45,14 @@ def register(group: str) -> Callable[[type[T]], type[T]]:
 
 def load_all() -> dict[tuple[str, str], type]:
     """Import every module of the task, schedule and method packages; return all registered classes."""
+    _import_own()
+    return SCHEMAS
+
+
+@functools.cache
+def _import_own() -> None:
+    # Once in a process: to list the modules takes a millisecond, and the table of a sweep asks for each key of each run.
     for group in ("tasks", "schedules", "methods"):
         package = importlib.import_module(f"stepwise_pl.{group}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
-    return SCHEMAS

@@ -107,8 +107,11 @@ def problems_of(
 def _suite(suite: str, size: int, task: Task, splits: Splits, reader: CanRead | None) -> Problems:
     """Return the problems of a suite, the test split first."""
     asked = task.ood(splits, size) if suite == "ood" else reformatted(task, splits, size)
+    if not asked and suite == "ood":
+        raise UserError(f"suite=ood: task {task.kind} has none; suite=format is for every task")
     if not asked:
-        raise UserError(f"suite={suite}: task {task.kind} has none; suite=format is for every task")
+        first = f"{min(size, len(splits['test']))} test problems"
+        raise UserError(f"suite=format: no form changes a prompt of the first {first}, so there is nothing to ask")
     test = splits["test"]
     parts: dict[str, Examples] = {"test": test}
     places = {"test": list(range(len(test)))}

@@ -15,6 +15,7 @@ from stepwise_pl.config import keys
 from stepwise_pl.config.keys import flat
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.config.upgrade import upgraded
+from stepwise_pl.runs.records import damage_told
 from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.saved_config import derived_of
 from stepwise_pl.runs.stages import read_stages, removed_at
@@ -159,7 +160,7 @@ class SweepRun:
 
 
 def read_result(run: Path) -> Result:
-    """Read the result of a finished run from its files. Raise `UserError` if its summary is damaged."""
+    """Read the result of a finished run from its files. Raise `UserError` if one of them is damaged."""
     summary = read_summary(run / "summary.json")
     if missing := [
         key
@@ -168,10 +169,12 @@ def read_result(run: Path) -> Result:
     ]:
         raise UserError(f"{run / 'summary.json'}: lacks {missing[0]}")
     stages, _ = read_stages(run / "metrics.csv")
-    derived = derived_of(run)
+    with damage_told(run / "config.yaml"):
+        derived = derived_of(run)
+        max_cot_tokens, examples_per_token = derived["max_cot_tokens"], derived["examples_per_token"]
     return Result(
         summary["test_accuracy"], summary["test_examples"], summary["removed_tokens"], removed_at(stages, ACCURACY),
-        derived["max_cot_tokens"], derived["examples_per_token"], summary["seconds"], summary["collapsed"],
+        max_cot_tokens, examples_per_token, summary["seconds"], summary["collapsed"],
         summary.get("collapsed_at"), summary.get("test_accuracy_any_length"), summary.get("stage", ""),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.cells import ACCURACY, Cell, Result, SweepRun
-from stepwise_pl.runs.records import attempt_of, read_metrics
+from stepwise_pl.runs.records import attempt_of, damage_told, read_attempts
 from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.stages import place_of
 from stepwise_pl.runs.sweep_folder import FINISHED
@@ -113,7 +113,7 @@ MEASURES: dict[str, Measure] = {
         _examples_per_token,
     ),
     "tokens_read": Measure(
-        "tokens read", "tokens of all forward passes of training; none if they were not counted", lambda run: run.tokens_read
+        "tokens read", "tokens of all forward passes of training, without those that the guard threw away; none if they were not counted", lambda run: run.tokens_read
     ),
     "test_accuracy": Measure(
         "test accuracy", "share of right answers on the test set", lambda run: run.result.test_accuracy, is_share=True
@@ -134,7 +134,7 @@ class MeasuredRun:
     """A job of a sweep with its number.
 
     Attributes:
-        config: the swept keys without the seed, and others that differ (`SweepRun.config`).
+        config: the swept keys without the seed, and others that differ (`Cell.config`).
         seed: empty if a job has not begun and its seed is not swept.
         run: the run folder, relative to the sweep folder.
         outcome: of the job; only a finished job has a number.
@@ -164,11 +164,11 @@ def measured(folder: Path, cells: Sequence[Cell[SweepRun]], measure: Measure) ->
     Raises:
         UserError: a file of a finished run is damaged.
     """
-    return [_measured(folder, run, measure) for cell in cells for run in cell.runs]
+    return [_measured(folder, run, cell.config, measure) for cell in cells for run in cell.runs]
 
 
-def _measured(folder: Path, run: SweepRun, measure: Measure) -> MeasuredRun:
-    config = {key: value for key, value in run.config.items() if key != "seed"}
+def _measured(folder: Path, run: SweepRun, config: dict[str, str], measure: Measure) -> MeasuredRun:
+    # In the configuration of the cell, a path that differs with the seed alone is one value.
     found = MeasuredRun(config, run.seed, run.job.run, run.job.outcome)
     if run.result is not None:
         place = folder / run.job.run
@@ -193,16 +193,32 @@ def learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
     size = data.get("batch_size") if isinstance(data, dict) else None
     if not isinstance(size, int):
         raise UserError(f"{run / 'config.yaml'}: lacks data.batch_size")
-    rows = read_metrics(run / "metrics.csv") if (run / "metrics.csv").is_file() else []
-    # Steps that each return of the guard has thrown away.
-    thrown_away = [back["at_step"] - back["to_step"] for back in summary.get("rollbacks") or ()]
-    validations = [
-        Validation(
-            place_of(row),
-            float(row["val/answer_accuracy"]),
-            size * (int(row["step"]) + sum(thrown_away[: attempt_of(row)])),
-        )
-        for row in rows
-        if row.get("val/answer_accuracy")
-    ]
+    with damage_told(run / "summary.json"):
+        # Steps that each return of the guard has thrown away.
+        thrown_away = [back["at_step"] - back["to_step"] for back in summary.get("rollbacks") or ()]
+    metrics = run / "metrics.csv"
+    if not metrics.is_file():
+        # A run that lacks its validations would count as one that never reached 95%.
+        raise UserError(f"{metrics}: is missing; a map and a law need the validations of each finished run")
+    with damage_told(metrics):
+        validations = [
+            Validation(
+                place_of(row),
+                float(row["val/answer_accuracy"]),
+                size * (int(row["step"]) + sum(thrown_away[: attempt_of(row)])),
+            )
+            for row in _whole_rows(metrics)
+            if row["val/answer_accuracy"]
+        ]
     return Learned(result, validations, summary.get("tokens_read"))
+
+
+def _whole_rows(metrics: Path) -> list[dict[str, str]]:
+    """The rows that count. Raise `ValueError` if there is none, or if one is cut off."""
+    rows, _ = read_attempts(metrics)
+    if not rows:
+        raise ValueError("no row")
+    for row in rows:
+        if None in row.values():
+            raise ValueError(f"the row {','.join(filter(None, row.values()))[:40]} is cut off")
+    return rows

@@ -1,13 +1,14 @@
 """The measurements of a run in its folder: metrics.csv, and stages.jsonl with a line for every validation."""
 
+import contextlib
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from stepwise_pl.common.disk import write_text
-from stepwise_pl.common.errors import UserError
+from stepwise_pl.common.errors import UserError, first_line
 
 
 class Sample(TypedDict):
@@ -95,6 +96,21 @@ def read_stage_records(path: Path) -> list[StageRecord]:
             raise UserError(f"{path}: line {number} is damaged; remove that line, or the file") from None
         out.append(record)
     return out
+
+
+@contextlib.contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Inside of this context a file of a run is read.
+
+    Raises:
+        UserError: something is missing there, or stands in the place of something else.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{path}: lacks {error.args[0]}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({first_line(error)})") from None
 
 
 def attempt_of(row: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stepwise_pl.common.statistics import wilson
 from stepwise_pl.common.text import percent, with_wilson
-from stepwise_pl.runs.records import read_attempts
+from stepwise_pl.runs.records import damage_told, read_attempts
 
 ANY_LENGTH = "right at any length"
 
@@ -38,11 +38,15 @@ def read_stages(metrics_file: Path, names: Sequence[str] = ()) -> tuple[list[Sta
 
     Args:
         names: of the stages, if the method names them (`stage_names` in summary.json).
+
+    Raises:
+        UserError: the file is damaged.
     """
     if not metrics_file.is_file():
         return [], []
-    kept, given_up = read_attempts(metrics_file)
-    return stages_of(kept, names), [stages_of(rows, names) for rows in given_up]
+    with damage_told(metrics_file):
+        kept, given_up = read_attempts(metrics_file)
+        return stages_of(kept, names), [stages_of(rows, names) for rows in given_up]
 
 
 def stages_of(rows: Iterable[Mapping[str, str]], names: Sequence[str] = ()) -> list[StageAccuracy]:

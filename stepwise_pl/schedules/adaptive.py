@@ -43,7 +43,7 @@ class Adaptive(Schedule):
     chunk: str = "one"
     # s goes no further.
     remove_at_most: int | None = None
-    # End the run once the last stage has reached `keep`: everything has left, or `remove_at_most` units.
+    # End the run once everything, or `remove_at_most`, has left and accuracy has come to `keep` again.
     stop_when_done: bool = setting(False, changeable=True)
     # End the run if a stage is still below `keep` after this many optimizer steps; null: go on.
     stop_when_stuck: int | None = setting(None, changeable=True)
@@ -67,8 +67,10 @@ class Adaptive(Schedule):
         self.now, self.since = 0, 0  # s, and the step at which it became that
         # A stage lasts at least `longer * check_every` steps. The guard raises `longer` when it slows the schedule down.
         self.longer = Fraction(1)
-        self.is_done = False  # the last stage has reached `keep`
-        self.below = 0  # steps of this stage at the last look, if accuracy was below `keep` there
+        # Accuracies are kept and not verdicts, because a resumed run may have another `keep`.
+        self.best_at_end: float | None = None  # the best accuracy of the looks at the end of s; None: there was none
+        # Steps of this stage and accuracy at its last look; None: there was none.
+        self.last_look: tuple[int, float] | None = None
 
     def hurried(self) -> "Adaptive":
         """A chunk leaves at every step, however bad the answers are."""
@@ -98,7 +100,7 @@ class Adaptive(Schedule):
         return f"reached {self._goal} answer accuracy on validation{late}"
 
     def is_kept_stage(self, accuracy: float) -> bool:
-        return accuracy >= self.keep - ROUNDING or self.max_stay is not None
+        return self._is_good(accuracy) or self.max_stay is not None
 
     def wants_validation(self, step: int) -> bool:
         stayed = step - self.since
@@ -109,9 +111,24 @@ class Adaptive(Schedule):
     def may_end_run(self) -> bool:
         return self.stop_when_done or self.stop_when_stuck is not None
 
+    def _is_good(self, accuracy: float) -> bool:
+        return accuracy >= self.keep - ROUNDING
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that leaves has left, and accuracy has come to `keep` again."""
+        return self.best_at_end is not None and self._is_good(self.best_at_end)
+
+    @property
+    def below(self) -> int:
+        """Steps of this stage at its last look, if accuracy was below `keep` there; else 0."""
+        return 0 if self.last_look is None or self._is_good(self.last_look[1]) else self.last_look[0]
+
     def reason_to_end(self) -> str:
         if self.stop_when_done and self.is_done:
-            return f"stage {self.now}, the last one, has reached {self._goal} (schedule.stop_when_done)"
+            allowed = f"as much has left as schedule.remove_at_most={self.remove_at_most} allows"
+            gone = "everything has left" if self.most == self.last else allowed
+            return f"{gone}, and accuracy has reached {self._goal} (schedule.stop_when_done)"
         if self.stop_when_stuck is not None and self.below >= self.stop_when_stuck * self.longer:
             return f"stage {self.now} is below {self._goal} after {self.below:,} steps (schedule.stop_when_stuck)"
         return ""
@@ -123,12 +140,14 @@ class Adaptive(Schedule):
         # Only a validation that the schedule has asked for decides. Others, such as one after the last step of a run that is
         # resumed later, must not change what follows.
         is_look_due = self.wants_validation(step) and stayed >= self.check_every * self.longer
-        is_good = float(metrics["val/answer_accuracy"]) >= self.keep - ROUNDING
+        accuracy = float(metrics["val/answer_accuracy"])
+        is_good = self._is_good(accuracy)
         is_late = self.max_stay is not None and stayed >= self.max_stay * self.longer
         if is_look_due:
-            self.below = 0 if is_good else stayed
+            self.last_look = stayed, accuracy
         if self.now >= self.most:
-            self.is_done = self.is_done or (is_look_due and is_good)
+            if is_look_due:
+                self.best_at_end = max(accuracy, self.best_at_end or 0)
             self.decision = ""
             return
         if is_look_due and is_good:
@@ -139,10 +158,10 @@ class Adaptive(Schedule):
             self.decision = f"stage {self.now} waits for {self._goal} since step {self.since}"
             return
         chunk = 1 if self.chunk == "one" else self.now + 1
-        self.now, self.since, self.below = min(self.now + chunk, self.most), step, 0
+        self.now, self.since, self.last_look = min(self.now + chunk, self.most), step, None
 
     def hold(self, step: int, removed: int, wait: int = 0) -> None:
-        self.is_done, self.below = False, 0
+        self.best_at_end = self.last_look = None
         self.now, self.since = removed, max(self.since, step + wait)
 
     def slow_down(self, step: int, removed: int, rate: Fraction, wait: int) -> None:
@@ -151,7 +170,7 @@ class Adaptive(Schedule):
 
     def state_dict(self, step: int) -> dict[str, Any]:
         state = {"now": self.now, "since": self.since, "longer": str(self.longer)}
-        return {**state, "is_done": self.is_done, "below": self.below}
+        return {**state, "best_at_end": self.best_at_end, "last_look": self.last_look and list(self.last_look)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if "targets" in state:
@@ -160,4 +179,5 @@ class Adaptive(Schedule):
                 f"{TOKEN_ACCURACY} of stepwise_pl"
             )
         self.now, self.since, self.longer = state["now"], state["since"], Fraction(state["longer"])
-        self.is_done, self.below = state.get("is_done", False), state.get("below", 0)  # older checkpoints lack these
+        self.best_at_end, look = state.get("best_at_end"), state.get("last_look")  # older checkpoints lack these
+        self.last_look = None if look is None else (look[0], look[1])

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +139,59 @@ def test_a_seed_that_is_not_swept_is_that_of_the_run(tmp_path: Path) -> None:
     assert {run.seed for _, run in sweep_of(tmp_path, Job("run", [], {}, FINISHED))} == {"5"}
 
 
+def test_runs_that_begin_with_a_run_of_their_own_seed_differ_in_the_seed_alone(tmp_path: Path) -> None:
+    """The path of that run has the seed in it (`model.init_from`), and is no key of a map or of a law."""
+    jobs = []
+    for delta in ("1", "2"):
+        for seed in ("0", "1"):
+            job = Job(f"{delta}/seed{seed}", [], {"schedule.delta": delta, "seed": seed}, FINISHED)
+            write_run(tmp_path / job.run, TO_THE_END)
+            config = tmp_path / job.run / "config.yaml"
+            config.write_text(
+                config.read_text().replace("seed: 5", f"seed: {seed}")
+                + f"model: {{init_from: /first/seed{seed}}}\nschedule: {{delta: {delta}}}\n"
+            )
+            jobs.append(job)
+    runs = [run for name, run in sweep_of(tmp_path, *jobs) if name == "seconds"]
+    assert [run.seed for run in runs] == ["0", "1", "0", "1"]
+    assert len({tuple(run.config.items()) for run in runs}) == 2
+    assert {run.config["schedule.delta"] for run in runs} == {"1", "2"}
+
+
 def test_a_configuration_without_its_batch_size_is_damaged(tmp_path: Path) -> None:
     write_run(tmp_path / "run", TO_THE_END)
     (tmp_path / "run" / "config.yaml").write_text("derived: {max_cot_tokens: 4, examples_per_token: null}\n")
     with pytest.raises(UserError, match="run/config.yaml: lacks data.batch_size"):
         numbers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file,change,message",
+    [
+        ("metrics.csv", lambda text: None, "metrics.csv: is missing"),
+        ("metrics.csv", lambda text: "", "metrics.csv: is damaged (no row)"),
+        ("metrics.csv", lambda text: "a,b\n1,2\n", "metrics.csv: lacks val/answer_accuracy"),
+        ("metrics.csv", lambda text: text.replace("0.97", "good"), "metrics.csv: is damaged (could not convert string to float: 'good')"),
+        ("metrics.csv", lambda text: text.replace("40,0,2,,0.97,20", "40,0,2"), "metrics.csv: is damaged (the row 40,0,2 is cut off)"),
+        ("summary.json", lambda text: text[:-1] + ', "rollbacks": [{"at_step": 5}]}', "summary.json: lacks to_step"),
+        ("summary.json", lambda text: text[:-1] + ', "rollbacks": 5}', "summary.json: is damaged ("),
+        ("config.yaml", lambda text: text.replace("examples_per_token: null", ""), "config.yaml: lacks examples_per_token"),
+        ("config.yaml", lambda text: text.replace("10", "ten"), "config.yaml: lacks data.batch_size"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_told_in_one_line(
+    tmp_path: Path, file: str, change: Callable[[str], str | None], message: str
+) -> None:
+    """None may count as a run that removed no token."""
+    write_run(tmp_path / "run", TO_THE_END)
+    path = tmp_path / "run" / file
+    if (text := change(path.read_text())) is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        numbers(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path / 'run'}/{message}")
 
 
 def test_an_unknown_measure_names_them_all() -> None:

@@ -16,6 +16,7 @@ from experiments.methods import collect, figures, runs
 from experiments.methods import tables as methods
 from experiments.methods.runs import Run, Validation
 from experiments.tables import all_tables
+from stepwise_pl.common.errors import UserError
 from tests.conftest import REPO
 
 EXPERIMENTS = REPO / "experiments"
@@ -33,7 +34,7 @@ def check(experiments: Path, script: str = "tables.py", *words: str) -> subproce
 def test_every_table_is_what_its_csv_files_give() -> None:
     found = all_tables()
     assert {"methods", "robustness", "quickstart"} <= {folder.name for folder in found}
-    assert [line for folder, tables in found.items() for line in readme.differences(folder, tables)] == []
+    assert [line for folder, tables in found.items() for line in readme.differences(folder, tables())] == []
 
 
 @pytest.fixture
@@ -66,6 +67,27 @@ def test_a_changed_number_in_a_readme_is_noticed(copy: Path) -> None:
     change(copy / "quickstart" / readme.NAME, "99.8% [99.3, 99.9]", "99.9% [99.3, 99.9]")
     done = check(copy, "tables.py", "--check")
     assert (done.returncode, done.stdout) == (1, "quickstart: runs\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "old,new,message",
+    [
+        ("arm,seed,", "arm,sead,", "results.csv: has no column seed"),
+        ("stepwise,1,high_heavy,236,232,232", "stepwise,1,high_heavy,236,many,232", "no table can be made of its csv files (ValueError: "),
+        ("stepwise,1,high_heavy,236,232,232", "stepwise,1,high_heavy,236,232", "has more or fewer cells than the first line"),
+        ("", "", "results.csv: is cut off"),
+    ],
+)  # fmt: skip
+def test_a_damaged_csv_file_is_one_line_and_changes_no_readme(copy: Path, old: str, new: str, message: str) -> None:
+    path = copy / "robustness" / "results.csv"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1) if old else text[:-3], encoding="utf-8")
+    before = {readme_file: readme_file.read_text(encoding="utf-8") for readme_file in copy.glob(f"*/{readme.NAME}")}
+    done = check(copy)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert str(copy / "robustness") in done.stderr and message in done.stderr
+    assert {file: file.read_text(encoding="utf-8") for file in before} == before
 
 
 def test_a_table_without_a_marker_and_a_marker_without_a_table_are_named(tmp_path: Path) -> None:
@@ -125,10 +147,22 @@ def test_a_collected_run_replaces_its_rows_and_leaves_all_others(run_dir: Path, 
     with (run_dir / "metrics.csv").open(newline="") as file:
         looks = [row for row in csv.DictReader(file) if row["val/answer_accuracy"]]
     assert [one.step for one in run.validations] == [round(float(row["step"])) for row in looks]
-    with pytest.raises(ValueError, match="both are"):
+    with pytest.raises(UserError, match="both are"):
         collect.main([f"{name}={run_dir}", f"{name}={run_dir}"], tmp_path)
-    with pytest.raises(ValueError, match="methods_cpu_"):
+    with pytest.raises(UserError, match="methods_cpu_"):
         collect.main([f"quickstart={run_dir}"], tmp_path)
+    # A run that cannot be read leaves every file as it was, also those that come before the one it lacks.
+    for broken, message in (("environment.json", "environment.json"), ("metrics.csv", "metrics.csv")):
+        other = shutil.copytree(run_dir, tmp_path / f"lr=1,without {broken}")
+        (other / broken).unlink()
+        with pytest.raises((UserError, OSError), match=message):
+            collect.main([f"{name}={other}"], tmp_path)
+    with pytest.raises(UserError, match=r"nowhere/summary.json: cannot be read"):
+        collect.main([f"{name}={tmp_path / 'nowhere'}"], tmp_path)
+    assert {file: (tmp_path / f"{file}.csv").read_text() for file in collect.FILES} == once
+    # A folder may have `=` in its name.
+    collect.main([f"{name}={shutil.copytree(run_dir, tmp_path / 'lr=1')}"], tmp_path)
+    assert {file: (tmp_path / f"{file}.csv").read_text() for file in collect.FILES} == once
 
 
 def test_a_task_with_one_seed_missing_has_a_dash_in_its_place() -> None:

@@ -1,11 +1,14 @@
 """Other forms of a prompt: each asks for the same, as the reader of typed problems finds."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwise_pl.common.errors import UserError
+from stepwise_pl.evaluation.problems import WholeSplit, problems_of
 from stepwise_pl.tasks import Addition, Files, ModularSum, Multiplication, Parity, ProsQA, WordProblems
 from stepwise_pl.tasks.base import Task
 from stepwise_pl.tasks.formats import FORMS, in_words, numbers_in_words, sentences, with_sign, without_stops
@@ -115,3 +118,13 @@ def test_prompts_that_were_trained_on_in_the_form_are_left_out(tmp_path) -> None
     assert ([each.prompt for each in part], part.origins) == (["3 x 3"], [1])
     assert part.left_out == "1 left out, because they were trained on in this form"
     assert set(reformatted(task, task.load(), 10)) < set(FORMS)
+
+
+def test_prompts_that_no_form_changes_are_refused_with_the_true_reason(tmp_path: Path) -> None:
+    """The line must not send the user back to the suite that was asked for."""
+    for split, words in (("train", "abcd"), ("validation", "ef"), ("test", "gh")):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{word}||{word} #### {word}\n" for word in words))
+    task = Files(**{split: str(tmp_path / f"{split}.txt") for split in ("train", "validation", "test")})
+    with pytest.raises(UserError) as refused:
+        problems_of(WholeSplit(None, suite="format", suite_size=500), task, ())
+    assert str(refused.value).startswith("suite=format: no form changes a prompt of the first 2 test problems")

@@ -58,11 +58,37 @@ def test_a_resumed_run_may_give_more_time_or_go_on_to_the_end() -> None:
     schedule = bound(keep=0.9, check_every=2, stop_when_stuck=4)
     trained(schedule, [0.5] * 4)
     assert "stage 0 is below 90% after 4 steps" in schedule.reason_to_end()
-    for changed, ends in ({"stop_when_stuck": 6}, False), ({"stop_when_stuck": None}, False), ({"keep": 0.8}, False):
-        again = bound(**{"keep": 0.9, "check_every": 2, "stop_when_stuck": None, **changed})
-        again.load_state_dict(schedule.state_dict(4))
+    for changed, ends in ({}, True), ({"stop_when_stuck": 6}, False), ({"stop_when_stuck": None}, False):
+        again = bound(**{"keep": 0.9, "check_every": 2, "stop_when_stuck": 4, **changed})
+        again.load_state_dict(json.loads(json.dumps(schedule.state_dict(4))))
         assert bool(again.reason_to_end()) is ends
     assert not Linear().may_end_run and Adaptive(stop_when_done=True).may_end_run
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1), st.booleans())
+def test_a_resumed_run_judges_the_last_accuracy_by_its_own_keep(accuracy: float, keep: float, at_the_end: bool) -> None:
+    """The verdict of a checkpoint does not depend on the `keep` that it was written under."""
+    schedule = bound(keep=0.5, check_every=2, remove_at_most=0 if at_the_end else None, stop_when_stuck=1000)
+    schedule.observe(2, {"val/answer_accuracy": accuracy, "val/loss": 1.0})
+    if not at_the_end and accuracy >= 0.5:
+        return  # the unit has left
+    ends = {"stop_when_done": True, "stop_when_stuck": 2}
+    again = bound(keep=keep, check_every=2, remove_at_most=schedule.remove_at_most, **ends)
+    again.load_state_dict(json.loads(json.dumps(schedule.state_dict(2))))
+    if accuracy >= keep:
+        assert ("remove_at_most=0 allows" in again.reason_to_end()) is at_the_end
+        assert at_the_end or not again.reason_to_end()
+    elif accuracy < keep - 1e-5:
+        assert "(schedule.stop_when_stuck)" in again.reason_to_end()
+
+
+def test_checkpoints_with_verdicts_in_place_of_accuracies_are_read() -> None:
+    state = {"now": MOST, "since": 5, "longer": "1"}
+    for more, reason in (({"is_done": True, "below": 0}, "done"), ({"is_done": False, "below": 8}, "stuck"), ({}, "")):
+        schedule = bound(keep=0.9, check_every=2, stop_when_done=True, stop_when_stuck=4)
+        schedule.load_state_dict({**state, **more})
+        assert (f"stop_when_{reason}" in schedule.reason_to_end()) is bool(reason)
+        assert bool(schedule.reason_to_end()) is bool(reason)
 
 
 def test_it_must_look_before_it_gives_up() -> None:
@@ -90,6 +116,9 @@ def test_a_budget_of_tokens_ends_the_run_after_the_step_that_uses_it_up(tmp_path
     assert "the run takes at most" in out.stderr
     again = command("train", f"run_dir={folder}", "resume=true")
     assert summary(folder)["steps"] == 30 and "resuming at step 30" in again.stderr
+    assert (
+        "the run has ended at step 30: " in again.stderr and "(trainer.max_tokens_read); with other set" in again.stderr
+    )
     # With a larger budget it goes on, as if it had had that budget from the start.
     command("train", f"run_dir={folder}", "resume=true", f"trainer.max_tokens_read={read[40]}")
     after = [row["train/loss"] for row in read_metrics(folder / "metrics.csv") if row["train/loss"]]
@@ -114,3 +143,9 @@ def test_a_schedule_ends_its_run(tmp_path: Path, words: tuple[str, ...], reason:
     (line,) = [line for line in out.stderr.splitlines() if f"the run ends at step {ended}: stage " in line]
     assert reason in line and ended < 2000
     assert max(int(row["step"]) for row in read_metrics(folder / "metrics.csv")) == ended
+    # A resume says that nothing is left to do, or goes on if another `keep` lets it.
+    again = command("train", f"run_dir={folder}", "resume=true")
+    assert f"the run has ended at step {ended}: {reason}" in again.stderr and summary(folder)["steps"] == ended
+    other = "schedule.keep=1" if "has left" in reason else "schedule.keep=1e-6"
+    again = command("train", f"run_dir={folder}", "resume=true", other, f"trainer.duration={ended + 5}steps")
+    assert "the run has ended" not in again.stderr and summary(folder)["steps"] == ended + 5

@@ -114,7 +114,7 @@ def answers_predicted(view: CoTBatch, scored: Scored) -> Tensor:
     """Return the share of the view's examples with every answer token predicted, given the targets before it; a scalar."""
     is_answer = view.part[scored.row, scored.column] == Part.ANSWER
     wrong_rows = scored.row[is_answer & ~scored.right.to(scored.row.device)]
-    return torch.tensor(1 - len(wrong_rows.unique()) / len(view))
+    return torch.tensor(1 - len(set(wrong_rows.tolist())) / len(view))
 
 
 def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
@@ -124,7 +124,8 @@ def _mean_loss(learner: Learner, problems: CoTBatch, stage: Stage) -> Tensor:
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """The norm of all numbers together."""
-    return torch.stack(torch._foreach_norm(tensors)).float().norm()
+    norm: Tensor = torch.stack(torch._foreach_norm(tensors)).float().norm()
+    return norm
 
 
 @contextmanager

@@ -147,8 +147,13 @@ def notes(found: Sequence[Sequence[PartResult]], suite_size: int) -> list[str]:
         lines[0] += " (Newcombe 1998)"
     elif kinds:
         lines[0] += "; paired for parts made of test problems (Bonett and Price 2012), else Newcombe 1998"
-    if any(result.part != TEST and not result.why and _num_problems(result) < suite_size for result in every):
+    small = [
+        result for result in every if result.part != TEST and not result.why and _num_problems(result) < suite_size
+    ]
+    if any(not result.is_paired for result in small):
         lines.append(f"Where n is below {suite_size} there are no more such problems that were not trained on.")
+    elif small:
+        lines.append(f"Where n is below {suite_size} there are no more test problems that have this form.")
     if any(result.share is not None and result.is_too_small for result in every):
         lines.append(f"A part of fewer than {FEWEST} problems has no percentage.")
     return lines

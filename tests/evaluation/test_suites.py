@@ -17,8 +17,9 @@ from stepwise_pl.evaluate import EvaluateConfig, evaluate, evaluate_runs
 from stepwise_pl.evaluation.problems import WholeSplit, problems_of
 from stepwise_pl.evaluation.writable import Reader
 from stepwise_pl.models.trained_run import load_run
-from stepwise_pl.runs.predictions import Prediction, read_predictions
-from stepwise_pl.runs.suites import part_results, suite_results
+from stepwise_pl.reporting.suite_text import notes
+from stepwise_pl.runs.predictions import Prediction, Share, read_predictions
+from stepwise_pl.runs.suites import TEST, PartResult, part_results, suite_results
 from stepwise_pl.tasks import Example, Multiplication, Parity
 from tests.conftest import SMALL, command
 
@@ -187,3 +188,13 @@ def test_a_multiplication_suite_names_every_part() -> None:
     problems = problems_of(WholeSplit(None, suite="format", suite_size=5), task, ())
     assert problems.asked["suite_pairs"] == [part for part in problems.asked["suite_sizes"] if part != "test"]
     assert problems.places == [*range(5)] * len(problems.asked["suite_sizes"])
+
+
+@pytest.mark.parametrize("is_paired,reason", [(True, "no more test problems that have"), (False, "not trained on")])
+def test_a_short_part_is_told_with_the_true_reason(is_paired: bool, reason: str) -> None:
+    """Another form is made of test problems, and none of these was trained on."""
+    whole = PartResult(TEST, Share(50, 60))
+    short = PartResult("brackets", Share(50, 60), 0.0, (-0.1, 0.1), is_paired)
+    (line,) = [line for line in notes([[whole, short]], 100) if line.startswith("Where n is below 100")]
+    assert reason in line
+    assert not any("Where n is" in line for line in notes([[whole, short]], 60))

@@ -12,6 +12,7 @@ written by people.
 import argparse
 import csv
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -131,4 +132,9 @@ def command(found: Mapping[Path, Mapping[str, str]]) -> int:
             rewrite(folder, tables)
     lines = [line for folder, tables in found.items() for line in differences(folder, tables)]
     print("\n".join(lines or ["every table is what its csv files give"]))
+    if lines:
+        print(
+            "these tables of README.md are not what the csv files give: without --check this command writes them; a marker that is "
+            "missing (or too many) is put in (or taken out) by hand", file=sys.stderr,
+        )  # fmt: skip
     return 1 if lines else 0

@@ -1,15 +1,16 @@
-"""Write signals.csv and results.csv from the sweep folder of the early warning.
+"""Write signals.csv and results.csv beside this file from the sweep folder of the early warning. Rows of other runs do not stay.
 
-python experiments/early_warning/collect.py <sweep folder>
+python experiments/early_warning/collect.py outputs/sweeps/early_warning
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.early_warning.roc import HERE, HIGHER_IS_WORSE
 from experiments.readme import write_rows
 from stepwise_pl.common.disk import read_json
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.records import read_metrics, read_stage_records
 
@@ -44,8 +45,14 @@ def validations_of(run: Path) -> Iterator[dict[str, object]]:
 
 
 def main(sweep: Path) -> None:
-    """Write both files beside this one."""
+    """Write both files beside this one.
+
+    Raises:
+        UserError: there is no finished run.
+    """
     runs = [path.parent for path in sweep.glob("**/summary.json")]
+    if not runs:
+        raise UserError(f"{sweep}: no finished run there; give the folder of the sweep (outputs/sweeps/<name>)")
     runs.sort(key=lambda run: tuple(facts_of(run).values()))
     columns = (*RUN, "step", "removed_tokens", *HIGHER_IS_WORSE)
     write_rows(HERE / "signals.csv", columns, (row for run in runs for row in signals_of(run)))
@@ -54,4 +61,9 @@ def main(sweep: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="sweep folder")
+    try:
+        main(parser.parse_args().sweep)
+    except UserError as error:
+        parser.error(str(error))

@@ -42,7 +42,10 @@ class ValidationTimes(Callback):
                 f"trainer.max_tokens_read={self.max_tokens_read}: an earlier part of this run did not count its tokens; set it to null"
             )
         # A run that has ended before its last step is over when it is resumed, too.
-        trainer.should_stop = bool(self._reason_to_end(pl_module))
+        reason = self._reason_to_end(pl_module)
+        if reason and trainer.global_step < trainer.max_steps:
+            log.info("the run ended at step %d: %s; change that key to go on", trainer.global_step, reason)
+        trainer.should_stop = bool(reason)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -194,4 +194,9 @@ def command(tables_of: Mapping[Path, Callable[[], Mapping[str, str]]]) -> int:
             rewrite(folder, tables)
     lines = [line for folder, tables in found.items() for line in differences(folder, tables)]
     print("\n".join(lines or ["every table is what its csv files give"]))
+    if lines:
+        print(
+            "these tables of README.md are not what the csv files give: without --check this command writes them; a marker that is "
+            "missing (or too many) is put in (or taken out) by hand", file=sys.stderr,
+        )  # fmt: skip
     return 1 if lines else 0

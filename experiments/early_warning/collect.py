@@ -1,15 +1,16 @@
-"""Write signals.csv and results.csv from the sweep folder of the early warning, and guard.csv from that of the guarded runs.
+"""Write signals.csv, results.csv and guard.csv beside this file from two sweep folders. Rows of other runs do not stay.
 
-python experiments/early_warning/collect.py <sweep folder> [<sweep folder of the guarded runs>]
+python experiments/early_warning/collect.py outputs/sweeps/early_warning outputs/sweeps/guarded
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.early_warning.roc import HERE, HIGHER_IS_WORSE
 from experiments.readme import write_rows
 from stepwise_pl.common.disk import read_json
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.records import read_metrics, read_stage_records
 
@@ -54,26 +55,33 @@ def guarded(run: Path) -> dict[str, object]:
     return {**facts_of(run), "early": early, "went_back": "; ".join(back), **found}
 
 
-def main(sweep: Path, guarded_sweep: Path | None = None) -> None:
-    """Write the files beside this one."""
-    if guarded_sweep is not None:
-        rows = sorted(
-            map(guarded, (path.parent for path in guarded_sweep.glob("**/summary.json"))),
-            key=lambda row: str(row["early"]),
-        )
-        columns = (
-            *RUN,
-            "early",
-            "went_back",
-            "abandoned_examples",
-            "steps",
-            "removed_tokens",
-            "test_accuracy",
-            "test_examples",
-        )
-        write_rows(HERE / "guard.csv", columns, rows)
+def finished(sweep: Path) -> list[Path]:
+    """The finished runs of a sweep, by pace and seed.
+
+    Raises:
+        UserError: there is none.
+    """
     runs = [path.parent for path in sweep.glob("**/summary.json")]
-    runs.sort(key=lambda run: tuple(facts_of(run).values()))
+    if not runs:
+        raise UserError(f"{sweep}: no finished run there; give the folder of the sweep (outputs/sweeps/<name>)")
+    return sorted(runs, key=lambda run: tuple(facts_of(run).values()))
+
+
+def main(sweep: Path, guarded_sweep: Path) -> None:
+    """Write the three files beside this one.
+
+    Args:
+        sweep: runs at several paces, without the guard.
+        guarded_sweep: runs with `guard=halve`, with and without `guard.early`.
+
+    Raises:
+        UserError: a folder has no finished run.
+    """
+    rows = [guarded(run) for run in finished(guarded_sweep)]
+    rows.sort(key=lambda row: (str(row["early"]), row["seed"]))
+    runs = finished(sweep)
+    about = ("abandoned_examples", "steps", "removed_tokens", "test_accuracy", "test_examples")
+    write_rows(HERE / "guard.csv", (*RUN, "early", "went_back", *about), rows)
     columns = (*RUN, "step", "removed_tokens", *HIGHER_IS_WORSE)
     write_rows(HERE / "signals.csv", columns, (row for run in runs for row in signals_of(run)))
     columns = (*RUN, "step", "removed_tokens", "accuracy_any_length", "examples", "collapsed", "collapsed_at")
@@ -81,4 +89,11 @@ def main(sweep: Path, guarded_sweep: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="sweep folder of the runs without the guard")
+    parser.add_argument("guarded", type=Path, help="sweep folder of the guarded runs")
+    given = parser.parse_args()
+    try:
+        main(given.sweep, given.guarded)
+    except UserError as error:
+        parser.error(str(error))

@@ -53,7 +53,11 @@ def with_recipes(line: str, swept: Iterable[str]) -> str:
     group = line.partition(".")[0]
     if group not in swept or "has no such key" not in line:
         return line
-    return f"{line}; give a recipe to each {group} that needs keys of its own, and sweep over experiment=<name>,<name>"
+    key = line.partition(":")[0]
+    return (
+        f"{line}; give a recipe to each {group} that needs keys of its own, and sweep over experiment=<name>,<name>; if every swept "
+        f"{group} has the key, write '{key}=choice(<value>)'"
+    )
 
 
 class _LeftOut(NamedTuple):

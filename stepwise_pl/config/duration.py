@@ -55,7 +55,10 @@ class Duration:
         if match is None:
             number = text.strip() if re.fullmatch(r"[0-9.]{1,12}", text.strip()) else "4000"
             ways = (f"{number}steps", f"{number}epochs", f"{number}examples")
-            raise UserError(f"{wrong}: must be a number with its unit: write {', '.join(ways[:2])} or {ways[2]}")
+            budget = "; trainer.max_tokens_read=<number> ends a run by tokens" if "token" in text else ""
+            raise UserError(
+                f"{wrong}: must be a number with its unit: write {', '.join(ways[:2])} or {ways[2]}{budget}"
+            )
         amount, unit = Fraction(match[1]), f"{match[2]}s"
         if amount <= 0:
             raise UserError(f"{wrong}: must be above 0")

@@ -16,6 +16,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from stepwise_pl.common.errors import UserError, one_of
+from stepwise_pl.common.text import counted
 from stepwise_pl.schedules.spread import Stage
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Method:
         """Return where a run stands, for messages: `with 3 tokens removed`, or `in stage 1 (emulate)`."""
         if self.stage_names:
             return f"in stage {stage} ({self.stage_names[stage]})"
-        return f"with {removed_tokens} tokens removed"
+        return f"with {counted(removed_tokens, 'token')} removed"
 
     def check(self, task: "Task") -> None:
         """Raise `UserError` if something that the method needs for a task is missing. It is called before any data is read."""

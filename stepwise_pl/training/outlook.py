@@ -94,6 +94,10 @@ class Outlook(Callback):
             count = sum(parameter.numel() for parameter in pl_module.extra.parameters())
             log.info("method=%s: %s parameters besides the model", pl_module.method.kind, f"{count:,}")
         log.info("%s", length_line(self._begin, self.steps, self.config.data.batch_size, per_epoch))
+        if (budget := self.config.trainer.max_tokens_read) is not None:
+            log.info(
+                "the run ends before that once training has read %s tokens (trainer.max_tokens_read)", f"{budget:,}"
+            )
         lines = [removal_line(removal_of(pl_module), self._begin, self.steps)]
         schedule, names = pl_module.schedule, pl_module.method.stage_names
         if names and not schedule.waits_for():

@@ -168,7 +168,7 @@ class ProgressLog(Callback):
         parts = [f"step {step:,} of {outlook.steps:,}", clock(module.seconds)]
         if outlook.step_seconds:
             parts.append(f"{module.data.data.batch_size / outlook.step_seconds:,.0f} examples per second")
-        if left := outlook.seconds(outlook.steps - step):
+        if not trainer.should_stop and (left := outlook.seconds(outlook.steps - step)):
             parts.append(f"{duration(left)} left")
         found = [f"{removed(module, ' of ')} CoT tokens gone", *shown_losses(module)]
         if name := module.method.stage_name(module.stage):

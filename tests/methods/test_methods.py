@@ -397,6 +397,7 @@ def test_a_sweep_over_methods_with_a_key_of_one_says_how_to_go_about_it() -> Non
     assert out.returncode == 2
     line = "method.teacher: method=stepwise has no such key; method=icot_kd has it; give a recipe to each method that needs"
     assert line in out.stderr and "Traceback" not in out.stderr
+    assert "if every swept method has the key, write 'method.teacher=choice(<value>)'" in out.stderr
 
 
 @pytest.mark.long

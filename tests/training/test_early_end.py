@@ -105,6 +105,9 @@ def test_a_budget_of_tokens_ends_the_run_after_the_step_that_uses_it_up(tmp_path
     assert [int(row["step"]) for row in rows if row["val/answer_accuracy"]] == [20, 30]
     assert (summary(folder)["steps"], summary(folder)["tokens_read"]) == (30, read[30])
     assert "the run takes at most" in out.stderr
+    assert f"the run ends before that once training has read {budget:,} tokens (trainer.max_tokens_read)" in out.stderr
+    (last,) = [line for line in out.stderr.splitlines() if line.startswith("step 30 of 60")]
+    assert " left" not in last
     again = command("train", f"run_dir={folder}", "resume=true")
     assert summary(folder)["steps"] == 30 and "resuming at step 30" in again.stderr
     assert (

@@ -583,7 +583,7 @@ def test_a_stage_that_begins_badly_is_a_collapse_at_once(tmp_path: Path, action:
     out = start(folder, *words, options=("--accuracy=0.9",))
     assert out.returncode == 0, out.stderr[-2000:]
     sign = "an early sign of a collapse: "
-    assert out.stderr.count(sign) >= 1 and "at step 25 with 1 tokens removed, 90.0% at its best" in out.stderr
+    assert out.stderr.count(sign) >= 1 and "at step 25 with 1 token removed, 90.0% at its best" in out.stderr
     found = summary(folder)["rollbacks"]
     assert [(one["at_step"], one["to_step"], one["action"]) for one in found[:1]] == [(25, 20, "halve")][:rollbacks]
 

@@ -253,4 +253,4 @@ def tables(folder: Path = HERE) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(readme.command({HERE: tables()}))
+    sys.exit(readme.command({HERE: tables}))

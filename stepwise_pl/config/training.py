@@ -154,7 +154,7 @@ class TrainerConfig:
     # Length of the run, with its unit: `4000steps` (of the optimizer), `200epochs`, `0.5epochs` or `256000examples`.
     duration: str = setting("200epochs", changeable=True)
     # End the run after the optimizer step at which training has read so many tokens, in all passes of the model, and before `duration`
-    # is over. null: no limit. `optimizer.decay` counts the steps of `duration` all the same. Tokens that the guard threw away do not count.
+    # is over. null: no limit. `optimizer.decay` counts the steps of `duration` all the same. Tokens that the guard gave up count, too.
     max_tokens_read: int | None = setting(None, changeable=True)
     # Stop after this time, hours:minutes:seconds (02:50:00, with days 1-00:00:00), as a signal does: after the step, with a checkpoint and
     # status 142; resume goes on. null: no limit.

@@ -113,7 +113,7 @@ MEASURES: dict[str, Measure] = {
         _examples_per_token,
     ),
     "tokens_read": Measure(
-        "tokens read", "tokens of all forward passes of training, without those that the guard threw away; none if they were not counted", lambda run: run.tokens_read
+        "tokens read", "tokens of all forward passes of training; none if they were not counted", lambda run: run.tokens_read
     ),
     "test_accuracy": Measure(
         "test accuracy", "share of right answers on the test set", lambda run: run.result.test_accuracy, is_share=True

@@ -77,7 +77,7 @@ def alarms_table() -> str:
 
 
 def guard_table() -> str:
-    """What the early judgement does to runs that go back."""
+    """The effect of the early judgement on runs that go back."""
     head = [
         "`guard.early`",
         "seed",

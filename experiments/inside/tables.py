@@ -17,7 +17,7 @@ STAGES = {0: "as many as stand before it", 1: "itself, too", 2: "and the next on
 
 
 def fading_table() -> str:
-    """What can be read of each token as tokens leave, means of the seeds with 95% t intervals."""
+    """The score of the probe of each token as tokens leave, means of the seeds with 95% t intervals."""
     rows = {(row["target"], int(row["stage"])): row for row in read_rows(HERE / "seeds.csv") if row["arm"] == ARM}
 
     def cell(token: int, stage: int) -> str:

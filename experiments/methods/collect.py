@@ -102,7 +102,7 @@ def main(given: list[str], folder: Path = HERE) -> None:
         name, _, path = ("", "", text) if Path(text).is_dir() or "=" not in text else text.partition("=")
         summary = read_json(Path(path) / "summary.json")
         with damage_told(Path(path) / "summary.json"):
-            # What was changed on the command line stands behind the name.
+            # Settings that were changed on the command line stand behind the name.
             key = name or summary["name"].split("/")[0], summary["seed"]
         task_and_arm(key[0])
         if key in found:

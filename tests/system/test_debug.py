@@ -24,13 +24,20 @@ def removed_tokens(run: Path) -> list[int]:
         return [int(float(row["schedule/removed_tokens"])) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def assert_went_through_everything(run: Path, from_the_whole_cot: bool = True) -> None:
+def assert_went_through_everything(
+    run: Path, from_the_whole_cot: bool = True, at_most: int | None = None, stops_when_done: bool = False
+) -> None:
+    """Every stage was trained, from the first one to the last one that the recipe has.
+
+    Args:
+        at_most: the tokens that the recipe removes at most; None for all.
+        stops_when_done: the recipe ends a run once its tokens are gone, before all steps are done.
+    """
     summary = json.loads((run / "summary.json").read_text())
     removed = removed_tokens(run)
-    assert len(removed) == summary["steps"] == 12
-    assert (removed[0] == 0) is from_the_whole_cot and removed[-1] == summary["max_cot_tokens"] == summary[
-        "removed_tokens"
-    ]
+    assert len(removed) == summary["steps"] and (summary["steps"] < 12 if stops_when_done else summary["steps"] == 12)
+    last = summary["max_cot_tokens"] if at_most is None else min(at_most, summary["max_cot_tokens"])
+    assert (removed[0] == 0) is from_the_whole_cot and removed[-1] == summary["removed_tokens"] == last
     assert len(set(removed)) > 1 + from_the_whole_cot  # stages between explicit CoT and none
     assert summary["expected"] is None and summary["test_examples"] <= 8
     assert (run / "checkpoints" / "best.ckpt").is_file()
@@ -116,7 +123,12 @@ def test_every_experiment_goes_through_everything(experiment: str, tmp_path: Pat
         assert (len(removed) == 1) is (experiment != "mult11x11_gpt2")
     else:
         begins = getattr(config.schedule, "remove_start_from", 0)
-        assert_went_through_everything(tmp_path / "run", from_the_whole_cot=begins == 0)
+        assert_went_through_everything(
+            tmp_path / "run",
+            from_the_whole_cot=begins == 0,
+            at_most=config.schedule.remove_at_most,
+            stops_when_done=getattr(config.schedule, "stop_when_done", False),
+        )
     if len(config.method.stage_names) > 1:
         with (tmp_path / "run" / "metrics.csv").open() as file:
             trained = [

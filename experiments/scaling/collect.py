@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 KEY = ("task", "layers", "width", "seed")
 THROUGH, STUCK, OVER = "through", "stuck", "steps over"
 RESULTS = (
-    *KEY, "cot_tokens", "removed_at_95", "examples", "examples_per_token", "steps", "tokens_read", "seconds", "ended",
+    *KEY, "side", "cot_tokens", "removed_at_95", "examples", "examples_per_token", "steps", "tokens_read", "seconds", "ended",
 )  # fmt: skip
 STAGES = (*KEY, "removed_tokens", "steps", "kept")
 Row = dict[str, Any]
@@ -74,16 +74,14 @@ def rows_of(folder: Path, job: SweepRun) -> tuple[Row, list[Row]]:
         folder: of the run.
 
     Raises:
-        ValueError: tokens do not leave one by one from the left, or the task is another.
+        ValueError: tokens do not leave one by one, or the task is another.
     """
     assert job.result is not None
     config, summary = read_yaml(folder / "config.yaml"), read_summary(folder / "summary.json")
     method, schedule, model = config["method"], config["schedule"], config["model"]
-    kind = (method["kind"], method["unit"], method["side"], schedule["kind"], schedule["chunk"])
-    if kind != ("stepwise", "token", "left", "adaptive", "one"):
-        raise ValueError(
-            f"{folder}: is {' '.join(kind)}, where tokens leave one by one from the left in this experiment"
-        )
+    kind = (method["kind"], method["unit"], schedule["kind"], schedule["chunk"])
+    if kind != ("stepwise", "token", "adaptive", "one"):
+        raise ValueError(f"{folder}: is {' '.join(kind)}, where tokens leave one by one in this experiment")
     run = learned(folder, job.result, config)
     key = dict(zip(KEY, (task_name(config["task"]), model["layers"], model["width"], config["seed"]), strict=True))
     stages = stage_rows(run, config["data"]["batch_size"])
@@ -92,7 +90,7 @@ def rows_of(folder: Path, job: SweepRun) -> tuple[Row, list[Row]]:
         for name in ("removed_at_95", "examples", "examples_per_token", "tokens_read", "seconds")
     }
     row = {
-        **key, "cot_tokens": job.result.max_cot_tokens, "steps": summary["steps"],
+        **key, "side": method["side"], "cot_tokens": job.result.max_cot_tokens, "steps": summary["steps"],
         **{name: "" if value is None else value for name, value in numbers.items()},
         "ended": ended(run, stages, schedule["stop_when_stuck"]),
     }  # fmt: skip

@@ -68,7 +68,7 @@ class Ranks:
     """Spearman's rank correlations over the kept stages of a run; None where one of the two does not change.
 
     Attributes:
-        position: of a stage's steps with the number of the token that left.
+        position: of a stage's steps with the number of tokens gone.
         chain: of a stage's steps with the chain of that token.
         chain_alone: the same, partial: the position is held.
         chain_varying: `chain` among tokens that differ between problems; None also if they are fewer than `FEWEST_STAGES`.
@@ -92,7 +92,8 @@ def ranks(run: Run, tokens: Sequence[Token] = ()) -> Ranks | None:
     steps, position = [stage.steps for stage in stages], [stage.removed_tokens for stage in stages]
     found = Ranks(spearman(steps, position))
     if tokens:
-        left = [tokens[stage.removed_tokens - 1] for stage in stages]
+        leaving = run.leaving(tokens)
+        left = [leaving[stage.removed_tokens - 1] for stage in stages]
         chain = [token.chain for token in left]
         found.chain = spearman(steps, chain)
         found.chain_alone = partial(found.chain, found.position, spearman(chain, position))
@@ -142,5 +143,5 @@ def stops(runs: Sequence[Run], chains: dict[str, list[Token]]) -> Iterator[Stop]
     """The runs that were stuck, each with the token at which it stopped."""
     for run in (run for run in runs if run.ended == STUCK):
         removed, tokens = run.stages[-1].removed_tokens, chains.get(run.task)
-        token = tokens[removed - 1] if tokens and removed else None
+        token = run.leaving(tokens)[removed - 1] if tokens and removed else None
         yield Stop(run, removed, token, fmean(token.chain for token in tokens) if tokens else None)

@@ -3,7 +3,7 @@
     python experiments/scaling/figures.py
 
 share-gone.png       share of CoT tokens gone at 95%, by depth and width, a panel for each task
-steps-per-stage.png  optimizer steps of each stage along the CoT, a line for each depth; grey: the carry chain into the token that
+steps-per-stage.png  optimizer steps of each stage, in the order in which tokens leave, a line for each depth; grey: the carry chain into the token that
                      left when the stage began
 """
 
@@ -75,7 +75,8 @@ def draw_task(axes: Any, task: str, runs: Sequence[Run], tokens: Sequence[Token]
     if not tokens:
         return []
     behind = axes.twinx()
-    behind.bar([token.number for token in tokens], [token.chain for token in tokens], width=1.0, color=CHAIN, alpha=0.6)
+    chains = [token.chain for token in runs[0].leaving(tokens)]
+    behind.bar(range(1, len(chains) + 1), chains, width=1.0, color=CHAIN, alpha=0.6)
     behind.tick_params(labelsize="x-small", colors="#777777")
     behind.locator_params(axis="y", nbins=4)
     # The lines stand in front of the bars.

@@ -1,5 +1,6 @@
 """The runs and the carry chains, as the csv files beside this file have them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from stepwise_pl.runs.sweep_folder import FINISHED
 
 HERE = Path(__file__).resolve().parent
 PARITY = "parity"
+LEFT = "left"
 
 
 class Stage(NamedTuple):
@@ -32,6 +34,7 @@ class Run:
     """A run.
 
     Attributes:
+        side: from which tokens leave, `left` or `right`.
         removed_at_95: 0 also if 95% was never reached.
         examples: until all tokens were gone at 95%; None if they never were.
         examples_per_token: None if 95% was never reached.
@@ -42,6 +45,7 @@ class Run:
     layers: int
     width: int
     seed: int
+    side: str
     cot_tokens: int
     removed_at_95: int
     examples: float | None
@@ -64,6 +68,10 @@ class Run:
         """Whether all tokens have gone at 95%."""
         return self.ended == THROUGH
 
+    def leaving(self, tokens: Sequence["Token"]) -> Sequence["Token"]:
+        """The tokens of the CoT in the order in which they leave: the stage with n tokens gone begins as the n-th leaves."""
+        return tokens if self.side == LEFT else tokens[::-1]
+
     def measured(self, value: str, *, with_bits: bool = False) -> MeasuredRun:
         """The run as maps and laws take it.
 
@@ -82,7 +90,7 @@ class Token(NamedTuple):
     """A token of a multiplication's CoT.
 
     Attributes:
-        number: from 1 on; the token leaves when the stage of this number begins.
+        number: from 1 on, in the order in which the CoT is written.
         varies: false for signs, brackets and zeros that shift a row.
         chain: mean length of the carry chain into it.
     """
@@ -101,8 +109,8 @@ def read_runs(folder: Path = HERE) -> list[Run]:
         stages.setdefault(_key(row), []).append(stage)
     runs = [
         Run(
-            row["task"], int(row["layers"]), int(row["width"]), int(row["seed"]), int(row["cot_tokens"]),
-            int(row["removed_at_95"]), _number(row["examples"]), _number(row["examples_per_token"]), row["ended"],
+            row["task"], int(row["layers"]), int(row["width"]), int(row["seed"]), row["side"],
+            int(row["cot_tokens"]), int(row["removed_at_95"]), _number(row["examples"]), _number(row["examples_per_token"]), row["ended"],
             stages.get(_key(row), []),
         )
         for row in read_rows(folder / "results.csv")

@@ -137,7 +137,7 @@ def test_a_run_that_is_through_has_a_row_for_each_stage(tmp_path: Path) -> None:
     assert collect.main([write_sweep_of(sweep, job(0))], tmp_path) == "1 run collected"
     (row,) = read_rows(tmp_path / "results.csv")
     assert row == {
-        "task": "parity 4", "layers": "2", "width": "32", "seed": "0", "cot_tokens": "4", "removed_at_95": "4", "examples": "800",
+        "task": "parity 4", "layers": "2", "width": "32", "seed": "0", "side": "left", "cot_tokens": "4", "removed_at_95": "4", "examples": "800",
         "examples_per_token": "160", "steps": "80", "tokens_read": "9000", "seconds": "12.5", "ended": "through",
     }  # fmt: skip
     (run,) = read_runs(tmp_path)
@@ -185,11 +185,16 @@ def test_collected_runs_replace_theirs_and_leave_the_others(tmp_path: Path) -> N
         collect.main([first, second], tmp_path)
 
 
-def test_a_run_whose_tokens_leave_from_the_right_is_refused(tmp_path: Path) -> None:
-    """The number of removed tokens would name another token."""
+def test_the_side_from_which_tokens_leave_is_kept_and_another_unit_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "sweep" / "seed0", THROUGH, side="right")
-    with pytest.raises(ValueError, match="from the left"):
-        collect.main([write_sweep_of(tmp_path / "sweep", job(0))], tmp_path)
+    write_sweep_of(tmp_path / "sweep", job(0))
+    collect.main([tmp_path / "sweep"], tmp_path)
+    (found,) = read_runs(tmp_path)
+    assert found.side == "right" and [token.number for token in found.leaving(TOKENS)] == [8, 7, 6, 5, 4, 3, 2, 1]
+    config = tmp_path / "sweep" / "seed0" / "config.yaml"
+    config.write_text(config.read_text().replace("unit: token", "unit: step"))
+    with pytest.raises(ValueError, match="stepwise step adaptive one, where tokens leave one by one"):
+        collect.main([tmp_path / "sweep"], tmp_path)
 
 
 @pytest.mark.long
@@ -218,12 +223,14 @@ def run(
     removed: int,
     per_token: float | None = 100.0,
     steps: Sequence[int] = (),
+    side: str = "left",
 ) -> Run:
     """A run of a task whose CoT has 8 tokens; it is stuck unless all are gone."""
     stages = [Stage(stage, count, stage <= removed) for stage, count in enumerate(steps)]
     is_through = removed == 8
     examples = 9 * (per_token or 0) if is_through else None
-    return Run(task, layers, width, seed, 8, removed, examples, per_token, "through" if is_through else "stuck", stages)
+    ended = "through" if is_through else "stuck"
+    return Run(task, layers, width, seed, side, 8, removed, examples, per_token, ended, stages)
 
 
 def test_two_depths_are_compared_at_equal_task_width_and_seed() -> None:
@@ -284,6 +291,17 @@ def test_steps_that_rise_with_the_chain_have_rank_correlation_1() -> None:
     assert alike is not None and alike.chain is None and alike.position is None
 
 
+def test_from_the_right_the_last_token_leaves_first() -> None:
+    steps = [500, *(50 + round(100 * token.chain) for token in reversed(TOKENS))]
+    from_the_right = run("2x2", 2, 32, 0, 8, steps=steps, side="right")
+    found = ranks(from_the_right, TOKENS)
+    assert found is not None and found.chain == pytest.approx(1)
+    # The position is that of the stage, and the chains stand in the other order.
+    assert found.position == pytest.approx(spearman([token.chain for token in TOKENS[::-1]], range(8)))
+    (stop,) = stops([run("2x2", 1, 32, 0, 2, steps=[100, 50, 50, 2000], side="right")], {"2x2": TOKENS})
+    assert stop.token == TOKENS[5]
+
+
 def test_a_partial_correlation_is_that_of_what_a_line_over_the_third_leaves() -> None:
     rng = np.random.default_rng(0)
     third = rng.normal(size=30)
@@ -336,6 +354,7 @@ def typed(tmp_path: Path) -> Iterator[Path]:
                     layers,
                     width,
                     seed,
+                    "left",
                     tokens,
                     removed,
                     examples,

@@ -163,6 +163,7 @@ def summarise(
         "collapsed_at": fitted.collapsed_at,
         "rollbacks": fitted.rollbacks,
         "steps": fitted.steps,
+        "ended_early": fitted.ended_early or None,
         "examples_seen": fitted.steps * config.data.batch_size,
         "tokens_read": fitted.tokens_read,
         "method": config.method.kind,

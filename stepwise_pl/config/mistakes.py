@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,8 @@ def refuse_unknown(node: DictConfig, prefix: str) -> None:
             refuse_unknown(child, f"{prefix}{key}.")
 
 
+# A line that lists more choices than these hides its hint, so it does without the list.
+MANY_CHOICES = 20
 # Keys of earlier versions, and how to write their value now; `{}` is the value.
 REPLACED = {
     "trainer.max_steps": "trainer.duration={}steps",
@@ -95,7 +98,39 @@ def _of_key(cause: BaseException, chosen: Mapping[str, str], text: str = "") -> 
         return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
     if "Value ''" in str(cause):
         return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
-    return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    return wrong_type(cause.full_key, str(cause).splitlines()[0])
+
+
+def wrong_type(key: str, complaint: str) -> str:
+    """One line for a value of another type than its key has.
+
+    Args:
+        complaint: OmegaConf's own words.
+    """
+    if match := re.fullmatch(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)", complaint):
+        value, kind = match.groups()
+        if kind == "Float":
+            return f"{key}={value}: must be a number"
+        return f"{key}={value}: must be a whole number{_as_digits(value)}"
+    if match := re.fullmatch(r"Value '(.*)' is not a valid bool \(type \w+\)", complaint):
+        return f"{key}={match[1]}: must be true or false"
+    if complaint.endswith(" is not Optional"):
+        return f"{key}=null: must have a value"
+    if re.fullmatch(r"Cannot assign \w+ to Dict\[.*\]", complaint):
+        return f"{key}: must be a mapping, such as {{name: 1}}"
+    if complaint.startswith("Invalid value assigned") and "ListConfig" in complaint:
+        return f"{key}: must be a list, such as [1, 2]"
+    return f"{key}: {complaint}"
+
+
+def _as_digits(value: str) -> str:
+    """`; write 3000000` for 3M, 3e6 or 3000000.0; empty if the value is no whole number."""
+    match = re.fullmatch(r"([\d.]+(?:e\+?\d+)?) ?([kmb]?)", value, re.I)
+    try:
+        number = float(match[1]) * 1000 ** " kmb".index(match[2].lower() or " ") if match else math.nan
+    except (ValueError, OverflowError):
+        return ""
+    return f"; write {round(number)}" if number.is_integer() else ""
 
 
 def suggestion(key: str, siblings: Sequence[str] = ()) -> str:
@@ -120,11 +155,14 @@ def suggestion(key: str, siblings: Sequence[str] = ()) -> str:
 def no_choice(group: str, name: str, options: list[str]) -> str:
     allowed = sorted(option for option in options if not option.startswith("_"))
     close = difflib.get_close_matches(name, allowed, n=1)
-    line = f"{group}={name}: no such {group}; choose from {', '.join(allowed)}"
+    line = f"{group}={name}: no such {group}"
     of_kind = [
         option for option in allowed if group in ("task", "schedule", "method") and kind_of(group, option) == name
     ]
-    if near := close or of_kind:
+    near = close or of_kind
+    if not near or len(allowed) <= MANY_CHOICES:
+        line += f"; choose from {', '.join(allowed)}"
+    if near:
         line += f". Did you mean {' or '.join(f'{group}={one}' for one in near[:3])}?"
     if group.startswith("hydra/"):
         line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stepwise_pl.common.disk import put_in_place
 from stepwise_pl.common.errors import Collapse, UserError
+from stepwise_pl.common.text import counted
 from stepwise_pl.config.training import GuardConfig
 from stepwise_pl.models.checkpoint import read_checkpoint
 from stepwise_pl.runs.folder import kept_checkpoints
@@ -28,6 +29,7 @@ from stepwise_pl.training.guard import Guard, log
 from stepwise_pl.training.module import StepwiseModule
 from stepwise_pl.training.ranks import any_of
 from stepwise_pl.training.resume import require_own
+from stepwise_pl.training.validation_times import ValidationTimes
 
 
 class Fitted(NamedTuple):
@@ -40,6 +42,7 @@ class Fitted(NamedTuple):
         tokens_read: tokens of all forward passes of training up to that checkpoint; None if a part was not counted.
         collapsed: accuracy was low at the end, or the guard gave up.
         collapsed_at: removed CoT tokens at the first collapse, without attempts that were given up.
+        ended_early: why training ended before its last step; empty if it did not.
     """
 
     trainer: L.Trainer
@@ -50,6 +53,7 @@ class Fitted(NamedTuple):
     rollbacks: list[Rollback]
     collapsed_at: int | None = None
     tokens_read: int | None = None
+    ended_early: str = ""
 
 
 def fit(
@@ -86,6 +90,7 @@ def fit(
                 return Fitted(
                     trainer, module, int(state["global_step"]), seconds, True, rollbacks,
                     tokens_read=state["stepwise"].get("tokens_read"),
+                    ended_early=f"it has collapsed after {counted(cfg.max_rollbacks, 'rollback')} (guard.max_rollbacks)",
                 )  # fmt: skip
             # The state is mapped from the file. Without `del` the file would take room on the disk until training ends,
             # even after another one has replaced it.
@@ -98,10 +103,12 @@ def fit(
                 raise SIGTERMException from None
             continue
         guard = next(callback for callback in trainer.callbacks if isinstance(callback, Guard))  # type: ignore[attr-defined]
+        times = next(callback for callback in trainer.callbacks if isinstance(callback, ValidationTimes))  # type: ignore[attr-defined]
         steps, seconds = trainer.global_step, module.seconds
         return Fitted(
-            trainer, module, steps, seconds, guard.collapsed, module.rollbacks, guard.collapsed_at, module.tokens_read
-        )
+            trainer, module, steps, seconds, guard.collapsed, module.rollbacks, guard.collapsed_at, module.tokens_read,
+            times.ended_early,
+        )  # fmt: skip
 
 
 def go_back(

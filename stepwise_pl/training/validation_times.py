@@ -34,6 +34,8 @@ class ValidationTimes(Callback):
         self.max_tokens_read = max_tokens_read
         # Attempt and stage of the last validation just before a token left.
         self.validated_at: list[int] | None = None
+        # Why the run has ended before its last step; empty while it goes on.
+        self.ended_early = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
@@ -45,6 +47,7 @@ class ValidationTimes(Callback):
         reason = self._reason_to_end(pl_module)
         trainer.should_stop = bool(reason)
         if reason and trainer.global_step < trainer.max_steps:
+            self.ended_early = reason
             log.info("the run has ended at step %d: %s; with other settings it goes on", trainer.global_step, reason)
 
     def on_train_batch_end(
@@ -78,6 +81,7 @@ class ValidationTimes(Callback):
             self.validated_at = [pl_module.attempt, pl_module.stage]
         reason = self._reason_to_end(pl_module)
         if reason and trainer.state.fn == "fit" and trainer.global_step < trainer.max_steps:
+            self.ended_early = reason
             log.info("the run ends at step %d: %s", trainer.global_step, reason)
             trainer.should_stop = True
 

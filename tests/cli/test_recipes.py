@@ -165,7 +165,7 @@ SLIPS = {
     "schedule:\n  dleta: 3\n": "schedule.dleta: no such key. Did you mean schedule.delta?",
     "schedule:\n  keep: 0.9\n": "schedule.keep: schedule=stepwise has no such key; schedule=adaptive has it",
     "trainer:\n  durtion: 3steps\n": "trainer.durtion: no such key. Did you mean trainer.duration?",
-    "optimizer:\n  lr: high\n": "optimizer.lr: Value 'high' of type 'str' could not be converted to Float",
+    "optimizer:\n  lr: high\n": "optimizer.lr=high: must be a number",
     "trianer:\n  duration: 3steps\n": "trianer: no such key. Did you mean trainer?",
 }
 

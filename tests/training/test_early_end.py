@@ -104,6 +104,8 @@ def test_a_budget_of_tokens_ends_the_run_after_the_step_that_uses_it_up(tmp_path
     ]
     assert [int(row["step"]) for row in rows if row["val/answer_accuracy"]] == [20, 30]
     assert (summary(folder)["steps"], summary(folder)["tokens_read"]) == (30, read[30])
+    assert summary(whole)["ended_early"] is None
+    assert summary(folder)["ended_early"] == f"{read[30]:,} tokens are read (trainer.max_tokens_read)"
     assert "the run takes at most" in out.stderr
     assert f"the run ends before that once training has read {budget:,} tokens (trainer.max_tokens_read)" in out.stderr
     (last,) = [line for line in out.stderr.splitlines() if line.startswith("step 30 of 60")]
@@ -139,6 +141,8 @@ def test_a_schedule_ends_its_run(tmp_path: Path, words: tuple[str, ...], reason:
     # A resume says that nothing is left to do, or goes on if another `keep` lets it.
     again = command("train", f"run_dir={folder}", "resume=true")
     assert f"the run has ended at step {ended}: {reason}" in again.stderr and summary(folder)["steps"] == ended
+    assert summary(folder)["ended_early"].startswith(reason)
     other = "schedule.keep=1" if "has left" in reason else "schedule.keep=1e-6"
     again = command("train", f"run_dir={folder}", "resume=true", other, f"trainer.duration={ended + 5}steps")
     assert "the run has ended" not in again.stderr and summary(folder)["steps"] == ended + 5
+    assert summary(folder)["ended_early"] is None

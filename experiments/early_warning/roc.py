@@ -13,7 +13,9 @@ import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
 from experiments.readme import Row, read_rows
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.common.statistics import wilson
+from stepwise_pl.common.text import counted
 
 HERE = Path(__file__).resolve().parent
 LOW = 0.25  # guard.collapsed
@@ -62,6 +64,21 @@ def read_stages(folder: Path = HERE) -> list[StageOfRun]:
             if is_lost:
                 break
     return found
+
+
+def require_enough(stages: Sequence[StageOfRun]) -> None:
+    """Require lost and kept stages among the even seeds, which choose a threshold, and among the odd ones, which try it.
+
+    Raises:
+        UserError: one of the four is missing.
+    """
+    for parity, name in enumerate(("even", "odd")):
+        of_seeds = [stage.is_lost for stage in stages if stage.run[1] % 2 == parity]
+        if not (any(of_seeds) and not all(of_seeds)):
+            raise UserError(
+                f"signals.csv, results.csv: of the {name} seeds {sum(of_seeds)} of {counted(len(of_seeds), 'stage')} are lost; "
+                "a signal is judged by lost and kept ones, so collect more seeds or paces"
+            )
 
 
 def by_run(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:

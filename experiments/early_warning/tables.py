@@ -7,15 +7,31 @@ import sys
 from functools import cache
 
 from experiments import readme
-from experiments.early_warning.roc import HERE, HIGHER_IS_WORSE, WHEN, Judged, StageOfRun, alarm, judged, read_stages
+from experiments.early_warning.roc import (
+    HERE,
+    HIGHER_IS_WORSE,
+    WHEN,
+    Judged,
+    StageOfRun,
+    alarm,
+    judged,
+    read_stages,
+    require_enough,
+)
 from experiments.readme import read_rows, table
 from stepwise_pl.common.text import percent
 
 
 @cache
 def stages() -> tuple[StageOfRun, ...]:
-    """All stages; the tables share them."""
-    return tuple(read_stages())
+    """All stages; the tables share them.
+
+    Raises:
+        UserError: they are too few to judge a signal.
+    """
+    found = tuple(read_stages())
+    require_enough(found)
+    return found
 
 
 @cache

@@ -3,7 +3,8 @@
     python experiments/methods/collect.py <run folder> ...
     python experiments/methods/collect.py methods_cpu_prosqa_explicit_cot=<run folder>
 
-A run is called as its recipe, or what stands before `=`. A run that is collected once more replaces its rows.
+A run is called as its recipe, or what stands before `=`. A run that is collected once more replaces its rows. A run whose settings
+were changed on the command line would stand there as its recipe, so it needs a name before `=`.
 
 results.csv  the last validation of each stage, and the test (experiments/collect.py has the columns)
 curves.csv   every validation, over steps and over tokens read
@@ -102,8 +103,13 @@ def main(given: list[str], folder: Path = HERE) -> None:
         name, _, path = ("", "", text) if Path(text).is_dir() or "=" not in text else text.partition("=")
         summary = read_json(Path(path) / "summary.json")
         with damage_told(Path(path) / "summary.json"):
-            # Settings that were changed on the command line stand behind the name.
-            key = name or summary["name"].split("/")[0], summary["seed"]
+            recipe, _, changed = summary["name"].partition("/")
+            key = name or recipe, summary["seed"]
+        # The teacher is a run folder, and no setting of ICoT-KD.
+        if not name and changed and not changed.startswith("teacher-"):
+            raise UserError(
+                f"{path}: its settings are not those of {recipe} ({changed}); give {recipe}={path} if it stands for it all the same"
+            )
         task_and_arm(key[0])
         if key in found:
             raise UserError(f"{found[key][0]} and {path}: both are {key[0]}, seed {key[1]}")

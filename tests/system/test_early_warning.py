@@ -15,8 +15,10 @@ from experiments.early_warning.roc import (
     draws_of_seeds,
     judged,
     read_stages,
+    require_enough,
 )  # fmt: skip
 from experiments.readme import write_rows
+from stepwise_pl.common.errors import UserError
 
 
 def test_areas_are_those_of_a_sample_in_which_stages_stand_as_often_as_they_count() -> None:
@@ -82,6 +84,15 @@ def test_an_alarm_is_chosen_on_even_seeds_and_tried_on_odd_ones() -> None:
         stage.readings["loss", 20] -= 40
     moved = alarm(stages, "loss", 20)
     assert (moved.threshold, moved.caught[0]) == (found.threshold, 0)
+
+
+def test_a_signal_is_judged_by_lost_and_kept_stages_of_even_and_of_odd_seeds() -> None:
+    stages = [StageOfRun((200, seed), 1, is_lost, {}) for seed in (0, 1) for is_lost in (True, False)]
+    require_enough(stages)
+    with pytest.raises(UserError, match="of the odd seeds 1 of 1 stage are lost"):
+        require_enough(stages[:3])
+    with pytest.raises(UserError, match="of the even seeds 0 of 0 stages are lost"):
+        require_enough(stages[2:])
 
 
 def test_stages_are_read_up_to_the_first_lost_one_with_the_last_readings(tmp_path: Path) -> None:

@@ -159,6 +159,11 @@ def test_a_collected_run_replaces_its_rows_and_leaves_all_others(run_dir: Path, 
             collect.main([f"{name}={other}"], tmp_path)
     with pytest.raises(UserError, match=r"nowhere/summary.json: cannot be read"):
         collect.main([f"{name}={tmp_path / 'nowhere'}"], tmp_path)
+    # Nor does a run with changed settings stand as its recipe, unless it is named.
+    changed = shutil.copytree(run_dir, tmp_path / "changed")
+    (changed / "summary.json").write_text(json.dumps(summary | {"name": f"{name}/lr-0.1"}))
+    with pytest.raises(UserError, match=rf"changed: its settings are not those of {name} \(lr-0.1\); give {name}="):
+        collect.main([str(changed)], tmp_path)
     assert {file: (tmp_path / f"{file}.csv").read_text() for file in collect.FILES} == once
     # A folder may have `=` in its name.
     collect.main([f"{name}={shutil.copytree(run_dir, tmp_path / 'lr=1')}"], tmp_path)

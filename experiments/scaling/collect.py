@@ -15,7 +15,7 @@ from experiments.readme import read_rows, replaced, write_rows
 from stepwise_pl.common.text import counted
 from stepwise_pl.config.plain import read_yaml
 from stepwise_pl.runs.cells import SweepRun, cells_of_sweep
-from stepwise_pl.runs.measures import MEASURES, Learned, learned
+from stepwise_pl.runs.measures import MEASURES, LearningRecord, read_learning
 from stepwise_pl.runs.results import read_summary
 from stepwise_pl.runs.sweep_folder import read_sweep
 
@@ -42,7 +42,7 @@ def task_name(task: dict[str, Any]) -> str:
     raise ValueError(f"task.kind={task['kind']}: this experiment is about multiplication and parity")
 
 
-def stage_rows(run: Learned, batch_size: int) -> list[Row]:
+def stage_rows(run: LearningRecord, batch_size: int) -> list[Row]:
     """The stages that were validated, in their order. A stage begins at the last validation of the one before.
 
     Args:
@@ -59,7 +59,7 @@ def stage_rows(run: Learned, batch_size: int) -> list[Row]:
     return rows
 
 
-def ended(run: Learned, stages: Sequence[Row], stop_when_stuck: int | None) -> str:
+def ended(run: LearningRecord, stages: Sequence[Row], stop_when_stuck: int | None) -> str:
     """How the run ended."""
     if MEASURES["examples"].of(run) is not None:
         return THROUGH
@@ -82,7 +82,7 @@ def rows_of(folder: Path, job: SweepRun) -> tuple[Row, list[Row]]:
     kind = (method["kind"], method["unit"], schedule["kind"], schedule["chunk"])
     if kind != ("stepwise", "token", "adaptive", "one"):
         raise ValueError(f"{folder}: is {' '.join(kind)}, where tokens leave one by one in this experiment")
-    run = learned(folder, job.result, config)
+    run = read_learning(folder, job.result, config)
     key = dict(zip(KEY, (task_name(config["task"]), model["layers"], model["width"], config["seed"]), strict=True))
     stages = stage_rows(run, config["data"]["batch_size"])
     numbers = {

@@ -29,7 +29,7 @@ class Validation(NamedTuple):
 
 
 @dataclass
-class Learned:
+class LearningRecord:
     """The numbers in the files of a finished run, from which measures are made.
 
     Attributes:
@@ -66,25 +66,25 @@ class Measure:
 
     label: str
     meaning: str
-    of: Callable[[Learned], float | None]
+    of: Callable[[LearningRecord], float | None]
     is_share: bool = False
     marks: bool = False
 
 
-def _removed_at_95(run: Learned) -> float:
+def _removed_at_95(run: LearningRecord) -> float:
     return run.result.removed_at_95 or 0
 
 
-def _removed_share(run: Learned) -> float | None:
+def _removed_share(run: LearningRecord) -> float | None:
     return _removed_at_95(run) / run.result.max_cot_tokens if run.result.max_cot_tokens else None
 
 
-def _examples(run: Learned) -> float | None:
+def _examples(run: LearningRecord) -> float | None:
     found = run.first_right(run.result.max_cot_tokens)
     return None if found is None else found.examples
 
 
-def _examples_per_token(run: Learned) -> float | None:
+def _examples_per_token(run: LearningRecord) -> float | None:
     # The first validation counts. A run that has removed all tokens trains on, and its last validation is the end of its training.
     removed = run.result.removed_at_95
     if removed is None or (found := run.first_right(removed)) is None:
@@ -174,12 +174,12 @@ def _measured(folder: Path, run: SweepRun, config: dict[str, str], measure: Meas
         place = folder / run.job.run
         saved = read_yaml(place / "config.yaml")
         found.seed = found.seed or str(saved.get("seed", ""))
-        found.value = measure.of(learned(place, run.result, saved))
+        found.value = measure.of(read_learning(place, run.result, saved))
         found.never_at_95 = measure.marks and run.result.removed_at_95 is None
     return found
 
 
-def learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
+def read_learning(run: Path, result: Result, saved: dict[str, Any]) -> LearningRecord:
     """Read a finished run.
 
     Args:
@@ -210,7 +210,7 @@ def learned(run: Path, result: Result, saved: dict[str, Any]) -> Learned:
             for row in _whole_rows(metrics)
             if row["val/answer_accuracy"]
         ]
-    return Learned(result, validations, summary.get("tokens_read"))
+    return LearningRecord(result, validations, summary.get("tokens_read"))
 
 
 def _whole_rows(metrics: Path) -> list[dict[str, str]]:

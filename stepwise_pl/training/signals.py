@@ -33,7 +33,8 @@ class Signals(Callback):
     - `update_size`: norm of the step's change of the weights, as a share of the norm of the weights.
     - `loss`: mean loss of the targets at stage s(t).
     - `first_token_loss`: mean loss of the first token that is left to write: of the CoT, and at the last stage of the answer.
-    - `next_stage_loss`: mean loss of the targets at s(t) + 1, which the model meets through offsets; not at the last stage.
+    - `next_stage_loss`: mean loss of the targets at s(t) + 1, which the model meets through offsets; not at the last stage, nor
+      where a method names its stages.
     - `accuracy`: share of problems with all answer tokens predicted, given the targets before them; with the weights that train.
     - `averaged_accuracy`: the same with the averaged weights (`optimizer.average`), if there are any.
 
@@ -106,7 +107,8 @@ class Signals(Callback):
                 "loss": loss.mean(), "first_token_loss": loss[is_first.to(loss.device)].mean(),
                 "accuracy": answers_predicted(view, scored),
             }  # fmt: skip
-            if now < last:
+            # Named stages differ in how the answer comes about, and not in the targets.
+            if now < last and not learner.method.stage_names:
                 following = learner.score(learner.method.view(learner, problems, Stage(now + 1, last)))
                 found["next_stage_loss"] = following.loss / len(following.label)
             if module.average is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from stepwise_pl.runs.records import read_stage_records
+from stepwise_pl.runs.records import read_metrics, read_stage_records
 from tests import background, forked
 from tests.conftest import REPO, SMALL, command
 
@@ -127,7 +127,7 @@ def test_a_run_killed_twice_equals_an_uninterrupted_one(whole: Path, tmp_path: P
 @pytest.mark.parametrize("kind", ["auxiliary", "icot_kd"])
 def test_a_run_killed_in_every_stage_of_a_method_equals_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     """A stage has 20 steps. The kills fall inside a step and between micro-batches, on the first step of a stage, and in a validation."""
-    more = [f"method={kind}", "trainer.duration=3epochs"]
+    more = [f"method={kind}", "trainer.duration=3epochs", "trainer.log_signals_every_n_steps=5"]
     if kind == "icot_kd":
         explicit = ("model.layers=2", "schedule=explicit_cot", "trainer.duration=30steps")
         command("train", *SMALL, *explicit, f"run_dir={tmp_path / 'teacher'}")
@@ -146,6 +146,9 @@ def test_a_run_killed_in_every_stage_of_a_method_equals_an_uninterrupted_one(kin
     assert_the_same(tmp_path / "whole", folder)
     names = [record.get("stage") for record in read_stage_records(folder / "stages.jsonl")]
     assert names == (["read", "emulate", "couple"] if kind == "icot_kd" else [None] * 3)
+    signals = [row for row in read_metrics(folder / "metrics.csv") if row["signals/loss"]]
+    # A named stage has the targets of the next one.
+    assert len(signals) == 12 and ("signals/next_stage_loss" in signals[0]) is (kind != "icot_kd")
 
 
 @pytest.mark.long

@@ -118,7 +118,7 @@ def _law(runs: Sequence[MeasuredRun], key: str, *, pooled: bool = False) -> Law:
         without, failed, len(runs) - len(ended) - failed,
     )  # fmt: skip
     groups = [label(_rest(run, key)) for run in used]
-    law.no_law = _not_to_be_fitted(law, len(set(groups)))
+    law.no_law = _not_to_be_fitted(law, groups, numbers)
     if law.no_law:
         return law
     try:
@@ -130,20 +130,26 @@ def _law(runs: Sequence[MeasuredRun], key: str, *, pooled: bool = False) -> Law:
     return law
 
 
-def _not_to_be_fitted(law: Law, combinations: int) -> str:
+def _not_to_be_fitted(law: Law, combinations: Sequence[str], numbers: Sequence[float]) -> str:
     """Why the numbers are not fitted; empty if they are.
 
+    A pooled law needs a combination with three values of the key. From two values here and two others there, a difference between
+    the combinations would look like a bend.
+
     Args:
-        combinations: those that have numbers above 0.
+        combinations, numbers: the combination and the value of the key of each run with a number above 0.
     """
+    names = dict.fromkeys(combinations)
     if law.misses_too_many:
         return f"{law.missing_words}, a third or more, which may lack it for a reason"
-    if law.pooled and combinations < 2:
-        return f"{combinations or 'no'} combination has numbers to be fitted, where a pooled law needs 2"
+    if law.pooled and len(names) < 2:
+        return f"{len(names) or 'no'} combination has numbers to be fitted, where a pooled law needs 2"
     if not law.runs:
         return "no run has ended"
-    if law.key_values < 3:
-        return f"{counted(law.key_values, 'value')} of the key, where a law needs 3"
+    values = [{number for other, number in zip(combinations, numbers, strict=True) if other == name} for name in names]
+    if (most := max(map(len, values))) < 3:
+        each = " in a combination, at most" if law.pooled else ""
+        return f"{counted(most, 'value')} of the key{each}, where a law needs 3"
     return ""
 
 

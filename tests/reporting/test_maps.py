@@ -281,6 +281,16 @@ def test_a_pooled_law_leaves_out_combinations_that_miss_too_many_runs() -> None:
         assert laws_of(runs, "key")[-1].no_law == reason
 
 
+def test_a_pooled_law_needs_three_values_in_one_combination() -> None:
+    """Two exact laws of two values each, with exponents of their own, would pass for one bent law of three values."""
+    runs = [
+        run(key**exponent * (1 + 0.01 * seed), seed, task=task, key=key)
+        for task, exponent, keys in (("a", 1, (2, 4)), ("b", 2, (4, 8))) for key in keys for seed in (0, 1, 2)
+    ]  # fmt: skip
+    pooled = laws_of(runs, "key")[-1]
+    assert pooled.no_law == "2 values of the key in a combination, at most, where a law needs 3"
+
+
 # --- the command, on a sweep that was trained
 
 

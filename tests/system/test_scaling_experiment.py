@@ -251,7 +251,7 @@ def test_an_exact_power_law_is_found_for_each_task_with_a_factor_of_its_own() ->
         for task, factor in (("2x2", 10.0), ("3x2", 70.0)) for layers in (1, 2, 4) for width in (32, 64)
     ]  # fmt: skip
     assert law_text(runs, "layers") == "-0.50 [-0.50, -0.50], 12 of 12 runs"
-    assert law_text(runs, "width") == "no law: 2 values of the key, where a law needs 3"
+    assert law_text(runs, "width") == "no law: 2 values of the key in a combination, at most, where a law needs 3"
     bits = [run(f"parity {n}", layers, 32, 0, 8, layers * n**2.0) for n in (10, 13, 16) for layers in (1, 2)]
     assert law_text(bits, "bits") == "2.00 [2.00, 2.00], 6 of 6 runs"
 

@@ -66,19 +66,21 @@ def read_stages(folder: Path = HERE) -> list[StageOfRun]:
     return found
 
 
-def require_enough(stages: Sequence[StageOfRun]) -> None:
-    """Require lost and kept stages among the even seeds, which choose a threshold, and among the odd ones, which try it.
+def known(stages: Sequence[StageOfRun], signal: str, when: int) -> list[StageOfRun]:
+    """The stages that have a reading of the signal: the next stage's loss is missing at the last stage.
 
     Raises:
-        UserError: one of the four is missing.
+        UserError: they are not lost and kept ones, both of even seeds, which choose a threshold, and of odd ones, which try it.
     """
+    found = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
     for parity, name in enumerate(("even", "odd")):
-        of_seeds = [stage.is_lost for stage in stages if stage.run[1] % 2 == parity]
-        if not (any(of_seeds) and not all(of_seeds)):
+        is_lost = [stage.is_lost for stage in found if stage.run[1] % 2 == parity]
+        if all(is_lost) or not any(is_lost):
             raise UserError(
-                f"signals.csv, results.csv: of the {name} seeds {sum(of_seeds)} of {counted(len(of_seeds), 'stage')} are lost; "
-                "a signal is judged by lost and kept ones, so collect more seeds or paces"
+                f"signals.csv, results.csv: the {name} seeds have {counted(len(is_lost), 'stage')} with `{signal}`, {sum(is_lost)} lost; "
+                "a signal is judged by lost and kept stages of even and of odd seeds, so collect more runs"
             )
+    return found
 
 
 def by_run(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
@@ -160,14 +162,14 @@ class Judged:
 
 
 def judged(stages: Sequence[StageOfRun], signal: str, when: int) -> Judged:
-    """Judge a signal at a moment. Stages without a reading (the next stage's loss, where there is none) are left out."""
-    known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
-    lost = np.array([stage.is_lost for stage in known])
-    paces, seeds = np.array([stage.run for stage in known]).T
-    places = np.array([1000 * stage.run[0] + stage.removed_tokens for stage in known])
-    score, counts = scores(known, signal, when), draws_of_seeds(seeds)
+    """Judge a signal at a moment, by the stages that have it (`known`)."""
+    there = known(stages, signal, when)
+    lost = np.array([stage.is_lost for stage in there])
+    paces, seeds = np.array([stage.run for stage in there]).T
+    places = np.array([1000 * stage.run[0] + stage.removed_tokens for stage in there])
+    score, counts = scores(there, signal, when), draws_of_seeds(seeds)
     found = (_with_interval(areas(lost, score, counts, strata)) for strata in (None, paces, places))
-    return Judged(signal, when, *found, (len(known), int(lost.sum())))
+    return Judged(signal, when, *found, (len(there), int(lost.sum())))
 
 
 def _with_interval(found: Scores) -> tuple[float, float, float]:
@@ -192,9 +194,9 @@ class Alarm:
 
 def alarm(stages: Sequence[StageOfRun], signal: str, when: int, most_false: float = 0.1) -> Alarm:
     """Choose the threshold on the even seeds, with false alarms at most at `most_false` of the kept stages, and try it on the odd ones."""
-    known = [stage for stage in stages if not np.isnan(stage.readings[signal, when])]
-    lost, score = np.array([stage.is_lost for stage in known]), scores(known, signal, when)
-    chosen_on = np.array([stage.run[1] % 2 == 0 for stage in known])
+    there = known(stages, signal, when)
+    lost, score = np.array([stage.is_lost for stage in there]), scores(there, signal, when)
+    chosen_on = np.array([stage.run[1] % 2 == 0 for stage in there])
     # Without `drop_intermediate=False` a threshold in the middle of a straight piece of the curve could not be chosen.
     false, caught, thresholds = roc_curve(lost[chosen_on], score[chosen_on], drop_intermediate=False)
     best = int(np.argmax(np.where(false <= most_false, caught, -1)))

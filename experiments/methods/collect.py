@@ -4,7 +4,7 @@
     python experiments/methods/collect.py methods_cpu_prosqa_explicit_cot=<run folder>
 
 A run is called as its recipe, or what stands before `=`. A run that is collected once more replaces its rows. A run whose settings
-were changed on the command line would stand there as its recipe, so it needs a name before `=`.
+are not those of its recipe needs a name before `=`. The teacher of ICoT-KD is a run folder, and no such setting.
 
 results.csv  the last validation of each stage, and the test (experiments/collect.py has the columns)
 curves.csv   every validation, over steps and over tokens read
@@ -102,13 +102,13 @@ def main(given: list[str], folder: Path = HERE) -> None:
         # A folder may have `=` in its name.
         name, _, path = ("", "", text) if Path(text).is_dir() or "=" not in text else text.partition("=")
         summary = read_json(Path(path) / "summary.json")
-        with damage_told(Path(path) / "summary.json"):
-            recipe, _, changed = summary["name"].partition("/")
+        with damage_told(Path(path)):
+            recipe = summary["name"].split("/")[0]
             key = name or recipe, summary["seed"]
-        # The teacher is a run folder, and no setting of ICoT-KD.
-        if not name and changed and not changed.startswith("teacher-"):
+            changed = {*(read_yaml(Path(path) / "config.yaml")["derived"].get("changed") or ())} - {"method.teacher"}
+        if not name and changed:
             raise UserError(
-                f"{path}: its settings are not those of {recipe} ({changed}); give {recipe}={path} if it stands for it all the same"
+                f"{path}: {', '.join(sorted(changed))} is not as in the recipe; give {recipe}={path} if the run may stand for it"
             )
         task_and_arm(key[0])
         if key in found:

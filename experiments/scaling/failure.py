@@ -69,7 +69,7 @@ class Ranks:
 
     Attributes:
         position: of a stage's steps with the number of tokens gone.
-        chain: of a stage's steps with the chain of that token.
+        chain: of a stage's steps with the chain of the token that left when the stage began.
         chain_alone: the same, partial: the position is held.
         chain_varying: `chain` among tokens that differ between problems; None also if they are fewer than `FEWEST_STAGES`.
     """

@@ -3,8 +3,8 @@
     python experiments/scaling/figures.py
 
 share-gone.png       share of CoT tokens gone at 95%, by depth and width, a panel for each task
-steps-per-stage.png  optimizer steps of each stage, in the order in which tokens leave, a line for each depth; grey: the carry chain into the token that
-                     left when the stage began
+steps-per-stage.png  optimizer steps of each stage, in the order in which tokens leave, a line for each depth; grey: the carry chain
+                     into the token that left when the stage began
 """
 
 from collections.abc import Sequence

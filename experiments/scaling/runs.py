@@ -8,12 +8,13 @@ from typing import NamedTuple
 from experiments.readme import Row, read_rows
 from experiments.scaling.chains import COT
 from experiments.scaling.collect import KEY, THROUGH
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.measures import MeasuredRun
 from stepwise_pl.runs.sweep_folder import FINISHED
 
 HERE = Path(__file__).resolve().parent
 PARITY = "parity"
-LEFT = "left"
+LEFT, RIGHT = "left", "right"
 
 
 class Stage(NamedTuple):
@@ -102,7 +103,11 @@ class Token(NamedTuple):
 
 
 def read_runs(folder: Path = HERE) -> list[Run]:
-    """The runs: multiplication first, short CoTs first, then by depth, width and seed."""
+    """The runs: multiplication first, short CoTs first, then by depth, width and seed.
+
+    Raises:
+        UserError: tokens leave from one side in some runs of a task, and from the other in others, or a side is neither.
+    """
     stages: dict[tuple[str, ...], list[Stage]] = {}
     for row in read_rows(folder / "stages.csv"):
         stage = Stage(int(row["removed_tokens"]), int(row["steps"]), row["kept"] == "yes")
@@ -115,6 +120,15 @@ def read_runs(folder: Path = HERE) -> list[Run]:
         )
         for row in read_rows(folder / "results.csv")
     ]  # fmt: skip
+    sides: dict[str, set[str]] = {}
+    for run in runs:
+        sides.setdefault(run.task, set()).add(run.side)
+    for task, of_task in sides.items():
+        if of_task not in ({LEFT}, {RIGHT}):
+            raise UserError(
+                f"{folder / 'results.csv'}: the column side of {task} has {', '.join(map(repr, sorted(of_task)))}; "
+                f"a task needs one side, {LEFT} or {RIGHT}"
+            )
     return sorted(runs, key=lambda run: (run.is_parity, run.cot_tokens, run.task, run.layers, run.width, run.seed))
 
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -98,39 +98,38 @@ def _of_key(cause: BaseException, chosen: Mapping[str, str], text: str = "") -> 
         return f"{cause.full_key}=???: three question marks stand for a value that is missing; give one"
     if "Value ''" in str(cause):
         return f"{cause.full_key} is empty: give a value, or leave {cause.full_key} out"
-    return wrong_type(cause.full_key, str(cause).splitlines()[0])
+    return wrong_type(cause.full_key, cause)
 
 
-def wrong_type(key: str, complaint: str) -> str:
-    """One line for a value of another type than its key has.
-
-    Args:
-        complaint: OmegaConf's own words.
-    """
+def wrong_type(key: str, cause: OmegaConfBaseException) -> str:
+    """One line for a value of another type than its key has."""
+    complaint = str(cause).splitlines()[0]
     if match := re.fullmatch(r"Value '(.*)' of type '\w+' could not be converted to (Integer|Float)", complaint):
         value, kind = match.groups()
-        if kind == "Float":
-            return f"{key}={value}: must be a number"
-        return f"{key}={value}: must be a whole number{_as_digits(value)}"
+        return f"{key}={value}: must be a number" if kind == "Float" else not_whole(key, value)
     if match := re.fullmatch(r"Value '(.*)' is not a valid bool \(type \w+\)", complaint):
         return f"{key}={match[1]}: must be true or false"
     if complaint.endswith(" is not Optional"):
         return f"{key}=null: must have a value"
-    if re.fullmatch(r"Cannot assign \w+ to Dict\[.*\]", complaint):
+    if match := re.fullmatch(r"Cannot convert '\w+' to string: '(.*)'", complaint):
+        return f"{key}={match[1]}: must be a text, not a list or a mapping"
+    is_merge = complaint.startswith("Cannot merge")
+    if (complaint.startswith("Cannot assign") and " to Dict[" in complaint) or (is_merge and cause.object_type is dict):
         return f"{key}: must be a mapping, such as {{name: 1}}"
-    if complaint.startswith("Invalid value assigned") and "ListConfig" in complaint:
-        return f"{key}: must be a list, such as [1, 2]"
+    if complaint.startswith("Invalid value assigned") or (is_merge and cause.object_type is list):
+        return f"{key}: must be a list, such as [a, b]"
     return f"{key}: {complaint}"
 
 
-def _as_digits(value: str) -> str:
-    """`; write 3000000` for 3M, 3e6 or 3000000.0; empty if the value is no whole number."""
-    match = re.fullmatch(r"([\d.]+(?:e\+?\d+)?) ?([kmb]?)", value, re.I)
-    try:
-        number = float(match[1]) * 1000 ** " kmb".index(match[2].lower() or " ") if match else math.nan
-    except (ValueError, OverflowError):
-        return ""
-    return f"; write {round(number)}" if number.is_integer() else ""
+def not_whole(key: str, value: str) -> str:
+    """One line for a value that is no whole number; it shows 3M, 3e6 or 3000000.0 written as one."""
+    line = f"{key}={value}: must be a whole number"
+    match = re.fullmatch(r"(\d+\.?\d*(?:e\+?\d{1,2})?) ?([kmb]?)", value, re.I)
+    if match is None:
+        return line
+    number = Decimal(match[1]) * 1000 ** " kmb".index(match[2].lower() or " ")
+    is_shown = number == number.to_integral_value() and number < 10**15
+    return f"{line}; write {int(number)}" if is_shown else line
 
 
 def suggestion(key: str, siblings: Sequence[str] = ()) -> str:
@@ -153,17 +152,25 @@ def suggestion(key: str, siblings: Sequence[str] = ()) -> str:
 
 
 def no_choice(group: str, name: str, options: list[str]) -> str:
+    """One line for a choice that a group lacks. Of many choices it lists those that hold the name; else the hint would be lost among them."""
     allowed = sorted(option for option in options if not option.startswith("_"))
     close = difflib.get_close_matches(name, allowed, n=1)
-    line = f"{group}={name}: no such {group}"
     of_kind = [
         option for option in allowed if group in ("task", "schedule", "method") and kind_of(group, option) == name
     ]
-    near = close or of_kind
-    if not near or len(allowed) <= MANY_CHOICES:
-        line += f"; choose from {', '.join(allowed)}"
+    near, listed = close or of_kind, allowed
+    is_long = len(allowed) > MANY_CHOICES
+    if is_long and (within := [option for option in allowed if name and name in option]):
+        near, listed = [], within
+    elif is_long and near:
+        listed = []
+    line = f"{group}={name}: no such {group}"
+    if listed:
+        line += f"; choose from {', '.join(listed)}"
     if near:
         line += f". Did you mean {' or '.join(f'{group}={one}' for one in near[:3])}?"
+    if len(listed) < len(allowed):
+        line += f" (--help lists all {len(allowed)})"
     if group.startswith("hydra/"):
         line += f" ({name} may come with: pip install 'stepwise_pl[sweep]', or [slurm] or [ray])"
     return line

@@ -86,11 +86,12 @@ def fit(
                     cfg.max_rollbacks,
                 )
                 module.schedule.restore(state["stepwise"]["schedule"])  # the summary reports its pace
-                seconds = float(state["stepwise"]["seconds"])
+                seconds, step = float(state["stepwise"]["seconds"]), int(state["global_step"])
+                # A run that had done all its steps may be resumed with fewer rollbacks allowed.
+                gave_up = f"the run has collapsed after {counted(len(rollbacks) - 1, 'rollback')} (guard.max_rollbacks)"
                 return Fitted(
-                    trainer, module, int(state["global_step"]), seconds, True, rollbacks,
-                    tokens_read=state["stepwise"].get("tokens_read"),
-                    ended_early=f"it has collapsed after {counted(cfg.max_rollbacks, 'rollback')} (guard.max_rollbacks)",
+                    trainer, module, step, seconds, True, rollbacks, tokens_read=state["stepwise"].get("tokens_read"),
+                    ended_early=gave_up if step < trainer.max_steps else "",
                 )  # fmt: skip
             # The state is mapped from the file. Without `del` the file would take room on the disk until training ends,
             # even after another one has replaced it.

@@ -107,7 +107,7 @@ class Signals(Callback):
                 "loss": loss.mean(), "first_token_loss": loss[is_first.to(loss.device)].mean(),
                 "accuracy": answers_predicted(view, scored),
             }  # fmt: skip
-            # Named stages differ in how the answer comes about, and not in the targets.
+            # The named stages of ICoT-KD differ in what trains, and not in the targets.
             if now < last and not learner.method.stage_names:
                 following = learner.score(learner.method.view(learner, problems, Stage(now + 1, last)))
                 found["next_stage_loss"] = following.loss / len(following.label)

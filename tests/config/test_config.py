@@ -74,13 +74,18 @@ ERRORS = {
     "optimizer.lr=abc": "optimizer.lr=abc: must be a number",
     "model.layers=2k": "model.layers=2k: must be a whole number; write 2000",
     "trainer.max_tokens_read=1.5M": "trainer.max_tokens_read=1.5M: must be a whole number; write 1500000",
+    "trainer.max_tokens_read=4.1M": "trainer.max_tokens_read=4.1M: must be a whole number; write 4100000",
     "data.epoch_size=1e5": "data.epoch_size=100000.0: must be a whole number; write 100000",
     "data.batch_size=[8]": "data.batch_size=[8]: must be a whole number",
     "logger.wandb=maybe": "logger.wandb=maybe: must be true or false",
     "task.train_size=null": "task.train_size=null: must have a value",
     "model.config=3": "model.config: must be a mapping, such as {name: 1}",
-    "logger.tags=3": "logger.tags: must be a list, such as [1, 2]",
-    "experiment=quickstrt": "experiment=quickstrt: no such experiment. Did you mean experiment=quickstart?",
+    "logger.tags=3": "logger.tags: must be a list, such as [a, b]",
+    "logger.tags={a:1}": "logger.tags: must be a list, such as [a, b]",
+    "model.config=[1]": "model.config: must be a mapping, such as {name: 1}",
+    "trainer.duration=[1]": "trainer.duration=[1]: must be a text, not a list or a mapping",
+    "experiment=quickstrt": "experiment=quickstrt: no such experiment. Did you mean experiment=quickstart? (--help lists all",
+    "experiment=prosqa": "experiment=prosqa: no such experiment; choose from methods_cpu_prosqa_coconut, methods_cpu_prosqa_explicit_cot, ",
     "optimizer.lr=-1": "optimizer.lr=-1.0: must be above 0",
     "seed=1.5": "seed=1.5: must be a whole number",
     "task.digits=null": "task.digits=null: must have a value",
@@ -133,6 +138,12 @@ def test_errors_are_one_line(arguments: str, tmp_path) -> None:
     assert line.startswith("error: ")
     assert ERRORS[arguments] in line
     assert "Traceback" not in result.stderr
+
+
+def test_no_cot_is_no_cot_under_a_recipe_that_keeps_tokens() -> None:
+    schedule = composed("experiment=early_warning_3x2", "schedule=no_cot").schedule
+    schedule.bind(300, 46)
+    assert {schedule.removed(step) for step in (0, 10**7)} == {46}
 
 
 @pytest.mark.parametrize("experiment", every(3, [None, *sorted(path.stem for path in CONF.glob("experiment/*.yaml"))]))

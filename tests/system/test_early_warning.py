@@ -15,7 +15,6 @@ from experiments.early_warning.roc import (
     draws_of_seeds,
     judged,
     read_stages,
-    require_enough,
 )  # fmt: skip
 from experiments.readme import write_rows
 from stepwise_pl.common.errors import UserError
@@ -87,12 +86,19 @@ def test_an_alarm_is_chosen_on_even_seeds_and_tried_on_odd_ones() -> None:
 
 
 def test_a_signal_is_judged_by_lost_and_kept_stages_of_even_and_of_odd_seeds() -> None:
-    stages = [StageOfRun((200, seed), 1, is_lost, {}) for seed in (0, 1) for is_lost in (True, False)]
-    require_enough(stages)
-    with pytest.raises(UserError, match="of the odd seeds 1 of 1 stage are lost"):
-        require_enough(stages[:3])
-    with pytest.raises(UserError, match="of the even seeds 0 of 0 stages are lost"):
-        require_enough(stages[2:])
+    stages = [
+        StageOfRun((200, seed), 1, is_lost, {("loss", 10): float(is_lost), ("update_size", 10): float("nan")})
+        for seed in (0, 1) for is_lost in (True, False)
+    ]  # fmt: skip
+    assert judged(stages, "loss", 10).area[0] == 1 and alarm(stages, "loss", 10).caught == (1, 1)
+    for some, signal, words in (
+        (stages[:3], "loss", "the odd seeds have 1 stage with `loss`, 1 lost"),
+        (stages[2:], "loss", "the even seeds have 0 stages with `loss`, 0 lost"),
+        (stages, "update_size", "the even seeds have 0 stages with `update_size`, 0 lost"),
+    ):
+        for judge in (judged, alarm):
+            with pytest.raises(UserError, match=words):
+                judge(some, signal, 10)
 
 
 def test_stages_are_read_up_to_the_first_lost_one_with_the_last_readings(tmp_path: Path) -> None:

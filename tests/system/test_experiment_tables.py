@@ -17,6 +17,7 @@ from experiments.methods import tables as methods
 from experiments.methods.runs import Run, Validation
 from experiments.tables import all_tables
 from stepwise_pl.common.errors import UserError
+from stepwise_pl.config.plain import read_yaml, save_yaml
 from tests.conftest import REPO
 
 EXPERIMENTS = REPO / "experiments"
@@ -159,12 +160,20 @@ def test_a_collected_run_replaces_its_rows_and_leaves_all_others(run_dir: Path, 
             collect.main([f"{name}={other}"], tmp_path)
     with pytest.raises(UserError, match=r"nowhere/summary.json: cannot be read"):
         collect.main([f"{name}={tmp_path / 'nowhere'}"], tmp_path)
-    # Nor does a run with changed settings stand as its recipe, unless it is named.
-    changed = shutil.copytree(run_dir, tmp_path / "changed")
-    (changed / "summary.json").write_text(json.dumps(summary | {"name": f"{name}/lr-0.1"}))
-    with pytest.raises(UserError, match=rf"changed: its settings are not those of {name} \(lr-0.1\); give {name}="):
-        collect.main([str(changed)], tmp_path)
-    assert {file: (tmp_path / f"{file}.csv").read_text() for file in collect.FILES} == once
+    # Nor does a run with changed settings stand as its recipe, unless it is named. A teacher is no such setting.
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    (other / "summary.json").write_text(json.dumps(summary | {"name": name}))
+    config = read_yaml(run_dir / "config.yaml")
+    for keys, is_refused in ((["method.teacher"], False), (["method.teacher", "optimizer.lr"], True)):
+        config["derived"]["changed"] = keys
+        save_yaml(config, other / "config.yaml")
+        if is_refused:
+            with pytest.raises(UserError, match=rf"other: optimizer.lr is not as in the recipe; give {name}="):
+                collect.main([str(other)], tmp_path)
+            collect.main([f"{name}={other}"], tmp_path)
+        else:
+            collect.main([str(other)], tmp_path)
+        assert {file: (tmp_path / f"{file}.csv").read_text() for file in collect.FILES} == once
     # A folder may have `=` in its name.
     collect.main([f"{name}={shutil.copytree(run_dir, tmp_path / 'lr=1')}"], tmp_path)
     assert {file: (tmp_path / f"{file}.csv").read_text() for file in collect.FILES} == once

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from experiments.readme import read_rows
+from experiments.readme import read_rows, write_rows
 from experiments.scaling import collect, figures
 from experiments.scaling.chains import COLUMNS, chain_rows, links_of
 from experiments.scaling.failure import difference, partial, ranks, spearman, stops
 from experiments.scaling.runs import Run, Stage, Token, read_chains, read_runs
 from experiments.scaling.tables import law_text, map_table, tables, with_interval
+from stepwise_pl.common.errors import UserError
 from stepwise_pl.runs.sweep_folder import FINISHED, RUNNING, WAITING, Job, Sweep, write_sweep
 from stepwise_pl.tasks import Example, Multiplication
 from stepwise_pl.tasks.multiplication import render
@@ -191,6 +192,12 @@ def test_the_side_from_which_tokens_leave_is_kept_and_another_unit_is_refused(tm
     collect.main([tmp_path / "sweep"], tmp_path)
     (found,) = read_runs(tmp_path)
     assert found.side == "right" and [token.number for token in found.leaving(TOKENS)] == [8, 7, 6, 5, 4, 3, 2, 1]
+    results = tmp_path / "results.csv"
+    for sides in (["left", "right"], [""]):
+        (row,) = read_rows(results)[:1]
+        write_rows(results, collect.RESULTS, [row | {"seed": seed, "side": side} for seed, side in enumerate(sides)])
+        with pytest.raises(UserError, match=r"results.csv: the column side of parity 4 has '.*a task needs one side"):
+            read_runs(tmp_path)
     config = tmp_path / "sweep" / "seed0" / "config.yaml"
     config.write_text(config.read_text().replace("unit: token", "unit: step"))
     with pytest.raises(ValueError, match="stepwise step adaptive one, where tokens leave one by one"):

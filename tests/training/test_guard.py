@@ -131,7 +131,7 @@ def test_the_guard_gives_up_after_max_rollbacks_and_can_resume(tmp_path: Path) -
     assert out.returncode == 0, out.stderr[-2000:]
     found = summary(folder)
     assert (found["collapsed"], found["steps"], len(found["rollbacks"])) == (True, 20, 3)
-    assert found["ended_early"] == "it has collapsed after 2 rollbacks (guard.max_rollbacks)"
+    assert found["ended_early"] == "the run has collapsed after 2 rollbacks (guard.max_rollbacks)"
     assert found["abandoned_examples"] == sum(one["at_step"] - 20 for one in found["rollbacks"]) * 32
     # Only the checkpoints of step 20 are left, and none from a collapse.
     kept = {

@@ -1,4 +1,4 @@
-"""What predicts failure? Differences between sizes, rank correlations within runs, and the tokens at which runs were stuck.
+"""What predicts failure? Differences between sizes, rank correlations within runs, hard digits, and where runs were stuck.
 
 Differences are of combinations of the two other factors: of each, the mean over the seeds counts as one number. Two seeds of a
 combination are no two independent pairs, because combinations differ more than seeds.
@@ -12,10 +12,12 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from experiments.scaling.collect import STUCK
-from experiments.scaling.runs import Run, Token
+from experiments.scaling.runs import Run, Stage, Token
 
 FACTORS = ("layers", "width", "task")
 FEWEST_STAGES = 5
+# Between the name of a number and its digit, in the name of a token.
+DIGIT = ", digit "
 Combination = tuple[object, ...]
 
 
@@ -121,6 +123,46 @@ def partial(both: float | None, first: float | None, second: float | None) -> fl
         return None
     rest = (1 - first**2) * (1 - second**2)
     return (both - first * second) / math.sqrt(rest) if rest > 1e-12 else None
+
+
+@dataclass
+class Hardest:
+    """A number of the CoT, which is a row or a running sum, and the digits whose stages took the most steps.
+
+    Attributes:
+        number: `row 1` or `sum 2`.
+        places: 0 is its last digit, the one with the highest place value, 1 the digit before, and so on; several if their stages
+            took equally long.
+    """
+
+    number: str
+    places: list[int]
+
+
+def hardest(run: Run, tokens: Sequence[Token]) -> Iterator[Hardest]:
+    """The hardest digits of each number of a run that has lost all its varying digits, or was stuck among them at the hardest.
+
+    Args:
+        tokens: of the CoT.
+    """
+    leaving = run.leaving(tokens)
+    steps: dict[str, dict[int, Stage]] = {}
+    for stage in run.stages:
+        if stage.removed_tokens and (token := leaving[stage.removed_tokens - 1]).varies:
+            number, _, digit = token.name.partition(DIGIT)
+            steps.setdefault(number, {})[int(digit)] = stage
+    for number, stages in steps.items():
+        digits = [
+            int(token.name.partition(DIGIT)[2])
+            for token in tokens
+            if token.varies and token.name.startswith(number + DIGIT)
+        ]
+        most = max(stage.steps for stage in stages.values())
+        places = [max(digits) - digit for digit in digits if digit in stages and stages[digit].steps == most]
+        kept = [digit for digit, stage in stages.items() if stage.is_kept]
+        is_stuck = run.ended == STUCK and any(not stages[max(digits) - place].is_kept for place in places)
+        if len(kept) == len(digits) or is_stuck:
+            yield Hardest(number, places)
 
 
 @dataclass

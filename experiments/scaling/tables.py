@@ -15,7 +15,7 @@ from experiments import readme
 from experiments.readme import NONE, alike, table
 from experiments.scaling.chains import ANSWER
 from experiments.scaling.collect import OVER, STUCK, THROUGH
-from experiments.scaling.failure import FACTORS, FEWEST_STAGES, Ranks, combinations, difference, ranks, stops
+from experiments.scaling.failure import FACTORS, FEWEST_STAGES, Ranks, combinations, difference, hardest, ranks, stops
 from experiments.scaling.runs import PARITY, Run, Token, read_chains, read_runs
 from stepwise_pl.common.statistics import mean_interval
 from stepwise_pl.common.text import counted
@@ -200,6 +200,21 @@ def _rank_cells(found: Sequence[Ranks]) -> list[str]:
     return cells
 
 
+def hardest_table(runs: Sequence[Run], chains: dict[str, list[Token]]) -> str:
+    """Which digit of a number took the most steps: its last one, into which the longest chain goes, the one before, or another?"""
+    multiplication, _ = by_family(runs)
+    groups = {task: [run for run in runs if run.task == task] for task in tasks_of(multiplication)}
+    if len(groups) > 1:
+        groups["multiplication"] = multiplication
+    rows = []
+    for name, some in groups.items():
+        found = [one.places for run in some for one in hardest(run, chains[run.task])]
+        counts = [sum(places == [place] for places in found) for place in (0, 1)]
+        several = sum(len(places) > 1 for places in found)
+        rows.append([name, *map(str, (len(found), *counts, len(found) - sum(counts) - several, several))])
+    return table(["runs of", "rows and sums", "last digit", "last but one", "an earlier one", "several alike"], rows)
+
+
 def stuck_table(runs: Sequence[Run], chains: dict[str, list[Token]]) -> str:
     """The token at which each stuck run stopped, and the mean over the runs."""
     rows, more = [], []
@@ -248,6 +263,7 @@ def tables(folder: Path = HERE) -> dict[str, str]:
         "differences": differences_table(runs),
         "chains": chains_table(chains, read_chains(folder, ANSWER)),
         "ranks": ranks_table(runs, chains),
+        "hardest": hardest_table(runs, chains),
         "stuck": stuck_table(runs, chains),
     }
 

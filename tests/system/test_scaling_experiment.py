@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from experiments.readme import read_rows, write_rows
 from experiments.scaling import collect, figures
 from experiments.scaling.chains import COLUMNS, chain_rows, links_of
-from experiments.scaling.failure import difference, partial, ranks, spearman, stops
+from experiments.scaling.failure import difference, hardest, partial, ranks, spearman, stops
 from experiments.scaling.runs import Run, Stage, Token, read_chains, read_runs
 from experiments.scaling.tables import law_text, map_table, tables, with_interval
 from stepwise_pl.common.errors import UserError
@@ -331,6 +331,28 @@ def test_a_stuck_run_stops_at_the_token_that_left_when_its_last_stage_began() ->
     assert (second.removed_tokens, second.token) == (0, None)
 
 
+def test_the_hardest_digit_of_a_number_is_the_one_whose_stage_took_the_most_steps() -> None:
+    """The CoT of 2x2: `row 1` of three digits, a sign, a zero that shifts `row 2`, and its three digits."""
+    tokens = read_chains()["2x2"]
+    assert [token.name for token in tokens if token.varies] == [
+        f"row {row}, digit {digit}" for row, digits in ((1, (1, 2, 3)), (2, (2, 3, 4))) for digit in digits
+    ]
+
+    def places(steps: Sequence[int], removed: int = 8, side: str = "right") -> list[tuple[str, list[int]]]:
+        found = hardest(run("2x2", 2, 64, 0, removed, steps=[900, *steps], side=side), tokens)
+        return [(one.number, one.places) for one in found]
+
+    # From the right: digits 4, 3 and 2 of row 2, the zero, the sign, digits 3, 2 and 1 of row 1.
+    assert places([50, 300, 60, 999, 999, 70, 70, 50]) == [("row 2", [1]), ("row 1", [1, 0])]
+    assert places([50, 60, 300, 50, 50, 80, 70, 50]) == [("row 2", [2]), ("row 1", [0])]
+    # Stuck at the last digit but one of row 1. A row that a run has left halfway tells nothing, unless it was stuck there.
+    assert places([50, 300, 60, 50, 50, 70, 3000], 6) == [("row 2", [1]), ("row 1", [1])]
+    assert places([50, 300, 60, 50, 50, 70, 50], 7) == [("row 2", [1])]
+    assert places([50, 300, 60, 50, 50, 900, 800], 6) == [("row 2", [1])]
+    # From the left: digits 1, 2 and 3 of row 1 leave first.
+    assert places([50, 300, 60, 50, 50, 70, 80, 90], side="left") == [("row 1", [1]), ("row 2", [0])]
+
+
 def test_a_mean_of_equal_numbers_has_no_interval() -> None:
     assert with_interval([], str) == "–"
     assert with_interval([0.5], str) == "0.5 (one)"
@@ -384,7 +406,7 @@ def typed(tmp_path: Path) -> Iterator[Path]:
 
 def test_all_tables_and_figures_are_made_of_the_csv_files(typed: Path) -> None:
     found = tables(typed)
-    assert list(found) == ["map", "laws", "levels", "differences", "chains", "ranks", "stuck"]
+    assert list(found) == ["map", "laws", "levels", "differences", "chains", "ranks", "hardest", "stuck"]
     assert "| 3x3 | 24 | 2 | 14 | 14 | – | – |" in found["map"]
     assert "| layers | 1 | 3 | 0 | 3 | 0 | 0.0% (all equal) |" in found["levels"]
     # Two layers lose 14 tokens, or as many as there are.

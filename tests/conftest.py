@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ from stepwise_pl.models.build import build_model
 from stepwise_pl.models.learner import Learner
 from stepwise_pl.tasks import Multiplication
 from tests import background, forked
+
+# A shell that starts pytest in the background may have it ignore these, and a run inherits that. Tests send them to runs.
+for ignored, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, default)
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 REPO = Path(__file__).parent.parent

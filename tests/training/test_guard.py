@@ -366,7 +366,7 @@ def test_halving_the_learning_rate_keeps_the_s_of_the_good_checkpoint_with_an_ad
     assert out.returncode == 0, out.stderr[-2000:]
     (rollback,) = summary(folder)["rollbacks"]
     assert (rollback["action"], rollback["to_step"], rollback["to_removed_tokens"]) == ("learning_rate", 10, 1)
-    assert "Back to step 10 with 1 tokens removed" in out.stderr
+    assert "Back to step 10 with 1 token removed" in out.stderr
     assert_rollbacks_agree(folder)
     removed = {int(row["step"]): int(row["schedule/removed_tokens"]) for row in read_metrics(folder / "metrics.csv")}
     assert [removed[step] for step in (11, 15, 16, 20, 21)] == [1, 1, 2, 2, 3]

@@ -105,7 +105,7 @@ def main(given: list[str], folder: Path = HERE) -> None:
         with damage_told(Path(path)):
             recipe = summary["name"].split("/")[0]
             key = name or recipe, summary["seed"]
-            changed = {*(read_yaml(Path(path) / "config.yaml")["derived"].get("changed") or ())} - {"method.teacher"}
+            changed = set(read_yaml(Path(path) / "config.yaml")["derived"].get("changed") or ()) - {"method.teacher"}
         if not name and changed:
             raise UserError(
                 f"{path}: {', '.join(sorted(changed))} is not as in the recipe; give {recipe}={path} if the run may stand for it"

@@ -23,6 +23,8 @@ PROBLEMS = 2000
 # Digits of the two operands of each task.
 SIZES = {"2x2": (2, 2), "3x2": (3, 2), "3x3": (3, 3)}
 COT, ANSWER = "cot", "answer"
+# Between the name of a number and its digit, in the name of a token.
+DIGIT = ", digit "
 COLUMNS = ("task", "part", "number", "name", "varies", "mean_chain", "problems")
 
 
@@ -85,9 +87,9 @@ def links_of(example: Example) -> tuple[list[Link], list[Link]]:
             )
             rows += 1
         _require_same(texts, digits, name)
-        cot += [Link(f"{name}, digit {i + 1}", i >= shift, chain) for i, chain in enumerate(chains)]
+        cot += [Link(f"{name}{DIGIT}{i + 1}", i >= shift, chain) for i, chain in enumerate(chains)]
     _require_same(example.answer.split(), total, ANSWER)
-    return cot, [Link(f"answer, digit {i + 1}", True, chain) for i, chain in enumerate(into_total)]
+    return cot, [Link(f"{ANSWER}{DIGIT}{i + 1}", True, chain) for i, chain in enumerate(into_total)]
 
 
 def _padded(digits: list[int], width: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What predicts failure? Differences between sizes, rank correlations within runs, hard digits, and where runs were stuck.
+"""Predictors of failure: differences between sizes, rank correlations within runs, hard digits, and the tokens at which runs were stuck.
 
 Differences are of combinations of the two other factors: of each, the mean over the seeds counts as one number. Two seeds of a
 combination are no two independent pairs, because combinations differ more than seeds.
@@ -11,13 +11,12 @@ from statistics import fmean
 
 from scipy.stats import spearmanr
 
+from experiments.scaling.chains import DIGIT
 from experiments.scaling.collect import STUCK
-from experiments.scaling.runs import Run, Stage, Token
+from experiments.scaling.runs import Run, Token
 
 FACTORS = ("layers", "width", "task")
 FEWEST_STAGES = 5
-# Between the name of a number and its digit, in the name of a token.
-DIGIT = ", digit "
 Combination = tuple[object, ...]
 
 
@@ -146,23 +145,19 @@ def hardest(run: Run, tokens: Sequence[Token]) -> Iterator[Hardest]:
         tokens: of the CoT.
     """
     leaving = run.leaving(tokens)
-    steps: dict[str, dict[int, Stage]] = {}
-    for stage in run.stages:
-        if stage.removed_tokens and (token := leaving[stage.removed_tokens - 1]).varies:
-            number, _, digit = token.name.partition(DIGIT)
-            steps.setdefault(number, {})[int(digit)] = stage
-    for number, stages in steps.items():
-        digits = [
-            int(token.name.partition(DIGIT)[2])
-            for token in tokens
-            if token.varies and token.name.startswith(number + DIGIT)
-        ]
-        most = max(stage.steps for stage in stages.values())
-        places = [max(digits) - digit for digit in digits if digit in stages and stages[digit].steps == most]
-        kept = [digit for digit, stage in stages.items() if stage.is_kept]
-        is_stuck = run.ended == STUCK and any(not stages[max(digits) - place].is_kept for place in places)
-        if len(kept) == len(digits) or is_stuck:
-            yield Hardest(number, places)
+    stages = {leaving[stage.removed_tokens - 1].number: stage for stage in run.stages if stage.removed_tokens}
+    numbers: dict[str, list[Token]] = {}
+    for token in tokens:
+        if token.varies:
+            numbers.setdefault(token.name.split(DIGIT)[0], []).append(token)
+    for number, digits in numbers.items():
+        # A number is written from its lowest place value on.
+        own = {place: stages[token.number] for place, token in enumerate(reversed(digits)) if token.number in stages}
+        most = max((stage.steps for stage in own.values()), default=0)
+        hard = [place for place, stage in own.items() if stage.steps == most]
+        is_through = len(own) == len(digits) and all(stage.is_kept for stage in own.values())
+        if is_through or (run.ended == STUCK and any(not own[place].is_kept for place in hard)):
+            yield Hardest(number, hard)
 
 
 @dataclass

@@ -201,7 +201,7 @@ def _rank_cells(found: Sequence[Ranks]) -> list[str]:
 
 
 def hardest_table(runs: Sequence[Run], chains: dict[str, list[Token]]) -> str:
-    """Which digit of a number took the most steps: its last one, into which the longest chain goes, the one before, or another?"""
+    """Numbers whose last digit took the most steps, into which the longest chain of a row goes, the digit before it, or another."""
     multiplication, _ = by_family(runs)
     groups = {task: [run for run in runs if run.task == task] for task in tasks_of(multiplication)}
     if len(groups) > 1:

@@ -129,9 +129,8 @@ def config_from(plain: Mapping[str, Any], schema: type[T]) -> T:
             cfg[key] = OmegaConf.merge(cfg[key], value) if isinstance(value, dict) else value
         except OmegaConfBaseException as error:
             line = explain(error)
-            is_whole = line.startswith(
-                (f"{key}.", f"{key}:", f"{key}=")
-            )  # else the key that it names begins within this group
+            # Else the key that the line names begins within this group.
+            is_whole = line.startswith((f"{key}.", f"{key}:", f"{key}="))
             raise UserError(line if is_whole else f"in {key}: {line}") from None
     refuse_unknown(cfg, "")
     return _as_object(cfg)  # type: ignore[no-any-return]

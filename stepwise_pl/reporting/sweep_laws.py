@@ -139,15 +139,16 @@ def _not_to_be_fitted(law: Law, combinations: Sequence[str], numbers: Sequence[f
     Args:
         combinations, numbers: the combination and the value of the key of each run with a number above 0.
     """
-    names = dict.fromkeys(combinations)
+    values: dict[str, set[float]] = {}
+    for combination, number in zip(combinations, numbers, strict=True):
+        values.setdefault(combination, set()).add(number)
     if law.misses_too_many:
         return f"{law.missing_words}, a third or more, which may lack it for a reason"
-    if law.pooled and len(names) < 2:
-        return f"{len(names) or 'no'} combination has numbers to be fitted, where a pooled law needs 2"
+    if law.pooled and len(values) < 2:
+        return f"{len(values) or 'no'} combination has numbers to be fitted, where a pooled law needs 2"
     if not law.runs:
         return "no run has ended"
-    values = [{number for other, number in zip(combinations, numbers, strict=True) if other == name} for name in names]
-    if (most := max(map(len, values))) < 3:
+    if (most := max(map(len, values.values()))) < 3:
         each = " in a combination, at most" if law.pooled else ""
         return f"{counted(most, 'value')} of the key{each}, where a law needs 3"
     return ""

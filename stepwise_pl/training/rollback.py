@@ -108,7 +108,7 @@ def fit(
         steps, seconds = trainer.global_step, module.seconds
         return Fitted(
             trainer, module, steps, seconds, guard.collapsed, module.rollbacks, guard.collapsed_at, module.tokens_read,
-            times.ended_early,
+            times.reason_to_end(module) if steps < trainer.max_steps else "",
         )  # fmt: skip
 
 

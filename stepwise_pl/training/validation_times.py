@@ -34,8 +34,6 @@ class ValidationTimes(Callback):
         self.max_tokens_read = max_tokens_read
         # Attempt and stage of the last validation just before a token left.
         self.validated_at: list[int] | None = None
-        # Why the run has ended before its last step; empty while it goes on.
-        self.ended_early = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, StepwiseModule)
@@ -44,10 +42,9 @@ class ValidationTimes(Callback):
                 f"trainer.max_tokens_read={self.max_tokens_read}: an earlier part of this run did not count its tokens; set it to null"
             )
         # A run that has ended before its last step is over when it is resumed, too.
-        reason = self._reason_to_end(pl_module)
+        reason = self.reason_to_end(pl_module)
         trainer.should_stop = bool(reason)
         if reason and trainer.global_step < trainer.max_steps:
-            self.ended_early = reason
             log.info("the run has ended at step %d: %s; with other settings it goes on", trainer.global_step, reason)
 
     def on_train_batch_end(
@@ -79,9 +76,8 @@ class ValidationTimes(Callback):
         assert isinstance(pl_module, StepwiseModule)
         if pl_module.schedule.stage(trainer.global_step) > pl_module.stage:
             self.validated_at = [pl_module.attempt, pl_module.stage]
-        reason = self._reason_to_end(pl_module)
+        reason = self.reason_to_end(pl_module)
         if reason and trainer.state.fn == "fit" and trainer.global_step < trainer.max_steps:
-            self.ended_early = reason
             log.info("the run ends at step %d: %s", trainer.global_step, reason)
             trainer.should_stop = True
 
@@ -89,7 +85,7 @@ class ValidationTimes(Callback):
         """Whether training has used up its budget of tokens."""
         return self.max_tokens_read is not None and (module.tokens_read or 0) >= self.max_tokens_read
 
-    def _reason_to_end(self, module: StepwiseModule) -> str:
+    def reason_to_end(self, module: StepwiseModule) -> str:
         """Why the run ends before its last step; empty if it does not."""
         if self._has_read_all(module):
             return f"{module.tokens_read:,} tokens are read (trainer.max_tokens_read)"

@@ -343,10 +343,10 @@ def test_the_hardest_digit_of_a_number_is_the_one_whose_stage_took_the_most_step
         return [(one.number, one.places) for one in found]
 
     # From the right: digits 4, 3 and 2 of row 2, the zero, the sign, digits 3, 2 and 1 of row 1.
-    assert places([50, 300, 60, 999, 999, 70, 70, 50]) == [("row 2", [1]), ("row 1", [1, 0])]
-    assert places([50, 60, 300, 50, 50, 80, 70, 50]) == [("row 2", [2]), ("row 1", [0])]
+    assert places([50, 300, 60, 999, 999, 70, 70, 50]) == [("row 1", [0, 1]), ("row 2", [1])]
+    assert places([50, 60, 300, 50, 50, 80, 70, 50]) == [("row 1", [0]), ("row 2", [2])]
     # Stuck at the last digit but one of row 1. A row that a run has left halfway tells nothing, unless it was stuck there.
-    assert places([50, 300, 60, 50, 50, 70, 3000], 6) == [("row 2", [1]), ("row 1", [1])]
+    assert places([50, 300, 60, 50, 50, 70, 3000], 6) == [("row 1", [1]), ("row 2", [1])]
     assert places([50, 300, 60, 50, 50, 70, 50], 7) == [("row 2", [1])]
     assert places([50, 300, 60, 50, 50, 900, 800], 6) == [("row 2", [1])]
     # From the left: digits 1, 2 and 3 of row 1 leave first.

@@ -30,7 +30,7 @@ lint: setup  ## Lint and type check
 	$(BIN)/mypy
 
 long: setup  ## The tests that take long
-	$(BIN)/pytest -m long -n 0
+	$(BIN)/pytest -m long -n 1
 
 bench: setup  ## Measure a training step, an evaluation and a start on this machine (run nothing else meanwhile)
 	$(BIN)/python experiments/speed/benchmark.py out=outputs/bench

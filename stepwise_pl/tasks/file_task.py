@@ -118,8 +118,8 @@ class FileTask(Task):
         super().keep_few(train, held_out)
         self._most = train
 
-    def columns(self) -> tuple[str, ...]:
-        """Return the columns of a table that `example` reads."""
+    def columns(self) -> dict[str, str]:
+        """Return the columns of a table that `example` reads, each with the config key that gives its name (empty: none does)."""
         raise NotImplementedError
 
     def example(self, record: Record) -> Example:
@@ -258,8 +258,13 @@ class FileTask(Task):
         opened = []
         for split in SPLITS:
             if (value := getattr(self, split)) is not None:
-                name = rename(value) if isinstance(value, str) else list(map(rename, names_in(value, f"task.{split}")))
-                opened.append((split, Source(name, f"task.{split}", self.columns(), quoting=self.quoting, root=root)))
+                key = f"task.{split}"
+                if split in HELD_OUT and str(value).isdecimal():
+                    raise UserError(
+                        f"{key}={value}: is no file; to hold {value} prompts of train out, set {key}_size={value}"
+                    )
+                name = rename(value) if isinstance(value, str) else list(map(rename, names_in(value, key)))
+                opened.append((split, Source(name, key, self.columns(), quoting=self.quoting, root=root)))
         return opened
 
     def _found_in(self, search: DataSearch) -> list[tuple[str, Source]]:

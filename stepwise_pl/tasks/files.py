@@ -31,8 +31,8 @@ class Files(FileTask):
         super().__post_init__()
         self.cot_advice = f" (is task.cot_field={self.cot_field} right?)"
 
-    def columns(self) -> tuple[str, ...]:
-        return (self.prompt_field, self.cot_field, self.answer_field)
+    def columns(self) -> dict[str, str]:
+        return {getattr(self, key): f"task.{key}" for key in ("prompt_field", "cot_field", "answer_field")}
 
     def step_mark(self) -> str | None:
         return self.step_start
@@ -41,8 +41,9 @@ class Files(FileTask):
         if isinstance(record, str):
             return with_steps(parse_line(record), self.step_start)
         assert not isinstance(record, ValueError)
-        prompt, answer = (field_text(record, name).strip() for name in (self.prompt_field, self.answer_field))
-        cot = field_steps(record, self.cot_field)
+        prompt = field_text(record, self.prompt_field, "task.prompt_field").strip()
+        answer = field_text(record, self.answer_field, "task.answer_field").strip()
+        cot = field_steps(record, self.cot_field, "task.cot_field")
         if isinstance(cot, list):
             return Example.of_steps(prompt, cot, answer)
         return with_steps(Example(prompt, cot.strip(), answer), self.step_start)

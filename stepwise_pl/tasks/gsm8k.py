@@ -72,8 +72,8 @@ class GSM8K(FileTask):
         """Return the forms of every task, and sentences without full stops. The order of sentences is a part of suite=ood."""
         return {**super().forms(), "no_stops": without_stops}
 
-    def columns(self) -> tuple[str, ...]:
-        return ("question", "answer")
+    def columns(self) -> dict[str, str]:
+        return {"question": "", "answer": ""}
 
     def example(self, record: Record) -> Example:
         if isinstance(record, str):

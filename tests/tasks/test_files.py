@@ -119,9 +119,9 @@ BAD = [
     jsonl("3", "not a JSON object"),
     jsonl("null", "not a JSON object"),
     jsonl('"question"', "not a JSON object"),
-    jsonl("{}", "no field 'question'"),
-    jsonl('{"question": "q", "steps": "s"}', "no field 'answer'; it has: question, steps"),
-    jsonl('{"question": "q", "answer": "1"}', "no field 'steps'; it has: question, answer"),
+    jsonl("{}", "no field 'question' (task.prompt_field)"),
+    jsonl('{"question": "q", "steps": "s"}', "no field 'answer' (task.answer_field); it has: question, steps"),
+    jsonl('{"question": "q", "answer": "1"}', "no field 'steps' (task.cot_field); it has: question, answer"),
     jsonl('{"question": "q", "question": "r", "steps": "s", "answer": "1"}', "field 'question' occurs twice"),
     jsonl('{"\\ud800": 1}', "no field 'question'"),
     jsonl('{"a\\nb": 1}', "no field 'question'"),
@@ -157,7 +157,7 @@ BAD = [
     Bad("x.csv", HEAD + b"q,<eos>,1\n", "line 2: ", "the end token '<eos>' occurs in the text"),
     Bad("x.csv", HEAD, "", "no example in it"),
     Bad("x.csv", b"", "", "no example in it"),
-    Bad("x.csv", b"question,answer\nq,1\n", "", "has no column 'steps'; it has: question, answer"),
+    Bad("x.csv", b"question,answer\nq,1\n", "", "has no column 'steps' (task.cot_field); it has: question, answer"),
     Bad("x.csv", b"q,s,1\nr,s,2\n", "", "has no column 'question'"),  # no header
     Bad("x.csv", HEAD.replace(b",", b";") + b"q;s;1\n", "", "has no column 'question'"),
     Bad("x.csv", b"question,steps,answer,steps\nq,s,1,s\n", "", "has column 'steps' twice"),
@@ -171,7 +171,12 @@ BAD = [
     Bad("x.parquet", TABLE[:-30], "", "cannot be read as Parquet"),
     Bad("x.parquet", TABLE[30:], "", "cannot be read as Parquet"),
     Bad("x.parquet", one_row_short(), "", "cannot be read as Parquet"),
-    Bad("x.parquet", as_parquet(question=["q"], answer=["1"]), "", "has no column 'steps'; it has: question, answer"),
+    Bad(
+        "x.parquet",
+        as_parquet(question=["q"], answer=["1"]),
+        "",
+        "has no column 'steps' (task.cot_field); it has: question, answer",
+    ),
     Bad("x.parquet", as_parquet(question=[], steps=[], answer=[]), "", "no example in it"),
     table("field 'question' is null, not text", question=["q", None]),
     table("the prompt is empty", question=["q", ""]),
@@ -251,6 +256,15 @@ def with_splits(folder: Path, train: str, **options: Any) -> Files:
     """Return a task with this training set, and with one problem each for validation and test."""
     validation, test = (written(folder / f"{name}.txt", f"{name}||s #### 1\n".encode()) for name in SPLITS[1:])
     return Files(train=train, validation=str(validation), test=str(test), **options)
+
+
+@pytest.mark.parametrize("value", [40, "40"])
+def test_a_number_of_prompts_is_no_file(tmp_path: Path, value: int | str) -> None:
+    train = put(tmp_path, "x.jsonl", FINE)
+    with pytest.raises(
+        UserError, match="^task.test=40: is no file; to hold 40 prompts of train out, set task.test_size=40$"
+    ):
+        Files(train=train, validation_size=1, test=value).load()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("case", BAD, ids=short)
@@ -571,7 +585,9 @@ def test_check_data_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("some.txt", b"q||s #### 1\n" + b"bad\n" * 12, "12 malformed lines, the first is line 2: no '||'"),
         ("all.jsonl", b"[1]\n" * 12, "12 malformed lines, the first is line 1: a JSON array"),
         pytest.param("empty.txt", b"\n", "no example in it", marks=pytest.mark.long),
-        pytest.param("columns.csv", b"question\n1\n", "has no column 'steps'; it has: ", marks=pytest.mark.long),
+        pytest.param(
+            "columns.csv", b"question\n1\n", "has no column 'steps' (task.cot_field); it has: ", marks=pytest.mark.long
+        ),
     ],
     ids=["some.txt", "all.jsonl", "empty.txt", "columns.csv"],
 )

@@ -223,7 +223,7 @@ def test_numbers_become_text_and_other_columns_are_not_read(tmp_path: Path) -> N
 
 
 def digest(name: str | Path) -> str:
-    return Source(str(name), "task.train", COLUMNS).digest()
+    return Source(str(name), "task.train", dict.fromkeys(COLUMNS, "")).digest()
 
 
 def test_the_digest_changes_with_the_content(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwise_pl.common.errors import UserError, first_line
+from stepwise_pl.tasks.reading.fields import named
 
 HUB = "hub:"
 # A line of the line format, a row of a table, or the reason why it is neither.
@@ -55,7 +56,8 @@ class Reader:
     Args:
         name: the file or data set, as messages name it.
         key: the config key that gives it, for messages.
-        columns: the columns that a table must have; other columns are not read.
+        columns: the columns that a table must have, each with the config key that gives its name, or nothing; other columns
+            are not read.
 
     Attributes:
         unit: the name of one record: line, row, or item of a JSON array (known once the file is read).
@@ -67,7 +69,7 @@ class Reader:
 
     unit = "line"
 
-    def __init__(self, name: str, key: str, columns: tuple[str, ...]) -> None:
+    def __init__(self, name: str, key: str, columns: Mapping[str, str]) -> None:
         self.name, self.key, self.columns = name, key, columns
         self.notes: list[str] = []
 
@@ -103,7 +105,9 @@ class Reader:
             raise self.error(f"has column {twice[0]!r} twice")
         if missing := [name for name in self.columns if name not in there]:
             hint = self.missing_column_hint(there)
-            raise self.error(f"has no column {missing[0]!r}; it has: {', '.join(there)}{hint}")
+            raise self.error(
+                f"has no column {named(missing[0], self.columns[missing[0]])}; it has: {', '.join(there)}{hint}"
+            )
 
     def missing_column_hint(self, there: Sequence[str]) -> str:
         """Return an advice for a file that lacks a column and has the columns `there`."""
@@ -118,7 +122,7 @@ class FileReader(Reader):
         quoting: `quotes` or `none`, as `Source` has it; for CSV and TSV only.
     """
 
-    def __init__(self, name: str, key: str, columns: tuple[str, ...], path: Path, quoting: str) -> None:
+    def __init__(self, name: str, key: str, columns: Mapping[str, str], path: Path, quoting: str) -> None:
         super().__init__(name, key, columns)
         self.path, self.quoting = path, quoting
         self._digest: str | None = None

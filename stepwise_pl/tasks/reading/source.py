@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stepwise_pl.common.errors import UserError, one_of
@@ -32,7 +32,8 @@ class Source:
             folder that the `datasets` library reads; or a list of these. The ending of a path tells the format
             (.txt: lines `prompt||cot #### answer`; .jsonl; .json; .csv; .tsv; .parquet), also before .gz, .bz2 or .xz.
         key: the config key that gives the name, for messages.
-        columns: the columns that a table must have; other columns are not read.
+        columns: the columns that a table must have, each with the config key that gives its name, or nothing; other
+            columns are not read.
         quoting: `quotes`: in CSV and TSV, double quotes stand around text with separators; `none`: quotes are characters.
         root: the folder that relative paths begin in; the current one by default.
 
@@ -42,7 +43,7 @@ class Source:
     """
 
     def __init__(
-        self, name: object, key: str, columns: tuple[str, ...], *, quoting: str = "quotes", root: Path = Path()
+        self, name: object, key: str, columns: Mapping[str, str], *, quoting: str = "quotes", root: Path = Path()
     ) -> None:
         names = names_in(name, key)
         self.name = names[0] if isinstance(name, str) else f"[{','.join(names)}]"
@@ -73,7 +74,7 @@ class Source:
         return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _reader(name: str, key: str, columns: tuple[str, ...], quoting: str, root: Path) -> Reader:
+def _reader(name: str, key: str, columns: Mapping[str, str], quoting: str, root: Path) -> Reader:
     """Return the reader of one file or Hub data set. Raise `UserError` if its format is not known."""
     one_of("task.quoting", quoting, QUOTING)
     if name.startswith(HUB):

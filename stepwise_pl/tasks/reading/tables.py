@@ -30,7 +30,7 @@ class ParquetReader(FileReader):
         try:
             with pq.ParquetFile(io.BytesIO(content)) as file:
                 self.require_columns(file.schema_arrow.names)
-                floats = _float_columns(file.schema_arrow, self.columns)
+                floats = _float_columns(file.schema_arrow, list(self.columns))
                 whole = _whole_columns(file.read(columns=list(floats)), floats) if floats else set()
                 self.notes += _float_notes(self.name, floats, whole)
                 for batch in file.iter_batches(columns=list(self.columns)):
@@ -54,7 +54,7 @@ class HubReader(Reader):
 
     unit = "row"
 
-    def __init__(self, name: str, key: str, columns: tuple[str, ...], root: Path) -> None:
+    def __init__(self, name: str, key: str, columns: Mapping[str, str], root: Path) -> None:
         super().__init__(name, key, columns)
         self.root = root
 
@@ -74,7 +74,7 @@ class HubReader(Reader):
 
     def read(self) -> Iterator[tuple[int, Record]]:
         number = 0
-        floats = _float_columns(self._table.schema, self.columns)
+        floats = _float_columns(self._table.schema, list(self.columns))
         whole = _whole_columns(self._table, floats)
         self.notes += _float_notes(self.name, floats, whole)
         for batch in self._table.to_batches():

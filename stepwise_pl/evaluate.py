@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stepwise_pl.cli.entry import entry_point
 from stepwise_pl.cli.run_folders import asks_for_several, check_levels, look_at_each, run_folders
 from stepwise_pl.cli.words import say
-from stepwise_pl.common.disk import require_own_or_new, write_text
+from stepwise_pl.common.disk import make_folder, require_own_or_new, write_text
 from stepwise_pl.common.errors import UserError, one_of, require
 from stepwise_pl.common.settings import setting
 from stepwise_pl.common.text import with_wilson
@@ -89,8 +89,9 @@ class EvaluateConfig:
             require(self.limit is None, "limit", self.limit, "is not for a suite; give suite_size")
         if self.out is not None:
             require(
-                self.suite is not None and bool(self.runs), "out", self.out, "is the table of several runs on a suite"
-            )
+                self.suite is not None and bool(self.runs), "out", self.out,
+                "is the table of several runs on a suite (evaluate <run> <run> suite=ood out=<file>.csv)",
+            )  # fmt: skip
             require_own_or_new(Path(self.out), "out", CSV_START)
         require(self.suite_size >= 1, "suite_size", self.suite_size, "must be at least 1")
         one_of("accelerator", self.accelerator, ACCELERATORS)
@@ -196,6 +197,8 @@ def evaluate_runs(config: EvaluateConfig) -> dict[str, Any]:
         is_first = False
         return result
 
+    if config.out is not None:
+        make_folder(Path(config.out).parent, "out")
     found = look_at_each(run_folders(config), one, "evaluated")
     if len(found) > 1 and config.suite is None:
         rows = {str(folder): result if several else [result] for folder, result in found.items()}
@@ -238,6 +241,7 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
     from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
     from stepwise_pl.models.devices import accelerator_of
 
+    make_folder(run.path / "evaluations", "run")  # before the problems are answered, not after it
     scorer = scorer_of(config, run, problems)
     metrics, answered = scorer.evaluate(config.batch_size)
     source = Source.of(

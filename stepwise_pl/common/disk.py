@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def make_folder(path: Path, key: str, probe: bool = True) -> None:
     """Make a folder, and those above it, unless it is there.
 
     Args:
-        key: names the folder in messages.
+        key: names the folder in messages. `run` is the folder of a run, which cannot be chosen freely.
         probe: write a file into it, to see whether that can be done.
 
     Raises:
@@ -66,10 +67,11 @@ def make_folder(path: Path, key: str, probe: bool = True) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if probe:
-            (path / ".writable").write_text("", encoding="utf-8")
-            (path / ".writable").unlink()
+            with tempfile.TemporaryFile(dir=path):  # without a name, so that two commands may do this at once
+                pass
     except OSError as error:
-        raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); choose another {key}") from None
+        advice = "copy the run to another folder" if key == "run" else f"choose another {key}"
+        raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); {advice}") from None
 
 
 def require_own_or_new(path: Path, key: str, start: bytes) -> None:

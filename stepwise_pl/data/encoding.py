@@ -372,7 +372,9 @@ def _refuse_unknown(
         return
     row = int(np.searchsorted(lengths.cumsum(), where[0], side="right"))
     pieces = sorted(_unknown_pieces(tokenizer, layout(chunk[row], "")))
-    hint = f"; for free text name a Hugging Face tokenizer, not {SMALL}" if quick else ""
+    hint = (
+        f"; for free text set model.tokenizer to one of Hugging Face (a name or a folder), not {SMALL}" if quick else ""
+    )
     if tokenizer.unk_token in pieces:
         hint = f" ({tokenizer.unk_token} stands for all that it does not know)" + hint
     raise UserError(f"{place(examples, split, done + row)}: the tokenizer does not know {' '.join(pieces[:5])!r}{hint}")

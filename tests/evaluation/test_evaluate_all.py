@@ -51,6 +51,16 @@ def test_all_are_evaluated_as_each_alone(run: Path) -> None:
     assert files_of(run) == together and len(together) == 6
 
 
+def test_a_run_that_cannot_be_written_to_is_refused_before_its_problems_are_answered(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluations")))
+    (copy / "evaluations").write_text("")
+    monkeypatch.setattr(Scorer, "evaluate", lambda *_: pytest.fail("the problems were answered"))
+    with pytest.raises(UserError, match="evaluations is a file, no folder.; copy the run to another folder$"):
+        evaluate(EvaluateConfig(run=str(copy), speed_problems=0))
+
+
 def test_the_best_checkpoint_stands_for_a_last_stage_that_was_not_kept(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     (copy / "checkpoints" / "removed-2.ckpt").unlink()

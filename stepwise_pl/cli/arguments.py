@@ -32,6 +32,8 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
                 f"{argument}: is no text in this terminal's encoding; rename the file, or set LC_ALL=C.UTF-8"
             )
     given, words, flags = _flags_and_words(arguments)
+    if flags.hydra_help:  # Hydra shows it without the settings of this project, and would refuse them.
+        return given
     if flags.shell_completion:  # Only Hydra reads the words after this flag.
         if not any(re.match("(install|uninstall|query)=", word) for word in words):
             raise UserError("--shell-completion: give install=<shell>, uninstall=<shell> or query=<shell> with it")

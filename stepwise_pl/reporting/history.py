@@ -340,9 +340,11 @@ def read_numbers(
     """Read a metrics.csv: `rows`, `given_up`, `stages` and `stages_given_up` of a `History`; `names`: of its stages.
 
     Raises:
-        ValueError: a cell is no number.
+        ValueError: a cell is no number, or a row has no step.
     """
     kept, given_up = read_attempts(path)
+    if not all((row.get("step") or "").isdecimal() for rows in (kept, *given_up) for row in rows):
+        raise ValueError("a row has no step")
 
     def numbers(rows: list[dict[str, str]]) -> list[Row]:
         return [{key: float(cell) for key, cell in row.items() if cell} for row in rows]

@@ -124,9 +124,10 @@ def test_a_slip_in_the_top_keys_of_a_recipe_is_refused_by_the_commands_for_data(
         composed("write_data", "experiment=mine", f"hydra.searchpath=[{tmp_path}]")
 
 
-def test_hydras_own_help_stays_as_it_is() -> None:
+@pytest.mark.parametrize("settings", [(), ("task=mult2x2", "seed=1")])
+def test_hydras_own_help_stays_as_it_is(settings: tuple[str, ...]) -> None:
     out = subprocess.run(
-        [sys.executable, "-m", "stepwise_pl.train", "--hydra-help"], capture_output=True, text=True, cwd=REPO
+        [sys.executable, "-m", "stepwise_pl.train", *settings, "--hydra-help"], capture_output=True, text=True, cwd=REPO
     )
     assert out.returncode == 0 and "--multirun" in out.stdout and out.stdout.startswith("Hydra")
 

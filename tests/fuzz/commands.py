@@ -381,7 +381,7 @@ def commands(draw: st.DrawFn) -> Command:
     else:
         wreck = draw(broken())
         folder = st.sampled_from(
-            ["done"] * 10 + [*RUNS, *ODD, "grid", "sweep", ".", "..", "/", "done/", "./done", "grid/seed0"]
+            ["done"] * 10 + [*RUNS, *ODD, "grid", "sweep", ".", "..", "done/", "./done", "grid/seed0"]
         )
         one, two = draw(folder), draw(folder)
         base = {

@@ -361,7 +361,12 @@ def test_what_is_missing_or_damaged_is_told(runs: Path, tmp_path: Path) -> None:
         "yaml": ("config.yaml", "a: [", "config.yaml cannot be read"),
         "environment": ("environment.json", "{}", "environment.json cannot be read"),
         "metrics": ("metrics.csv", None, "no metrics.csv"),
-        "cells": ("metrics.csv", "step,schedule/removed_tokens\nx,y\n", "metrics.csv cannot be read"),
+        "cells": (
+            "metrics.csv",
+            "step,schedule/removed_tokens\n1,y\n",
+            "metrics.csv cannot be read (could not convert",
+        ),
+        "foreign": ("metrics.csv", "a,b\n1,2\n", "metrics.csv cannot be read (a row has no step)"),
         "binary": ("metrics.csv", "\0\0\n\udcff", "metrics.csv cannot be read"),
         "stages": ("stages.jsonl", '{"step": 1}\n', "stages.jsonl cannot be read"),
         "old": ("stages.jsonl", None, "no stages.jsonl: no accuracy of digits, no answers"),

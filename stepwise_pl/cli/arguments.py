@@ -62,6 +62,11 @@ def _flags_and_words(arguments: Sequence[str]) -> tuple[list[str], list[str], An
     parser.allow_abbrev = False
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(list(arguments))
+    if flags.experimental_rerun:
+        raise UserError(
+            "--experimental-rerun: needs a job that Hydra has pickled, and no command here writes one; "
+            "to go on with a run write train run_dir=<run> resume=true"
+        )
     modes = [f"--{name}" for name in ("run", "cfg", "info") if getattr(flags, name)]
     if flags.multirun and modes:
         raise UserError(f"{modes[0]}: is about one run; leave --multirun (-m) out")

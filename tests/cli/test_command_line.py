@@ -191,6 +191,7 @@ SUGGESTIONS = {
     "trainer.max_steps=-1": "trainer.max_steps=-1: write trainer.duration=<number>steps",
     "optimizer.decay_steps=1000": "optimizer.decay_steps=1000: write optimizer.decay=<share of the run>",
     "trainer.duration=600": "trainer.duration=600: must be a number with its unit: write 600steps, 600epochs or 600examples",
+    "--experimental-rerun=x": "--experimental-rerun: needs a job that Hydra has pickled",
     "--seed=3": "--seed=3: no such flag; a setting is written without hyphens: seed=3",
     "--experiment quickstart": "--experiment: no such flag; a setting is written without hyphens: experiment=<value>",
     "--resolve": "--resolve: is for showing the configuration; add --cfg job",

@@ -241,8 +241,8 @@ def score(config: EvaluateConfig, run: "TrainedRun", problems: "Problems") -> tu
     from stepwise_pl.evaluation.record import Source, predictions_of, strata_of, summary_of, write
     from stepwise_pl.models.devices import accelerator_of
 
-    make_folder(run.path / "evaluations", "run")  # before the problems are answered, not after it
     scorer = scorer_of(config, run, problems)
+    make_folder(run.path / "evaluations", "run")  # before the problems are answered, not after it
     metrics, answered = scorer.evaluate(config.batch_size)
     source = Source.of(
         run,

@@ -70,7 +70,10 @@ def make_folder(path: Path, key: str, probe: bool = True) -> None:
             with tempfile.TemporaryFile(dir=path):  # without a name, so that two commands may do this at once
                 pass
     except OSError as error:
-        advice = "copy the run to another folder" if key == "run" else f"choose another {key}"
+        advice = f"choose another {key}"
+        if key == "run":
+            in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+            advice = "move that file away" if in_the_way else "copy the run to another folder"
         raise UserError(f"{key}={path}: cannot be written ({why(error, path)}); {advice}") from None
 
 

@@ -373,7 +373,9 @@ def _refuse_unknown(
     row = int(np.searchsorted(lengths.cumsum(), where[0], side="right"))
     pieces = sorted(_unknown_pieces(tokenizer, layout(chunk[row], "")))
     hint = (
-        f"; for free text set model.tokenizer to one of Hugging Face (a name or a folder), not {SMALL}" if quick else ""
+        f"; for free text set model.tokenizer to a Hugging Face tokenizer (name or folder), not {SMALL}"
+        if quick
+        else ""
     )
     if tokenizer.unk_token in pieces:
         hint = f" ({tokenizer.unk_token} stands for all that it does not know)" + hint

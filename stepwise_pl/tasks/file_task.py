@@ -259,7 +259,7 @@ class FileTask(Task):
         for split in SPLITS:
             if (value := getattr(self, split)) is not None:
                 key = f"task.{split}"
-                if split in HELD_OUT and str(value).isdecimal():
+                if split in HELD_OUT and str(value).isdecimal() and int(value) > 0:
                     raise UserError(
                         f"{key}={value}: is no file; to hold {value} prompts of train out, set {key}_size={value}"
                     )

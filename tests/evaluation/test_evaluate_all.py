@@ -57,7 +57,7 @@ def test_a_run_that_cannot_be_written_to_is_refused_before_its_problems_are_answ
     copy = Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluations")))
     (copy / "evaluations").write_text("")
     monkeypatch.setattr(Scorer, "evaluate", lambda *_: pytest.fail("the problems were answered"))
-    with pytest.raises(UserError, match="evaluations is a file, no folder.; copy the run to another folder$"):
+    with pytest.raises(UserError, match="evaluations is a file, no folder.; move that file away$"):
         evaluate(EvaluateConfig(run=str(copy), speed_problems=0))
 
 

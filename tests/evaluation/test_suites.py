@@ -126,6 +126,11 @@ def test_the_table_is_refused_where_it_cannot_be(runs: dict[str, Path], tmp_path
     ):
         with pytest.raises(UserError, match=message):
             EvaluateConfig(**settings)
+    before = EvaluateConfig(runs=folders, suite="ood", out=str(mine / "table.csv"))
+    with pytest.raises(
+        UserError, match=f"^out={mine}: cannot be written .*{mine} is a file, no folder.; choose another out$"
+    ):
+        evaluate_runs(before)
 
 
 def test_what_is_too_long_or_unknown_is_left_out(runs: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -381,6 +381,7 @@ def commands(draw: st.DrawFn) -> Command:
     else:
         wreck = draw(broken())
         folder = st.sampled_from(
+            # Not "/": a report reads all runs below a folder, on some machines thousands.
             ["done"] * 10 + [*RUNS, *ODD, "grid", "sweep", ".", "..", "done/", "./done", "grid/seed0"]
         )
         one, two = draw(folder), draw(folder)

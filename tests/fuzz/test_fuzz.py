@@ -19,7 +19,7 @@ from tests.fuzz import fuzzing
 from tests.fuzz import tokenizers as fuzz_tokenizers
 from tests.fuzz.fuzzing import examples_of, fuzz, is_over
 
-pytestmark = [pytest.mark.long, pytest.mark.longest]
+pytestmark = [pytest.mark.long, pytest.mark.longest, pytest.mark.timeout(1200 * max(1, fuzzing.TIMES))]
 MEMORY = 12 * 1024**3  # bytes of address space
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _counted() -> Iterator[None]:
     """Print the numbers of examples, and of findings if these are kept. Malformed lines are not logged."""
     logging.disable(logging.CRITICAL)
-    # A reader that takes all memory fails by its own name then, and not whatever the system ends for it.
+    # With a limit, a reader that takes all memory fails by its name. Without one, the system may end another process.
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, limits[1]))
     yield

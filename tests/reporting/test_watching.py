@@ -142,7 +142,7 @@ def test_a_reader_finds_everything_as_it_was_left(browser: Any, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_the_page_loads_itself_again_until_its_runs_have_ended(browser: Any, tmp_path: Path) -> None:
+def test_the_page_loads_itself_again_until_one_is_written_that_rests(browser: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", ended=False)
     page = write_page(tmp_path / "page.html", run, every=1)
     tab = browser.new_page()

@@ -13,7 +13,7 @@ from tests.conftest import command
     "seed", [0, pytest.param(1, marks=pytest.mark.longest), pytest.param(2, marks=pytest.mark.longest)]
 )
 def test_accuracy_holds_while_tokens_leave(tmp_path, seed: int) -> None:
-    # One thread, the default here. With two, beside another test, it once came to 74 examples per second.
+    # One thread, the default here: 6 minutes beside other work. With two, beside another test, it once came to 74 examples per second.
     out = command("train", "experiment=quickstart", f"seed={seed}", f"run_dir={tmp_path}", timeout=1100)
     assert "collapsed" not in out.stdout + out.stderr
     stages, given_up = read_stages(tmp_path / "metrics.csv")

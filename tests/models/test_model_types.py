@@ -256,6 +256,7 @@ def test_a_cache_is_used_exactly_if_it_changes_nothing() -> None:
 
 
 @pytest.mark.longest
+@pytest.mark.timeout(3600)  # some hundred types
 @pytest.mark.long
 def test_every_type_of_transformers_trains_or_is_refused_in_one_line(tmp_path: Path) -> None:
     found = {kind: followed(kind, tmp_path / kind) for kind in sorted(causal_types())}

@@ -117,7 +117,11 @@ def _fit(word: str, sweeps: bool) -> str:
 
 
 def _refuse_place(given: Setting) -> None:
-    """Raise `UserError` if this command lacks the group, or if the choice names a place in the configuration (`@`)."""
+    """Raise `UserError` if this command lacks the group, if all of Hydra is set at once, or if the choice names a place in the configuration (`@`)."""
+    if given.key == "hydra":
+        raise UserError(
+            f"hydra={given.value}: Hydra's settings are set one by one, as hydra.verbose=true; leave it out"
+        )
     group, at, _ = given.key.partition("@")
     if at:
         raise UserError(f"{given.key}: a choice has one place only; write {group}=<name>, without @")

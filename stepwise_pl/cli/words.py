@@ -33,8 +33,6 @@ def _no_name(otherwise: str) -> str:
     """The error line for a group that has null, a number or a list for its choice; `otherwise` if no group has."""
     for word in sys.argv[1:]:
         given, found = setting(word), parsed(word)
-        if given is not None and given.key == "hydra":
-            return f"hydra={given.value}: Hydra's settings are set one by one, as hydra.verbose=true; leave it out"
         if given is not None and given.key in choices() and found is not None and not isinstance(found.value(), str):
             if found.value() is None:
                 return f"{given.key} is not set: choose one with {given.key}=<name>; --help lists them"

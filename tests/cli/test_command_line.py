@@ -200,6 +200,7 @@ SUGGESTIONS = {
     "seed = 3": "seed: has no value; write seed=<value>, without blanks around the equals sign",
     "=3": "=3: there is no key before the equals sign",
     "task=mult2x2 hydra=null": "hydra=null: Hydra's settings are set one by one, as hydra.verbose=true; leave it out",
+    "task=mult2x2 hydra=x": "hydra=x: Hydra's settings are set one by one, as hydra.verbose=true; leave it out",
     "task=3": "task=3: no such task; choose from",
     "trainer=[1,2]": "trainer=[1,2]: no such trainer; choose from",
     "task=file task.train=???": "task.train=???: three question marks stand for a value that is missing",
